@@ -1,1 +1,23 @@
-//! To come.
+//! Parts for end-to-end tests: a real server, certificates that a client can check, and an AWS SDK client.
+//!
+//! Two services stand in for Kinesis. [`KinesisMock`] is software that others wrote and that other producers are
+//! tested with, so it keeps our own emulator honest; it is slow and never fails. `kpl_emulator` is fast, and it can
+//! throttle, fail and lose replies.
+//!
+//! ```no_run
+//! # async fn test() {
+//! use kpl_suite::kinesis_mock::{KinesisMock, Options};
+//!
+//! let Some(mock) = KinesisMock::start(Options { streams: &[("events", 4)], ..Options::default() }).await else {
+//!     return; // No node here; the reason is printed. In CI that is a failure.
+//! };
+//! mock.client().put_record().stream_name("events").partition_key("user-123");
+//! # }
+//! ```
+
+pub mod certs;
+pub mod client;
+pub mod kinesis_mock;
+
+pub use certs::Certificates;
+pub use kinesis_mock::KinesisMock;
