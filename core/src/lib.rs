@@ -1,1 +1,121 @@
-//! To come.
+//! A Kinesis producer as a pure state machine: what the Amazon Kinesis Producer Library decides, without its I/O.
+//!
+//! Records go in, requests come out, replies go in, and each record is resolved. In between they are packed into
+//! aggregated records, placed by predicted shard, paced, collected into requests by deadline, and retried by reason.
+//! This crate reads no clock, opens no socket, starts no thread and draws no random number; the compiler proves it
+//! (`no_std`). Drivers do all that: `kpl-tokio` is the one to start with, this crate is for those who write another,
+//! simulate, or fuzz.
+//!
+//! # A run loop
+//!
+//! The whole contract in one piece, with a service that takes everything. See [`Producer`] for the rules.
+//!
+//! ```
+//! use core::time::Duration;
+//! use kpl_core::{Action, Config, Instant, ListedShard, Producer, RecordReply, Reply, ShardPage, StreamSummary};
+//! use kpl_core::UserRecord;
+//!
+//! let mut now = Instant::from_nanos(0); // a driver reads its clock
+//! let mut producer = Producer::new(Config::default(), now);
+//! for n in 0..1_000_u32 {
+//!     let record = UserRecord::new("events", format!("user-{n}"), "hello").prepare()?; // outside any lock
+//!     producer.put(now, record, n)?; // `n` is the ticket
+//! }
+//! producer.close(now, now + Duration::from_secs(60));
+//!
+//! let mut receipts = 0;
+//! while !producer.is_drained() {
+//!     producer.tick(now);
+//!     while let Some(action) = producer.poll_action() {
+//!         match action {
+//!             Action::SendBatch(batch) => {
+//!                 // A driver sends these with PutRecords, beside the loop, and comes back with the reply.
+//!                 let stored = batch.records().iter().map(|record| {
+//!                     let _wire = (record.partition_key(), record.explicit_hash_key(), record.data());
+//!                     RecordReply::stored("shardId-000000000000", "49590338271490256608559692538361571095")
+//!                 });
+//!                 let reply = Reply::Records(stored.collect());
+//!                 producer.respond(now, batch, reply);
+//!             }
+//!             Action::ListShards(request) => {
+//!                 let shard = ListedShard {
+//!                     id: "shardId-000000000000".into(),
+//!                     start: 0,
+//!                     end: u128::MAX,
+//!                     closed: false,
+//!                     parents: [None, None],
+//!                 };
+//!                 let page = ShardPage { shards: vec![shard], next_token: None };
+//!                 producer.respond_shards(now, &request, Ok(page));
+//!             }
+//!             Action::DescribeStream(request) => {
+//!                 producer.respond_stream(now, &request, Ok(StreamSummary::default()));
+//!             }
+//!             Action::ResolveRecord(_ticket, result) => receipts += usize::from(result.is_ok()),
+//!             Action::Notice(notice) => println!("{notice:?}"),
+//!             _ => {}
+//!         }
+//!     }
+//!     // A driver sleeps until then, or until a put, a reply or a close wakes it.
+//!     now = producer.next_tick().unwrap_or(now);
+//! }
+//! assert_eq!(receipts, 1_000);
+//! assert_eq!(producer.stats().kinesis_records, 1); // all in one aggregate
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The way of a record
+//!
+//! | stage | what it does |
+//! |---|---|
+//! | [`UserRecord::prepare`] | checks the record and hashes its key, in the caller's thread |
+//! | [`Producer::put`] | backpressure; predicts the shard |
+//! | aggregator | packs user records of one shard into one Kinesis record, until it is full or due |
+//! | limiter | holds Kinesis records until their shard may take them, earliest deadline first |
+//! | collector | gathers Kinesis records of a stream into a request, until it is full or due |
+//! | [`Action::SendBatch`] | the driver encodes ([`KinesisRecord::data`]), signs and sends, outside its lock |
+//! | [`Producer::respond`] | the retrier judges each record; it is resolved, or goes back to the aggregator |
+//! | [`Action::ResolveRecord`] | the caller is told |
+
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod action;
+mod aggregator;
+pub mod codec;
+mod collector;
+mod common;
+mod config;
+mod deadline_queue;
+mod hash_key;
+mod inquiry;
+mod kinesis_record;
+mod limiter;
+pub mod limits;
+mod outcome;
+mod outstanding;
+mod producer;
+mod record;
+mod reply;
+mod retrier;
+mod rng;
+mod shard_map;
+mod stream;
+mod time;
+mod token_bucket;
+mod wakes;
+
+pub use action::{Action, DescribeRequest, ListShardsRequest, Notice};
+pub use common::Stats;
+pub use config::{Config, ConfigBuilder, ConfigError, RecordDistribution};
+pub use hash_key::hash_key;
+pub use kinesis_record::{Batch, KinesisRecord};
+pub use outcome::{Attempt, AttemptError, Attempts, PutFailure, Receipt, RecordResult, code};
+pub use outstanding::FlushId;
+pub use producer::{Producer, PutError};
+pub use record::{InvalidRecord, PrepareError, PreparedRecord, UserRecord};
+pub use reply::{Delivery, ListedShard, RecordReply, Reply, RequestError, ShardPage, StreamSummary};
+pub use time::Instant;

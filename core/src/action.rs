@@ -1,0 +1,114 @@
+//! What the state machine wants done.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::time::Duration;
+
+use crate::kinesis_record::Batch;
+use crate::outcome::RecordResult;
+use crate::outstanding::FlushId;
+
+/// An effect for the driver to carry out, from [`Producer::poll_action`](crate::Producer::poll_action).
+#[derive(Debug)]
+#[non_exhaustive]
+#[must_use = "an action that is not carried out loses records"]
+pub enum Action<T> {
+    /// Send these records with PutRecords, and give the batch back with the reply
+    /// ([`Producer::respond`](crate::Producer::respond)), whatever happens.
+    SendBatch(Batch<T>),
+    /// Ask for one page of the stream's shards ([`Producer::respond_shards`](crate::Producer::respond_shards)).
+    ListShards(ListShardsRequest),
+    /// Ask for the stream's summary ([`Producer::respond_stream`](crate::Producer::respond_stream)).
+    DescribeStream(DescribeRequest),
+    /// Tell the caller with this ticket what became of the record.
+    ResolveRecord(T, RecordResult),
+    /// Everything that was put before this flush is resolved.
+    FlushDone(FlushId),
+    /// The deadline of a close has passed: give back every batch under way now, as
+    /// [`Delivery::Unanswered`](crate::Delivery::Unanswered).
+    CancelRequests,
+    /// Tell the operator.
+    Notice(Notice),
+}
+
+/// One page of ListShards to be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListShardsRequest {
+    /// The stream's name or ARN. With a `next_token`, the service wants neither.
+    pub stream: Arc<str>,
+    /// Continues an earlier page. Everything else then stays out of the request.
+    pub next_token: Option<String>,
+    /// Whether shards that were split or merged away are wanted too (no filter); else only open ones (`AT_LATEST`).
+    pub include_closed: bool,
+}
+
+/// A DescribeStreamSummary to be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DescribeRequest {
+    /// The stream's name or ARN.
+    pub stream: Arc<str>,
+}
+
+/// Something an operator should know. Notices come per event of the stream or per reply, never per record; the driver
+/// limits how often it writes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The stream's shards are known, or known anew.
+    ShardMapRefreshed {
+        /// The stream's name or ARN.
+        stream: Arc<str>,
+        /// Shards that take records now.
+        open: usize,
+        /// Shards that took records before and do no more.
+        closed: usize,
+        /// User records that waited for a closed shard and were given to another.
+        moved: usize,
+    },
+    /// The stream's shards, or its description, could not be had.
+    InquiryFailed {
+        /// The stream's name or ARN.
+        stream: Arc<str>,
+        /// The operation.
+        operation: &'static str,
+        /// The service's or the driver's error code.
+        code: Box<str>,
+        /// In words.
+        message: Box<str>,
+        /// When it is tried again; `None` if it is not.
+        retry_in: Option<Duration>,
+    },
+    /// The stream was described.
+    StreamDescribed {
+        /// The stream's name or ARN.
+        stream: Arc<str>,
+        /// Most bytes in a record.
+        max_record_size: usize,
+        /// Whether Kinesis ignores keys, so that nothing is aggregated.
+        auto_distribution: bool,
+    },
+    /// The service throttled records.
+    Throttled {
+        /// The stream's name or ARN.
+        stream: Arc<str>,
+        /// Kinesis records of one reply.
+        kinesis_records: usize,
+    },
+    /// Aggregates landed on other shards than predicted; the shard map is out of date.
+    WrongShard {
+        /// The stream's name or ARN.
+        stream: Arc<str>,
+        /// Kinesis records of one reply.
+        kinesis_records: usize,
+    },
+    /// Records failed because their time-to-live ran out.
+    Expired {
+        /// The stream's name or ARN.
+        stream: Arc<str>,
+        /// User records.
+        user_records: usize,
+    },
+}

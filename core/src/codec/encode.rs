@@ -1,0 +1,116 @@
+//! User records to an aggregated record, in two passes over the records and one allocation.
+
+use alloc::vec::Vec;
+use core::fmt::Write;
+
+use bytes::BufMut;
+use md5::{Digest, Md5};
+
+use super::key_table::{KeyTables, record_size};
+use super::{AggregatedUserRecord, FRAME_SIZE, MAGIC, Placement};
+use crate::hash_key::decimal_len;
+
+/// A user record to be encoded, with its keys' places in the tables.
+#[derive(Clone, Copy)]
+pub(crate) struct EncodeItem<'a> {
+    pub(crate) partition_key: &'a str,
+    pub(crate) partition_key_index: u32,
+    /// The explicit hash key and its index.
+    pub(crate) explicit_hash_key: Option<(u128, u32)>,
+    pub(crate) data: &'a [u8],
+}
+
+/// Encodes user records as one aggregated record, whatever their number.
+///
+/// The producer itself sends a single user record plain; this function aggregates it all the same.
+pub fn encode(records: &[AggregatedUserRecord]) -> Vec<u8> {
+    let mut tables = KeyTables::default();
+    let keys_at = |i: usize| (&*records[i].partition_key, records[i].explicit_hash_key);
+    let mut message_size = 0;
+    let placements: Vec<Placement> = records
+        .iter()
+        .enumerate()
+        .map(|(position, record)| {
+            let placement = tables.place(&record.partition_key, record.explicit_hash_key, record.data.len(), keys_at);
+            tables.append(position, placement, keys_at);
+            message_size += placement.message_size;
+            placement
+        })
+        .collect();
+    encode_message(
+        records.iter().zip(&placements).map(|(record, placement)| EncodeItem {
+            partition_key: &record.partition_key,
+            partition_key_index: placement.partition_key_index,
+            explicit_hash_key: record.explicit_hash_key.zip(placement.explicit_hash_key_index),
+            data: &record.data,
+        }),
+        message_size,
+    )
+}
+
+/// Encodes records whose places in the tables, and the size of whose message, are known.
+pub(crate) fn encode_message<'a>(items: impl Iterator<Item = EncodeItem<'a>> + Clone, message_size: usize) -> Vec<u8> {
+    let mut blob = Vec::with_capacity(FRAME_SIZE + message_size);
+    blob.put_slice(&MAGIC);
+
+    // Indexes count up in the order of first use: a record whose index comes next brings its key.
+    let mut keys = 0;
+    for item in items.clone() {
+        if item.partition_key_index == keys {
+            keys += 1;
+            put_bytes(&mut blob, 0x0A, item.partition_key.as_bytes());
+        }
+    }
+    keys = 0;
+    for (key, index) in items.clone().filter_map(|item| item.explicit_hash_key) {
+        if index == keys {
+            keys += 1;
+            blob.put_u8(0x12);
+            put_varint(&mut blob, decimal_len(key));
+            put_decimal(&mut blob, key);
+        }
+    }
+    for item in items {
+        let explicit_hash_key_index = item.explicit_hash_key.map(|(_, index)| index);
+        blob.put_u8(0x1A);
+        put_varint(&mut blob, record_size(item.partition_key_index, explicit_hash_key_index, item.data.len()));
+        blob.put_u8(0x08);
+        put_varint(&mut blob, item.partition_key_index as usize);
+        if let Some(index) = explicit_hash_key_index {
+            blob.put_u8(0x10);
+            put_varint(&mut blob, index as usize);
+        }
+        put_bytes(&mut blob, 0x1A, item.data);
+    }
+    debug_assert_eq!(blob.len(), MAGIC.len() + message_size, "the predicted size is the encoded size");
+
+    let digest = Md5::digest(&blob[MAGIC.len()..]);
+    blob.put_slice(&digest);
+    blob
+}
+
+fn put_bytes(blob: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
+    blob.put_u8(tag);
+    put_varint(blob, bytes.len());
+    blob.put_slice(bytes);
+}
+
+fn put_varint(blob: &mut Vec<u8>, mut n: usize) {
+    while n >= 0x80 {
+        blob.put_u8(n as u8 | 0x80);
+        n >>= 7;
+    }
+    blob.put_u8(n as u8);
+}
+
+fn put_decimal(blob: &mut Vec<u8>, n: u128) {
+    struct Utf8<'a>(&'a mut Vec<u8>);
+    impl Write for Utf8<'_> {
+        fn write_str(&mut self, s: &str) -> core::fmt::Result {
+            self.0.extend_from_slice(s.as_bytes());
+            Ok(())
+        }
+    }
+    // Writing to a vector cannot fail.
+    let _ = write!(Utf8(blob), "{n}");
+}

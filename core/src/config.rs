@@ -1,0 +1,233 @@
+//! What a user can set. Names and defaults are the KPL's, sizes are bytes, durations are [`Duration`].
+
+use alloc::string::{String, ToString};
+use core::fmt::Debug;
+use core::ops::RangeInclusive;
+use core::time::Duration;
+
+use crate::limits;
+
+/// A value outside its range, found when a [`Config`] is built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("config: {field} is {value}, but must be {range}")]
+#[non_exhaustive]
+pub struct ConfigError {
+    /// The field's name, as in [`ConfigBuilder`].
+    pub field: &'static str,
+    /// What it was set to.
+    pub value: String,
+    /// What it may be.
+    pub range: String,
+}
+
+/// Which shard a stream puts a record into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum RecordDistribution {
+    /// Ask the stream (`DescribeStreamSummary`); by key where it does not say.
+    #[default]
+    Detect,
+    /// By partition key or explicit hash key: records can be aggregated.
+    ByKey,
+    /// The stream has `RecordDistributionStrategy = AUTO`: Kinesis ignores keys, and a consumer drops user records
+    /// that lie outside their shard's range. Nothing is aggregated, predicted, or retried as `Wrong Shard`.
+    Auto,
+}
+
+/// One table for fields, defaults, ranges, setters and getters.
+macro_rules! config {
+    ($($(#[$doc:meta])* $field:ident: $type:ty = $default:expr $(, in $range:expr)?;)*) => {
+        /// The settings of a producer, checked.
+        ///
+        /// ```
+        /// use core::time::Duration;
+        /// use kpl_core::Config;
+        ///
+        /// let config = Config::builder().record_ttl(Duration::MAX).aggregation_max_size(25_600).build()?;
+        /// assert_eq!(config.aggregation_max_size(), 25_600);
+        ///
+        /// let error = Config::builder().collection_max_count(501).build().unwrap_err();
+        /// assert_eq!(error.to_string(), "config: collection_max_count is 501, but must be from 1 to 500");
+        /// # Ok::<(), kpl_core::ConfigError>(())
+        /// ```
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Config { $($field: $type,)* }
+
+        impl Config {
+            $($(#[$doc])* pub fn $field(&self) -> $type { self.$field })*
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+
+        /// Sets what differs from the defaults; [`build`](Self::build) checks it.
+        #[derive(Clone, Debug, Default)]
+        pub struct ConfigBuilder { config: Config }
+
+        impl ConfigBuilder {
+            $($(#[$doc])* #[must_use] pub fn $field(mut self, $field: $type) -> Self {
+                self.config.$field = $field;
+                self
+            })*
+
+            /// Checks every range.
+            ///
+            /// # Errors
+            ///
+            /// [`ConfigError`] names the first field that is out of its range, its value and the range.
+            pub fn build(self) -> Result<Config, ConfigError> {
+                $($(check(stringify!($field), &self.config.$field, &$range)?;)?)*
+                self.config.check_together()
+            }
+        }
+    };
+}
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+config! {
+    /// Whether several user records are packed into one Kinesis record. Default `true`.
+    aggregation_enabled: bool = true;
+    /// Most user records in one aggregated record. Default 4,294,967,295.
+    aggregation_max_count: usize = u32::MAX as usize, in 1..=u32::MAX as usize;
+    /// Most bytes in one aggregated record, framing included. Default 51,200 (50 KiB: two PUT payload units).
+    aggregation_max_size: usize = 51_200, in 64..=limits::RECORD_SIZE_MAX;
+    /// Most Kinesis records in one PutRecords request. Default 500.
+    collection_max_count: usize = limits::REQUEST_RECORDS_MAX, in 1..=limits::REQUEST_RECORDS_MAX;
+    /// Most bytes in one PutRecords request, keys included. A larger single record goes alone. Default 5 MiB.
+    collection_max_size: usize = 5 << 20, in 52_224..=limits::REQUEST_SIZE_MAX;
+    /// Most bytes for one shard in one PutRecords request. A larger single record still goes. Default 256 KiB.
+    collection_max_size_per_shard: usize = 256 << 10, in 1..=limits::REQUEST_SIZE_MAX;
+    /// How long a record may wait for company before it goes to the network. Default 100 ms.
+    record_max_buffered_time: Duration = Duration::from_millis(100), in Duration::ZERO..=Duration::from_secs(3600);
+    /// How long a record may take from put to success, retries included; [`Duration::MAX`] means for ever. Must be
+    /// more than `record_max_buffered_time`. Default 30 s.
+    record_ttl: Duration = Duration::from_secs(30), in 100 * MILLISECOND..=Duration::MAX;
+    /// Whether a throttled record fails at once instead of waiting for its shard. Default `false`.
+    fail_if_throttled: bool = false;
+    /// Kinesis records a second for one shard, as the service has it. Default 1,000.
+    rate_limit_records_per_shard: u64 = limits::SHARD_RECORDS_PER_SECOND, in 1..=1_000_000;
+    /// Bytes a second for one shard, as the service has it. Default 1 MiB.
+    rate_limit_bytes_per_shard: u64 = limits::SHARD_BYTES_PER_SECOND, in 1_024..=1 << 30;
+    /// PutRecords requests under way at once, over all streams. Default 24.
+    max_in_flight_requests: usize = 24, in 1..=1_024;
+    /// How long the driver waits for the reply to one request. Default 6 s.
+    request_timeout: Duration = Duration::from_secs(6), in 100 * MILLISECOND..=Duration::from_secs(600);
+    /// The longest wait before the first retry of a failed record; it doubles with each. Default 50 ms.
+    retry_backoff_min: Duration = Duration::from_millis(50), in MILLISECOND..=Duration::from_secs(60);
+    /// The longest wait before any retry. Default 5 s.
+    retry_backoff_max: Duration = Duration::from_secs(5), in MILLISECOND..=Duration::from_secs(600);
+    /// User records accepted and not yet resolved, over all streams; more wait in `put`. Default 100,000.
+    max_outstanding_records: usize = 100_000, in 1..=1 << 30;
+    /// Bytes (data and keys) accepted and not yet resolved, over all streams; more wait in `put`. A record larger
+    /// than that is taken when nothing else is outstanding. Default 128 MiB.
+    max_outstanding_bytes: usize = 128 << 20, in 1_024..=1 << 40;
+    /// Most bytes in one record, data and partition key; `None` asks the stream (1 MiB where it does not say).
+    /// Default `None`.
+    max_record_size: Option<usize> = None, in OrNone(1_024..=limits::RECORD_SIZE_MAX);
+    /// How the streams spread their records over shards. Default [`RecordDistribution::Detect`].
+    record_distribution: RecordDistribution = RecordDistribution::Detect;
+    /// Seed of the jitter. Drivers set it at random; a simulator sets it to repeat a run. Default 0.
+    seed: u64 = 0;
+}
+
+impl Config {
+    /// Starts from the defaults.
+    pub fn builder() -> ConfigBuilder {
+        ConfigBuilder::default()
+    }
+
+    /// Starts from this config, for instance to set the seed of an otherwise given one.
+    pub fn to_builder(&self) -> ConfigBuilder {
+        ConfigBuilder { config: self.clone() }
+    }
+
+    fn check_together(self) -> Result<Self, ConfigError> {
+        if self.record_ttl <= self.record_max_buffered_time {
+            return Err(ConfigError {
+                field: "record_ttl",
+                value: alloc::format!("{:?}", self.record_ttl),
+                range: alloc::format!("more than record_max_buffered_time ({:?})", self.record_max_buffered_time),
+            });
+        }
+        if self.retry_backoff_max < self.retry_backoff_min {
+            return Err(ConfigError {
+                field: "retry_backoff_max",
+                value: alloc::format!("{:?}", self.retry_backoff_max),
+                range: alloc::format!("at least retry_backoff_min ({:?})", self.retry_backoff_min),
+            });
+        }
+        Ok(self)
+    }
+}
+
+/// The range of a value that may also be absent.
+struct OrNone(RangeInclusive<usize>);
+
+trait Range<V> {
+    fn admits(&self, value: &V) -> bool;
+    fn describe(&self) -> String;
+}
+
+impl<V: PartialOrd + Debug> Range<V> for RangeInclusive<V> {
+    fn admits(&self, value: &V) -> bool {
+        self.contains(value)
+    }
+
+    fn describe(&self) -> String {
+        alloc::format!("from {:?} to {:?}", self.start(), self.end())
+    }
+}
+
+impl Range<Option<usize>> for OrNone {
+    fn admits(&self, value: &Option<usize>) -> bool {
+        value.as_ref().is_none_or(|value| self.0.contains(value))
+    }
+
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+}
+
+fn check<V: Debug>(field: &'static str, value: &V, range: &impl Range<V>) -> Result<(), ConfigError> {
+    if range.admits(value) {
+        return Ok(());
+    }
+    let value = alloc::format!("{value:?}");
+    let value = value.strip_prefix("Some(").and_then(|v| v.strip_suffix(')')).unwrap_or(&value).to_string();
+    Err(ConfigError { field, value, range: range.describe() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_within_their_own_ranges() {
+        assert_eq!(Config::builder().build(), Ok(Config::default()));
+    }
+
+    #[test]
+    fn an_error_names_field_value_and_range() {
+        let error = |builder: ConfigBuilder| builder.build().unwrap_err().to_string();
+        assert_eq!(
+            error(Config::builder().max_record_size(Some(11 << 20))),
+            "config: max_record_size is 11534336, but must be from 1024 to 10485760"
+        );
+        assert_eq!(
+            error(Config::builder().record_ttl(Duration::from_millis(99))),
+            alloc::format!("config: record_ttl is 99ms, but must be from 100ms to {:?}", Duration::MAX)
+        );
+        assert_eq!(
+            error(Config::builder().record_ttl(Duration::from_millis(100))),
+            "config: record_ttl is 100ms, but must be more than record_max_buffered_time (100ms)"
+        );
+        assert_eq!(
+            error(Config::builder().retry_backoff_max(Duration::from_millis(49))),
+            "config: retry_backoff_max is 49ms, but must be at least retry_backoff_min (50ms)"
+        );
+    }
+}

@@ -1,0 +1,142 @@
+//! When to ask the service about a stream: at most one question at a time, at most one for a burst of reasons, and
+//! later and later while it does not answer.
+
+use core::time::Duration;
+
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// The first wait after a failure, and the least between two questions.
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// The longest wait after failures.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// The state of a question that is asked again and again: the stream's shards, or its description.
+#[derive(Debug)]
+pub(crate) struct Inquiry {
+    ask_at: Instant,
+    /// When the question under way was asked.
+    asked_at: Option<Instant>,
+    /// When the last answered question was asked: what happened before that, the answer tells.
+    answered_as_of: Option<Instant>,
+    /// The next wait after a failure.
+    backoff: Duration,
+    finished: bool,
+}
+
+impl Inquiry {
+    /// A question to be asked at `ask_at` ([`Instant::NEVER`]: not unless wanted).
+    pub(crate) fn new(ask_at: Instant) -> Self {
+        Self { ask_at, asked_at: None, answered_as_of: None, backoff: BACKOFF_MIN, finished: ask_at == Instant::NEVER }
+    }
+
+    /// Whether the first answer, good or bad, is still to come.
+    pub(crate) fn is_first(&self) -> bool {
+        !self.finished
+    }
+
+    /// Something at `seen` says that the last answer is out of date. A burst of those makes one question.
+    pub(crate) fn want(&mut self, now: Instant, seen: Instant) {
+        let told = self.asked_at.max(self.answered_as_of).is_some_and(|asked| seen < asked);
+        if self.ask_at == Instant::NEVER && self.asked_at.is_none() && !told {
+            let earliest = self.answered_as_of.map_or(now, |asked| asked + BACKOFF_MIN);
+            self.ask_at = earliest.max(now);
+        }
+    }
+
+    /// The last answer was not good enough: asks again after the backoff, whatever else is known.
+    pub(crate) fn want_later(&mut self, now: Instant, rng: &mut Rng) {
+        if self.ask_at == Instant::NEVER && self.asked_at.is_none() {
+            self.ask_at = now + self.next_backoff(rng);
+        }
+    }
+
+    /// When the question is to be asked.
+    pub(crate) fn next(&self) -> Instant {
+        self.ask_at
+    }
+
+    /// Whether the question is to be asked now; then it counts as asked.
+    pub(crate) fn take_due(&mut self, now: Instant) -> bool {
+        if self.ask_at > now {
+            return false;
+        }
+        self.ask_at = Instant::NEVER;
+        self.asked_at = Some(now);
+        true
+    }
+
+    /// The answer is there. Answers to questions that were not asked are told apart.
+    pub(crate) fn succeeded(&mut self) -> bool {
+        let Some(asked) = self.asked_at.take() else { return false };
+        self.answered_as_of = Some(asked);
+        self.backoff = BACKOFF_MIN;
+        self.finished = true;
+        true
+    }
+
+    /// No answer: asks again after a while, which is returned.
+    pub(crate) fn failed(&mut self, now: Instant, rng: &mut Rng) -> Option<Duration> {
+        self.asked_at.take()?;
+        self.finished = true;
+        let wait = self.next_backoff(rng);
+        self.ask_at = now + wait;
+        Some(wait)
+    }
+
+    /// Doubles the backoff; half of it is jitter, since many producers meet the same trouble at the same time.
+    fn next_backoff(&mut self, rng: &mut Rng) -> Duration {
+        let wait = self.backoff / 2 + rng.up_to(self.backoff / 2);
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Instant {
+        Instant::from_nanos(ms * 1_000_000)
+    }
+
+    #[test]
+    fn a_burst_of_reasons_makes_one_question() {
+        let mut inquiry = Inquiry::new(ms(0));
+        assert!(inquiry.is_first());
+        assert!(inquiry.take_due(ms(0)) && !inquiry.take_due(ms(0)));
+        assert!(inquiry.succeeded());
+        assert!(!inquiry.is_first());
+        assert!(!inquiry.succeeded(), "nobody asked");
+
+        for i in 0..100 {
+            inquiry.want(ms(2_000 + i), ms(1_900 + i));
+        }
+        assert!(inquiry.take_due(ms(2_000)));
+        inquiry.want(ms(2_001), ms(1_999));
+        assert!(inquiry.succeeded());
+        inquiry.want(ms(2_100), ms(1_999));
+        assert_eq!(inquiry.next(), Instant::NEVER, "the answer is newer than the reason");
+        inquiry.want(ms(2_100), ms(2_050));
+        assert_eq!(inquiry.next(), ms(3_000), "a newer reason waits until a second has passed");
+    }
+
+    #[test]
+    fn failures_wait_longer_and_longer_up_to_half_a_minute() {
+        let mut inquiry = Inquiry::new(ms(0));
+        let mut rng = Rng::new(1);
+        let mut now = ms(0);
+        for expected in [1, 2, 4, 8, 16, 30, 30] {
+            assert!(inquiry.take_due(now));
+            let wait = inquiry.failed(now, &mut rng).unwrap();
+            let expected = Duration::from_secs(expected);
+            assert!(expected / 2 <= wait && wait <= expected, "{wait:?} of {expected:?}");
+            inquiry.want(now, now);
+            assert_eq!(inquiry.next(), now + wait, "new reasons do not shorten the wait");
+            now = now + wait;
+        }
+        assert!(inquiry.take_due(now) && inquiry.succeeded());
+        inquiry.want(now, now);
+        assert_eq!(inquiry.next(), now + BACKOFF_MIN, "an answer ends the backoff");
+    }
+}

@@ -1,0 +1,164 @@
+//! A Kinesis record and the user records in it, on their way to the service and back.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+
+use crate::codec::{self, AGGREGATE_PARTITION_KEY, EncodeItem, FRAME_SIZE, Placement};
+use crate::outcome::Attempt;
+use crate::record::Entry;
+use crate::time::Instant;
+
+/// A user record on its way, with its caller's ticket.
+#[derive(Debug)]
+pub(crate) struct Pending<T> {
+    pub(crate) entry: Entry,
+    pub(crate) ticket: T,
+    pub(crate) put_at: Instant,
+    /// Which flushes cover it: see [`Outstanding`](crate::outstanding::Outstanding).
+    pub(crate) generation: u64,
+    /// The attempts that failed.
+    pub(crate) failed: Vec<Attempt>,
+}
+
+/// A user record in a Kinesis record, with its place in the tables of keys.
+#[derive(Debug)]
+pub(crate) struct Packed<T> {
+    pub(crate) user: Pending<T>,
+    partition_key_index: u32,
+    /// Meaningful if the record has an explicit hash key.
+    explicit_hash_key_index: u32,
+}
+
+impl<T> Packed<T> {
+    pub(crate) fn new(user: Pending<T>, placement: Placement) -> Self {
+        Self {
+            user,
+            partition_key_index: placement.partition_key_index,
+            explicit_hash_key_index: placement.explicit_hash_key_index.unwrap_or(0),
+        }
+    }
+
+    /// Its keys, as the codec's tables look them up.
+    pub(crate) fn keys(&self) -> (&str, Option<u128>) {
+        (&self.user.entry.partition_key, self.user.entry.explicit_hash_key())
+    }
+
+    fn encode_item(&self) -> EncodeItem<'_> {
+        let entry = &self.user.entry;
+        EncodeItem {
+            partition_key: &entry.partition_key,
+            partition_key_index: self.partition_key_index,
+            explicit_hash_key: entry.explicit_hash_key().map(|key| (key, self.explicit_hash_key_index)),
+            data: &entry.data,
+        }
+    }
+}
+
+/// The shard that a Kinesis record is meant for: its slot in the stream's tables, and its name, since slots are reused.
+#[derive(Clone, Debug)]
+pub(crate) struct ShardRef {
+    pub(crate) slot: u32,
+    pub(crate) id: Arc<str>,
+}
+
+/// One Kinesis record of a [`Batch`](crate::Batch): a user record as it is, or several, aggregated.
+///
+/// What the driver needs to send it; the expensive part, [`data`](Self::data), runs outside the driver's lock.
+#[derive(Debug)]
+pub struct KinesisRecord<T> {
+    /// Never empty.
+    pub(crate) users: Vec<Packed<T>>,
+    /// Bytes of the protobuf message, if there is more than one user record.
+    message_size: usize,
+    pub(crate) shard: Option<ShardRef>,
+    pub(crate) deadline: Instant,
+    /// When the first of its user records expires.
+    pub(crate) expiry: Instant,
+}
+
+impl<T> KinesisRecord<T> {
+    pub(crate) fn new(
+        users: Vec<Packed<T>>,
+        message_size: usize,
+        shard: Option<ShardRef>,
+        deadline: Instant,
+        expiry: Instant,
+    ) -> Self {
+        Self { users, message_size, shard, deadline, expiry }
+    }
+
+    /// A Kinesis record of one user record, as it is.
+    pub(crate) fn single(user: Pending<T>, shard: Option<ShardRef>, deadline: Instant, expiry: Instant) -> Self {
+        let alone = Placement { partition_key_index: 0, explicit_hash_key_index: Some(0), message_size: 0 };
+        Self::new(alloc::vec![Packed::new(user, alone)], 0, shard, deadline, expiry)
+    }
+
+    /// Whether it carries several user records.
+    pub fn is_aggregated(&self) -> bool {
+        self.users.len() > 1
+    }
+
+    /// How many user records it carries: 1 or more.
+    pub fn user_records(&self) -> usize {
+        self.users.len()
+    }
+
+    /// The partition key to send it with.
+    pub fn partition_key(&self) -> &str {
+        if self.is_aggregated() { AGGREGATE_PARTITION_KEY } else { &self.first().partition_key }
+    }
+
+    /// The explicit hash key to send it with, if any. On the wire it is decimal.
+    pub fn explicit_hash_key(&self) -> Option<u128> {
+        if self.is_aggregated() { Some(self.first().hash_key) } else { self.first().explicit_hash_key() }
+    }
+
+    /// The data to send: that of the one user record, not copied, or the aggregate, encoded now.
+    pub fn data(&self) -> Bytes {
+        if self.is_aggregated() {
+            codec::encode_message(self.users.iter().map(Packed::encode_item), self.message_size).into()
+        } else {
+            self.first().data.clone()
+        }
+    }
+
+    /// Bytes that count against the service's limits: data and partition key.
+    pub fn size(&self) -> usize {
+        if self.is_aggregated() {
+            FRAME_SIZE + self.message_size + AGGREGATE_PARTITION_KEY.len()
+        } else {
+            self.first().size()
+        }
+    }
+
+    fn first(&self) -> &Entry {
+        &self.users[0].user.entry
+    }
+}
+
+/// The records of one PutRecords request, with their callers' tickets: the batch owns them while it is under way.
+///
+/// The driver sends what [`records`](Self::records) says, in that order, and gives the batch back with the reply:
+/// [`Producer::respond`](crate::Producer::respond).
+#[derive(Debug)]
+#[must_use = "a batch that is not given back never resolves its records"]
+pub struct Batch<T> {
+    pub(crate) stream: Arc<str>,
+    pub(crate) stream_index: u32,
+    pub(crate) records: Vec<KinesisRecord<T>>,
+    pub(crate) started: Instant,
+}
+
+impl<T> Batch<T> {
+    /// The stream's name or ARN, as it was put.
+    pub fn stream(&self) -> &Arc<str> {
+        &self.stream
+    }
+
+    /// The records, in the order in which their results must come back.
+    pub fn records(&self) -> &[KinesisRecord<T>] {
+        &self.records
+    }
+}

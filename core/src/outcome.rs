@@ -1,0 +1,142 @@
+//! What became of a user record.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::record::UserRecord;
+use crate::time::Instant;
+
+/// The end of a user record: a receipt, or a failure with the record.
+pub type RecordResult = Result<Receipt, Box<PutFailure>>;
+
+/// Proof that a user record is in the stream, where a consumer that follows the KCL's rules reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Receipt {
+    /// The shard that took the record.
+    pub shard_id: Arc<str>,
+    /// The sequence number of the Kinesis record that carries it.
+    pub sequence_number: Arc<str>,
+    /// Its place among the user records of an aggregated Kinesis record: what consumers call the sub-sequence number.
+    /// `None` when the record went alone; consumers then say 0.
+    pub sub_sequence_number: Option<u64>,
+    /// Every attempt; the last one succeeded.
+    pub attempts: Attempts,
+}
+
+/// A user record that did not make it, given back with its history.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{error} (after {} attempts)", attempts.len())]
+#[non_exhaustive]
+pub struct PutFailure {
+    /// The record, as it was put.
+    pub record: UserRecord,
+    /// Why it failed.
+    pub error: AttemptError,
+    /// Every attempt to put it. Empty if it never left.
+    pub attempts: Vec<Attempt>,
+}
+
+impl PutFailure {
+    /// Whether the record may be in the stream all the same: an attempt ended without a reply that can be trusted.
+    ///
+    /// If not, no consumer will ever see it, and putting it again makes no duplicate.
+    pub fn is_ambiguous(&self) -> bool {
+        self.attempts.iter().any(Attempt::is_ambiguous)
+    }
+}
+
+/// One try to put a user record into Kinesis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// When its request was handed to the driver.
+    pub start: Instant,
+    /// When the reply came, or the driver gave up on it.
+    pub end: Instant,
+    /// Why it failed; `None` if it succeeded.
+    pub error: Option<Arc<AttemptError>>,
+}
+
+impl Attempt {
+    /// Whether the record may have been stored although this attempt did not succeed.
+    pub fn is_ambiguous(&self) -> bool {
+        self.error.as_ref().is_some_and(|error| error.ambiguous)
+    }
+}
+
+/// Why an attempt, or a whole record, failed. Shared by all user records of a request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+#[non_exhaustive]
+pub struct AttemptError {
+    /// Kinesis's own code, or one of [`code`].
+    pub code: Box<str>,
+    /// In words.
+    pub message: Box<str>,
+    /// Whether the record may have been stored all the same.
+    pub ambiguous: bool,
+}
+
+impl AttemptError {
+    pub(crate) fn new(code: impl Into<Box<str>>, message: impl Into<Box<str>>) -> Self {
+        Self { code: code.into(), message: message.into(), ambiguous: false }
+    }
+
+    pub(crate) fn ambiguous(self) -> Self {
+        Self { ambiguous: true, ..self }
+    }
+}
+
+/// Error codes that are not Kinesis's own. The first three are spelled as the KPL spells them.
+pub mod code {
+    /// The record's time-to-live ran out.
+    pub const EXPIRED: &str = "Expired";
+    /// The record landed in an aggregate on a shard whose consumers drop it; it is retried.
+    pub const WRONG_SHARD: &str = "Wrong Shard";
+    /// The reply had fewer or more results than the request had records.
+    pub const RECORD_COUNT_MISMATCH: &str = "Record Count Mismatch";
+    /// The producer was closed before the record could be put.
+    pub const CLOSED: &str = "Closed";
+    /// A result had neither a sequence number nor an error code.
+    pub const UNKNOWN: &str = "Unknown";
+    /// The record is larger than the stream allows, which was learned after it was put.
+    pub const RECORD_TOO_LARGE: &str = "Record Too Large";
+}
+
+/// The attempts of a record that succeeded, first to last. Never empty; one attempt takes no allocation.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Attempts {
+    failed: Vec<Attempt>,
+    succeeded: Attempt,
+}
+
+impl Attempts {
+    pub(crate) fn new(failed: Vec<Attempt>, succeeded: Attempt) -> Self {
+        Self { failed, succeeded }
+    }
+
+    /// How many attempts it took: 1 or more.
+    #[expect(clippy::len_without_is_empty, reason = "there is always the one that succeeded")]
+    pub fn len(&self) -> usize {
+        self.failed.len() + 1
+    }
+
+    /// All of them, first to last.
+    pub fn iter(&self) -> impl Iterator<Item = &Attempt> {
+        self.failed.iter().chain(core::iter::once(&self.succeeded))
+    }
+
+    /// The one that succeeded.
+    pub fn last(&self) -> &Attempt {
+        &self.succeeded
+    }
+}
+
+impl fmt::Debug for Attempts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}

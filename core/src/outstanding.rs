@@ -1,0 +1,156 @@
+//! How many records and bytes are accepted and not yet resolved, how old they are, and whom a flush waits for.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use core::time::Duration;
+
+use crate::config::Config;
+use crate::time::Instant;
+
+/// Names a flush: see [`Producer::flush`](crate::Producer::flush).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlushId(pub(crate) u64);
+
+/// Records put within this time of each other are told apart by nobody: the resolution of the oldest record's age.
+const GENERATION_SPAN: Duration = Duration::from_millis(10);
+
+/// Records are counted by generation: those put between two flushes, or within a short span. The table holds only
+/// generations that are not yet resolved, so it stays small however many records are outstanding.
+#[derive(Debug, Default)]
+pub(crate) struct Outstanding {
+    records: usize,
+    bytes: usize,
+    current: Generation,
+    current_id: u64,
+    older: BTreeMap<u64, Generation>,
+    flushes: VecDeque<FlushId>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Generation {
+    since: Option<Instant>,
+    records: usize,
+}
+
+impl Outstanding {
+    pub(crate) fn records(&self) -> usize {
+        self.records
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// When the oldest outstanding record was put, at most [`GENERATION_SPAN`] too early.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.older.first_key_value().map_or(self.current.since, |(_, generation)| generation.since)
+    }
+
+    /// Whether there is room for a record of `size` bytes. One that is larger than all room goes alone.
+    pub(crate) fn has_room(&self, size: usize, config: &Config) -> bool {
+        self.records < config.max_outstanding_records()
+            && (self.records == 0 || self.bytes.saturating_add(size) <= config.max_outstanding_bytes())
+    }
+
+    /// Counts a record in, and names its generation.
+    pub(crate) fn admit(&mut self, now: Instant, size: usize) -> u64 {
+        if self.current.since.is_some_and(|since| now.saturating_since(since) > GENERATION_SPAN) {
+            self.start_generation();
+        }
+        self.records += 1;
+        self.bytes += size;
+        self.current.records += 1;
+        self.current.since.get_or_insert(now);
+        self.current_id
+    }
+
+    /// Counts a record out.
+    pub(crate) fn release(&mut self, generation: u64, size: usize) {
+        self.records -= 1;
+        self.bytes -= size;
+        if generation == self.current_id {
+            self.current.records -= 1;
+            if self.current.records == 0 {
+                self.current.since = None;
+            }
+        } else if let Some(older) = self.older.get_mut(&generation) {
+            older.records -= 1;
+            if older.records == 0 {
+                self.older.remove(&generation);
+            }
+        }
+    }
+
+    /// Starts a flush of all that is outstanding now.
+    pub(crate) fn flush(&mut self) -> FlushId {
+        let flush = FlushId(self.current_id);
+        self.start_generation();
+        self.flushes.push_back(flush);
+        flush
+    }
+
+    /// Whether a flush has been asked for that covers `generation`.
+    pub(crate) fn is_flushed(&self, generation: u64) -> bool {
+        self.flushes.back().is_some_and(|flush| generation <= flush.0)
+    }
+
+    /// Takes a flush that has nothing left to wait for.
+    pub(crate) fn pop_flushed(&mut self) -> Option<FlushId> {
+        let flush = *self.flushes.front()?;
+        if self.older.first_key_value().is_some_and(|(oldest, _)| *oldest <= flush.0) {
+            return None;
+        }
+        self.flushes.pop_front()
+    }
+
+    fn start_generation(&mut self) {
+        if self.current.records > 0 {
+            self.older.insert(self.current_id, self.current);
+        }
+        self.current = Generation::default();
+        self.current_id += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Instant {
+        Instant::from_nanos(ms * 1_000_000)
+    }
+
+    #[test]
+    fn a_flush_waits_for_what_came_before_it_and_for_nothing_else() {
+        let mut outstanding = Outstanding::default();
+        let before = outstanding.admit(ms(0), 1);
+        let flush = outstanding.flush();
+        let after = outstanding.admit(ms(0), 1);
+        assert!(outstanding.is_flushed(before) && !outstanding.is_flushed(after));
+        assert_eq!(outstanding.pop_flushed(), None);
+        outstanding.release(before, 1);
+        assert_eq!(outstanding.pop_flushed(), Some(flush));
+        let flush = outstanding.flush();
+        assert_eq!(outstanding.pop_flushed(), None);
+        outstanding.release(after, 1);
+        assert_eq!(outstanding.pop_flushed(), Some(flush));
+        let flush = outstanding.flush();
+        assert_eq!(outstanding.pop_flushed(), Some(flush), "nothing outstanding: done at once");
+    }
+
+    #[test]
+    fn the_oldest_record_is_known_within_the_resolution() {
+        let mut outstanding = Outstanding::default();
+        assert_eq!(outstanding.oldest(), None);
+        let generations: alloc::vec::Vec<_> = (0..100).map(|i| outstanding.admit(ms(i), 1)).collect();
+        assert_eq!(outstanding.oldest(), Some(ms(0)));
+        for generation in &generations[..50] {
+            outstanding.release(*generation, 1);
+        }
+        let oldest = outstanding.oldest().unwrap();
+        assert!(oldest <= ms(50) && oldest + GENERATION_SPAN >= ms(50), "{oldest:?}");
+        for generation in &generations[50..] {
+            outstanding.release(*generation, 1);
+        }
+        assert_eq!((outstanding.oldest(), outstanding.records(), outstanding.bytes()), (None, 0, 0));
+    }
+}

@@ -1,0 +1,343 @@
+//! The state machine: events in, actions out.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use hashbrown::HashMap;
+
+use crate::action::{Action, DescribeRequest, ListShardsRequest};
+use crate::common::{Common, Stats};
+use crate::config::Config;
+use crate::kinesis_record::{Batch, Pending};
+use crate::outstanding::FlushId;
+use crate::record::{InvalidRecord, PreparedRecord};
+use crate::reply::{Reply, RequestError, ShardPage, StreamSummary};
+use crate::retrier;
+use crate::stream::Stream;
+use crate::time::Instant;
+use crate::wakes::Wakes;
+
+/// A Kinesis producer without clock, socket, thread or randomness of its own.
+///
+/// `T` is the caller's ticket: what it wants back with the fate of its record. A record and its ticket travel together
+/// by value; every accepted ticket comes back exactly once, in an [`Action::ResolveRecord`], provided that every
+/// [`Action::SendBatch`] is answered.
+///
+/// # The contract
+///
+/// - **Events** change the state: [`put`](Self::put), [`tick`](Self::tick), [`respond`](Self::respond),
+///   [`respond_shards`](Self::respond_shards), [`respond_stream`](Self::respond_stream), [`flush`](Self::flush),
+///   [`close`](Self::close). Each takes the time; time that goes backwards is harmless.
+/// - **Actions** tell what is to be done: drain [`poll_action`](Self::poll_action) after any event. Their order is the
+///   order of effects.
+/// - **Time**: call [`tick`](Self::tick) at [`next_tick`](Self::next_tick), or a bit later, or at any time.
+/// - **Getters**, such as [`outstanding_records`](Self::outstanding_records), change nothing.
+///
+/// The [crate's front page](crate) has a run loop.
+#[derive(Debug)]
+pub struct Producer<T> {
+    common: Common<T>,
+    streams: Vec<Stream<T>>,
+    by_name: HashMap<Arc<str>, u32>,
+    /// When which stream has something to do.
+    wakes: Wakes,
+    /// Streams that have a request and no leave to send it, in turn.
+    line: VecDeque<u32>,
+    in_flight: usize,
+    close_at: Option<Instant>,
+}
+
+/// A record that [`Producer::put`] did not take, given back with its ticket.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PutError<T> {
+    /// As many records or bytes are outstanding as the config allows. Put it again when something was resolved.
+    #[error("the producer is full: {records} records and {bytes} bytes are outstanding")]
+    Full {
+        /// The record.
+        record: PreparedRecord,
+        /// Its ticket.
+        ticket: T,
+        /// Records outstanding.
+        records: usize,
+        /// Bytes outstanding.
+        bytes: usize,
+    },
+    /// The producer is being closed.
+    #[error("the producer is closed")]
+    Closed {
+        /// The record.
+        record: PreparedRecord,
+        /// Its ticket.
+        ticket: T,
+    },
+    /// The record can never be put.
+    #[error("{reason}")]
+    Invalid {
+        /// What is wrong with it.
+        reason: InvalidRecord,
+        /// The record.
+        record: PreparedRecord,
+        /// Its ticket.
+        ticket: T,
+    },
+}
+
+impl<T> Producer<T> {
+    /// A producer at `now`, idle.
+    pub fn new(config: Config, now: Instant) -> Self {
+        let _ = now;
+        Self {
+            common: Common::new(config),
+            streams: Vec::new(),
+            by_name: HashMap::new(),
+            wakes: Wakes::default(),
+            line: VecDeque::new(),
+            in_flight: 0,
+            close_at: None,
+        }
+    }
+
+    /// Takes a record. The stream's pipeline appears with its first record.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError`] gives the record and the ticket back: the producer is full or closed, or the record is larger than
+    /// the stream allows.
+    #[expect(clippy::result_large_err, reason = "the record comes back as it was, without an allocation")]
+    pub fn put(&mut self, now: Instant, record: PreparedRecord, ticket: T) -> Result<(), PutError<T>> {
+        if self.common.closing {
+            return Err(PutError::Closed { record, ticket });
+        }
+        let size = record.size();
+        let index = self.stream_index(now, &record.stream);
+        let stream = &mut self.streams[index as usize];
+        let limit = stream.max_record_size();
+        if size > limit {
+            return Err(PutError::Invalid { reason: InvalidRecord::TooLarge { size, limit }, record, ticket });
+        }
+        let common = &mut self.common;
+        if !common.outstanding.has_room(size, &common.config) {
+            let (records, bytes) = (common.outstanding.records(), common.outstanding.bytes());
+            return Err(PutError::Full { record, ticket, records, bytes });
+        }
+        common.stats.user_records_put += 1;
+        let generation = common.outstanding.admit(now, size);
+        let user = Pending { entry: record.entry, ticket, put_at: now, generation, failed: Vec::new() };
+        let deadline = now + common.config.record_max_buffered_time();
+        stream.accept(now, user, deadline, common);
+        self.send(now, index);
+        Ok(())
+    }
+
+    /// Time has passed: does what is due. Ticks at other times than [`next_tick`](Self::next_tick) are harmless.
+    pub fn tick(&mut self, now: Instant) {
+        while let Some(index) = self.wakes.pop_due(now) {
+            self.streams[index as usize].on_time(now, &mut self.common);
+            self.send(now, index);
+        }
+        if self.close_at.is_some_and(|close_at| close_at <= now) && !self.common.abandoned {
+            self.abandon();
+        }
+        self.finish_flushes();
+    }
+
+    /// What became of a [`Batch`].
+    pub fn respond(&mut self, now: Instant, batch: Batch<T>, reply: Reply) {
+        let Batch { stream_index, records, started, .. } = batch;
+        self.in_flight -= 1;
+        let judgement = retrier::judge(reply, records.len(), self.common.config.fail_if_throttled());
+        let stream = &mut self.streams[stream_index as usize];
+        stream.on_reply(now, started, records, judgement, &mut self.common);
+        self.work(now, stream_index);
+        self.serve_line(now);
+        self.finish_flushes();
+    }
+
+    /// A page of the stream's shards, or why there is none.
+    pub fn respond_shards(
+        &mut self,
+        now: Instant,
+        request: &ListShardsRequest,
+        reply: Result<ShardPage, RequestError>,
+    ) {
+        if let Some(&index) = self.by_name.get(&request.stream) {
+            self.streams[index as usize].on_shards(now, reply, &mut self.common);
+            self.work(now, index);
+        }
+        self.finish_flushes();
+    }
+
+    /// The stream's summary, or why there is none.
+    pub fn respond_stream(
+        &mut self,
+        now: Instant,
+        request: &DescribeRequest,
+        reply: Result<StreamSummary, RequestError>,
+    ) {
+        if let Some(&index) = self.by_name.get(&request.stream) {
+            self.streams[index as usize].on_description(now, reply, &mut self.common);
+            self.work(now, index);
+        }
+        self.finish_flushes();
+    }
+
+    /// Sends without waiting for more what has been put so far. [`Action::FlushDone`] tells when every record put
+    /// before this call is resolved, whatever was put after it.
+    pub fn flush(&mut self, now: Instant) -> FlushId {
+        let flush = self.common.outstanding.flush();
+        self.flush_streams(now);
+        self.finish_flushes();
+        flush
+    }
+
+    /// Takes no more records, and sends what there is without waiting for more. Whatever is not resolved at `deadline`
+    /// fails as `Closed`; [`Instant::NEVER`] waits for as long as it takes. Called again, the earlier deadline counts.
+    pub fn close(&mut self, now: Instant, deadline: Instant) {
+        self.close_at = Some(self.close_at.map_or(deadline, |earlier| earlier.min(deadline)));
+        if !self.common.closing {
+            self.common.closing = true;
+            self.flush_streams(now);
+        }
+        self.tick(now);
+    }
+
+    /// The next effect to carry out.
+    pub fn poll_action(&mut self) -> Option<Action<T>> {
+        self.common.actions.pop_front()
+    }
+
+    /// When [`tick`](Self::tick) is to be called next; `None` if nothing is to come. After a tick it lies in the
+    /// future.
+    pub fn next_tick(&self) -> Option<Instant> {
+        let close_at = self.close_at.filter(|_| !self.common.abandoned).unwrap_or(Instant::NEVER);
+        Some(self.wakes.next().min(close_at)).filter(|at| *at != Instant::NEVER)
+    }
+
+    /// Whether actions wait to be polled.
+    pub fn has_actions(&self) -> bool {
+        !self.common.actions.is_empty()
+    }
+
+    /// Whether the producer is closed and every record is resolved.
+    pub fn is_drained(&self) -> bool {
+        self.common.closing && self.common.outstanding.records() == 0
+    }
+
+    /// User records accepted and not yet resolved.
+    pub fn outstanding_records(&self) -> usize {
+        self.common.outstanding.records()
+    }
+
+    /// Bytes (data and keys) accepted and not yet resolved.
+    pub fn outstanding_bytes(&self) -> usize {
+        self.common.outstanding.bytes()
+    }
+
+    /// When the oldest outstanding record was put: at most 10 ms too early, never too late.
+    pub fn oldest_put(&self) -> Option<Instant> {
+        self.common.outstanding.oldest()
+    }
+
+    /// Counts since the producer was made.
+    pub fn stats(&self) -> Stats {
+        self.common.stats
+    }
+
+    /// PutRecords requests under way.
+    pub fn requests_in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.common.config
+    }
+
+    fn stream_index(&mut self, now: Instant, name: &Arc<str>) -> u32 {
+        if let Some(&index) = self.by_name.get(name) {
+            return index;
+        }
+        let index = self.streams.len() as u32;
+        self.streams.push(Stream::new(now, name.clone(), &mut self.common));
+        self.by_name.insert(name.clone(), index);
+        self.streams[index as usize].on_time(now, &mut self.common);
+        index
+    }
+
+    /// Lets a stream do what is due and send what it may.
+    fn work(&mut self, now: Instant, index: u32) {
+        self.streams[index as usize].on_time(now, &mut self.common);
+        self.send(now, index);
+    }
+
+    /// Sends a stream's requests, as far as the cap on requests under way allows, and sets its alarm.
+    fn send(&mut self, now: Instant, index: u32) {
+        let stream = &mut self.streams[index as usize];
+        if !*stream.awaits_request() {
+            while self.in_flight < self.common.config.max_in_flight_requests()
+                && Self::send_one(now, index, stream, &mut self.common)
+            {
+                self.in_flight += 1;
+            }
+            if stream.has_request(now, &self.common) {
+                *stream.awaits_request() = true;
+                self.line.push_back(index);
+            }
+        }
+        self.wakes.arm(index, stream.next_event());
+    }
+
+    /// Gives streams in line a request each, in turn.
+    fn serve_line(&mut self, now: Instant) {
+        while self.in_flight < self.common.config.max_in_flight_requests()
+            && let Some(index) = self.line.pop_front()
+        {
+            let stream = &mut self.streams[index as usize];
+            if Self::send_one(now, index, stream, &mut self.common) {
+                self.in_flight += 1;
+            }
+            if stream.has_request(now, &self.common) {
+                self.line.push_back(index);
+            } else {
+                *stream.awaits_request() = false;
+                self.wakes.arm(index, stream.next_event());
+            }
+        }
+    }
+
+    fn send_one(now: Instant, index: u32, stream: &mut Stream<T>, common: &mut Common<T>) -> bool {
+        let Some(records) = stream.take_request(now, common) else { return false };
+        common.stats.requests += 1;
+        let batch = Batch { stream: stream.name().clone(), stream_index: index, records, started: now };
+        common.actions.push_back(Action::SendBatch(batch));
+        true
+    }
+
+    fn flush_streams(&mut self, now: Instant) {
+        for index in 0..self.streams.len() as u32 {
+            self.streams[index as usize].flush(now, &mut self.common);
+            self.work(now, index);
+        }
+    }
+
+    /// The deadline of a close has passed: nothing waits any more, and what is under way is called back.
+    fn abandon(&mut self) {
+        self.common.abandoned = true;
+        self.line.clear();
+        for stream in &mut self.streams {
+            stream.abandon(&mut self.common);
+            *stream.awaits_request() = false;
+        }
+        if self.in_flight > 0 {
+            self.common.actions.push_back(Action::CancelRequests);
+        }
+    }
+
+    fn finish_flushes(&mut self) {
+        while let Some(flush) = self.common.outstanding.pop_flushed() {
+            self.common.actions.push_back(Action::FlushDone(flush));
+        }
+    }
+}

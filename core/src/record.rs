@@ -1,0 +1,266 @@
+//! What an application puts, and what is checked before the state machine sees it.
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::hash_key::{hash_key, parse_explicit_hash_key};
+use crate::limits;
+
+/// A user record: what an application puts, before it is packed into a Kinesis record.
+///
+/// ```
+/// use kpl_core::UserRecord;
+///
+/// let record = UserRecord::new("events", "user-123", "hello").explicit_hash_key("42");
+/// assert_eq!(record.partition_key, "user-123");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserRecord {
+    /// The stream's name or ARN. A shared `Arc<str>` spares an allocation a record.
+    pub stream: Arc<str>,
+    /// Chooses the shard, unless there is an explicit hash key: 1 to 256 characters.
+    pub partition_key: String,
+    /// Chooses the shard instead of the partition key: a decimal number below 2^128.
+    pub explicit_hash_key: Option<String>,
+    /// The payload. It may be empty.
+    pub data: Bytes,
+}
+
+impl UserRecord {
+    /// A record for `stream` (a name or an ARN).
+    pub fn new(stream: impl Into<Arc<str>>, partition_key: impl Into<String>, data: impl Into<Bytes>) -> Self {
+        Self { stream: stream.into(), partition_key: partition_key.into(), explicit_hash_key: None, data: data.into() }
+    }
+
+    /// Places the record by this hash key, a decimal number below 2^128, instead of by its partition key.
+    #[must_use]
+    pub fn explicit_hash_key(mut self, explicit_hash_key: impl Into<String>) -> Self {
+        self.explicit_hash_key = Some(explicit_hash_key.into());
+        self
+    }
+
+    /// Checks the record and hashes its key: the expensive part of a put, done in the caller's thread.
+    ///
+    /// # Errors
+    ///
+    /// [`PrepareError`] says what is wrong and gives the record back.
+    ///
+    /// ```
+    /// use kpl_core::UserRecord;
+    ///
+    /// let error = UserRecord::new("events", "", "hello").prepare().unwrap_err();
+    /// assert_eq!(error.to_string(), "partition_key is empty, but must have 1 to 256 characters");
+    /// assert_eq!(error.record.data, "hello");
+    /// ```
+    pub fn prepare(self) -> Result<PreparedRecord, PrepareError> {
+        match self.check() {
+            Ok(explicit) => Ok(PreparedRecord {
+                entry: Entry {
+                    hash_key: explicit.unwrap_or_else(|| hash_key(&self.partition_key)),
+                    explicit: explicit.is_some(),
+                    partition_key: self.partition_key.into_boxed_str(),
+                    data: self.data,
+                },
+                stream: self.stream,
+            }),
+            Err(reason) => Err(PrepareError { reason, record: Box::new(self) }),
+        }
+    }
+
+    fn check(&self) -> Result<Option<u128>, InvalidRecord> {
+        check_stream(&self.stream)?;
+        if self.partition_key.is_empty() {
+            return Err(InvalidRecord::EmptyPartitionKey);
+        }
+        // A string has at most as many characters as bytes: most keys need no counting.
+        if self.partition_key.len() > limits::PARTITION_KEY_CHARS_MAX {
+            let chars = self.partition_key.chars().count();
+            if chars > limits::PARTITION_KEY_CHARS_MAX {
+                return Err(InvalidRecord::LongPartitionKey { chars });
+            }
+        }
+        let size = self.data.len() + self.partition_key.len();
+        if size > limits::RECORD_SIZE_MAX {
+            return Err(InvalidRecord::TooLarge { size, limit: limits::RECORD_SIZE_MAX });
+        }
+        self.explicit_hash_key
+            .as_ref()
+            .map(|text| {
+                parse_explicit_hash_key(text).ok_or_else(|| InvalidRecord::ExplicitHashKey { value: text.clone() })
+            })
+            .transpose()
+    }
+}
+
+/// Why a record can never be put.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidRecord {
+    /// Neither a stream's name nor a stream's ARN.
+    #[error(
+        "stream is {value:?}, but must be a name of 1 to 128 characters from a-z A-Z 0-9 _ . - or an ARN such as \
+         arn:aws:kinesis:us-east-1:123456789012:stream/name"
+    )]
+    Stream {
+        /// The stream as given, cut after 200 characters.
+        value: String,
+    },
+    /// The partition key has no character.
+    #[error("partition_key is empty, but must have 1 to 256 characters")]
+    EmptyPartitionKey,
+    /// The partition key has more than 256 characters.
+    #[error("partition_key has {chars} characters, but must have 1 to 256")]
+    LongPartitionKey {
+        /// Its length in characters.
+        chars: usize,
+    },
+    /// The explicit hash key is not a decimal number below 2^128.
+    #[error(
+        "explicit_hash_key is {value:?}, but must be a decimal number from 0 to \
+         340282366920938463463374607431768211455 without leading zeros"
+    )]
+    ExplicitHashKey {
+        /// The key as given.
+        value: String,
+    },
+    /// Data and partition key are larger than the stream, or any stream, allows.
+    #[error("data and partition_key have {size} bytes, but the limit is {limit}")]
+    TooLarge {
+        /// Bytes of data and partition key.
+        size: usize,
+        /// The most that the stream takes, or that any stream can be set to.
+        limit: usize,
+    },
+}
+
+/// A record that was refused before the state machine saw it, with the record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct PrepareError {
+    /// What is wrong with it.
+    pub reason: InvalidRecord,
+    /// The record as it was given.
+    pub record: Box<UserRecord>,
+}
+
+/// A checked record with its hash key: what [`Producer::put`](crate::Producer::put) takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreparedRecord {
+    pub(crate) stream: Arc<str>,
+    pub(crate) entry: Entry,
+}
+
+impl PreparedRecord {
+    /// The hash key that decides on the shard.
+    pub fn hash_key(&self) -> u128 {
+        self.entry.hash_key
+    }
+
+    /// Bytes that count against the limits: data and partition key.
+    pub fn size(&self) -> usize {
+        self.entry.size()
+    }
+}
+
+impl From<PreparedRecord> for UserRecord {
+    fn from(prepared: PreparedRecord) -> Self {
+        prepared.entry.into_user_record(prepared.stream)
+    }
+}
+
+/// A user record without its stream, as the stream's pipeline carries it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) hash_key: u128,
+    pub(crate) data: Bytes,
+    pub(crate) partition_key: Box<str>,
+    /// Whether the hash key was given, and is not the partition key's.
+    pub(crate) explicit: bool,
+}
+
+impl Entry {
+    pub(crate) fn size(&self) -> usize {
+        self.data.len() + self.partition_key.len()
+    }
+
+    pub(crate) fn explicit_hash_key(&self) -> Option<u128> {
+        self.explicit.then_some(self.hash_key)
+    }
+
+    pub(crate) fn into_user_record(self, stream: Arc<str>) -> UserRecord {
+        UserRecord {
+            stream,
+            explicit_hash_key: self.explicit_hash_key().map(|key| key.to_string()),
+            partition_key: self.partition_key.into_string(),
+            data: self.data,
+        }
+    }
+}
+
+fn check_stream(stream: &str) -> Result<(), InvalidRecord> {
+    let name = if stream.starts_with("arn:") { name_in_arn(stream) } else { Some(stream) };
+    let valid = name.is_some_and(|name| {
+        (1..=limits::STREAM_NAME_CHARS_MAX).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+    });
+    if valid { Ok(()) } else { Err(InvalidRecord::Stream { value: stream.chars().take(200).collect() }) }
+}
+
+/// The name in `arn:PARTITION:kinesis:REGION:ACCOUNT:stream/NAME`.
+fn name_in_arn(arn: &str) -> Option<&str> {
+    let mut parts = arn.splitn(6, ':').skip(1);
+    let (partition, service, region, account, resource) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let sound = partition.starts_with("aws")
+        && service == "kinesis"
+        && !region.is_empty()
+        && account.len() == 12
+        && account.bytes().all(|b| b.is_ascii_digit());
+    if sound { resource.strip_prefix("stream/") } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(record: UserRecord) -> String {
+        let error = record.clone().prepare().unwrap_err();
+        assert_eq!(*error.record, record, "the record comes back as it was");
+        error.to_string()
+    }
+
+    #[test]
+    fn bad_records_are_refused_by_field_value_and_limit() {
+        assert_eq!(
+            refusal(UserRecord::new("s", "k".repeat(257), "")),
+            "partition_key has 257 characters, but must have 1 to 256"
+        );
+        assert!(
+            refusal(UserRecord::new("s", "k", "").explicit_hash_key("-1")).starts_with("explicit_hash_key is \"-1\"")
+        );
+        assert_eq!(
+            refusal(UserRecord::new("s", "k", alloc::vec![0; 10 << 20])),
+            "data and partition_key have 10485761 bytes, but the limit is 10485760"
+        );
+        for stream in ["", "a b", "arn:aws:kinesis:us-east-1:123:stream/s", "arn:aws:s3:::b", "ä"] {
+            assert!(refusal(UserRecord::new(stream, "k", "")).starts_with("stream is "), "{stream:?}");
+        }
+        assert!(refusal(UserRecord::new("s".repeat(129), "k", "")).starts_with("stream is "));
+    }
+
+    #[test]
+    fn the_limits_themselves_are_accepted() {
+        for record in [
+            UserRecord::new("s".repeat(128), "あ".repeat(256), ""),
+            UserRecord::new("s", "k", alloc::vec![0; (10 << 20) - 1]),
+            UserRecord::new("arn:aws-cn:kinesis:cn-north-1:123456789012:stream/s", "k", ""),
+            UserRecord::new("s", "k", "").explicit_hash_key(u128::MAX.to_string()),
+        ] {
+            let back = UserRecord::from(record.clone().prepare().unwrap());
+            assert_eq!(back, record);
+        }
+    }
+}

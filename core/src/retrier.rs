@@ -1,0 +1,247 @@
+//! What a reply means: all branching about a record's fate by error code stands here.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::outcome::{AttemptError, code};
+use crate::reply::{Delivery, RecordReply, Reply, RequestError};
+
+/// What a reply says about one Kinesis record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is in a shard: whether that is the right one is seen by the shard map.
+    Stored { shard_id: Arc<str>, sequence_number: Arc<str> },
+    /// Its shard is too busy: it waits for the shard's limiter and is retried.
+    Throttled(Arc<AttemptError>),
+    /// It is retried after a backoff.
+    Retry(Arc<AttemptError>),
+    /// Something in what was sent is invalid: what was sent is divided until the offender stands alone, and fails.
+    Divide(Arc<AttemptError>),
+    /// It fails at once.
+    Fail(Arc<AttemptError>),
+}
+
+/// What a reply says about the Kinesis records of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// The same for all.
+    Whole(Verdict),
+    /// One for each, in order.
+    Each(Vec<Verdict>),
+}
+
+/// Judges the reply to a request of `sent` Kinesis records.
+pub(crate) fn judge(reply: Reply, sent: usize, fail_if_throttled: bool) -> Judgement {
+    match reply {
+        Reply::Records(replies) if replies.len() != sent => {
+            let message = alloc::format!("the request had {sent} records, the reply {} results", replies.len());
+            let error = AttemptError::new(code::RECORD_COUNT_MISMATCH, message).ambiguous();
+            Judgement::Whole(Verdict::Fail(Arc::new(error)))
+        }
+        Reply::Records(replies) => {
+            Judgement::Each(replies.into_iter().map(|reply| judge_record(reply, fail_if_throttled)).collect())
+        }
+        Reply::Failed(error) => Judgement::Whole(judge_request(error, fail_if_throttled)),
+    }
+}
+
+fn judge_record(reply: RecordReply, fail_if_throttled: bool) -> Verdict {
+    let RecordReply { shard_id, sequence_number, error_code, error_message } = reply;
+    // The KPL's rule: a sequence number says that the record is stored, whatever else is there.
+    if let Some(sequence_number) = sequence_number.filter(|number| !number.is_empty()) {
+        let shard_id: Arc<str> = shard_id.unwrap_or_default().into();
+        return Verdict::Stored { shard_id, sequence_number: sequence_number.into() };
+    }
+    let message = error_message.unwrap_or_default();
+    match error_code.filter(|code| !code.is_empty()) {
+        Some(code) => judge_code(code, message, fail_if_throttled),
+        None => {
+            let message = String::from("the result has neither a sequence number nor an error code");
+            Verdict::Retry(Arc::new(AttemptError::new(code::UNKNOWN, message).ambiguous()))
+        }
+    }
+}
+
+fn judge_request(error: RequestError, fail_if_throttled: bool) -> Verdict {
+    let RequestError { delivery, code, message } = error;
+    match delivery {
+        Delivery::Refused => judge_code(code.into(), message.into(), fail_if_throttled),
+        Delivery::NotSent => Verdict::Retry(Arc::new(AttemptError::new(code, message))),
+        Delivery::Unanswered => Verdict::Retry(Arc::new(AttemptError::new(code, message).ambiguous())),
+    }
+}
+
+/// What the service's own error codes mean, for a record or a whole request.
+fn judge_code(code: String, message: String, fail_if_throttled: bool) -> Verdict {
+    let class = classify(&code);
+    let error = Arc::new(AttemptError::new(code, message));
+    match class {
+        Class::Throttled if fail_if_throttled => Verdict::Fail(error),
+        Class::Throttled => Verdict::Throttled(error),
+        Class::Retry => Verdict::Retry(error),
+        Class::Invalid => Verdict::Divide(error),
+        Class::Permanent => Verdict::Fail(error),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    Throttled,
+    Retry,
+    Invalid,
+    Permanent,
+}
+
+/// Error codes of PutRecords and of AWS's common errors
+/// (<https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html#API_PutRecords_Errors>).
+pub(crate) fn classify(code: &str) -> Class {
+    match code {
+        "ProvisionedThroughputExceededException"
+        | "LimitExceededException"
+        | "RequestLimitExceeded"
+        | "Throttling"
+        | "ThrottlingException"
+        | "TooManyRequestsException" => Class::Throttled,
+
+        "InvalidArgumentException"
+        | "RequestEntityTooLargeException"
+        | "SerializationException"
+        | "ValidationError"
+        | "ValidationException" => Class::Invalid,
+
+        // Waiting for the time-to-live to say so would help nobody.
+        "AccessDenied"
+        | "AccessDeniedException"
+        | "KMSAccessDeniedException"
+        | "KMSDisabledException"
+        | "KMSInvalidStateException"
+        | "KMSNotFoundException"
+        | "KMSOptInRequired"
+        | "MissingAuthenticationToken"
+        | "MissingAuthenticationTokenException"
+        | "NotAuthorized"
+        | "OptInRequired"
+        | RESOURCE_NOT_FOUND
+        | "UnknownOperationException" => Class::Permanent,
+
+        // Expired or refreshed-away credentials (`ExpiredTokenException`, `UnrecognizedClientException`, a clock that
+        // is off), `InternalFailure`, `KMSThrottlingException`, `ResourceInUseException` while a stream is made, and
+        // all that is not known.
+        _ => Class::Retry,
+    }
+}
+
+/// The stream does not exist: what is known of it is void.
+pub(crate) const RESOURCE_NOT_FOUND: &str = "ResourceNotFoundException";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn request(delivery: Delivery, code: &str) -> Verdict {
+        let Judgement::Whole(verdict) = judge(Reply::Failed(RequestError::new(delivery, code, "m")), 2, false) else {
+            panic!("a failed request is judged as a whole");
+        };
+        verdict
+    }
+
+    fn record(reply: RecordReply) -> Verdict {
+        let Judgement::Each(verdicts) = judge(Reply::Records(vec![reply]), 1, false) else {
+            panic!("records are judged one by one");
+        };
+        verdicts.into_iter().next().unwrap()
+    }
+
+    fn error(code: &str) -> Arc<AttemptError> {
+        Arc::new(AttemptError::new(code, "m"))
+    }
+
+    #[test]
+    fn a_stored_record_has_a_sequence_number() {
+        assert_eq!(
+            record(RecordReply::stored("s", "1")),
+            Verdict::Stored { shard_id: "s".into(), sequence_number: "1".into() }
+        );
+        let both = RecordReply { error_code: Some("X".into()), ..RecordReply::stored("s", "1") };
+        assert!(matches!(record(both), Verdict::Stored { .. }));
+    }
+
+    #[test]
+    fn throttling_waits_or_fails_as_configured() {
+        let code = "ProvisionedThroughputExceededException";
+        assert_eq!(record(RecordReply::failed(code, "m")), Verdict::Throttled(error(code)));
+        assert_eq!(request(Delivery::Refused, code), Verdict::Throttled(error(code)));
+        let reply = Reply::Records(vec![RecordReply::failed(code, "m")]);
+        assert_eq!(judge(reply, 1, true), Judgement::Each(vec![Verdict::Fail(error(code))]));
+        let reply = Reply::Failed(RequestError::new(Delivery::Refused, code, "m"));
+        assert_eq!(judge(reply, 1, true), Judgement::Whole(Verdict::Fail(error(code))));
+    }
+
+    #[test]
+    fn internal_failure_and_anything_unknown_is_retried() {
+        for code in ["InternalFailure", "SomethingNew", "KMSThrottlingException"] {
+            assert_eq!(record(RecordReply::failed(code, "m")), Verdict::Retry(error(code)));
+            assert_eq!(request(Delivery::Refused, code), Verdict::Retry(error(code)));
+        }
+    }
+
+    #[test]
+    fn a_result_that_says_nothing_is_retried_as_ambiguous() {
+        for reply in [RecordReply::default(), RecordReply::stored("s", ""), RecordReply::failed("", "")] {
+            assert!(matches!(record(reply), Verdict::Retry(error) if error.ambiguous && &*error.code == code::UNKNOWN));
+        }
+    }
+
+    #[test]
+    fn fewer_or_more_results_than_records_fail_all_as_ambiguous() {
+        for results in [0, 1, 3] {
+            let reply = Reply::Records(vec![RecordReply::stored("s", "1"); results]);
+            let Judgement::Whole(Verdict::Fail(error)) = judge(reply, 2, false) else { panic!("not failed") };
+            assert_eq!(&*error.code, "Record Count Mismatch");
+            assert!(error.ambiguous);
+        }
+    }
+
+    #[test]
+    fn without_an_answer_the_attempt_is_ambiguous() {
+        assert_eq!(
+            request(Delivery::Unanswered, "TimeoutError"),
+            Verdict::Retry(Arc::new(AttemptError::new("TimeoutError", "m").ambiguous()))
+        );
+        assert_eq!(
+            request(Delivery::Unanswered, "AccessDeniedException"),
+            Verdict::Retry(Arc::new(AttemptError::new("AccessDeniedException", "m").ambiguous())),
+            "a 5xx is no refusal, whatever its code"
+        );
+    }
+
+    #[test]
+    fn when_nothing_was_sent_the_attempt_is_not_ambiguous() {
+        assert_eq!(request(Delivery::NotSent, "ConnectError"), Verdict::Retry(error("ConnectError")));
+    }
+
+    #[test]
+    fn expired_credentials_are_retried() {
+        for code in ["ExpiredTokenException", "ExpiredToken", "UnrecognizedClientException"] {
+            assert_eq!(request(Delivery::Refused, code), Verdict::Retry(error(code)));
+        }
+    }
+
+    #[test]
+    fn what_waiting_cannot_mend_fails_at_once() {
+        for code in
+            ["AccessDeniedException", "ResourceNotFoundException", "KMSDisabledException", "UnknownOperationException"]
+        {
+            assert_eq!(request(Delivery::Refused, code), Verdict::Fail(error(code)));
+        }
+    }
+
+    #[test]
+    fn an_invalid_request_is_divided() {
+        for code in ["InvalidArgumentException", "ValidationException", "SerializationException"] {
+            assert_eq!(request(Delivery::Refused, code), Verdict::Divide(error(code)));
+        }
+    }
+}

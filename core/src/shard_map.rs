@@ -1,0 +1,293 @@
+//! Which shard takes which hash keys.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use hashbrown::HashMap;
+
+use crate::kinesis_record::ShardRef;
+use crate::reply::ListedShard;
+use crate::time::Instant;
+
+/// How long a shard that is gone stays known: replies to what was sent before may still name it.
+const CLOSED_SHARDS_KNOWN_FOR: Duration = Duration::from_secs(60);
+
+/// The open shards of a stream by hash key, and the ranges of all that may be named in a reply.
+///
+/// Shards have slots, small numbers by which the stages of a stream keep what they know of a shard. A slot is reused
+/// when its shard has been gone for a minute.
+#[derive(Debug, Default)]
+pub(crate) struct ShardMap {
+    /// Open shards, by the end of their range; ranges do not overlap.
+    open: Vec<Open>,
+    known: HashMap<Arc<str>, Known>,
+    /// Shards that are not open, by the time at which that was seen first.
+    gone: VecDeque<(Instant, Arc<str>)>,
+    slots_used: u32,
+    slots_free: Vec<u32>,
+    /// Counts the lists taken.
+    listing: u64,
+}
+
+#[derive(Debug)]
+struct Open {
+    start: u128,
+    end: u128,
+    shard: ShardRef,
+}
+
+#[derive(Debug)]
+struct Known {
+    range: (u128, u128),
+    /// The slot, once the shard was open.
+    slot: Option<u32>,
+    /// The last list in which it was open.
+    open_in: u64,
+    gone_at: Option<Instant>,
+}
+
+/// What a new list of shards changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// Slots of shards that take no more records.
+    pub(crate) closed: Vec<u32>,
+    /// Slots that were given up and may be reused.
+    pub(crate) forgotten: Vec<u32>,
+    /// Whether the open shards cover every hash key exactly once. If not, the list was taken in the middle of a
+    /// reshard, or its pages do not belong together.
+    pub(crate) whole: bool,
+}
+
+impl ShardMap {
+    /// The shard that takes `hash_key`, if that is known.
+    pub(crate) fn shard(&self, hash_key: u128) -> Option<&ShardRef> {
+        let open = self.open.get(self.open.partition_point(|open| open.end < hash_key))?;
+        if open.start <= hash_key { Some(&open.shard) } else { None }
+    }
+
+    /// First and last hash key of a shard, open or closed.
+    pub(crate) fn range(&self, shard_id: &str) -> Option<(u128, u128)> {
+        self.known.get(shard_id).map(|known| known.range)
+    }
+
+    /// The slot that the shard has now, if `shard` still has it.
+    pub(crate) fn slot_of(&self, shard: &ShardRef) -> Option<u32> {
+        self.known.get(&shard.id).and_then(|known| known.slot).filter(|slot| *slot == shard.slot)
+    }
+
+    pub(crate) fn open_shards(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Takes a new list of the stream's shards. Any list is legal; what is contradictory in it is left out.
+    pub(crate) fn replace(&mut self, now: Instant, listed: Vec<ListedShard>) -> Change {
+        self.listing += 1;
+        let forgotten = self.forget_old(now);
+        let opening = self.learn(now, listed);
+        let before = core::mem::take(&mut self.open);
+        let whole = self.open_all(now, opening);
+        let mut closed = Vec::new();
+        for Open { shard, .. } in before {
+            if self.known.get(&shard.id).is_some_and(|known| known.open_in != self.listing) {
+                self.mark_gone(now, &shard.id);
+                closed.push(shard.slot);
+            }
+        }
+        Change { closed, forgotten, whole }
+    }
+
+    /// Forgets everything: the stream is gone, and one of the same name may have other ranges.
+    pub(crate) fn clear(&mut self) -> Change {
+        let Self { open, slots_used, listing, .. } = core::mem::take(self);
+        self.listing = listing;
+        let closed = open.into_iter().map(|open| open.shard.slot).collect();
+        Change { closed, forgotten: (0..slots_used).collect(), whole: false }
+    }
+
+    /// Remembers the ranges of all shards of a list, and gives those that seem open, by their ranges.
+    fn learn(&mut self, now: Instant, listed: Vec<ListedShard>) -> Vec<ListedShard> {
+        let mut parents: Vec<Arc<str>> =
+            listed.iter().flat_map(|shard| shard.parents.iter().flatten().cloned()).collect();
+        parents.sort_unstable();
+        let mut opening = Vec::with_capacity(listed.len());
+        for shard in listed.into_iter().filter(|shard| shard.start <= shard.end) {
+            let range = (shard.start, shard.end);
+            let unknown = || Known { range, slot: None, open_in: 0, gone_at: None };
+            self.known.entry(shard.id.clone()).or_insert_with(unknown).range = range;
+            // A page from before a split lists the parent as open, a later page its children.
+            if shard.closed || parents.binary_search(&shard.id).is_ok() {
+                self.mark_gone(now, &shard.id);
+            } else {
+                opening.push(shard);
+            }
+        }
+        opening.sort_unstable_by(|a, b| (a.start, a.end, &a.id).cmp(&(b.start, b.end, &b.id)));
+        opening
+    }
+
+    /// Opens shards in the order of their ranges, but for those that overlap the one before. Says whether together they
+    /// take every hash key.
+    fn open_all(&mut self, now: Instant, opening: Vec<ListedShard>) -> bool {
+        let mut whole = true;
+        let mut next_start = Some(0_u128);
+        for ListedShard { id, start, end, .. } in opening {
+            let twice = self.known.get(&id).is_some_and(|known| known.open_in == self.listing);
+            if twice || next_start.is_none_or(|next| start < next) {
+                whole = false;
+                if !twice {
+                    self.mark_gone(now, &id);
+                }
+                continue;
+            }
+            whole &= next_start == Some(start);
+            next_start = end.checked_add(1);
+            let slot = self.open_slot(&id, (start, end));
+            self.open.push(Open { start, end, shard: ShardRef { slot, id } });
+        }
+        whole && next_start.is_none()
+    }
+
+    fn open_slot(&mut self, shard_id: &Arc<str>, range: (u128, u128)) -> u32 {
+        let Self { known, slots_free, slots_used, listing, .. } = self;
+        let mut fresh = || {
+            slots_free.pop().unwrap_or_else(|| {
+                *slots_used += 1;
+                *slots_used - 1
+            })
+        };
+        let Some(known) = known.get_mut(shard_id) else { return fresh() };
+        known.range = range;
+        known.open_in = *listing;
+        known.gone_at = None;
+        *known.slot.get_or_insert_with(fresh)
+    }
+
+    fn mark_gone(&mut self, now: Instant, shard_id: &Arc<str>) {
+        if let Some(known) = self.known.get_mut(shard_id)
+            && known.gone_at.is_none()
+        {
+            known.gone_at = Some(now);
+            self.gone.push_back((now, shard_id.clone()));
+        }
+    }
+
+    /// Forgets shards that have long been gone; gives their slots.
+    fn forget_old(&mut self, now: Instant) -> Vec<u32> {
+        let mut forgotten = Vec::new();
+        while let Some((gone_at, _)) = self.gone.front()
+            && now.saturating_since(*gone_at) > CLOSED_SHARDS_KNOWN_FOR
+            && let Some((gone_at, id)) = self.gone.pop_front()
+        {
+            // A shard that came back in the meantime has another date, or none.
+            if self.known.get(&id).is_some_and(|known| known.gone_at == Some(gone_at))
+                && let Some(Known { slot: Some(slot), .. }) = self.known.remove(&id)
+            {
+                forgotten.push(slot);
+                self.slots_free.push(slot);
+            }
+        }
+        forgotten
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+    use alloc::string::ToString;
+    use alloc::vec;
+    use proptest::prelude::*;
+
+    pub(crate) fn listed(n: usize, start: u128, end: u128) -> ListedShard {
+        ListedShard { id: format!("shardId-{n:012}").into(), start, end, closed: false, parents: [None, None] }
+    }
+
+    fn at(secs: u64) -> Instant {
+        Instant::from_nanos(secs * 1_000_000_000)
+    }
+
+    fn id(map: &ShardMap, key: u128) -> Option<alloc::string::String> {
+        map.shard(key).map(|shard| shard.id.to_string())
+    }
+
+    fn child(mut shard: ListedShard, parent: usize) -> ListedShard {
+        shard.parents[0] = Some(format!("shardId-{parent:012}").into());
+        shard
+    }
+
+    proptest! {
+        #[test]
+        fn lookup_is_a_linear_search(
+            mut cuts in proptest::collection::btree_set(1..u128::MAX, 0..40),
+            keys in proptest::collection::vec(any::<u128>(), 20),
+            skip in any::<proptest::sample::Index>(),
+        ) {
+            cuts.insert(0);
+            let starts: Vec<u128> = cuts.iter().copied().collect();
+            let mut shards: Vec<ListedShard> = starts.iter().enumerate().map(|(i, start)| {
+                listed(i, *start, starts.get(i + 1).map_or(u128::MAX, |next| next - 1))
+            }).collect();
+            let mut map = ShardMap::default();
+            prop_assert!(map.replace(at(0), shards.clone()).whole);
+            if shards.len() > 1 {
+                shards.remove(skip.index(shards.len()));
+                prop_assert!(!map.replace(at(0), shards.clone()).whole, "a gap is seen");
+            }
+            for key in keys.into_iter().chain(starts) {
+                let linear = shards.iter().find(|s| s.start <= key && key <= s.end).map(|s| s.id.to_string());
+                prop_assert_eq!(id(&map, key), linear);
+            }
+        }
+
+        #[test]
+        fn any_list_is_legal(
+            lists in proptest::collection::vec(
+                proptest::collection::vec((0..6_usize, any::<u8>(), any::<u8>(), any::<bool>(), 0..6_usize), 0..8), 1..6),
+        ) {
+            let mut map = ShardMap::default();
+            for (i, list) in lists.into_iter().enumerate() {
+                let shards = list.into_iter().map(|(n, start, end, closed, parent)| {
+                    let shard = listed(n, u128::from(start) << 120, (u128::from(end) << 120) | (u128::MAX >> 8));
+                    child(ListedShard { closed, ..shard }, parent)
+                }).collect();
+                map.replace(at(i as u64 * 50), shards);
+                let open: Vec<_> = map.open.iter().map(|open| (open.start, open.end)).collect();
+                prop_assert!(open.windows(2).all(|pair| pair[0].1 < pair[1].0), "open ranges are apart: {:?}", open);
+                let mut slots: Vec<u32> = map.open.iter().map(|open| open.shard.slot).collect();
+                slots.sort_unstable();
+                slots.dedup();
+                prop_assert_eq!(slots.len(), map.open.len(), "no two open shards share a slot");
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_torn_across_a_split_prefers_the_children() {
+        let half = u128::MAX / 2;
+        let mut map = ShardMap::default();
+        let torn =
+            vec![listed(0, 0, u128::MAX), child(listed(1, 0, half), 0), child(listed(2, half + 1, u128::MAX), 0)];
+        assert!(map.replace(at(0), torn).whole);
+        assert_eq!(id(&map, 0).as_deref(), Some("shardId-000000000001"));
+        assert_eq!(map.range("shardId-000000000000"), Some((0, u128::MAX)), "the parent's range is known all the same");
+    }
+
+    #[test]
+    fn a_closed_shard_stays_known_for_a_minute_and_its_slot_is_reused_then() {
+        let half = u128::MAX / 2;
+        let mut map = ShardMap::default();
+        map.replace(at(0), vec![listed(0, 0, u128::MAX)]);
+        let parent = map.shard(0).cloned().unwrap();
+        let split = || vec![child(listed(1, 0, half), 0), child(listed(2, half + 1, u128::MAX), 0)];
+        let change = map.replace(at(10), split());
+        assert_eq!(change, Change { closed: vec![parent.slot], forgotten: vec![], whole: true });
+        assert!(map.range(&parent.id).is_some());
+        assert_eq!(map.slot_of(&parent), Some(parent.slot));
+        assert_eq!(map.replace(at(70), split()).forgotten, vec![]);
+        assert_eq!(map.replace(at(71), split()).forgotten, vec![parent.slot]);
+        assert_eq!(map.range(&parent.id), None);
+        assert_eq!(map.slot_of(&parent), None);
+    }
+}

@@ -1,0 +1,61 @@
+//! Time as the state machine sees it: a number that the driver hands in.
+
+use core::fmt;
+use core::ops::Add;
+use core::time::Duration;
+
+/// A point in time: nanoseconds since an origin that the driver chooses.
+///
+/// The drivers of this project choose the Unix epoch, read once and then advanced by a monotonic clock, so that the
+/// instants of an [`Attempt`](crate::Attempt) can be shown as wall-clock time. All arithmetic saturates:
+/// [`Instant::NEVER`] plus or minus anything is still never, so a time-to-live of [`Duration::MAX`] is legal.
+///
+/// ```
+/// use core::time::Duration;
+/// use kpl_core::Instant;
+///
+/// let start = Instant::from_nanos(5);
+/// assert_eq!(start + Duration::from_nanos(2), Instant::from_nanos(7));
+/// assert_eq!(start + Duration::MAX, Instant::NEVER);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant(u64);
+
+impl Instant {
+    /// A time that never comes: what a timer without a date is set to.
+    pub const NEVER: Self = Self(u64::MAX);
+
+    /// The instant `nanos` nanoseconds after the driver's origin.
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since the driver's origin.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// The time from `earlier` to `self`; zero if `earlier` is later.
+    pub const fn saturating_since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Instant {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(duration)))
+    }
+}
+
+impl fmt::Debug for Instant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::NEVER { f.write_str("never") } else { write!(f, "{:?}", Duration::from_nanos(self.0)) }
+    }
+}
+
+/// A duration in whole nanoseconds, saturating: 584 years is for ever here.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,190 @@
+//! The pace of one shard: so many records and so many bytes a second.
+
+use core::time::Duration;
+
+use crate::config::Config;
+use crate::time::Instant;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// A token bucket that holds one second's worth, kept as one number: the time at which it is full again (the "generic
+/// cell rate algorithm"). It refills by the clock; nothing has to be polled.
+///
+/// What is larger than the bucket goes when the bucket is full, and leaves it in debt: it neither starves nor breaks
+/// the average.
+#[derive(Clone, Copy, Debug, Default)]
+struct TokenBucket {
+    full_at: u64,
+}
+
+impl TokenBucket {
+    /// When something worth `cost` nanoseconds may go.
+    fn ready_at(&self, cost: u64) -> Instant {
+        Instant::from_nanos(self.full_at.saturating_add(cost.min(SECOND)).saturating_sub(SECOND))
+    }
+
+    fn take(&mut self, now: Instant, cost: u64) {
+        self.full_at = self.full_at.max(now.as_nanos()).saturating_add(cost);
+    }
+
+    fn empty(&mut self, now: Instant) {
+        self.full_at = self.full_at.max(now.as_nanos().saturating_add(SECOND));
+    }
+}
+
+/// The full rate, in 1,024ths: the unit of [`Pace::scale`].
+const FULL: u64 = 1_024;
+/// However often a shard throttles, it is tried at this part of its rate.
+const SLOWEST: u64 = FULL / 64;
+/// How long it takes from nothing to the full rate when throttling ends.
+const RECOVERY: Duration = Duration::from_secs(10);
+
+/// Both buckets of a shard, and how far throttling has slowed them down: halved by each throttled reply, recovering
+/// by a tenth of the full rate a second.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    records: TokenBucket,
+    bytes: TokenBucket,
+    scale: u64,
+    /// When `scale` was set.
+    scaled_at: Instant,
+}
+
+impl Pace {
+    pub(crate) fn new() -> Self {
+        let bucket = TokenBucket::default();
+        Self { records: bucket, bytes: bucket, scale: FULL, scaled_at: Instant::from_nanos(0) }
+    }
+
+    /// Lets one record of `size` bytes go, or says when it may.
+    pub(crate) fn try_take(&mut self, now: Instant, size: usize, config: &Config) -> Result<(), Instant> {
+        let scale = self.scale_at(now);
+        let record_cost = cost(1, config.rate_limit_records_per_shard(), scale);
+        let byte_cost = cost(size as u64, config.rate_limit_bytes_per_shard(), scale);
+        let ready = self.records.ready_at(record_cost).max(self.bytes.ready_at(byte_cost));
+        if ready > now {
+            return Err(ready);
+        }
+        self.records.take(now, record_cost);
+        self.bytes.take(now, byte_cost);
+        Ok(())
+    }
+
+    /// The service throttled a record of a request sent at `sent`. What was sent before the last slow-down says
+    /// nothing about the pace since.
+    pub(crate) fn slow_down(&mut self, now: Instant, sent: Instant) {
+        let slowed_since = self.scale < FULL && sent < self.scaled_at;
+        if !slowed_since {
+            self.scale = (self.scale_at(now) / 2).max(SLOWEST);
+            self.scaled_at = now;
+        }
+        self.records.empty(now);
+        self.bytes.empty(now);
+    }
+
+    fn scale_at(&self, now: Instant) -> u64 {
+        let recovered = now.saturating_since(self.scaled_at).as_millis() * u128::from(FULL) / RECOVERY.as_millis();
+        FULL.min(self.scale.saturating_add(u64::try_from(recovered).unwrap_or(FULL)))
+    }
+}
+
+/// Nanoseconds in which `rate` a second, scaled, gives `amount`; rounded up, so that the rate is never exceeded.
+fn cost(amount: u64, rate: u64, scale: u64) -> u64 {
+    let numerator = u128::from(amount) * u128::from(SECOND) * u128::from(FULL);
+    u64::try_from(numerator.div_ceil(u128::from(rate) * u128::from(scale))).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+
+    fn config(records: u64, bytes: u64) -> Config {
+        Config::builder().rate_limit_records_per_shard(records).rate_limit_bytes_per_shard(bytes).build().unwrap()
+    }
+
+    proptest! {
+        /// In any window, no more than one second's worth plus the window's worth goes, but for one oversized record.
+        #[test]
+        fn never_over_its_envelope_in_any_window(
+            steps in proptest::collection::vec((0..400_000_000_u64, 1..3_000_usize), 1..300),
+            records in 1..50_u64,
+        ) {
+            let config = config(records, 2_048);
+            let mut pace = Pace::new();
+            let mut now = 0_u64;
+            let mut sent: Vec<(u64, usize)> = Vec::new();
+            for (pause, size) in steps {
+                now += pause;
+                if pace.try_take(Instant::from_nanos(now), size, &config).is_ok() {
+                    sent.push((now, size));
+                }
+            }
+            for (i, (from, _)) in sent.iter().enumerate() {
+                let (mut count, mut bytes) = (0_u64, 0_u64);
+                for (at, size) in &sent[i..] {
+                    count += 1;
+                    bytes += *size as u64;
+                    let seconds = (at - from) as f64 / 1e9 + 1.0;
+                    let oversized = size.saturating_sub(2_048) as f64;
+                    prop_assert!(count as f64 <= records as f64 * seconds + 1e-6);
+                    // Debt of earlier oversized records is paid before the next one goes.
+                    prop_assert!(bytes as f64 <= 2_048.0 * seconds + oversized + 1_000.0 + 1e-6);
+                }
+            }
+        }
+
+        #[test]
+        fn a_refused_record_may_go_at_the_time_told(sizes in proptest::collection::vec(1..5_000_usize, 1..100)) {
+            let config = config(7, 1_024);
+            let mut pace = Pace::new();
+            let mut now = Instant::from_nanos(0);
+            for size in sizes {
+                if let Err(ready) = pace.try_take(now, size, &config) {
+                    prop_assert!(ready > now, "a wait that is over is no wait");
+                    now = ready;
+                    prop_assert_eq!(pace.try_take(now, size, &config), Ok(()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_oversized_record_goes_when_the_bucket_is_full_and_leaves_debt() {
+        let config = config(1_000, 1_024);
+        let mut pace = Pace::new();
+        let now = Instant::from_nanos(0);
+        assert_eq!(pace.try_take(now, 10 * 1_024, &config), Ok(()));
+        let next = pace.try_take(now, 1, &config).unwrap_err();
+        assert!(next > now + Duration::from_secs(9), "ten seconds' worth less the bucket: {next:?}");
+        let next = pace.try_take(now, 10 * 1_024, &config).unwrap_err();
+        assert_eq!(next, now + Duration::from_secs(10));
+    }
+
+    #[test]
+    fn throttling_halves_the_pace_once_for_what_was_sent_before_and_it_recovers() {
+        let config = config(1_000, 1 << 20);
+        let count_in = |pace: &mut Pace, from: u64, to: u64| {
+            (from..to)
+                .filter(|ms| {
+                    let now = Instant::from_nanos(ms * 1_000_000);
+                    (0..5).any(|_| pace.try_take(now, 1, &config).is_ok())
+                })
+                .count()
+        };
+        let mut pace = Pace::new();
+        let now = Instant::from_nanos(SECOND);
+        pace.slow_down(now, Instant::from_nanos(0));
+        pace.slow_down(now, Instant::from_nanos(0));
+        assert_eq!(pace.scale, FULL / 2);
+        assert!(count_in(&mut pace, 1_000, 1_100) < 60, "half of 1,000 a second, from an empty bucket");
+        let later = now + RECOVERY;
+        assert_eq!(pace.scale_at(later), FULL);
+        for i in 0..20 {
+            let now = later + Duration::from_millis(i);
+            pace.slow_down(now, now);
+        }
+        assert_eq!(pace.scale, SLOWEST);
+    }
+}
