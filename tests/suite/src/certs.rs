@@ -6,8 +6,7 @@
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -31,32 +30,20 @@ impl Certificates {
     pub fn generate() -> Self {
         let ca_key = KeyPair::generate().expect("a key pair");
         let mut ca = CertificateParams::default();
-        ca.distinguished_name
-            .push(DnType::CommonName, "kpl test authority");
+        ca.distinguished_name.push(DnType::CommonName, "kpl test authority");
         ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let ca_pem = ca
-            .self_signed(&ca_key)
-            .expect("a self-signed certificate")
-            .pem();
+        let ca_pem = ca.self_signed(&ca_key).expect("a self-signed certificate").pem();
 
         let leaf_key = KeyPair::generate().expect("a key pair");
         let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
         let mut leaf = CertificateParams::new(names).expect("names of hosts");
-        leaf.distinguished_name
-            .push(DnType::CommonName, "kpl test server");
+        leaf.distinguished_name.push(DnType::CommonName, "kpl test server");
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         leaf.use_authority_key_identifier_extension = true;
-        let leaf_pem = leaf
-            .signed_by(&leaf_key, &Issuer::new(ca, ca_key))
-            .expect("a signed certificate")
-            .pem();
+        let leaf_pem = leaf.signed_by(&leaf_key, &Issuer::new(ca, ca_key)).expect("a signed certificate").pem();
 
-        Self {
-            ca_pem,
-            leaf_pem,
-            key_pem: leaf_key.serialize_pem(),
-        }
+        Self { ca_pem, leaf_pem, key_pem: leaf_key.serialize_pem() }
     }
 
     /// The authority's certificate: what a client has to trust.

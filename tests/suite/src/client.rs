@@ -36,33 +36,17 @@ pub fn new(url: &str, ca_pem: Option<&str>) -> Client {
     if let Some(pem) = ca_pem {
         trusted.add_pem_certificate(pem);
     }
-    let tls = TlsContext::builder()
-        .with_trust_store(trusted)
-        .build()
-        .expect("a PEM certificate");
-    let http_client = Builder::new()
-        .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .tls_context(tls)
-        .build_https();
+    let tls = TlsContext::builder().with_trust_store(trusted).build().expect("a PEM certificate");
+    let http_client = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(tls).build_https();
     let config = Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(REGION))
-        .credentials_provider(Credentials::new(
-            "AKIDTEST",
-            "secret",
-            None,
-            None,
-            "kpl-suite",
-        ))
+        .credentials_provider(Credentials::new("AKIDTEST", "secret", None, None, "kpl-suite"))
         .endpoint_url(url)
         .http_client(http_client)
         .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
         .retry_config(RetryConfig::disabled())
-        .timeout_config(
-            TimeoutConfig::builder()
-                .operation_timeout(Duration::from_secs(30))
-                .build(),
-        )
+        .timeout_config(TimeoutConfig::builder().operation_timeout(Duration::from_secs(30)).build())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .build();
     Client::from_conf(config)

@@ -37,11 +37,7 @@ pub struct Options<'a> {
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self {
-            streams: &[],
-            transition: Duration::from_millis(50),
-            shards_max: 10_000,
-        }
+        Self { streams: &[], transition: Duration::from_millis(50), shards_max: 10_000 }
     }
 }
 
@@ -130,16 +126,8 @@ struct OwnedOptions {
 
 impl From<Options<'_>> for OwnedOptions {
     fn from(options: Options<'_>) -> Self {
-        let streams = options
-            .streams
-            .iter()
-            .map(|&(name, shards)| (name.to_owned(), shards))
-            .collect();
-        Self {
-            streams,
-            transition: options.transition,
-            shards_max: options.shards_max,
-        }
+        let streams = options.streams.iter().map(|&(name, shards)| (name.to_owned(), shards)).collect();
+        Self { streams, transition: options.transition, shards_max: options.shards_max }
     }
 }
 
@@ -155,19 +143,13 @@ impl OwnedOptions {
         let certificates = Certificates::generate();
         let process = Process::spawn(&script, &certificates, &self.environment());
         process.wait_until_ready(self.streams.iter().map(|(name, _)| name.as_str()));
-        Some(KinesisMock {
-            process,
-            certificates,
-        })
+        Some(KinesisMock { process, certificates })
     }
 
     fn environment(&self) -> Vec<(&'static str, String)> {
         let mut environment = vec![("SHARD_LIMIT", self.shards_max.to_string())];
         if !self.streams.is_empty() {
-            let streams = self
-                .streams
-                .iter()
-                .map(|(name, shards)| format!("{name}:{shards}"));
+            let streams = self.streams.iter().map(|(name, shards)| format!("{name}:{shards}"));
             environment.push(("INITIALIZE_STREAMS", streams.collect::<Vec<_>>().join(",")));
         }
         let transition = format!("{}ms", self.transition.as_millis());
@@ -188,14 +170,8 @@ impl OwnedOptions {
 /// Says that a test did not run; in CI, fails it.
 fn skip(reason: &str) {
     let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false");
-    assert!(
-        !in_ci,
-        "kinesis-mock cannot be had, and CI skips no test: {reason}"
-    );
+    assert!(!in_ci, "kinesis-mock cannot be had, and CI skips no test: {reason}");
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     // Past `eprintln`, whose lines the test harness hides unless the test fails.
-    let _ = writeln!(
-        std::io::stderr(),
-        "SKIPPED {test}: kinesis-mock cannot be had: {reason}"
-    );
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: kinesis-mock cannot be had: {reason}");
 }

@@ -30,9 +30,7 @@ pub(super) fn home() -> PathBuf {
     let exe = std::env::current_exe().expect("a test knows its own path");
     // A test's path is `<target>/<profile>/deps/<name>`, with a triple between when cross-compiled; cargo puts this
     // tag in `<target>`. Documentation tests run from elsewhere.
-    let target = exe
-        .ancestors()
-        .find(|folder| folder.join("CACHEDIR.TAG").exists());
+    let target = exe.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists());
     let target = target.map_or_else(|| std::env::temp_dir().join("kpl-suite"), Path::to_path_buf);
     target.join("kinesis-mock")
 }
@@ -40,10 +38,7 @@ pub(super) fn home() -> PathBuf {
 fn check(program: &str) -> Result<(), String> {
     match Command::new(program).arg("--version").output() {
         Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(format!(
-            "`{program} --version` failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        )),
+        Ok(output) => Err(format!("`{program} --version` failed: {}", String::from_utf8_lossy(&output.stderr))),
         Err(error) => Err(format!("`{program}` does not run: {error}")),
     }
 }
@@ -62,21 +57,12 @@ fn install(staging: &Path, package: &Path) -> Result<(), String> {
     fs::write(staging.join("package.json"), PACKAGE_JSON).expect("a file in our folder");
     fs::write(staging.join("package-lock.json"), PACKAGE_LOCK).expect("a file in our folder");
     let output = Command::new("npm")
-        .args([
-            "ci",
-            "--ignore-scripts",
-            "--no-audit",
-            "--no-fund",
-            "--no-update-notifier",
-        ])
+        .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"])
         .current_dir(staging)
         .output()
         .map_err(|error| format!("`npm` does not run: {error}"))?;
     if !output.status.success() {
-        return Err(format!(
-            "`npm ci` failed: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        ));
+        return Err(format!("`npm ci` failed: {}", String::from_utf8_lossy(&output.stderr).trim()));
     }
     fs::rename(staging, package).expect("a folder renamed beside itself");
     Ok(())

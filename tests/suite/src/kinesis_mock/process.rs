@@ -29,11 +29,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts kinesis-mock and waits for its ports.
-    pub(super) fn spawn(
-        script: &Path,
-        certificates: &Certificates,
-        environment: &[(&str, String)],
-    ) -> Self {
+    pub(super) fn spawn(script: &Path, certificates: &Certificates, environment: &[(&str, String)]) -> Self {
         let folder = new_folder();
         let certificate = folder.join("server.json");
         // The layout of the package's own server.json.
@@ -67,17 +63,9 @@ impl Process {
             .stderr(log)
             .spawn()
             .expect("node runs: it told its version");
-        let mut process = Self {
-            child: Mutex::new(child),
-            folder,
-            http_port: 0,
-            https_port: 0,
-        };
-        process.http_port =
-            process.wait_for("a port for HTTP", |process| process.port("listening http "));
-        process.https_port = process.wait_for("a port for HTTPS", |process| {
-            process.port("listening https ")
-        });
+        let mut process = Self { child: Mutex::new(child), folder, http_port: 0, https_port: 0 };
+        process.http_port = process.wait_for("a port for HTTP", |process| process.port("listening http "));
+        process.https_port = process.wait_for("a port for HTTPS", |process| process.port("listening https "));
         process
     }
 
@@ -93,9 +81,7 @@ impl Process {
     pub(super) fn wait_until_ready<'a>(&self, streams: impl Iterator<Item = &'a str>) {
         self.wait_for("good health", |process| process.is_healthy().then_some(()));
         for stream in streams {
-            self.wait_for(&format!("stream {stream}"), |process| {
-                process.is_active(stream).then_some(())
-            });
+            self.wait_for(&format!("stream {stream}"), |process| process.is_active(stream).then_some(()));
         }
     }
 
@@ -106,22 +92,11 @@ impl Process {
             if let Some(answer) = ask(self) {
                 return answer;
             }
-            let status = self
-                .child
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .try_wait();
+            let status = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
             if let Ok(Some(status)) = status {
-                panic!(
-                    "kinesis-mock ended ({status}) before it had {what}:\n{}",
-                    self.log()
-                );
+                panic!("kinesis-mock ended ({status}) before it had {what}:\n{}", self.log());
             }
-            assert!(
-                Instant::now() < give_up_at,
-                "kinesis-mock has no {what} in {READY_WITHIN:?}:\n{}",
-                self.log()
-            );
+            assert!(Instant::now() < give_up_at, "kinesis-mock has no {what} in {READY_WITHIN:?}:\n{}", self.log());
             std::thread::sleep(POLL_EVERY);
         }
     }
@@ -138,8 +113,7 @@ impl Process {
     }
 
     fn is_healthy(&self) -> bool {
-        self.ask("GET /healthcheck", "", "")
-            .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        self.ask("GET /healthcheck", "", "").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
     }
 
     fn is_active(&self, stream: &str) -> bool {
@@ -149,8 +123,7 @@ impl Process {
                        authorization: AWS4-HMAC-SHA256 Credential=test/20261101/us-east-1/kinesis/aws4_request, \
                        SignedHeaders=host, Signature=00\r\n";
         let body = serde_json::json!({ "StreamName": stream }).to_string();
-        self.ask("POST /", headers, &body)
-            .is_ok_and(|answer| answer.contains(r#""StreamStatus":"ACTIVE""#))
+        self.ask("POST /", headers, &body).is_ok_and(|answer| answer.contains(r#""StreamStatus":"ACTIVE""#))
     }
 
     /// One request over a connection of its own. The SDK could do it, but it would tie the harness to a runtime.
@@ -175,10 +148,7 @@ impl Drop for Process {
         let _ = child.kill();
         let _ = child.wait();
         if std::thread::panicking() {
-            eprintln!(
-                "kinesis-mock's log is {}",
-                self.folder.join("log").display()
-            );
+            eprintln!("kinesis-mock's log is {}", self.folder.join("log").display());
         } else {
             let _ = fs::remove_dir_all(&self.folder);
         }
@@ -188,11 +158,7 @@ impl Drop for Process {
 /// A folder that no other process and no other test has.
 fn new_folder() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let name = format!(
-        "run-{}-{}",
-        std::process::id(),
-        COUNT.fetch_add(1, Ordering::Relaxed)
-    );
+    let name = format!("run-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let folder = install::home().join(name);
     // A process of the same number may have failed here before.
     let _ = fs::remove_dir_all(&folder);
