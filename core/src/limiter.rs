@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::config::Config;
 use crate::deadline_queue::DeadlineQueue;
@@ -9,6 +10,10 @@ use crate::kinesis_record::KinesisRecord;
 use crate::time::Instant;
 use crate::token_bucket::Pace;
 use crate::wakes::Wakes;
+
+/// What waits for its shard is let go at multiples of this interval: late records of all shards share requests, instead
+/// of each one taking a request for itself the moment that it may go.
+const RELEASE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The pace of each shard of a stream, and what waits for it.
 #[derive(Debug)]
@@ -61,7 +66,7 @@ impl<T> Limiter<T> {
         let wake = loop {
             let Some(first) = shard.waiting.first() else { break Instant::NEVER };
             if let Err(ready) = shard.pace.try_take(now, first.size(), config) {
-                break ready.min(shard.waiting.next_expiry());
+                break ready.round_up(RELEASE_INTERVAL).min(shard.waiting.next_expiry());
             }
             passed(shard.waiting.pop().unwrap_or_else(|| unreachable!("the first record was just looked at")));
         };

@@ -211,6 +211,9 @@ impl<T> Producer<T> {
     /// When [`tick`](Self::tick) is to be called next; `None` if nothing is to come. After a tick it lies in the
     /// future.
     pub fn next_tick(&self) -> Option<Instant> {
+        if self.is_drained() {
+            return None;
+        }
         let close_at = self.close_at.filter(|_| !self.common.abandoned).unwrap_or(Instant::NEVER);
         Some(self.wakes.next().min(close_at)).filter(|at| *at != Instant::NEVER)
     }

@@ -39,6 +39,12 @@ impl Instant {
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+
+    /// The first multiple of `interval` since the origin that is not before `self`.
+    pub(crate) const fn round_up(self, interval: Duration) -> Self {
+        let interval = interval.as_nanos() as u64;
+        Self(self.0.div_ceil(interval).saturating_mul(interval))
+    }
 }
 
 impl Add<Duration> for Instant {

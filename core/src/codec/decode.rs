@@ -132,8 +132,8 @@ impl Message {
                     message.partition_keys.push(key.into());
                 }
                 2 => {
-                    let at = reader.at;
                     let key = reader.string(field)?;
+                    let at = reader.at - key.len();
                     let kind = || DecodeErrorKind::ExplicitHashKey { value: key.chars().take(50).collect() };
                     let key = parse_explicit_hash_key(key).ok_or_else(|| DecodeError { offset: at, kind: kind() })?;
                     message.explicit_hash_keys.push(key);

@@ -1,1 +1,183 @@
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
 
+use bytes::Bytes;
+use md5::{Digest, Md5};
+use proptest::prelude::*;
+use prost::Message;
+
+use super::*;
+
+fn record(partition_key: &str, explicit_hash_key: Option<u128>, data: &[u8]) -> AggregatedUserRecord {
+    AggregatedUserRecord { partition_key: partition_key.into(), explicit_hash_key, data: Bytes::copy_from_slice(data) }
+}
+
+/// What prost makes of the same records: the reference.
+fn encode_by_prost(records: &[AggregatedUserRecord]) -> Vec<u8> {
+    fn index(table: &mut Vec<String>, key: String) -> u64 {
+        let found = table.iter().position(|other| *other == key);
+        found.unwrap_or_else(|| {
+            table.push(key);
+            table.len() - 1
+        }) as u64
+    }
+    let mut message = proto::AggregatedRecord::default();
+    for record in records {
+        let record = proto::Record {
+            partition_key_index: index(&mut message.partition_key_table, record.partition_key.to_string()),
+            explicit_hash_key_index: record
+                .explicit_hash_key
+                .map(|key| index(&mut message.explicit_hash_key_table, key.to_string())),
+            data: record.data.clone(),
+            tags: vec![],
+        };
+        message.records.push(record);
+    }
+    frame(&message.encode_to_vec())
+}
+
+fn frame(message: &[u8]) -> Vec<u8> {
+    [&MAGIC[..], message, &Md5::digest(message)].concat()
+}
+
+fn records() -> impl Strategy<Value = Vec<AggregatedUserRecord>> {
+    let key = prop_oneof!["[ab]", "\\PC{1,40}", "k{120,140}"];
+    let explicit = prop_oneof![Just(None), (0..3_u128).prop_map(Some), any::<u128>().prop_map(Some)];
+    let data = prop_oneof![
+        20 => proptest::collection::vec(any::<u8>(), 0..8),
+        4 => proptest::collection::vec(any::<u8>(), 120..135),
+        1 => (any::<u8>(), 16_380..16_390_usize).prop_map(|(byte, len)| vec![byte; len]),
+    ];
+    let record = (key, explicit, data).prop_map(|(key, explicit, data)| record(&key, explicit, &data));
+    proptest::collection::vec(record, 0..20)
+}
+
+proptest! {
+    #[test]
+    fn encoding_is_that_of_prost(records in records()) {
+        prop_assert_eq!(encode(&records), encode_by_prost(&records));
+    }
+
+    #[test]
+    fn decoding_an_encoding_gives_the_records(records in records()) {
+        prop_assert_eq!(decode(encode(&records)), Ok(records));
+    }
+
+    #[test]
+    fn any_message_decodes_as_prost_decodes_it_or_not_at_all(
+        records in records(),
+        edits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        let mut message = encode(&records)[MAGIC.len()..].to_vec();
+        message.truncate(message.len() - DIGEST_SIZE);
+        for (position, byte) in edits {
+            if !message.is_empty() {
+                let position = position.index(message.len());
+                message[position] = byte;
+            }
+        }
+        let by_prost = proto::AggregatedRecord::decode(&message[..]);
+        if let Ok(decoded) = decode(frame(&message)) {
+            let by_prost = by_prost.expect("prost reads whatever we read");
+            prop_assert_eq!(decoded.len(), by_prost.records.len());
+            for (ours, theirs) in decoded.iter().zip(&by_prost.records) {
+                let key = &by_prost.partition_key_table[theirs.partition_key_index as usize];
+                prop_assert_eq!(&*ours.partition_key, key.as_str());
+                prop_assert_eq!(&ours.data, &theirs.data);
+            }
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_decode_panic(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = decode(tail.clone());
+        let _ = decode(frame(&tail));
+    }
+}
+
+#[test]
+fn the_vectors_of_aws_kinesis_agg_agree_both_ways() {
+    #[derive(serde::Deserialize)]
+    struct Vectors {
+        cases: Vec<Case>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Case {
+        records: Vec<CaseRecord>,
+        aggregate_hex: String,
+    }
+    #[derive(serde::Deserialize)]
+    struct CaseRecord {
+        partition_key: String,
+        explicit_hash_key: Option<String>,
+        data_hex: String,
+    }
+    fn unhex(hex: &str) -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+    }
+
+    let vectors: Vectors = serde_json::from_str(include_str!("../../tests/data/aws-kinesis-agg.json")).unwrap();
+    assert!(vectors.cases.len() >= 20);
+    for (n, case) in vectors.cases.iter().enumerate() {
+        let records: Vec<AggregatedUserRecord> = case
+            .records
+            .iter()
+            .map(|r| {
+                let explicit = r.explicit_hash_key.as_ref().map(|key| key.parse().unwrap());
+                record(&r.partition_key, explicit, &unhex(&r.data_hex))
+            })
+            .collect();
+        let aggregate = unhex(&case.aggregate_hex);
+        assert!(encode(&records) == aggregate, "case {n} encodes to other bytes");
+        assert!(decode(aggregate).as_ref() == Ok(&records), "case {n} decodes to other records");
+    }
+}
+
+#[test]
+fn data_and_keys_are_not_copied() {
+    let blob = Bytes::from(encode(&[record("k", None, &[7; 100]), record("k", None, b"x")]));
+    let decoded = decode(blob.clone()).unwrap();
+    assert!(blob.as_ptr_range().contains(&decoded[0].data.as_ptr()));
+    assert!(Arc::ptr_eq(&decoded[0].partition_key, &decoded[1].partition_key));
+}
+
+#[test]
+fn an_error_names_its_byte() {
+    let error = |blob: Vec<u8>| decode(blob).unwrap_err().to_string();
+    assert_eq!(error(b"plain".to_vec()), "at byte 0: the magic number F3 89 9A C2 of an aggregated record is missing");
+    assert_eq!(error(MAGIC.to_vec()), "at byte 4: the blob has 4 bytes, but an aggregated record has at least 20");
+    let mut broken = encode(&[record("k", None, b"data")]);
+    broken[5] ^= 1;
+    assert_eq!(error(broken), "at byte 17: the MD5 at the end is not that of the message before it");
+
+    // A table with one key, then a record that refers to another.
+    let message = [&[0x0A, 1, b'k'][..], &[0x1A, 4, 0x08, 3, 0x1A, 0]].concat();
+    assert_eq!(
+        error(frame(&message)),
+        "at byte 9: user record 0 has partition_key_index 3, but the table has 1 entries"
+    );
+    assert_eq!(error(frame(&[0x1A, 2, 0x08, 0])), "at byte 6: user record 0 has no data");
+    assert_eq!(error(frame(&[0x1A, 2, 0x1A, 0])), "at byte 6: user record 0 has no partition_key_index");
+    assert_eq!(error(frame(&[0x0A, 9, b'k'])), "at byte 5: the message ends within a field");
+    assert_eq!(error(frame(&[0x0A, 2, b'k', 0xFF])), "at byte 7: a key is not UTF-8");
+    assert_eq!(error(frame(&[0x08, 1])), "at byte 4: field 1 has wire type 0, which it cannot have");
+    assert_eq!(
+        error(frame(&[0x12, 2, b'-', b'1'])),
+        "at byte 6: the explicit hash key \"-1\" is not a decimal number below 2^128"
+    );
+}
+
+#[test]
+fn unknown_fields_are_passed_over() {
+    let message = [
+        &[0x20, 1][..],                                       // field 4, a varint
+        &[0x29, 0, 0, 0, 0, 0, 0, 0, 0],                      // field 5, eight bytes
+        &[0x35, 0, 0, 0, 0],                                  // field 6, four bytes
+        &[0x0A, 1, b'k'],                                     // the table
+        &[0x1A, 9, 0x08, 0, 0x1A, 1, b'd', 0x22, 2, 0x0A, 0], // a record with a tag
+    ]
+    .concat();
+    assert_eq!(decode(frame(&message)), Ok(vec![record("k", None, b"d")]));
+}

@@ -1,0 +1,263 @@
+//! Aggregating, pacing and collecting.
+
+use std::time::Duration;
+
+use kpl_core::codec::{decode, encode};
+use kpl_core::{Config, RecordReply, UserRecord};
+
+use crate::rig::*;
+
+#[test]
+fn a_record_reaches_the_network_within_the_buffering_time_of_its_put() {
+    let mut rig = Rig::with_shards(Config::builder(), 4);
+    rig.put(start_of(0, 4), "a");
+    rig.run_for(60 * MS);
+    rig.put(start_of(1, 4), "b");
+    rig.run_for(39 * MS);
+    assert!(rig.batches.is_empty());
+    rig.run_for(MS);
+    assert_eq!(rig.shape(), [[1]], "the second has 60 ms left: more than a quarter, so it waits for company");
+    rig.run_for(59 * MS);
+    assert_eq!(rig.batches.len(), 1);
+    rig.run_for(MS);
+    assert_eq!(rig.batches.len(), 2);
+}
+
+#[test]
+fn records_that_are_nearly_due_share_the_request_of_one_that_is() {
+    let mut rig = Rig::with_shards(Config::builder(), 100);
+    for shard in 0..100 {
+        rig.put(start_of(shard, 100), "a");
+        rig.run_for(MS / 5);
+    }
+    rig.run_for(100 * MS);
+    let records: usize = rig.shape().iter().map(Vec::len).sum();
+    assert_eq!((records, rig.batches.len()), (100, 1), "20 ms apart at most: one request");
+}
+
+#[test]
+fn an_aggregate_closes_by_size_and_what_is_sent_is_its_encoding() {
+    let mut rig = Rig::with_shards(Config::builder().aggregation_max_size(1_000), 1);
+    for key in 0..40_u128 {
+        rig.put(key, format!("{key:=^100}"));
+    }
+    rig.run_for(100 * MS);
+    let batch = rig.take_batch();
+    let mut key = 0;
+    for record in batch.records() {
+        let data = record.data();
+        assert!(data.len() <= 1_000, "{} bytes", data.len());
+        assert_eq!(record.size(), data.len() + 1, "the size counts data and key");
+        assert_eq!(record.partition_key(), "a");
+        assert_eq!(record.explicit_hash_key(), Some(key), "the first record's hash key");
+        let users = decode(data.clone()).unwrap();
+        assert_eq!(encode(&users), data);
+        for user in users {
+            assert_eq!((&*user.partition_key, user.explicit_hash_key), ("k", Some(key)));
+            assert_eq!(user.data, format!("{key:=^100}"));
+            key += 1;
+        }
+    }
+    assert_eq!(key, 40);
+    assert_eq!(batch.records().len(), 5, "8 records of 108 bytes, or so, fit");
+}
+
+#[test]
+fn an_aggregate_closes_by_count() {
+    let mut rig = Rig::with_shards(Config::builder().aggregation_max_count(3), 1);
+    for key in 0..7 {
+        rig.put(key, "a");
+    }
+    rig.run_for(100 * MS);
+    assert_eq!(rig.shape(), [[3, 3, 1]]);
+}
+
+#[test]
+fn a_record_too_large_for_company_goes_alone_and_leaves_the_aggregate_open() {
+    let mut rig = Rig::with_shards(Config::builder().collection_max_size_per_shard(10 << 20), 1);
+    rig.put(1, "a");
+    rig.put(2, vec![0; 60_000]);
+    rig.put(3, "b");
+    rig.run_for(100 * MS);
+    let mut shape = rig.shape().concat();
+    shape.sort_unstable();
+    assert_eq!(shape, [1, 2]);
+}
+
+#[test]
+fn one_user_record_goes_as_it_is() {
+    let mut rig = Rig::with_shards(Config::builder(), 1);
+    rig.put_record(UserRecord::new("s", "key", "data"));
+    rig.run_for(100 * MS);
+    let batch = rig.take_batch();
+    let record = &batch.records()[0];
+    assert_eq!((record.partition_key(), record.explicit_hash_key()), ("key", None));
+    assert_eq!(record.data(), "data");
+    rig.respond(batch, kpl_core::Reply::Records(vec![RecordReply::stored(shard_id(0), "1")]));
+}
+
+#[test]
+fn without_aggregation_every_record_goes_as_it_is_and_its_shard_is_paced() {
+    let mut rig = Rig::with_shards(Config::builder().aggregation_enabled(false), 2);
+    for _ in 0..1_500 {
+        rig.put(1, "a");
+    }
+    rig.put(u128::MAX, "b");
+    rig.run_for(100 * MS);
+    let sent: usize = rig.shape().concat().len();
+    assert!((1_000..=1_200).contains(&sent), "{sent}: a second's worth for one shard, and one for the other");
+    rig.answer_all_stored(&equal_shards(2));
+    let mut requests = 0;
+    for _ in 0..50 {
+        rig.run_for(10 * MS);
+        requests += rig.batches.len();
+        assert!(rig.shape().concat().len() <= 20, "a thousand a second");
+        rig.answer_all_stored(&equal_shards(2));
+    }
+    assert_eq!(rig.results.len(), 1_501);
+    assert!(requests <= 50, "{requests} requests: what is late goes in groups");
+}
+
+#[test]
+fn no_shard_is_sent_more_than_its_rate() {
+    let mut rig = Rig::with_shards(Config::builder(), 2);
+    for key in 0..400 {
+        rig.put(key, vec![0; 25_000]);
+    }
+    let mut sent = vec![];
+    for _ in 0..100 {
+        rig.run_for(100 * MS);
+        let bytes: usize = rig.batches.iter().flat_map(|batch| batch.records()).map(|record| record.size()).sum();
+        sent.push(bytes);
+        rig.answer_all_stored(&equal_shards(2));
+    }
+    for window in 0..90 {
+        let bytes: usize = sent[window..window + 10].iter().sum();
+        assert!(bytes <= 2 * (1 << 20) + 60_000, "{bytes} in the second from {window}00 ms on");
+    }
+    assert!(sent.iter().sum::<usize>() >= 400 * 25_000);
+    assert_eq!(rig.results.len(), 400);
+}
+
+#[test]
+fn a_backlogged_shard_fills_its_aggregates_instead_of_sending_crumbs() {
+    let config = Config::builder().rate_limit_records_per_shard(5).record_max_buffered_time(10 * MS);
+    let mut rig = Rig::with_shards(config, 1);
+    let mut kinesis_records = 0;
+    for n in 0..400 {
+        rig.put(n, "crumb");
+        rig.run_for(10 * MS);
+        kinesis_records += rig.shape().concat().len();
+        rig.answer_all_stored(&equal_shards(1));
+    }
+    rig.run_for(SEC);
+    kinesis_records += rig.shape().concat().len();
+    rig.answer_all_stored(&equal_shards(1));
+    assert_eq!(rig.results.len(), 400);
+    assert!(kinesis_records <= 32, "{kinesis_records} Kinesis records in five seconds, five of them a second");
+}
+
+#[test]
+fn a_record_larger_than_the_bucket_goes_and_the_average_holds() {
+    let mut rig = Rig::with_shards(
+        Config::builder().max_record_size(Some(10 << 20)).collection_max_size(10 << 20).record_ttl(Duration::MAX),
+        1,
+    );
+    for n in 0..3 {
+        rig.put(n, vec![0; 9 << 20]);
+    }
+    let mut at = vec![];
+    for second in 0..30 {
+        if !rig.batches.is_empty() {
+            at.push(second);
+            rig.answer_all_stored(&equal_shards(1));
+        }
+        rig.run_for(SEC);
+    }
+    assert_eq!(rig.results.len(), 3);
+    assert!(at[1] - at[0] >= 8 && at[2] - at[1] >= 8, "nine seconds' worth each: {at:?}");
+}
+
+#[test]
+fn a_request_keeps_all_its_limits() {
+    let config = Config::builder().aggregation_enabled(false).collection_max_size(1 << 20);
+    let mut rig = Rig::with_shards(config, 20);
+    for n in 0..2_000_usize {
+        rig.put(start_of(n % 20, 20), vec![0; 1 + (n * 37) % 5_000]);
+    }
+    rig.run_for(100 * MS);
+    assert!(rig.batches.len() > 2);
+    for batch in &rig.batches {
+        let size: usize = batch.records().iter().map(|record| record.size()).sum();
+        assert!(batch.records().len() <= 500 && size <= 1 << 20, "{} records, {size} bytes", batch.records().len());
+        let mut by_shard = std::collections::BTreeMap::new();
+        for record in batch.records() {
+            *by_shard.entry(record.explicit_hash_key()).or_insert(0) += record.size();
+        }
+        assert!(by_shard.values().all(|bytes| *bytes <= 256 << 10), "{by_shard:?}");
+    }
+    assert_eq!(rig.shape().concat().len(), 2_000);
+}
+
+#[test]
+fn a_full_shard_is_sent_without_waiting() {
+    let mut rig = Rig::with_shards(Config::builder(), 4);
+    for n in 0..7 {
+        rig.put(n, vec![0; 50_000]);
+    }
+    assert_eq!(rig.shape(), [[1; 5]], "256 KiB for one shard are a request's worth");
+    rig.put(100, "later");
+    assert_eq!(rig.batches.len(), 1);
+}
+
+#[test]
+fn no_more_requests_are_under_way_than_allowed_and_streams_take_turns() {
+    let config = Config::builder().max_in_flight_requests(2).aggregation_enabled(false).collection_max_count(1);
+    let mut rig =
+        Rig::new(config.record_distribution(kpl_core::RecordDistribution::Auto).max_record_size(Some(1 << 20)));
+    for n in 0..5 {
+        for stream in ["s", "t", "u"] {
+            rig.put_record(UserRecord::new(stream, "k", format!("{n}")));
+        }
+    }
+    rig.run_for(100 * MS);
+    let mut order = vec![];
+    while !rig.batches.is_empty() {
+        assert!(rig.batches.len() <= 2);
+        assert_eq!(rig.producer.requests_in_flight(), rig.batches.len());
+        order.push(rig.batches[0].stream().to_string());
+        rig.answer_records([RecordReply::stored(shard_id(0), "1")]);
+    }
+    assert_eq!(rig.results.len(), 15);
+    let mut tail: Vec<_> = order[order.len() - 9..].to_vec();
+    tail.sort_unstable();
+    assert_eq!(tail, ["s", "s", "s", "t", "t", "t", "u", "u", "u"], "no stream starves: {order:?}");
+}
+
+#[test]
+fn a_retry_goes_ahead_of_newer_records() {
+    let config = Config::builder().aggregation_enabled(false).rate_limit_records_per_shard(1);
+    let mut rig = Rig::with_shards(config, 1);
+    rig.run_for(SEC);
+    let first = rig.put(1, "first");
+    rig.run_for(100 * MS);
+    assert_eq!(rig.batches.len(), 1);
+    let newer: Vec<u64> = (0..3).map(|n| rig.put(n, "newer")).collect();
+    rig.answer_records([RecordReply::failed("InternalFailure", "why")]);
+    rig.run_for(SEC);
+    rig.answer_all_stored(&equal_shards(1));
+    assert!(rig.results.contains_key(&first), "half the buffering time is the earlier deadline");
+    assert!(!rig.results.contains_key(&newer[0]));
+}
+
+#[test]
+fn idle_shards_cost_nothing() {
+    let mut rig = Rig::with_shards(Config::builder(), 10_000);
+    assert_eq!(rig.until_tick(), None, "nothing outstanding: no tick at all");
+    let ticket = rig.put(1, "a");
+    assert_eq!(rig.until_tick(), Some(100 * MS));
+    rig.run_for(100 * MS);
+    rig.answer_all_stored(&equal_shards(10_000));
+    rig.receipt(ticket);
+    assert_eq!(rig.until_tick(), None);
+}

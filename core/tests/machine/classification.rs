@@ -1,0 +1,326 @@
+//! Every row of the classification table, through the whole machine.
+
+use crate::rig::*;
+use kpl_core::{Config, Delivery, Notice, RecordReply, Reply, RequestError, UserRecord};
+
+const THROTTLED: &str = "ProvisionedThroughputExceededException";
+
+fn failed(delivery: Delivery, code: &str) -> Reply {
+    Reply::Failed(RequestError::new(delivery, code, "why"))
+}
+
+/// A producer over two shards, with an aggregate of records under way that was predicted for shard 0.
+fn aggregate_under_way(keys: &[u128]) -> (Rig, Vec<u64>) {
+    let mut rig = Rig::with_shards(Config::builder(), 2);
+    let tickets = keys.iter().map(|key| rig.put(*key, "data")).collect();
+    rig.run_for(100 * MS);
+    assert_eq!(rig.shape(), [[keys.len()]]);
+    (rig, tickets)
+}
+
+#[test]
+fn success_on_the_predicted_shard_is_success_for_every_user_record() {
+    let (mut rig, tickets) = aggregate_under_way(&[1, 2, 3]);
+    rig.answer_records([RecordReply::stored(shard_id(0), "77")]);
+    for (position, ticket) in tickets.into_iter().enumerate() {
+        let receipt = rig.receipt(ticket);
+        assert_eq!((&*receipt.shard_id, &*receipt.sequence_number), (&*shard_id(0), "77"));
+        assert_eq!(receipt.sub_sequence_number, Some(position as u64));
+        assert_eq!(receipt.attempts.len(), 1);
+    }
+    assert!(rig.lists.is_empty(), "nothing to refresh");
+}
+
+#[test]
+fn success_without_a_prediction_is_success() {
+    let mut rig = Rig::new(Config::builder());
+    let ticket = rig.put(1, "data");
+    rig.run_for(100 * MS); // no map by the deadline: it goes singly
+    rig.answer_records([RecordReply::stored(shard_id(5), "1")]);
+    assert_eq!(rig.receipt(ticket).sub_sequence_number, None);
+}
+
+#[test]
+fn a_single_record_on_another_shard_is_success_and_refreshes_the_map() {
+    let (mut rig, tickets) = aggregate_under_way(&[1]);
+    rig.answer_records([RecordReply::stored(shard_id(9), "1")]);
+    assert_eq!(&*rig.receipt(tickets[0]).shard_id, shard_id(9));
+    assert_eq!(rig.lists.len(), 1);
+}
+
+#[test]
+fn an_aggregate_on_another_known_shard_is_accepted_by_range_and_the_rest_is_retried() {
+    let far = start_of(1, 2) - 1;
+    let (mut rig, tickets) = aggregate_under_way(&[1, far]);
+    // The map knows shard 1 (upper half); nothing of the aggregate lies there.
+    rig.answer_records([RecordReply::stored(shard_id(1), "1")]);
+    assert!(rig.results.is_empty(), "consumers of shard 1 drop both: neither success nor failure yet");
+    assert_eq!(rig.lists.len(), 1, "one refresh for the Kinesis record");
+    assert!(rig.notices.iter().any(|notice| matches!(notice, Notice::WrongShard { kinesis_records: 1, .. })));
+
+    rig.run_for(50 * MS);
+    assert_eq!(rig.shape(), [[2]], "retried within half the buffering time, together");
+    rig.answer_records([RecordReply::stored(shard_id(0), "2")]);
+    for ticket in tickets {
+        let receipt = rig.receipt(ticket);
+        let errors: Vec<_> =
+            receipt.attempts.iter().map(|attempt| attempt.error.as_ref().map(|error| &*error.code)).collect();
+        assert_eq!(errors, [Some("Wrong Shard"), None]);
+        assert!(!receipt.attempts.iter().any(|attempt| attempt.is_ambiguous()), "consumers drop it for certain");
+    }
+}
+
+#[test]
+fn an_aggregate_on_a_shard_of_unknown_range_is_held_until_the_map_tells() {
+    let half_of_shard_0 = start_of(1, 2) / 2;
+    let (mut rig, tickets) = aggregate_under_way(&[1, half_of_shard_0 + 1]);
+    rig.answer_records([RecordReply::stored(shard_id(2), "1")]);
+    rig.run_for(500 * MS);
+    assert!(rig.results.is_empty() && rig.batches.is_empty(), "never resend on ignorance");
+    assert_eq!(rig.lists.len(), 1);
+    assert!(rig.lists[0].include_closed, "the shard may be closed again by now");
+
+    let split = [
+        child(2, 0, 0, half_of_shard_0),
+        child(3, 0, half_of_shard_0 + 1, start_of(1, 2) - 1),
+        shard(1, start_of(1, 2), u128::MAX),
+    ];
+    rig.answer_inquiries(&split);
+    let receipt = rig.receipt(tickets[0]);
+    assert_eq!((&*receipt.shard_id, receipt.sub_sequence_number), (&*shard_id(2), Some(0)));
+    assert!(!rig.results.contains_key(&tickets[1]), "outside the child: retried");
+    rig.run_for(50 * MS);
+    rig.answer_all_stored(&split);
+    assert_eq!(&*rig.receipt(tickets[1]).shard_id, shard_id(3));
+}
+
+#[test]
+fn a_range_that_is_never_learned_ends_as_ambiguous_at_the_ttl() {
+    let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
+    rig.answer_records([RecordReply::stored(shard_id(2), "1")]);
+    for _ in 0..60 {
+        rig.answer_inquiries(&equal_shards(2)); // says nothing of shard 2
+        rig.run_for(SEC);
+    }
+    for ticket in tickets {
+        let failure = rig.failure(ticket);
+        assert_eq!(&*failure.error.code, "Expired");
+        assert!(failure.is_ambiguous());
+    }
+    assert!(rig.batches.is_empty());
+}
+
+#[test]
+fn a_throttled_record_fails_at_once_if_so_configured() {
+    let mut rig = Rig::with_shards(Config::builder().fail_if_throttled(true), 1);
+    let ticket = rig.put(1, "data");
+    rig.run_for(100 * MS);
+    rig.answer_records([RecordReply::failed(THROTTLED, "Rate exceeded")]);
+    let failure = rig.failure(ticket);
+    assert_eq!((&*failure.error.code, failure.attempts.len()), (THROTTLED, 1));
+    assert!(!failure.is_ambiguous());
+    assert_eq!(failure.record, UserRecord::new("s", "k", "data").explicit_hash_key("1"));
+}
+
+#[test]
+fn a_throttled_record_slows_its_shard_down_and_is_retried() {
+    for whole_request in [false, true] {
+        let mut rig = Rig::with_shards(Config::builder(), 2);
+        let ticket = rig.put(1, vec![0; 100_000]);
+        rig.run_for(100 * MS);
+        let error = RecordReply::failed(THROTTLED, "Rate exceeded");
+        let whole = failed(Delivery::Refused, THROTTLED);
+        rig.answer(if whole_request { whole } else { Reply::Records(vec![error]) });
+        rig.run_for(100 * MS);
+        assert!(rig.batches.is_empty(), "half the pace, from an empty bucket: 100 kB take 190 ms");
+        let other = rig.put(u128::MAX, "data");
+        rig.run_for(200 * MS);
+        assert_eq!(rig.shape().concat().len(), 2);
+        rig.answer_all_stored(&equal_shards(2));
+        assert_eq!(rig.receipt(ticket).attempts.len(), 2);
+        assert_eq!(rig.receipt(other).attempts.len(), 1, "the other shard keeps its pace");
+        assert!(rig.notices.iter().any(|notice| matches!(notice, Notice::Throttled { kinesis_records: 1, .. })));
+    }
+}
+
+#[test]
+fn endless_throttling_is_no_busy_loop() {
+    let mut rig = Rig::with_shards(Config::builder(), 1);
+    let ticket = rig.put(1, "data");
+    let mut requests = 0;
+    for _ in 0..4_000 {
+        rig.run_for(10 * MS);
+        while !rig.batches.is_empty() {
+            requests += 1;
+            rig.answer_records([RecordReply::failed(THROTTLED, "Rate exceeded")]);
+        }
+    }
+    assert_eq!(&*rig.failure(ticket).error.code, "Expired");
+    assert!((10..=600).contains(&requests), "{requests} requests in 30 s");
+}
+
+#[test]
+fn internal_failure_and_anything_unknown_is_retried_with_growing_backoff() {
+    for code in ["InternalFailure", "NeverHeardOf"] {
+        let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
+        let mut pauses = vec![];
+        for _ in 0..8 {
+            rig.answer_records([RecordReply::failed(code, "why")]);
+            let since = rig.now;
+            while rig.batches.is_empty() {
+                rig.run_for(MS);
+            }
+            pauses.push(rig.now.saturating_since(since));
+        }
+        // 50 ms of buffering, then full jitter up to 50, 100, 200, … ms.
+        for (n, pause) in pauses.iter().enumerate() {
+            assert!(*pause <= 51 * MS + (50 * MS * (1 << n)).min(5 * SEC), "{pauses:?}");
+        }
+        assert!(pauses.iter().max().unwrap() > &(300 * MS), "{pauses:?}");
+        rig.answer_records([RecordReply::stored(shard_id(0), "1")]);
+        assert_eq!(rig.receipt(tickets[1]).attempts.len(), 9);
+    }
+}
+
+#[test]
+fn fewer_or_more_results_than_records_fail_all() {
+    for results in [0, 2] {
+        let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
+        rig.answer_records(vec![RecordReply::stored(shard_id(0), "1"); results]);
+        for ticket in tickets {
+            let failure = rig.failure(ticket);
+            assert_eq!(&*failure.error.code, "Record Count Mismatch");
+            assert!(failure.is_ambiguous());
+            assert_eq!(failure.attempts.len(), 1);
+        }
+    }
+}
+
+#[test]
+fn without_an_answer_the_attempt_is_ambiguous_and_the_record_is_retried() {
+    let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
+    rig.answer(failed(Delivery::Unanswered, "TimeoutError"));
+    rig.run_for(100 * MS + MS);
+    rig.answer_records([RecordReply::stored(shard_id(0), "1")]);
+    let ambiguous: Vec<_> = rig.receipt(tickets[0]).attempts.iter().map(|attempt| attempt.is_ambiguous()).collect();
+    assert_eq!(ambiguous, [true, false]);
+}
+
+#[test]
+fn when_nothing_was_sent_the_attempt_is_not_ambiguous() {
+    let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
+    for _ in 0..200 {
+        rig.run_for(SEC);
+        while !rig.batches.is_empty() {
+            rig.answer(failed(Delivery::NotSent, "ConnectError"));
+        }
+    }
+    let failure = rig.failure(tickets[0]);
+    assert_eq!(&*failure.error.code, "Expired");
+    assert!(failure.error.message.contains("ConnectError: why"), "{}", failure.error);
+    assert!(failure.attempts.len() > 3 && !failure.is_ambiguous());
+}
+
+#[test]
+fn expired_credentials_are_retried() {
+    let (mut rig, tickets) = aggregate_under_way(&[1]);
+    rig.answer(failed(Delivery::Refused, "ExpiredTokenException"));
+    rig.run_for(200 * MS);
+    rig.answer_records([RecordReply::stored(shard_id(0), "1")]);
+    assert_eq!(rig.receipt(tickets[0]).attempts.len(), 2);
+}
+
+#[test]
+fn what_waiting_cannot_mend_fails_at_once() {
+    for code in
+        ["AccessDeniedException", "ResourceNotFoundException", "KMSDisabledException", "UnknownOperationException"]
+    {
+        let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
+        rig.answer(failed(Delivery::Refused, code));
+        for ticket in tickets {
+            let failure = rig.failure(ticket);
+            assert_eq!((&*failure.error.code, failure.attempts.len()), (code, 1));
+            assert!(!failure.is_ambiguous());
+        }
+    }
+}
+
+#[test]
+fn a_poisoned_request_is_divided_until_the_offender_stands_alone() {
+    for code in ["InvalidArgumentException", "ValidationException", "SerializationException"] {
+        let mut rig = Rig::with_shards(Config::builder().aggregation_enabled(false), 1);
+        let tickets: Vec<u64> = (0..50).map(|key| rig.put(key, if key == 31 { "poison" } else { "good" })).collect();
+        rig.run_for(100 * MS);
+        assert_eq!(rig.shape(), [vec![1; 50]]);
+        let mut requests = 0;
+        while !rig.batches.is_empty() {
+            requests += 1;
+            let batch = &rig.batches[0];
+            if batch.records().iter().any(|record| record.data() == "poison") {
+                rig.answer(failed(Delivery::Refused, code));
+            } else {
+                let batch = rig.take_batch();
+                let replies = batch.records().iter().map(|_| RecordReply::stored(shard_id(0), "1")).collect();
+                rig.respond(batch, Reply::Records(replies));
+            }
+        }
+        for (key, ticket) in tickets.into_iter().enumerate() {
+            if key == 31 {
+                assert_eq!(&*rig.failure(ticket).error.code, code);
+            } else {
+                assert_eq!(&*rig.receipt(ticket).shard_id, shard_id(0));
+            }
+        }
+        assert!(requests <= 14, "{requests} requests: two for each halving, at most, and the first");
+    }
+}
+
+#[test]
+fn a_poisoned_aggregate_is_divided_too() {
+    let mut rig = Rig::with_shards(Config::builder(), 1);
+    let tickets: Vec<u64> = (0..20).map(|key| rig.put(key, if key == 7 { "poison" } else { "good" })).collect();
+    rig.run_for(100 * MS);
+    assert_eq!(rig.shape(), [[20]]);
+    while !rig.batches.is_empty() {
+        let poisoned = rig.batches[0].records()[0].data().windows(6).any(|window| window == b"poison");
+        // Per record, as kinesis-mock says it; the service refuses the request.
+        rig.answer_records([if poisoned {
+            RecordReply::failed("InvalidArgumentException", "why")
+        } else {
+            RecordReply::stored(shard_id(0), "1")
+        }]);
+    }
+    let failed: Vec<_> = tickets.iter().filter(|ticket| rig.results[ticket].is_err()).collect();
+    assert_eq!(failed, [&tickets[7]]);
+}
+
+#[test]
+fn one_refused_record_fails() {
+    let (mut rig, tickets) = aggregate_under_way(&[1]);
+    rig.answer(failed(Delivery::Refused, "ValidationException"));
+    assert_eq!(&*rig.failure(tickets[0]).error.code, "ValidationException");
+}
+
+#[test]
+fn no_reply_makes_the_machine_panic() {
+    let odd = [
+        RecordReply::default(),
+        RecordReply::stored("", "1"),
+        RecordReply::stored("no shard at all \u{0}", "not a number"),
+        RecordReply::stored("shardId-99999999999999999999999999999", "1"),
+        RecordReply { error_code: Some("X".into()), ..RecordReply::stored(shard_id(1), "1") },
+        RecordReply::failed("", ""),
+    ];
+    for reply in odd {
+        let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
+        rig.answer_records([reply]);
+        for _ in 0..100 {
+            rig.run_for(SEC);
+            rig.answer_inquiries(&equal_shards(2));
+            rig.answer_all_stored(&equal_shards(2));
+        }
+        for ticket in tickets {
+            assert!(rig.results.contains_key(&ticket));
+        }
+    }
+}

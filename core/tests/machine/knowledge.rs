@@ -1,0 +1,275 @@
+//! What a stream is known to be: its shards, its record limit, its distribution.
+
+use kpl_core::{
+    Config, Delivery, InvalidRecord, ListedShard, Notice, Producer, PutError, RecordDistribution, RecordReply,
+    RequestError, ShardPage, StreamSummary, UserRecord,
+};
+
+use crate::rig::*;
+
+fn error(code: &str) -> RequestError {
+    RequestError::new(Delivery::Refused, code, "why")
+}
+
+#[test]
+fn the_first_records_wait_for_the_map_and_are_aggregated() {
+    let mut rig = Rig::new(Config::builder());
+    for key in 0..10 {
+        rig.put(key, "a");
+    }
+    assert_eq!((rig.lists.len(), rig.describes.len()), (1, 1), "one question of each kind");
+    rig.run_for(50 * MS);
+    rig.answer_inquiries(&equal_shards(2));
+    rig.run_for(50 * MS);
+    assert_eq!(rig.shape(), [[10]]);
+}
+
+#[test]
+fn without_a_map_records_go_singly_when_they_are_due_and_not_later() {
+    let mut rig = Rig::new(Config::builder());
+    rig.put(1, "a");
+    rig.put(2, "b");
+    rig.run_for(99 * MS);
+    assert!(rig.batches.is_empty());
+    rig.run_for(MS);
+    assert_eq!(rig.shape(), [[1, 1]]);
+}
+
+#[test]
+fn without_the_permissions_the_defaults_must_do() {
+    let mut rig = Rig::new(Config::builder());
+    rig.put(1, "a");
+    let (lists, describes) = (rig.lists.remove(0), rig.describes.remove(0));
+    rig.producer.respond_shards(rig.now, &lists, Err(error("AccessDeniedException")));
+    rig.producer.respond_stream(rig.now, &describes, Err(error("AccessDeniedException")));
+    rig.run_for(100 * MS);
+    assert_eq!(rig.shape(), [[1]]);
+    rig.run_for(300 * SEC);
+    assert!(rig.describes.is_empty(), "a permission that is missing is not asked for again");
+    assert!(rig.lists.len() == 1, "one question under way at a time");
+}
+
+#[test]
+fn a_list_comes_in_pages_and_the_token_continues_it() {
+    let mut rig = Rig::new(Config::builder());
+    rig.put(u128::MAX, "a");
+    rig.put(u128::MAX - 1, "b");
+    let shards = equal_shards(5);
+    let describe = rig.describes.remove(0);
+    rig.producer.respond_stream(rig.now, &describe, Ok(StreamSummary::default()));
+    for (n, part) in shards.chunks(2).enumerate() {
+        let request = rig.lists.remove(0);
+        assert_eq!(request.next_token.as_deref(), (n > 0).then(|| format!("page {n}")).as_deref());
+        let next_token = (n < 2).then(|| format!("page {}", n + 1));
+        rig.producer.respond_shards(rig.now, &request, Ok(ShardPage { shards: part.to_vec(), next_token }));
+        rig.drain();
+    }
+    rig.run_for(100 * MS);
+    assert_eq!(rig.shape(), [[2]], "the last shard, from the last page, is known");
+}
+
+#[test]
+fn a_list_that_breaks_off_is_asked_for_anew() {
+    let mut rig = Rig::new(Config::builder());
+    rig.put(1, "a");
+    let request = rig.lists.remove(0);
+    let page = ShardPage { shards: equal_shards(2), next_token: Some("t".into()) };
+    rig.producer.respond_shards(rig.now, &request, Ok(page));
+    rig.drain();
+    let request = rig.lists.remove(0);
+    rig.producer.respond_shards(rig.now, &request, Err(error("ExpiredNextTokenException")));
+    rig.run_for(2 * SEC);
+    assert_eq!(rig.lists.len(), 1);
+    assert_eq!(rig.lists[0].next_token, None);
+    let failed = |notice: &Notice| matches!(notice, Notice::InquiryFailed { operation: "ListShards", .. });
+    assert!(rig.notices.iter().any(failed));
+}
+
+#[test]
+fn a_list_without_end_ends() {
+    let mut rig = Rig::new(Config::builder());
+    rig.put(1, "a");
+    for _ in 0..2_000 {
+        let Some(request) = rig.lists.pop() else { break };
+        let page = ShardPage { shards: vec![], next_token: Some("more".into()) };
+        rig.producer.respond_shards(rig.now, &request, Ok(page));
+        rig.drain();
+    }
+    assert!(rig.lists.is_empty());
+}
+
+#[test]
+fn a_list_with_holes_is_used_and_asked_for_again() {
+    let mut rig = Rig::new(Config::builder());
+    let (known, unknown) = (rig.put(u128::MAX, "a"), rig.put(1, "b"));
+    rig.answer_inquiries(&equal_shards(2)[1..]);
+    rig.run_for(100 * MS);
+    assert_eq!(rig.shape(), [[1, 1]]);
+    rig.answer_all_stored(&equal_shards(2));
+    rig.receipt(known);
+    rig.receipt(unknown);
+    rig.run_for(2 * SEC);
+    assert_eq!(rig.lists.len(), 1, "asked again");
+}
+
+#[test]
+fn records_that_wait_for_a_closed_shard_move_to_its_children() {
+    let config = Config::builder().rate_limit_records_per_shard(1).aggregation_max_count(2);
+    let mut rig = Rig::with_shards(config, 1);
+    rig.run_for(SEC);
+    let half = u128::MAX / 2;
+    let tickets: Vec<u64> = (0..9_u128).map(|n| rig.put(if n % 2 == 0 { n } else { u128::MAX - n }, "a")).collect();
+    rig.run_for(100 * MS);
+    assert_eq!(rig.shape(), [[2]], "one goes, three and a half wait");
+    let split = [child(1, 0, 0, half), child(2, 0, half + 1, u128::MAX)];
+    rig.answer_records([RecordReply::stored(shard_id(2), "1")]); // tells of the split
+    rig.answer_inquiries(&split);
+    let moved = |notice: &Notice| matches!(notice, Notice::ShardMapRefreshed { open: 2, closed: 1, moved: 7, .. });
+    assert!(rig.notices.iter().any(moved), "{:?}", rig.notices);
+    for _ in 0..20 {
+        rig.run_for(SEC);
+        for batch in &rig.batches {
+            for record in batch.records() {
+                let users = kpl_core::codec::decode(record.data()).unwrap_or_default();
+                let halves: Vec<bool> = users.iter().map(|u| u.explicit_hash_key.unwrap() <= half).collect();
+                assert!(halves.windows(2).all(|pair| pair[0] == pair[1]), "one shard an aggregate: {users:?}");
+            }
+        }
+        rig.answer_all_stored(&split);
+    }
+    for ticket in tickets {
+        rig.receipt(ticket);
+    }
+    assert_eq!(rig.producer.outstanding_records(), 0);
+}
+
+#[test]
+fn a_burst_of_wrong_shards_asks_for_the_shards_once_and_for_the_description_once() {
+    let mut rig = Rig::with_shards(Config::builder(), 50);
+    rig.run_for(5 * SEC);
+    for n in 0..50 {
+        rig.put(start_of(n, 50), "a");
+    }
+    rig.run_for(100 * MS);
+    let replies: Vec<_> = (0..50).map(|n| RecordReply::stored(shard_id((n + 1) % 50), "1")).collect();
+    rig.answer_records(replies);
+    assert_eq!((rig.lists.len(), rig.describes.len()), (1, 1));
+    rig.run_for(10 * SEC);
+    assert_eq!((rig.lists.len(), rig.describes.len()), (1, 1));
+}
+
+#[test]
+fn the_streams_record_limit_is_learned_and_kept() {
+    let mut rig = Rig::new(Config::builder());
+    let early = rig.put(1, vec![0; 3 << 20]);
+    let describe = rig.describes.remove(0);
+    let summary = StreamSummary { max_record_size: Some(2 << 20), auto_distribution: false };
+    rig.producer.respond_stream(rig.now, &describe, Ok(summary));
+    rig.answer_inquiries(&equal_shards(1));
+    let failure = rig.failure(early);
+    assert_eq!(&*failure.error.code, "Record Too Large");
+    assert!(failure.error.message.contains("3145729 bytes, but the stream's limit is 2097152"), "{}", failure.error);
+    assert!(failure.attempts.is_empty() && failure.record.data.len() == 3 << 20);
+
+    let record = UserRecord::new("s", "k", vec![0; 2 << 20]);
+    let error = rig.producer.put(rig.now, record.clone().prepare().unwrap(), 99).unwrap_err();
+    let PutError::Invalid { reason, record: back, ticket: 99 } = error else { panic!("{error:?}") };
+    assert_eq!(reason, InvalidRecord::TooLarge { size: (2 << 20) + 1, limit: 2 << 20 });
+    assert_eq!(UserRecord::from(back), record);
+    rig.put(1, vec![0; (2 << 20) - 1]);
+}
+
+#[test]
+fn on_a_stream_that_ignores_keys_nothing_is_aggregated_or_retried_for_its_shard() {
+    for told in [RecordDistribution::Auto, RecordDistribution::Detect] {
+        let mut rig = Rig::new(Config::builder().record_distribution(told));
+        let tickets: Vec<u64> = (0..10).map(|key| rig.put(key, "a")).collect();
+        for request in std::mem::take(&mut rig.describes) {
+            let summary =
+                StreamSummary { max_record_size: None, auto_distribution: told == RecordDistribution::Detect };
+            rig.producer.respond_stream(rig.now, &request, Ok(summary));
+        }
+        assert_eq!(rig.lists.len(), usize::from(told == RecordDistribution::Detect));
+        rig.answer_inquiries(&equal_shards(2));
+        rig.run_for(100 * MS);
+        assert_eq!(rig.shape(), [[1; 10]]);
+        rig.answer_records((0..10).map(|n| RecordReply::stored(shard_id(n % 2), "1")));
+        for ticket in tickets {
+            rig.receipt(ticket);
+        }
+        assert!(rig.lists.is_empty(), "landing anywhere is no news");
+    }
+}
+
+#[test]
+fn a_stream_switched_to_auto_is_noticed_and_loses_nothing() {
+    let mut rig = Rig::with_shards(Config::builder(), 20);
+    rig.run_for(5 * SEC);
+    let mut tickets: Vec<u64> = (0..40).map(|n| rig.put(start_of(n % 20, 20) + n as u128, "a")).collect();
+    rig.run_for(100 * MS);
+    // Aggregates of two, each on the next shard: consumers drop all of it.
+    let sent = rig.batches[0].records().len();
+    rig.answer_records((0..sent).map(|n| RecordReply::stored(shard_id((n + 1) % 20), "1")));
+    assert!(rig.results.is_empty());
+    let request = rig.describes.remove(0);
+    let summary = StreamSummary { max_record_size: None, auto_distribution: true };
+    rig.producer.respond_stream(rig.now, &request, Ok(summary));
+    tickets.push(rig.put(1, "b"));
+    rig.run_for(50 * MS);
+    rig.run_for(100 * MS);
+    while !rig.batches.is_empty() {
+        let batch = rig.take_batch();
+        let replies = batch.records().iter().map(|_| RecordReply::stored(shard_id(7), "1")).collect();
+        // What was routed before the description came may still be aggregated, and is decided by its range.
+        rig.respond(batch, kpl_core::Reply::Records(replies));
+        rig.run_for(100 * MS);
+    }
+    for ticket in tickets {
+        rig.receipt(ticket);
+    }
+}
+
+#[test]
+fn a_stream_that_is_deleted_is_forgotten() {
+    let mut rig = Rig::with_shards(Config::builder(), 2);
+    rig.run_for(5 * SEC);
+    let ticket = rig.put(1, "a");
+    rig.run_for(100 * MS);
+    rig.answer(kpl_core::Reply::Failed(error("ResourceNotFoundException")));
+    assert_eq!(&*rig.failure(ticket).error.code, "ResourceNotFoundException");
+    assert_eq!((rig.lists.len(), rig.describes.len()), (1, 1), "made anew, it may have other shards");
+    // Same shard ids, other ranges.
+    let remade = vec![shard(0, 0, 9), shard(1, 10, u128::MAX)];
+    rig.answer_inquiries(&remade);
+    let tickets = [rig.put(10, "a"), rig.put(u128::MAX, "b")];
+    rig.run_for(100 * MS);
+    assert_eq!(rig.shape(), [[2]]);
+    rig.answer_all_stored(&remade);
+    assert_eq!(&*rig.receipt(tickets[0]).shard_id, shard_id(1));
+}
+
+#[test]
+fn a_thousand_streams_are_described_at_an_easy_pace() {
+    let mut rig = Rig::new(Config::builder());
+    for n in 0..1_000 {
+        rig.put_record(UserRecord::new(format!("stream-{n}"), "k", "a"));
+    }
+    assert_eq!(rig.describes.len(), 1);
+    rig.run_for(10 * SEC);
+    assert!((90..=110).contains(&rig.describes.len()), "{}", rig.describes.len());
+}
+
+#[test]
+fn answers_that_nobody_asked_for_are_ignored() {
+    let mut rig = Rig::with_shards(Config::builder(), 2);
+    let mut stranger = Producer::<u64>::new(Config::default(), rig.now);
+    stranger.put(rig.now, UserRecord::new("s", "k", "").prepare().unwrap(), 0).unwrap();
+    let Some(kpl_core::Action::ListShards(request)) = stranger.poll_action() else { panic!("no list") };
+    let lie: Vec<ListedShard> = vec![shard(7, 0, u128::MAX)];
+    rig.producer.respond_shards(rig.now, &request, Ok(ShardPage { shards: lie, next_token: None }));
+    let ticket = rig.put(1, "a");
+    rig.run_for(100 * MS);
+    rig.answer_all_stored(&equal_shards(2));
+    assert_eq!(&*rig.receipt(ticket).shard_id, shard_id(0));
+    assert!(rig.lists.is_empty(), "the prediction was right");
+}

@@ -1,0 +1,218 @@
+//! Backpressure, time-to-live, flush and close.
+
+use std::time::Duration;
+
+use kpl_core::{Config, Delivery, Instant, PutError, Reply, RequestError, UserRecord};
+
+use crate::rig::*;
+
+fn unanswered() -> Reply {
+    Reply::Failed(RequestError::new(Delivery::Unanswered, "TimeoutError", "no reply"))
+}
+
+#[test]
+fn the_producer_is_full_by_count_and_gives_the_record_back() {
+    let mut rig = Rig::with_shards(Config::builder().max_outstanding_records(3), 1);
+    (0..3).for_each(|key| {
+        rig.put(key, "a");
+    });
+    let record = UserRecord::new("s", "k", "b");
+    let error = rig.producer.put(rig.now, record.clone().prepare().unwrap(), 99).unwrap_err();
+    assert_eq!(error.to_string(), "the producer is full: 3 records and 6 bytes are outstanding");
+    let PutError::Full { record: back, ticket: 99, .. } = error else { panic!("{error:?}") };
+    assert_eq!(UserRecord::from(back.clone()), record);
+    rig.run_for(100 * MS);
+    rig.answer_all_stored(&equal_shards(1));
+    rig.producer.put(rig.now, back, 99).unwrap();
+}
+
+#[test]
+fn the_producer_is_full_by_bytes_but_one_record_always_fits() {
+    let mut rig = Rig::with_shards(Config::builder().max_outstanding_bytes(10_000), 1);
+    rig.put(1, vec![0; 9_000]);
+    assert_eq!(rig.producer.outstanding_bytes(), 9_001);
+    let more = UserRecord::new("s", "k", vec![0; 1_000]).prepare().unwrap();
+    assert!(matches!(rig.producer.put(rig.now, more, 9), Err(PutError::Full { .. })));
+    rig.run_for(100 * MS);
+    rig.answer_all_stored(&equal_shards(1));
+    rig.put(1, vec![0; 50_000]);
+    assert_eq!(rig.producer.outstanding_records(), 1);
+}
+
+#[test]
+fn a_record_that_cannot_be_sent_expires_at_its_ttl_and_neither_sooner_nor_later() {
+    let config = Config::builder().rate_limit_records_per_shard(1).record_ttl(2 * SEC).aggregation_enabled(false);
+    let mut rig = Rig::with_shards(config, 1);
+    rig.run_for(SEC);
+    let tickets: Vec<u64> = (0..10).map(|key| rig.put(key, "a")).collect();
+    rig.run_for(2 * SEC - MS);
+    assert!(rig.results.is_empty());
+    rig.run_for(MS);
+    assert!(tickets.iter().any(|ticket| rig.results.contains_key(ticket)), "whatever waits for the pace");
+    rig.answer_all_stored(&equal_shards(1));
+    let (stored, expired): (Vec<u64>, Vec<u64>) = tickets.iter().partition(|ticket| rig.results[ticket].is_ok());
+    assert!((2..=3).contains(&stored.len()), "a record a second, and one at once: {stored:?}");
+    for ticket in expired {
+        let failure = rig.failure(ticket);
+        assert_eq!(&*failure.error.code, "Expired");
+        assert_eq!(&*failure.error.message, "not sent within record_ttl (2s)");
+        assert!(failure.attempts.is_empty());
+    }
+}
+
+#[test]
+fn a_record_under_way_does_not_expire_before_its_reply() {
+    let mut rig = Rig::with_shards(Config::builder().record_ttl(SEC), 1);
+    let ticket = rig.put(1, "a");
+    rig.run_for(5 * SEC);
+    assert!(rig.results.is_empty());
+    rig.answer_all_stored(&equal_shards(1));
+    rig.receipt(ticket);
+    let ticket = rig.put(1, "a");
+    rig.run_for(5 * SEC);
+    rig.answer(unanswered());
+    assert_eq!(&*rig.failure(ticket).error.code, "Expired");
+    assert!(rig.failure(ticket).is_ambiguous());
+}
+
+#[test]
+fn an_endless_ttl_never_expires() {
+    let mut rig = Rig::with_shards(Config::builder().record_ttl(Duration::MAX), 1);
+    let ticket = rig.put(1, "a");
+    for _ in 0..1_000 {
+        rig.run_for(60 * SEC);
+        assert!(!rig.batches.is_empty(), "it goes on trying");
+        rig.answer(unanswered());
+    }
+    assert!(rig.results.is_empty());
+    rig.run_for(60 * SEC);
+    rig.answer_all_stored(&equal_shards(1));
+    assert_eq!(rig.receipt(ticket).attempts.len(), 1_001);
+}
+
+#[test]
+fn only_the_expired_records_of_an_aggregate_fail() {
+    let mut rig = Rig::with_shards(Config::builder().record_ttl(SEC).record_max_buffered_time(900 * MS), 1);
+    let old = rig.put(1, "old");
+    rig.run_for(850 * MS);
+    let young = rig.put(2, "young");
+    rig.run_for(60 * MS);
+    assert_eq!(rig.shape(), [[2]]);
+    rig.run_for(95 * MS);
+    rig.answer(unanswered());
+    assert_eq!(&*rig.failure(old).error.code, "Expired");
+    rig.run_for(SEC / 2);
+    assert_eq!(rig.shape(), [[1]]);
+    rig.answer_all_stored(&equal_shards(1));
+    rig.receipt(young);
+}
+
+#[test]
+fn a_flush_sends_at_once_and_waits_only_for_what_came_before() {
+    let mut rig = Rig::with_shards(Config::builder(), 2);
+    rig.put(1, "a");
+    rig.put(u128::MAX, "b");
+    let flush = rig.producer.flush(rig.now);
+    rig.drain();
+    assert_eq!(rig.shape(), [[1, 1]], "at once, in one request");
+    let after = rig.put(1, "c");
+    rig.answer_all_stored(&equal_shards(2));
+    assert_eq!(rig.flushed, [flush]);
+    assert!(!rig.results.contains_key(&after));
+    let nothing = rig.producer.flush(rig.now);
+    rig.drain();
+    assert_eq!(rig.flushed, [flush]);
+    rig.answer_all_stored(&equal_shards(2));
+    assert_eq!(rig.flushed, [flush, nothing]);
+}
+
+#[test]
+fn a_flushed_record_that_is_retried_does_not_wait_again() {
+    let mut rig = Rig::with_shards(Config::builder().record_max_buffered_time(10 * SEC), 2);
+    rig.put(1, "a");
+    let flush = rig.producer.flush(rig.now);
+    rig.drain();
+    rig.answer(unanswered());
+    rig.run_for(50 * MS);
+    assert_eq!(rig.shape(), [[1]], "after the backoff, at once");
+    rig.answer_all_stored(&equal_shards(2));
+    assert_eq!(rig.flushed, [flush]);
+}
+
+#[test]
+fn a_flush_before_the_map_is_there_waits_for_it() {
+    let mut rig = Rig::new(Config::builder());
+    (0..10).for_each(|key| {
+        rig.put(key, "a");
+    });
+    rig.producer.flush(rig.now);
+    rig.drain();
+    assert!(rig.batches.is_empty(), "ten records sent singly would cost more than a few milliseconds");
+    rig.run_for(20 * MS);
+    rig.answer_inquiries(&equal_shards(1));
+    assert_eq!(rig.shape(), [[10]], "and then at once");
+}
+
+#[test]
+fn close_drains_without_waiting_for_company() {
+    let mut rig = Rig::with_shards(Config::builder(), 2);
+    let ticket = rig.put(1, "a");
+    rig.producer.close(rig.now, Instant::NEVER);
+    rig.drain();
+    assert_eq!(rig.shape(), [[1]]);
+    let record = UserRecord::new("s", "k", "b").prepare().unwrap();
+    let error = rig.producer.put(rig.now, record.clone(), 99).unwrap_err();
+    assert_eq!(error, PutError::Closed { record, ticket: 99 });
+    assert!(!rig.producer.is_drained());
+    rig.answer_all_stored(&equal_shards(2));
+    rig.receipt(ticket);
+    assert!(rig.producer.is_drained());
+    assert_eq!(rig.until_tick(), None);
+}
+
+#[test]
+fn at_the_deadline_of_a_close_what_is_left_fails_with_its_record() {
+    let config = Config::builder().rate_limit_records_per_shard(1).aggregation_enabled(false);
+    let mut rig = Rig::with_shards(config, 1);
+    rig.run_for(SEC);
+    let tickets: Vec<u64> = (0..5).map(|key| rig.put(key, "a")).collect();
+    rig.producer.close(rig.now, rig.now + SEC / 2);
+    rig.drain();
+    rig.run_for(SEC);
+    assert!(rig.cancelled, "the driver is told to give back what is under way");
+    assert_eq!(rig.results.len(), 4);
+    rig.answer(unanswered());
+    assert!(rig.producer.is_drained());
+    for ticket in &tickets {
+        let failure = rig.failure(*ticket);
+        assert_eq!(&*failure.error.code, "Closed");
+        assert_eq!(failure.record.data, "a");
+        assert_eq!(failure.is_ambiguous(), *ticket == tickets[0], "only what was under way may be stored");
+    }
+    assert_eq!(rig.until_tick(), None);
+}
+
+#[test]
+fn a_late_success_after_the_deadline_is_a_success() {
+    let mut rig = Rig::with_shards(Config::builder(), 1);
+    let ticket = rig.put(1, "a");
+    rig.producer.close(rig.now, rig.now);
+    rig.drain();
+    assert!(rig.cancelled);
+    rig.answer_all_stored(&equal_shards(1));
+    rig.receipt(ticket);
+    assert!(rig.producer.is_drained());
+}
+
+#[test]
+fn time_that_goes_backwards_is_harmless() {
+    let mut rig = Rig::with_shards(Config::builder(), 1);
+    let ticket = rig.put(1, "a");
+    let before = rig.now;
+    rig.run_for(50 * MS);
+    rig.producer.tick(before);
+    rig.producer.tick(Instant::from_nanos(0));
+    rig.run_for(100 * MS);
+    rig.answer_all_stored(&equal_shards(1));
+    rig.receipt(ticket);
+}

@@ -1,0 +1,10 @@
+//! The whole state machine, from `put` to `ResolveRecord`, on a hand-cranked clock.
+
+#![allow(unreachable_pub, reason = "a test binary")]
+
+mod batching;
+mod chaos;
+mod classification;
+mod knowledge;
+mod lifecycle;
+mod rig;

@@ -1,0 +1,211 @@
+//! A producer on a hand-cranked clock, with a service that answers as the test says.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kpl_core::{
+    Action, Batch, Config, ConfigBuilder, DescribeRequest, FlushId, Instant, ListShardsRequest, ListedShard, Notice,
+    Producer, PutFailure, Receipt, RecordReply, RecordResult, Reply, ShardPage, StreamSummary, UserRecord,
+};
+
+pub const MS: Duration = Duration::from_millis(1);
+pub const SEC: Duration = Duration::from_secs(1);
+
+pub struct Rig {
+    pub producer: Producer<u64>,
+    pub now: Instant,
+    /// Requests under way, oldest first.
+    pub batches: Vec<Batch<u64>>,
+    pub results: BTreeMap<u64, RecordResult>,
+    pub lists: Vec<ListShardsRequest>,
+    pub describes: Vec<DescribeRequest>,
+    pub flushed: Vec<FlushId>,
+    pub notices: Vec<Notice>,
+    pub cancelled: bool,
+    next_ticket: u64,
+    sequence: u64,
+}
+
+impl Rig {
+    pub fn new(config: ConfigBuilder) -> Self {
+        let config: Config = config.build().unwrap();
+        let now = Instant::from_nanos(1_000_000_000_000);
+        Self {
+            producer: Producer::new(config, now),
+            now,
+            batches: vec![],
+            results: BTreeMap::new(),
+            lists: vec![],
+            describes: vec![],
+            flushed: vec![],
+            notices: vec![],
+            cancelled: false,
+            next_ticket: 0,
+            sequence: 0,
+        }
+    }
+
+    /// A producer that knows stream `s` with so many shards of equal size.
+    pub fn with_shards(config: ConfigBuilder, shards: usize) -> Self {
+        let mut rig = Self::new(config);
+        rig.put(0, "first");
+        rig.answer_inquiries(&equal_shards(shards));
+        rig.producer.flush(rig.now);
+        rig.drain();
+        rig.answer_all_stored(&equal_shards(shards));
+        assert!(rig.results.remove(&0).unwrap().is_ok());
+        rig.notices.clear();
+        rig.flushed.clear();
+        rig.run_for(SEC);
+        rig
+    }
+
+    /// Puts a record into stream `s` by hash key. Its ticket.
+    pub fn put(&mut self, hash_key: u128, data: impl Into<Vec<u8>>) -> u64 {
+        self.put_record(UserRecord::new("s", "k", data.into()).explicit_hash_key(hash_key.to_string()))
+    }
+
+    pub fn put_record(&mut self, record: UserRecord) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.producer.put(self.now, record.prepare().unwrap(), ticket).unwrap();
+        self.drain();
+        ticket
+    }
+
+    /// Carries out what the producer asks for.
+    pub fn drain(&mut self) {
+        while let Some(action) = self.producer.poll_action() {
+            match action {
+                Action::SendBatch(batch) => self.batches.push(batch),
+                Action::ListShards(request) => self.lists.push(request),
+                Action::DescribeStream(request) => self.describes.push(request),
+                Action::ResolveRecord(ticket, result) => {
+                    assert!(self.results.insert(ticket, result).is_none(), "ticket {ticket} resolved twice");
+                }
+                Action::FlushDone(flush) => self.flushed.push(flush),
+                Action::CancelRequests => self.cancelled = true,
+                Action::Notice(notice) => self.notices.push(notice),
+                _ => panic!("an action that the rig does not know"),
+            }
+        }
+    }
+
+    pub fn tick(&mut self) {
+        self.producer.tick(self.now);
+        self.drain();
+        if let Some(next) = self.producer.next_tick() {
+            assert!(next > self.now, "after a tick, the next one lies in the future: {next:?} at {:?}", self.now);
+        }
+    }
+
+    /// Lets time pass, ticking when the producer wants it.
+    pub fn run_for(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(next) = self.producer.next_tick().filter(|next| *next <= end) {
+            self.now = self.now.max(next);
+            self.tick();
+        }
+        self.now = end;
+        self.tick();
+    }
+
+    /// How long until the producer wants to be ticked.
+    pub fn until_tick(&self) -> Option<Duration> {
+        self.producer.next_tick().map(|next| next.saturating_since(self.now))
+    }
+
+    pub fn take_batch(&mut self) -> Batch<u64> {
+        assert!(!self.batches.is_empty(), "no request is under way");
+        self.batches.remove(0)
+    }
+
+    /// Answers the oldest request.
+    pub fn answer(&mut self, reply: Reply) {
+        let batch = self.take_batch();
+        self.respond(batch, reply);
+    }
+
+    pub fn respond(&mut self, batch: Batch<u64>, reply: Reply) {
+        self.producer.respond(self.now, batch, reply);
+        self.drain();
+    }
+
+    /// Answers the oldest request with one result for each record.
+    pub fn answer_records(&mut self, replies: impl IntoIterator<Item = RecordReply>) {
+        self.answer(Reply::Records(replies.into_iter().collect()));
+    }
+
+    /// Answers every request as a stream with these shards does.
+    pub fn answer_all_stored(&mut self, shards: &[ListedShard]) {
+        while !self.batches.is_empty() {
+            let batch = self.take_batch();
+            let replies = batch.records().iter().map(|record| {
+                self.sequence += 1;
+                let key = record.explicit_hash_key().unwrap_or_else(|| kpl_core::hash_key(record.partition_key()));
+                let shard = shards.iter().find(|shard| shard.start <= key && key <= shard.end).unwrap();
+                RecordReply::stored(&*shard.id, self.sequence.to_string())
+            });
+            let reply = Reply::Records(replies.collect());
+            self.respond(batch, reply);
+        }
+    }
+
+    /// Answers all that is asked about streams.
+    pub fn answer_inquiries(&mut self, shards: &[ListedShard]) {
+        for request in std::mem::take(&mut self.lists) {
+            let page = ShardPage { shards: shards.to_vec(), next_token: None };
+            self.producer.respond_shards(self.now, &request, Ok(page));
+        }
+        for request in std::mem::take(&mut self.describes) {
+            self.producer.respond_stream(self.now, &request, Ok(StreamSummary::default()));
+        }
+        self.drain();
+    }
+
+    pub fn receipt(&self, ticket: u64) -> &Receipt {
+        self.result(ticket).as_ref().unwrap_or_else(|failure| panic!("ticket {ticket} failed: {failure}"))
+    }
+
+    pub fn failure(&self, ticket: u64) -> &PutFailure {
+        self.result(ticket).as_ref().expect_err("a failure")
+    }
+
+    fn result(&self, ticket: u64) -> &RecordResult {
+        self.results.get(&ticket).unwrap_or_else(|| panic!("ticket {ticket} is not resolved"))
+    }
+
+    /// User records in each Kinesis record of each request under way.
+    pub fn shape(&self) -> Vec<Vec<usize>> {
+        let counts = |batch: &Batch<u64>| batch.records().iter().map(|record| record.user_records()).collect();
+        self.batches.iter().map(counts).collect()
+    }
+}
+
+pub fn shard(n: usize, start: u128, end: u128) -> ListedShard {
+    ListedShard { id: shard_id(n).into(), start, end, closed: false, parents: [None, None] }
+}
+
+pub fn child(n: usize, parent: usize, start: u128, end: u128) -> ListedShard {
+    ListedShard { parents: [Some(shard_id(parent).into()), None], ..shard(n, start, end) }
+}
+
+pub fn shard_id(n: usize) -> String {
+    format!("shardId-{n:012}")
+}
+
+pub fn equal_shards(count: usize) -> Vec<ListedShard> {
+    let width = u128::MAX / count as u128;
+    (0..count)
+        .map(|n| {
+            let start = width * n as u128 + if n == 0 { 0 } else { 1 };
+            let end = if n + 1 == count { u128::MAX } else { width * (n as u128 + 1) };
+            shard(n, start, end)
+        })
+        .collect()
+}
+
+/// The first hash key of each shard of a stream of so many.
+pub fn start_of(shard: usize, shards: usize) -> u128 {
+    equal_shards(shards)[shard].start
+}
