@@ -1,0 +1,49 @@
+//! Errors as the service says them.
+
+/// An error of the service: its code, and a message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct ServiceError {
+    /// For instance `ResourceNotFoundException`.
+    pub code: &'static str,
+    /// In words.
+    pub message: String,
+}
+
+macro_rules! constructors {
+    ($($name:ident => $code:literal),* $(,)?) => {
+        impl ServiceError {
+            $(pub(crate) fn $name(message: impl Into<String>) -> Self {
+                Self { code: $code, message: message.into() }
+            })*
+        }
+    };
+}
+
+constructors! {
+    expired_iterator => "ExpiredIteratorException",
+    expired_next_token => "ExpiredNextTokenException",
+    internal_failure => "InternalFailure",
+    invalid_argument => "InvalidArgumentException",
+    limit_exceeded => "LimitExceededException",
+    resource_in_use => "ResourceInUseException",
+    resource_not_found => "ResourceNotFoundException",
+    throughput_exceeded => "ProvisionedThroughputExceededException",
+    validation => "ValidationException",
+}
+
+#[cfg(feature = "http")]
+impl ServiceError {
+    pub(crate) fn serialization(message: impl Into<String>) -> Self {
+        Self { code: "SerializationException", message: message.into() }
+    }
+
+    pub(crate) fn unknown_operation(message: impl Into<String>) -> Self {
+        Self { code: "UnknownOperationException", message: message.into() }
+    }
+
+    /// The status that goes with the code on HTTP.
+    pub(crate) fn http_status(&self) -> u16 {
+        if self.code == "InternalFailure" { 500 } else { 400 }
+    }
+}

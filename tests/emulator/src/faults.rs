@@ -1,0 +1,63 @@
+//! What can go wrong, switched on at will.
+
+use std::time::Duration;
+
+use crate::rng::Rng;
+
+/// Faults of the service and of the network. By default, none. Rates are from 0 (never) to 1 (always).
+///
+/// They hit PutRecord and PutRecords; [`all_operations`](Self::all_operations) widens those of requests to the rest.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Faults {
+    /// Records refused with `ProvisionedThroughputExceededException`.
+    pub throttle_rate: f64,
+    /// Records refused with `InternalFailure`.
+    pub internal_failure_rate: f64,
+    /// Requests refused as a whole with `ProvisionedThroughputExceededException`.
+    pub request_throttle_rate: f64,
+    /// Requests answered with HTTP 500 before anything is done.
+    pub http_500_rate: f64,
+    /// Requests that are carried out and whose reply is then lost: the connection is closed.
+    pub drop_reply_rate: f64,
+    /// Time from a request to its reply.
+    pub latency: Duration,
+    /// Further time, evenly spread from zero to this.
+    pub latency_jitter: Duration,
+    /// Whether faults of requests hit all operations.
+    pub all_operations: bool,
+}
+
+/// What is to happen to a request: [`Kinesis::admit`](crate::Kinesis::admit).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fate {
+    /// How long the reply takes.
+    pub delay: Duration,
+    /// Answer with HTTP 500, and do nothing.
+    pub http_500: bool,
+    /// Refuse it with `ProvisionedThroughputExceededException`, and do nothing.
+    pub throttled: bool,
+    /// Carry it out, and lose the reply.
+    pub drop_reply: bool,
+}
+
+impl Faults {
+    pub(crate) fn fate(&self, is_put: bool, rng: &mut Rng) -> Fate {
+        if !is_put && !self.all_operations {
+            return Fate::default();
+        }
+        Fate {
+            delay: self.latency + rng.up_to(self.latency_jitter),
+            http_500: rng.happens(self.http_500_rate),
+            throttled: rng.happens(self.request_throttle_rate),
+            drop_reply: rng.happens(self.drop_reply_rate),
+        }
+    }
+
+    /// What goes wrong with one record, by its error code.
+    pub(crate) fn record_error(&self, rng: &mut Rng) -> Option<&'static str> {
+        if rng.happens(self.throttle_rate) {
+            return Some("ProvisionedThroughputExceededException");
+        }
+        rng.happens(self.internal_failure_rate).then_some("InternalFailure")
+    }
+}

@@ -1,0 +1,66 @@
+//! The HTTP face: awsJson1_1, as every AWS SDK and the CLI speak it.
+
+mod dispatch;
+mod server;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+pub use server::Server;
+
+use crate::api::CreateStream;
+use crate::{Faults, Kinesis, Options};
+
+/// A [`Kinesis`] on the wall clock, shared by the servers that serve it and the tests that look into it.
+///
+/// It outlives its servers: stop one, start another on the same port, and the records are still there.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+/// use kpl_emulator::{Emulator, Options, Server};
+///
+/// let emulator = Emulator::new(Options::default()).with_stream("events", 2);
+/// let server = Server::start(&emulator).await?;
+/// println!("aws kinesis list-streams --endpoint-url {}", server.url());
+/// assert_eq!(emulator.with(|kinesis, _now| kinesis.counters().records_stored), 0);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Emulator {
+    kinesis: Arc<Mutex<Kinesis>>,
+    started: (SystemTime, Instant),
+}
+
+impl Emulator {
+    /// A service without streams.
+    pub fn new(options: Options) -> Self {
+        Self { kinesis: Arc::new(Mutex::new(Kinesis::new(options))), started: (SystemTime::now(), Instant::now()) }
+    }
+
+    /// With a stream of so many shards.
+    ///
+    /// # Panics
+    ///
+    /// If the service would refuse to make it.
+    #[must_use]
+    pub fn with_stream(self, name: &str, shards: u32) -> Self {
+        let made = self.with(|kinesis, now| kinesis.create_stream(now, &CreateStream::new(name, shards)));
+        if let Err(error) = made {
+            panic!("cannot create the stream {name:?} with {shards} shards: {error}");
+        }
+        self
+    }
+
+    /// Looks at the model, or changes it. Gives the time that its clock shows, since the Unix epoch.
+    pub fn with<R>(&self, look: impl FnOnce(&mut Kinesis, Duration) -> R) -> R {
+        let (wall, monotonic) = self.started;
+        let now = wall.duration_since(UNIX_EPOCH).unwrap_or_default() + monotonic.elapsed();
+        // A test that panicked while it looked has its own report; the others go on.
+        look(&mut self.kinesis.lock().unwrap_or_else(PoisonError::into_inner), now)
+    }
+
+    /// Switches faults on or off.
+    pub fn set_faults(&self, faults: Faults) {
+        self.with(|kinesis, _| kinesis.set_faults(faults));
+    }
+}

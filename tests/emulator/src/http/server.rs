@@ -1,0 +1,142 @@
+//! Listening, connections, and ending them.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+
+use super::Emulator;
+use super::dispatch::answer;
+
+/// Serves an [`Emulator`] on a port until it is stopped or dropped.
+#[derive(Debug)]
+pub struct Server {
+    addr: SocketAddr,
+    tls: bool,
+    task: JoinHandle<()>,
+    /// If the server has threads of its own.
+    runtime: Option<Runtime>,
+}
+
+impl Server {
+    /// Serves on a free port of loopback.
+    ///
+    /// # Errors
+    ///
+    /// If the port cannot be had.
+    pub async fn start(emulator: &Emulator) -> io::Result<Self> {
+        Self::bind((Ipv4Addr::LOCALHOST, 0).into(), emulator, None).await
+    }
+
+    /// Serves on `addr` (port 0: a free one), over TLS if a config is given. Runs on the caller's tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be had.
+    pub async fn bind(addr: SocketAddr, emulator: &Emulator, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
+        let listener = TcpListener::bind(addr).await?;
+        let addr = listener.local_addr()?;
+        let acceptor = tls.map(TlsAcceptor::from);
+        let tls = acceptor.is_some();
+        let task = tokio::spawn(accept(listener, emulator.clone(), acceptor));
+        Ok(Self { addr, tls, task, runtime: None })
+    }
+
+    /// Serves from a thread of its own, for programs without a tokio runtime and for those that should not share theirs.
+    ///
+    /// # Errors
+    ///
+    /// If the address or the thread cannot be had.
+    pub fn bind_on_thread(addr: SocketAddr, emulator: &Emulator, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("kinesis-emulator")
+            .enable_all()
+            .build()?;
+        let listener = std::net::TcpListener::bind(addr)?;
+        listener.set_nonblocking(true)?;
+        let addr = listener.local_addr()?;
+        let acceptor = tls.map(TlsAcceptor::from);
+        let tls = acceptor.is_some();
+        let emulator = emulator.clone();
+        let _guard = runtime.enter();
+        let listener = TcpListener::from_std(listener)?;
+        let task = runtime.spawn(accept(listener, emulator, acceptor));
+        drop(_guard);
+        Ok(Self { addr, tls, task, runtime: Some(runtime) })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Its URL, for `--endpoint-url` and the like.
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.addr)
+    }
+
+    /// Stops listening and cuts every connection, whatever it is at. The port is free when this returns.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        // The only outcomes are the end and the abort.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Accepts connections. When this future is dropped, the set of connections is, and they are cut.
+async fn accept(listener: TcpListener, emulator: Emulator, acceptor: Option<TlsAcceptor>) {
+    let mut connections = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                connections.spawn(serve(stream, emulator.clone(), acceptor.clone()));
+            }
+            // Out of file descriptors, most likely: others end.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn serve(stream: TcpStream, emulator: Emulator, acceptor: Option<TlsAcceptor>) {
+    // Without it, small replies wait for acknowledgements.
+    let _ = stream.set_nodelay(true);
+    match acceptor {
+        None => serve_http(stream, emulator).await,
+        // A client that does not trust us, or speaks no TLS, is its own problem.
+        Some(acceptor) => {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                serve_http(stream, emulator).await;
+            }
+        }
+    }
+}
+
+async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin, emulator: Emulator) {
+    let service = service_fn(move |request| {
+        let emulator = emulator.clone();
+        async move { answer(request, emulator).await }
+    });
+    // Errors are clients that went away, and replies that were to be lost.
+    let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
+}

@@ -1,0 +1,274 @@
+//! The model: streams, shards and records, and the operations on them.
+
+mod describe;
+mod put;
+mod read;
+mod reshard;
+mod stream;
+mod tokens;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::ServiceError;
+use crate::api::{
+    CreateStream, DeleteStream, Done, Target, UpdateMaxRecordSize, UpdateStreamRecordDistributionStrategy,
+};
+use crate::faults::{Fate, Faults};
+use crate::rng::Rng;
+pub use stream::StoredRecord;
+pub(crate) use stream::{Shard, Stream};
+
+/// How the modelled service is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Seed of the faults and of what AUTO streams do with their records.
+    pub seed: u64,
+    /// The region in ARNs.
+    pub region: String,
+    /// The account in ARNs.
+    pub account_id: String,
+    /// How long a stream is CREATING, or UPDATING after a reshard, before it is ACTIVE.
+    pub transition: Duration,
+    /// Records a second for a shard; `None`: any.
+    pub shard_records_per_second: Option<u64>,
+    /// Bytes a second for a shard; `None`: any.
+    pub shard_bytes_per_second: Option<u64>,
+    /// Bytes that a stream keeps; the oldest are forgotten beyond. `None` keeps all.
+    pub retain_bytes_max: Option<usize>,
+    /// Whether PutRecords refuses only the record that is too large, as kinesis-mock does, and not the whole request.
+    pub oversized_record_fails_alone: bool,
+}
+
+impl Default for Options {
+    /// The service's limits; everything is kept; transitions take no time.
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            region: "us-east-1".into(),
+            account_id: "000000000000".into(),
+            transition: Duration::ZERO,
+            shard_records_per_second: Some(1_000),
+            shard_bytes_per_second: Some(1 << 20),
+            retain_bytes_max: None,
+            oversized_record_fails_alone: false,
+        }
+    }
+}
+
+impl Options {
+    /// Without the limits of shards: for benchmarks of what is in front of the service.
+    pub fn unlimited() -> Self {
+        Self { shard_records_per_second: None, shard_bytes_per_second: None, ..Self::default() }
+    }
+}
+
+/// What the service has done since it was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Requests by operation, refused ones included.
+    pub requests: BTreeMap<&'static str, u64>,
+    /// Kinesis records stored.
+    pub records_stored: u64,
+    /// Bytes of their data.
+    pub bytes_stored: u64,
+    /// Kinesis records throttled, by a shard's limit or by a fault.
+    pub records_throttled: u64,
+    /// Kinesis records refused with `InternalFailure`.
+    pub records_failed: u64,
+}
+
+/// Kinesis Data Streams, as a state machine.
+///
+/// `now` is the time since the Unix epoch. It must not go backwards.
+#[derive(Debug)]
+pub struct Kinesis {
+    options: Options,
+    faults: Faults,
+    rng: Rng,
+    streams: BTreeMap<String, Stream>,
+    /// Counts the streams made, so that one made anew under its name is told from the old one.
+    incarnations: u64,
+    counters: Counters,
+}
+
+impl Kinesis {
+    /// A service without streams.
+    pub fn new(options: Options) -> Self {
+        Self {
+            rng: Rng::new(options.seed),
+            options,
+            faults: Faults::default(),
+            streams: BTreeMap::new(),
+            incarnations: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Switches faults on or off.
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.faults = faults;
+    }
+
+    /// The faults that are on.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// What has been done so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Counts a request, and decides what the network and the service do to it.
+    pub fn admit(&mut self, operation: &'static str) -> Fate {
+        *self.counters.requests.entry(operation).or_insert(0) += 1;
+        let is_put = matches!(operation, "PutRecord" | "PutRecords");
+        self.faults.fate(is_put, &mut self.rng)
+    }
+
+    /// Every record that is stored in a stream, by shard, in the order of their sequence numbers.
+    pub fn records(&self, stream: &str) -> impl Iterator<Item = (&str, (u128, u128), &StoredRecord)> {
+        let shards = self.streams.get(stream).into_iter().flat_map(|stream| &stream.shards);
+        shards.flat_map(|shard| shard.records.iter().map(|record| (&*shard.id, shard.range, record)))
+    }
+
+    /// CreateStream.
+    ///
+    /// # Errors
+    ///
+    /// `ValidationException`, `ResourceInUseException`, `LimitExceededException`.
+    pub fn create_stream(&mut self, now: Duration, request: &CreateStream) -> Result<Done, ServiceError> {
+        check_name(&request.stream_name)?;
+        if self.streams.contains_key(&request.stream_name) {
+            let message =
+                format!("Stream {} under account {} already exists.", request.stream_name, self.options.account_id);
+            return Err(ServiceError::resource_in_use(message));
+        }
+        let on_demand = request.stream_mode_details.as_ref().is_some_and(|mode| mode.stream_mode == "ON_DEMAND");
+        let shards = match request.shard_count {
+            None if on_demand => 4,
+            None => return Err(ServiceError::validation("ShardCount is required for a provisioned stream")),
+            Some(count) if count < 1 => {
+                return Err(ServiceError::validation(format!("ShardCount is {count}, not 1 or more")));
+            }
+            Some(count) if count > 10_000 => {
+                return Err(ServiceError::limit_exceeded(format!(
+                    "{count} shards exceed the account's limit of 10000"
+                )));
+            }
+            Some(count) => count as usize,
+        };
+        let size = record_size_limit(request.max_record_size_in_kib)?;
+        let auto = request.record_distribution_strategy.as_deref().map(is_auto).transpose()?.unwrap_or(false);
+        self.incarnations += 1;
+        let mut stream = Stream::new(request.stream_name.clone(), self.incarnations, now, shards);
+        stream.active_at = now + self.options.transition;
+        (stream.on_demand, stream.max_record_size, stream.auto_distribution) = (on_demand, size, auto);
+        self.streams.insert(request.stream_name.clone(), stream);
+        Ok(Done {})
+    }
+
+    /// DeleteStream. It takes effect at once.
+    ///
+    /// # Errors
+    ///
+    /// `ResourceNotFoundException` and those of a bad name.
+    pub fn delete_stream(&mut self, request: &DeleteStream) -> Result<Done, ServiceError> {
+        let name = self.stream(request)?.name.clone();
+        self.streams.remove(&name);
+        Ok(Done {})
+    }
+
+    /// UpdateMaxRecordSize.
+    ///
+    /// # Errors
+    ///
+    /// `ValidationException`, `ResourceNotFoundException`.
+    pub fn update_max_record_size(&mut self, request: &UpdateMaxRecordSize) -> Result<Done, ServiceError> {
+        let size = record_size_limit(request.max_record_size_in_kib)?;
+        self.stream_mut(request)?.max_record_size = size;
+        Ok(Done {})
+    }
+
+    /// UpdateStreamRecordDistributionStrategy: whether records go by their keys.
+    ///
+    /// # Errors
+    ///
+    /// `ValidationException`, `ResourceNotFoundException`.
+    pub fn update_record_distribution(
+        &mut self,
+        request: &UpdateStreamRecordDistributionStrategy,
+    ) -> Result<Done, ServiceError> {
+        let auto = is_auto(&request.record_distribution_strategy)?;
+        self.stream_mut(request)?.auto_distribution = auto;
+        Ok(Done {})
+    }
+
+    fn stream(&self, target: &impl Target) -> Result<&Stream, ServiceError> {
+        let name = self.name(target)?;
+        self.streams.get(name).ok_or_else(|| not_found(name, &self.options.account_id))
+    }
+
+    fn stream_mut(&mut self, target: &impl Target) -> Result<&mut Stream, ServiceError> {
+        let name = self.name(target)?;
+        self.streams.get_mut(name).ok_or_else(|| not_found(name, &self.options.account_id))
+    }
+
+    /// The name of the stream that a request is about. An ARN counts before a name.
+    fn name<'a>(&self, target: &'a impl Target) -> Result<&'a str, ServiceError> {
+        let name = match (target.stream_name(), target.stream_arn()) {
+            (_, Some(arn)) => {
+                let prefix = self.arn("");
+                arn.strip_prefix(&*prefix).ok_or_else(|| {
+                    if arn.starts_with("arn:") && arn.contains(":stream/") {
+                        ServiceError::resource_not_found(format!("{arn} is not a stream of {prefix}"))
+                    } else {
+                        ServiceError::validation(format!("StreamARN {arn:?} is not the ARN of a stream"))
+                    }
+                })?
+            }
+            (Some(name), None) => name,
+            (None, None) => {
+                return Err(ServiceError::invalid_argument("Neither StreamName nor StreamARN was given"));
+            }
+        };
+        check_name(name)?;
+        Ok(name)
+    }
+
+    fn arn(&self, name: &str) -> String {
+        format!("arn:aws:kinesis:{}:{}:stream/{name}", self.options.region, self.options.account_id)
+    }
+}
+
+fn not_found(name: &str, account_id: &str) -> ServiceError {
+    ServiceError::resource_not_found(format!("Stream {name} under account {account_id} not found."))
+}
+
+fn check_name(name: &str) -> Result<(), ServiceError> {
+    let valid = (1..=128).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    if valid {
+        return Ok(());
+    }
+    Err(ServiceError::validation(format!("StreamName {name:?} does not have 1 to 128 characters of [a-zA-Z0-9_.-]")))
+}
+
+fn record_size_limit(kib: Option<i64>) -> Result<usize, ServiceError> {
+    match kib {
+        None => Ok(1 << 20),
+        Some(kib @ 1_024..=10_240) => Ok(kib as usize * 1_024),
+        Some(kib) => Err(ServiceError::validation(format!("MaxRecordSizeInKiB is {kib}, not from 1024 to 10240"))),
+    }
+}
+
+fn is_auto(strategy: &str) -> Result<bool, ServiceError> {
+    match strategy {
+        "AUTO" => Ok(true),
+        "USER_PARTITION_KEY" => Ok(false),
+        other => Err(ServiceError::validation(format!(
+            "RecordDistributionStrategy is {other:?}, not AUTO or USER_PARTITION_KEY"
+        ))),
+    }
+}

@@ -1,0 +1,156 @@
+//! PutRecord and PutRecords.
+
+use std::time::Duration;
+
+use md5::{Digest, Md5};
+
+use super::stream::NewRecord;
+use super::{Kinesis, Options};
+use crate::ServiceError;
+use crate::api::{
+    DeleteStream, PutRecord, PutRecordOutput, PutRecords, PutRecordsEntry, PutRecordsOutput, PutRecordsResult, Target,
+};
+
+const REQUEST_RECORDS_MAX: usize = 500;
+const REQUEST_BYTES_MAX: usize = 10 << 20;
+
+impl Kinesis {
+    /// PutRecord.
+    ///
+    /// # Errors
+    ///
+    /// Those of a bad or missing stream, of a bad record, and `ProvisionedThroughputExceededException`.
+    pub fn put_record(&mut self, now: Duration, request: PutRecord) -> Result<PutRecordOutput, ServiceError> {
+        let PutRecord { stream_name, stream_arn, partition_key, explicit_hash_key, data } = request;
+        let entry = PutRecordsEntry { partition_key, explicit_hash_key, data };
+        let target = DeleteStream { stream_name, stream_arn };
+        let mut results = self.put_all(now, &target, vec![entry], false)?;
+        let result = results.pop().unwrap_or_default();
+        match (result.shard_id, result.sequence_number) {
+            (Some(shard_id), Some(sequence_number)) => Ok(PutRecordOutput { shard_id, sequence_number }),
+            _ => {
+                let message = result.error_message.unwrap_or_default();
+                let throttled = result.error_code.as_deref() == Some("ProvisionedThroughputExceededException");
+                Err(if throttled {
+                    ServiceError::throughput_exceeded(message)
+                } else {
+                    ServiceError::internal_failure(message)
+                })
+            }
+        }
+    }
+
+    /// PutRecords: each record by itself is stored or refused; what is invalid refuses the whole request.
+    ///
+    /// # Errors
+    ///
+    /// Those of a bad or missing stream, and of a bad record.
+    pub fn put_records(&mut self, now: Duration, request: PutRecords) -> Result<PutRecordsOutput, ServiceError> {
+        let PutRecords { stream_name, stream_arn, records } = request;
+        if !(1..=REQUEST_RECORDS_MAX).contains(&records.len()) {
+            let message = format!("Records has {} entries, not from 1 to {REQUEST_RECORDS_MAX}", records.len());
+            return Err(ServiceError::validation(message));
+        }
+        let size: usize = records.iter().map(|record| record.data.len() + record.partition_key.len()).sum();
+        if size > REQUEST_BYTES_MAX {
+            let message = format!("Records has {size} bytes of data and keys, more than {REQUEST_BYTES_MAX}");
+            return Err(ServiceError::invalid_argument(message));
+        }
+        let target = DeleteStream { stream_name, stream_arn };
+        let alone = self.options.oversized_record_fails_alone;
+        let records = self.put_all(now, &target, records, alone)?;
+        let failed_record_count = records.iter().filter(|record| record.error_code.is_some()).count();
+        Ok(PutRecordsOutput { failed_record_count, records })
+    }
+
+    fn put_all(
+        &mut self,
+        now: Duration,
+        target: &impl Target,
+        entries: Vec<PutRecordsEntry>,
+        oversized_fails_alone: bool,
+    ) -> Result<Vec<PutRecordsResult>, ServiceError> {
+        let name = self.name(target)?.to_owned();
+        let limit = self.stream(target)?.max_record_size;
+        let mut hash_keys = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            let explicit = check(entry)?;
+            if entry.data.len() + entry.partition_key.len() > limit && !oversized_fails_alone {
+                return Err(ServiceError::invalid_argument(oversized(entry, limit)));
+            }
+            hash_keys.push(explicit);
+        }
+        let results = entries.into_iter().zip(hash_keys);
+        Ok(results.map(|(entry, explicit)| self.put_one(now, &name, entry, explicit, limit)).collect())
+    }
+
+    fn put_one(
+        &mut self,
+        now: Duration,
+        name: &str,
+        entry: PutRecordsEntry,
+        explicit_hash_key: Option<u128>,
+        limit: usize,
+    ) -> PutRecordsResult {
+        let Self { streams, options, faults, rng, counters, .. } = self;
+        let Some(stream) = streams.get_mut(name) else { return PutRecordsResult::default() };
+        if entry.data.len() > limit {
+            return refuse("InvalidArgumentException", oversized(&entry, limit));
+        }
+        let shard = if stream.auto_distribution {
+            stream.any_open(rng.next())
+        } else {
+            let by_key = || u128::from_be_bytes(Md5::digest(entry.partition_key.as_bytes()).into());
+            stream.route(explicit_hash_key.unwrap_or_else(by_key))
+        };
+        match faults.record_error(rng) {
+            Some("InternalFailure") => {
+                counters.records_failed += 1;
+                return refuse("InternalFailure", "Internal service failure.".into());
+            }
+            Some(code) => {
+                counters.records_throttled += 1;
+                return refuse(code, rate_exceeded(&stream.shards[shard].id, name, options));
+            }
+            None => {}
+        }
+        let size = entry.data.len() + entry.partition_key.len();
+        if stream.shards[shard].throttles(now, size, options) {
+            counters.records_throttled += 1;
+            let message = rate_exceeded(&stream.shards[shard].id, name, options);
+            return refuse("ProvisionedThroughputExceededException", message);
+        }
+        counters.records_stored += 1;
+        counters.bytes_stored += entry.data.len() as u64;
+        let PutRecordsEntry { partition_key, data, .. } = entry;
+        let record = NewRecord { arrived_at: now, partition_key, explicit_hash_key, data };
+        let sequence_number = stream.store(shard, record, options.retain_bytes_max);
+        PutRecordsResult {
+            shard_id: Some(stream.shards[shard].id.clone()),
+            sequence_number: Some(sequence_number),
+            ..PutRecordsResult::default()
+        }
+    }
+}
+
+/// Checks what does not depend on the stream. Gives the explicit hash key.
+fn check(entry: &PutRecordsEntry) -> Result<Option<u128>, ServiceError> {
+    let chars = entry.partition_key.chars().count();
+    if !(1..=256).contains(&chars) {
+        return Err(ServiceError::validation(format!("PartitionKey has {chars} characters, not from 1 to 256")));
+    }
+    entry.explicit_hash_key.as_deref().map(super::reshard::parse_hash_key).transpose()
+}
+
+fn refuse(code: &str, message: String) -> PutRecordsResult {
+    PutRecordsResult { error_code: Some(code.into()), error_message: Some(message), ..PutRecordsResult::default() }
+}
+
+fn oversized(entry: &PutRecordsEntry, limit: usize) -> String {
+    let (data, key) = (entry.data.len(), entry.partition_key.len());
+    format!("Data has {data} bytes and PartitionKey {key}, together more than the stream's limit of {limit}")
+}
+
+fn rate_exceeded(shard: &str, stream: &str, options: &Options) -> String {
+    format!("Rate exceeded for shard {shard} in stream {stream} under account {}.", options.account_id)
+}

@@ -1,0 +1,223 @@
+//! A stream with its shards and their records.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::tokens::Bucket;
+use crate::api;
+
+/// A record as it is stored.
+#[derive(Clone, Debug)]
+pub struct StoredRecord {
+    /// Its place in the stream: the tail of its sequence number.
+    pub(crate) number: u64,
+    /// As the service tells it.
+    pub sequence_number: String,
+    /// When it came, since the Unix epoch.
+    pub arrived_at: Duration,
+    /// As it was sent.
+    pub partition_key: String,
+    /// As it was sent. Kinesis does not tell it to consumers.
+    pub explicit_hash_key: Option<u128>,
+    /// As it was sent.
+    pub data: Bytes,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shard {
+    pub(crate) id: String,
+    index: usize,
+    /// First and last hash key.
+    pub(crate) range: (u128, u128),
+    pub(crate) parents: [Option<String>; 2],
+    pub(crate) records: VecDeque<StoredRecord>,
+    pub(super) created_at: Duration,
+    pub(super) closed_at: Option<Duration>,
+    first_number: u64,
+    /// The number at which it was closed.
+    end_number: Option<u64>,
+    record_rate: Option<Bucket>,
+    byte_rate: Option<Bucket>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) name: String,
+    pub(super) incarnation: u64,
+    pub(super) created_at: Duration,
+    pub(super) active_at: Duration,
+    pub(super) on_demand: bool,
+    pub(super) max_record_size: usize,
+    pub(super) auto_distribution: bool,
+    pub(crate) shards: Vec<Shard>,
+    /// Indexes of open shards, by the end of their range.
+    open: Vec<usize>,
+    /// Numbers all records of the stream, so that a child's come after its parent's.
+    pub(super) next_number: u64,
+    stored_bytes: usize,
+}
+
+impl Stream {
+    pub(super) fn new(name: String, incarnation: u64, now: Duration, shards: usize) -> Self {
+        let mut stream = Self {
+            name,
+            incarnation,
+            created_at: now,
+            active_at: now,
+            on_demand: false,
+            max_record_size: 1 << 20,
+            auto_distribution: false,
+            shards: Vec::new(),
+            open: Vec::new(),
+            next_number: 1,
+            stored_bytes: 0,
+        };
+        for start in even_starts(shards).zip(even_starts(shards).skip(1).map(|next| next - 1).chain([u128::MAX])) {
+            stream.open_shard(now, start, [None, None]);
+        }
+        stream
+    }
+
+    pub(super) fn status(&self, now: Duration) -> &'static str {
+        match (now < self.active_at, self.shards.iter().all(|shard| shard.closed_at.is_none())) {
+            (false, _) => "ACTIVE",
+            (true, true) => "CREATING",
+            (true, false) => "UPDATING",
+        }
+    }
+
+    pub(super) fn open_shards(&self) -> impl ExactSizeIterator<Item = &Shard> {
+        self.open.iter().map(|index| &self.shards[*index])
+    }
+
+    pub(super) fn shard(&self, id: &str) -> Option<&Shard> {
+        self.shards.iter().find(|shard| shard.id == id)
+    }
+
+    /// The index of the open shard that takes a hash key. Open shards take all of them.
+    pub(super) fn route(&self, hash_key: u128) -> usize {
+        self.open[self.open.partition_point(|index| self.shards[*index].range.1 < hash_key)]
+    }
+
+    /// The index of the n-th open shard, counted around.
+    pub(super) fn any_open(&self, n: u64) -> usize {
+        self.open[(n % self.open.len() as u64) as usize]
+    }
+
+    pub(super) fn open_shard(&mut self, now: Duration, range: (u128, u128), parents: [Option<String>; 2]) {
+        let index = self.shards.len();
+        self.shards.push(Shard {
+            id: format!("shardId-{index:012}"),
+            index,
+            range,
+            parents,
+            records: VecDeque::new(),
+            created_at: now,
+            closed_at: None,
+            first_number: self.next_number,
+            end_number: None,
+            record_rate: None,
+            byte_rate: None,
+        });
+        self.next_number += 1;
+        let place = self.open.partition_point(|other| self.shards[*other].range.1 < range.1);
+        self.open.insert(place, index);
+    }
+
+    pub(super) fn close_shard(&mut self, now: Duration, id: &str) {
+        let Some(shard) = self.shards.iter_mut().find(|shard| shard.id == id) else { return };
+        shard.closed_at = Some(now);
+        shard.end_number = Some(self.next_number);
+        self.next_number += 1;
+        let index = shard.index;
+        self.open.retain(|open| *open != index);
+    }
+
+    /// Stores a record in a shard, and forgets the oldest beyond `retain_bytes_max`.
+    pub(super) fn store(&mut self, shard: usize, record: NewRecord, retain_bytes_max: Option<usize>) -> String {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.stored_bytes += record.data.len();
+        let shard = &mut self.shards[shard];
+        let sequence_number = shard.sequence_number(number);
+        shard.records.push_back(StoredRecord {
+            number,
+            sequence_number: sequence_number.clone(),
+            arrived_at: record.arrived_at,
+            partition_key: record.partition_key,
+            explicit_hash_key: record.explicit_hash_key,
+            data: record.data,
+        });
+        while retain_bytes_max.is_some_and(|most| self.stored_bytes > most)
+            && let Some(oldest) = shard.records.pop_front()
+        {
+            self.stored_bytes -= oldest.data.len();
+        }
+        sequence_number
+    }
+}
+
+/// A record on its way into a shard.
+pub(super) struct NewRecord {
+    pub(super) arrived_at: Duration,
+    pub(super) partition_key: String,
+    pub(super) explicit_hash_key: Option<u128>,
+    pub(super) data: Bytes,
+}
+
+impl Shard {
+    /// Lets a record go at the shard's rate, or not.
+    pub(super) fn throttles(&mut self, now: Duration, size: usize, options: &super::Options) -> bool {
+        let bucket = |per_second: u64| Bucket::new(per_second, now);
+        let records = options.shard_records_per_second.map(|rate| self.record_rate.get_or_insert_with(|| bucket(rate)));
+        let bytes = options.shard_bytes_per_second.map(|rate| self.byte_rate.get_or_insert_with(|| bucket(rate)));
+        let mut buckets = [(records, 1), (bytes, size as u64)];
+        let all = buckets.iter_mut().all(|(bucket, cost)| bucket.as_mut().is_none_or(|bucket| bucket.has(now, *cost)));
+        if all {
+            for (bucket, cost) in buckets {
+                if let Some(bucket) = bucket {
+                    bucket.take(cost);
+                }
+            }
+        }
+        !all
+    }
+
+    /// 56 digits, as the service's. They grow with the shard's number and with the record's, so that they grow within
+    /// a shard and from parent to child.
+    pub(super) fn sequence_number(&self, number: u64) -> String {
+        format!("49{:034}{number:020}", self.index)
+    }
+
+    /// The record's number in a sequence number of this shard.
+    pub(super) fn number_of(&self, sequence_number: &str) -> Option<u64> {
+        let prefix = format!("49{:034}", self.index);
+        sequence_number.strip_prefix(&prefix).filter(|tail| tail.len() == 20)?.parse().ok()
+    }
+
+    pub(super) fn describe(&self) -> api::Shard {
+        let [parent_shard_id, adjacent_parent_shard_id] = self.parents.clone();
+        api::Shard {
+            shard_id: self.id.clone(),
+            hash_key_range: self.hash_key_range(),
+            sequence_number_range: api::SequenceNumberRange {
+                starting_sequence_number: self.sequence_number(self.first_number),
+                ending_sequence_number: self.end_number.map(|number| self.sequence_number(number)),
+            },
+            parent_shard_id,
+            adjacent_parent_shard_id,
+        }
+    }
+
+    pub(super) fn hash_key_range(&self) -> api::HashKeyRange {
+        api::HashKeyRange { starting_hash_key: self.range.0, ending_hash_key: self.range.1 }
+    }
+}
+
+/// Where so many shards of equal size start.
+pub(super) fn even_starts(shards: usize) -> impl Iterator<Item = u128> {
+    let width = u128::MAX / shards as u128;
+    (0..shards as u128).map(move |n| width * n)
+}

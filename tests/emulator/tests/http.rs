@@ -1,0 +1,115 @@
+//! The face, byte by byte: what an SDK does not show.
+
+use std::time::{Duration, Instant};
+
+use kpl_emulator::{Emulator, Faults, Options, Server};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const PUT: &str = r#"{"StreamName":"s","Records":[{"PartitionKey":"k","Data":"aGVsbG8="}]}"#;
+
+async fn start() -> (Emulator, Server) {
+    let emulator = Emulator::new(Options::default()).with_stream("s", 2);
+    let server = Server::start(&emulator).await.unwrap();
+    (emulator, server)
+}
+
+fn head(operation: &str, len: usize, more: &str) -> String {
+    format!(
+        "POST / HTTP/1.1\r\nHost: localhost\r\nX-Amz-Target: Kinesis_20131202.{operation}\r\nContent-Type: \
+         application/x-amz-json-1.1\r\nContent-Length: {len}\r\n{more}\r\n"
+    )
+}
+
+/// All that comes back on a new connection, until it is closed.
+async fn exchange(server: &Server, request: &str) -> String {
+    let mut stream = TcpStream::connect(server.addr()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+async fn call(server: &Server, operation: &str, body: &str) -> String {
+    exchange(server, &format!("{}{body}", head(operation, body.len(), "Connection: close\r\n"))).await
+}
+
+#[tokio::test]
+async fn errors_are_json_with_their_type() {
+    let (_emulator, server) = start().await;
+    let missing = call(&server, "ListShards", r#"{"StreamName":"nope"}"#).await;
+    assert!(missing.starts_with("HTTP/1.1 400"), "{missing}");
+    assert!(missing.contains("x-amzn-errortype: ResourceNotFoundException"), "{missing}");
+    assert!(missing.contains(r#""__type":"ResourceNotFoundException""#), "{missing}");
+    assert!(call(&server, "PutRecords", "{").await.contains("SerializationException"));
+    assert!(call(&server, "PutRecords", r#"{"Records":[{"Data":"!"}]}"#).await.contains("SerializationException"));
+    assert!(call(&server, "DoIt", "{}").await.contains("UnknownOperationException"));
+    assert!(exchange(&server, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.contains("200 OK"));
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_told_to_continue() {
+    let (_emulator, server) = start().await;
+    let mut stream = TcpStream::connect(server.addr()).await.unwrap();
+    let head = head("PutRecords", PUT.len(), "Expect: 100-continue\r\nConnection: close\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut buffer = [0; 1_024];
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut buffer)).await.expect("told").unwrap();
+    assert!(buffer[..read].starts_with(b"HTTP/1.1 100 Continue\r\n"), "{:?}", String::from_utf8_lossy(&buffer[..read]));
+    stream.write_all(PUT.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains("200 OK") && answer.contains("SequenceNumber"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_lost_reply_leaves_the_record_stored() {
+    let (emulator, server) = start().await;
+    emulator.set_faults(Faults { drop_reply_rate: 1.0, ..Faults::default() });
+    assert_eq!(call(&server, "PutRecords", PUT).await, "");
+    assert_eq!(emulator.with(|kinesis, _| kinesis.records("s").count()), 1);
+    assert!(call(&server, "ListShards", r#"{"StreamName":"s"}"#).await.contains("200 OK"), "only puts are hit");
+}
+
+#[tokio::test]
+async fn faults_of_requests_do_what_they_say() {
+    let (emulator, server) = start().await;
+    emulator.set_faults(Faults { http_500_rate: 1.0, ..Faults::default() });
+    assert!(call(&server, "PutRecords", PUT).await.starts_with("HTTP/1.1 500"));
+    emulator.set_faults(Faults { request_throttle_rate: 1.0, ..Faults::default() });
+    assert!(call(&server, "PutRecords", PUT).await.contains("ProvisionedThroughputExceededException"));
+    assert_eq!(emulator.with(|kinesis, _| kinesis.records("s").count()), 0);
+    let latency = Duration::from_millis(50);
+    emulator.set_faults(Faults { latency, all_operations: true, ..Faults::default() });
+    let start = Instant::now();
+    call(&server, "ListShards", r#"{"StreamName":"s"}"#).await;
+    assert!(start.elapsed() >= latency);
+    assert_eq!(emulator.with(|kinesis, _| kinesis.counters().requests["PutRecords"]), 2);
+}
+
+#[tokio::test]
+async fn a_stopped_server_starts_again_on_its_port_with_its_records() {
+    let (emulator, server) = start().await;
+    call(&server, "PutRecords", PUT).await;
+    let mut idle = TcpStream::connect(server.addr()).await.unwrap();
+    let addr = server.addr();
+    server.stop().await;
+    assert!(matches!(idle.read(&mut [0]).await, Ok(0) | Err(_)), "live connections are cut");
+    assert!(TcpStream::connect(addr).await.is_err());
+    let server = Server::bind(addr, &emulator, None).await.unwrap();
+    let iterator = r#"{"StreamName":"s","ShardId":"shardId-000000000000","ShardIteratorType":"TRIM_HORIZON"}"#;
+    assert!(call(&server, "GetShardIterator", iterator).await.contains("200 OK"));
+    assert_eq!(emulator.with(|kinesis, _| kinesis.records("s").count()), 1);
+}
+
+#[test]
+fn it_serves_programs_without_a_runtime() {
+    use std::io::{Read, Write};
+    let emulator = Emulator::new(Options::default()).with_stream("s", 2);
+    let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None).unwrap();
+    let mut stream = std::net::TcpStream::connect(server.addr()).unwrap();
+    stream.write_all(format!("{}{PUT}", head("PutRecords", PUT.len(), "Connection: close\r\n")).as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("200 OK"), "{answer}");
+}
