@@ -1,0 +1,65 @@
+//! The core's records and replies to and from the SDK's types.
+
+use aws_sdk_kinesis::operation::describe_stream_summary::DescribeStreamSummaryOutput;
+use aws_sdk_kinesis::operation::list_shards::ListShardsOutput;
+use aws_sdk_kinesis::operation::put_records::PutRecordsOutput;
+use aws_sdk_kinesis::primitives::Blob;
+use aws_sdk_kinesis::types::{PutRecordsRequestEntry, RecordDistributionStrategy, Shard};
+use kpl_core::{Batch, Delivery, ListedShard, RecordReply, RequestError, ShardPage, StreamSummary};
+
+/// A stream's name and ARN: one of the two.
+pub(super) fn target(stream: &str) -> (Option<String>, Option<String>) {
+    if stream.starts_with("arn:") { (None, Some(stream.to_owned())) } else { (Some(stream.to_owned()), None) }
+}
+
+/// The entries of a request: here, aggregates are encoded.
+pub(super) fn entries<T>(batch: &Batch<T>) -> Result<Vec<PutRecordsRequestEntry>, RequestError> {
+    let entries = batch.records().iter().map(|record| {
+        PutRecordsRequestEntry::builder()
+            // An aggregate has just been made and moves in; the SDK wants a single record's data for itself.
+            .data(Blob::new(Vec::from(record.data())))
+            .partition_key(record.partition_key())
+            .set_explicit_hash_key(record.explicit_hash_key().map(|key| key.to_string()))
+            .build()
+    });
+    entries
+        .collect::<Result<_, _>>()
+        .map_err(|error| RequestError::new(Delivery::NotSent, "Build Error", error.to_string()))
+}
+
+pub(super) fn record_replies(output: PutRecordsOutput) -> Vec<RecordReply> {
+    let replies = output.records.into_iter().map(|record| RecordReply {
+        shard_id: record.shard_id,
+        sequence_number: record.sequence_number,
+        error_code: record.error_code,
+        error_message: record.error_message,
+    });
+    replies.collect()
+}
+
+pub(super) fn shard_page(output: ListShardsOutput) -> ShardPage {
+    let shards = output.shards.unwrap_or_default();
+    ShardPage { shards: shards.into_iter().filter_map(listed_shard).collect(), next_token: output.next_token }
+}
+
+/// A shard with a range that can be read; the map copes with the hole that another one leaves.
+fn listed_shard(shard: Shard) -> Option<ListedShard> {
+    let range = shard.hash_key_range?;
+    Some(ListedShard {
+        id: shard.shard_id.into(),
+        start: range.starting_hash_key.parse().ok()?,
+        end: range.ending_hash_key.parse().ok()?,
+        closed: shard.sequence_number_range.is_some_and(|range| range.ending_sequence_number.is_some()),
+        parents: [shard.parent_shard_id.map(Into::into), shard.adjacent_parent_shard_id.map(Into::into)],
+    })
+}
+
+pub(super) fn stream_summary(output: &DescribeStreamSummaryOutput) -> StreamSummary {
+    let summary = output.stream_description_summary();
+    let kib = summary.and_then(|summary| summary.max_record_size_in_kib());
+    StreamSummary {
+        max_record_size: kib.and_then(|kib| usize::try_from(kib).ok()).map(|kib| kib * 1_024),
+        auto_distribution: summary.and_then(|summary| summary.record_distribution_strategy())
+            == Some(&RecordDistributionStrategy::Auto),
+    }
+}

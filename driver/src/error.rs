@@ -1,0 +1,69 @@
+//! Why a record was not taken, and why a producer could not be made.
+
+use kpl_core::{InvalidRecord, UserRecord};
+
+/// A record that was not taken, with the record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PutError {
+    /// The record can never be put.
+    #[error("{reason}")]
+    Invalid {
+        /// What is wrong with it: field, value and limit.
+        reason: InvalidRecord,
+        /// The record as it was given.
+        record: Box<UserRecord>,
+    },
+    /// As many records or bytes are outstanding as the config allows. Only `try_put` says so; `put` waits.
+    #[error("the producer is full: {records} records and {bytes} bytes are outstanding")]
+    Full {
+        /// Records outstanding; the limit is `max_outstanding_records`.
+        records: usize,
+        /// Bytes outstanding; the limit is `max_outstanding_bytes`.
+        bytes: usize,
+        /// The record.
+        record: Box<UserRecord>,
+    },
+    /// The producer is closed, or its runtime was shut down.
+    #[error("the producer is closed")]
+    Closed {
+        /// The record.
+        record: Box<UserRecord>,
+    },
+}
+
+impl PutError {
+    /// The record that was not taken.
+    pub fn record(&self) -> &UserRecord {
+        match self {
+            Self::Invalid { record, .. } | Self::Full { record, .. } | Self::Closed { record } => record,
+        }
+    }
+
+    /// Takes the record back.
+    pub fn into_record(self) -> UserRecord {
+        match self {
+            Self::Invalid { record, .. } | Self::Full { record, .. } | Self::Closed { record } => *record,
+        }
+    }
+}
+
+/// Why [`Producer::from_env`](crate::Producer::from_env) failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FromEnvError {
+    /// No region was found in the environment, the profile, or the machine's metadata.
+    #[error("no AWS region is set: set AWS_REGION, or `region` in the profile")]
+    NoRegion,
+    /// The file named by `AWS_CA_BUNDLE` cannot be used.
+    #[error("AWS_CA_BUNDLE is {path:?}, which cannot be used: {reason}")]
+    CaBundle {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The HTTP client could not be made.
+    #[error("the HTTP client could not be made: {0}")]
+    HttpClient(String),
+}

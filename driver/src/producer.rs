@@ -1,0 +1,279 @@
+//! The handle that an application holds.
+
+use std::hash::{BuildHasher, RandomState};
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use aws_sdk_kinesis::Client;
+use bytes::Bytes;
+use event_listener::IntoNotification;
+use kpl_core::{Config, Instant, PreparedRecord, Stats, UserRecord};
+
+use crate::aws::AwsTransport;
+use crate::drive::drive;
+use crate::error::{FromEnvError, PutError};
+use crate::outcome::Outcome;
+use crate::runtime::{AwsRuntime, Runtime};
+use crate::shared::{Put, Shared};
+use crate::transport::Transport;
+
+/// Puts records into Kinesis Data Streams: aggregated, paced, batched and retried as the Kinesis Producer Library does.
+///
+/// One producer serves any number of streams and tasks: clone it, it is a handle. Each `put` gives an [`Outcome`] at
+/// once, which tells later what became of the record. [`close`](Self::close) it before the program ends; when the last
+/// handle is dropped, what is outstanding still goes out as long as the runtime lives.
+#[derive(Debug)]
+pub struct Producer<R> {
+    handle: Arc<Handle>,
+    runtime: PhantomData<fn() -> R>,
+}
+
+impl<R> Clone for Producer<R> {
+    fn clone(&self) -> Self {
+        Self { handle: self.handle.clone(), runtime: PhantomData }
+    }
+}
+
+/// The handles' part of the producer: when it goes, nobody can put any more.
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.close(|_| Instant::NEVER);
+    }
+}
+
+impl<R: AwsRuntime> Producer<R> {
+    /// A producer by the environment: region, credentials, endpoint, retries of the credentials and all else that
+    /// the AWS SDK's default chain finds; with [`Config::default`]. `AWS_CA_BUNDLE` is honoured.
+    ///
+    /// # Errors
+    ///
+    /// [`FromEnvError`] if there is no region, or `AWS_CA_BUNDLE` is not a file of certificates.
+    pub async fn from_env() -> Result<Self, FromEnvError> {
+        Self::from_env_with(Config::default()).await
+    }
+
+    /// As [`from_env`](Self::from_env), with settings.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_env`](Self::from_env).
+    pub async fn from_env_with(config: Config) -> Result<Self, FromEnvError> {
+        let ca_pem = match std::env::var("AWS_CA_BUNDLE") {
+            Ok(path) if !path.is_empty() => {
+                let pem = std::fs::read(&path);
+                Some(pem.map_err(|error| FromEnvError::CaBundle { path, reason: error.to_string() })?)
+            }
+            _ => None,
+        };
+        let http_client = R::http_client(ca_pem.as_deref()).map_err(|error| match std::env::var("AWS_CA_BUNDLE") {
+            Ok(path) if ca_pem.is_some() => FromEnvError::CaBundle { path, reason: error.to_string() },
+            _ => FromEnvError::HttpClient(error.to_string()),
+        })?;
+        let sdk_config = aws_config::defaults(aws_config::BehaviorVersion::latest())
+            .http_client(http_client)
+            .sleep_impl(R::sleep_impl())
+            .load()
+            .await;
+        if sdk_config.region().is_none() {
+            return Err(FromEnvError::NoRegion);
+        }
+        Ok(Self::from_sdk_config(&sdk_config, config))
+    }
+
+    /// A producer by an SDK config that the application has loaded itself.
+    pub fn from_sdk_config(sdk_config: &SdkConfig, config: Config) -> Self {
+        Self::new(Client::new(sdk_config), config)
+    }
+
+    /// A producer over a client of the AWS SDK, whose region, endpoint, credentials and HTTP client count. Its retries
+    /// and time-outs do not: the producer retries by itself, knowing more, and `request_timeout` is the time-out.
+    ///
+    /// Must be called where the runtime is, since the drive loop is started here.
+    pub fn new(client: Client, config: Config) -> Self {
+        let transport = AwsTransport::new(client, config.request_timeout(), R::never_connected);
+        Self::with_transport(R::default(), transport, config)
+    }
+}
+
+impl<R: Runtime> Producer<R> {
+    /// A producer on any runtime over any transport.
+    ///
+    /// If the config's seed is 0, a random one is taken, so that no two producers draw the same jitter.
+    pub fn with_transport(runtime: R, transport: impl Transport, config: Config) -> Self {
+        let config = match config.seed() {
+            // Only ranges are checked, and a seed has none.
+            0 => config.to_builder().seed(RandomState::new().hash_one(0)).build().unwrap_or(config),
+            _ => config,
+        };
+        let clock = Box::new({
+            let runtime = runtime.clone();
+            move || runtime.now()
+        });
+        let core = kpl_core::Producer::new(config, clock());
+        let shared = Arc::new(Shared::new(core, clock));
+        runtime.spawn(drive(shared.clone(), runtime.clone(), Arc::new(transport)));
+        Self { handle: Arc::new(Handle { shared }), runtime: PhantomData }
+    }
+
+    /// Puts a record: waits until there is room for it, and gives the promise of its outcome.
+    ///
+    /// `stream` is a name or an ARN. A shared `Arc<str>` for it, and `Bytes` for the data, are not copied.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError::Invalid`] names field, value and limit; [`PutError::Closed`]; both give the record back.
+    pub async fn put(
+        &self,
+        stream: impl Into<Arc<str>>,
+        partition_key: impl Into<String>,
+        data: impl Into<Bytes>,
+    ) -> Result<Outcome, PutError> {
+        self.put_record(UserRecord::new(stream, partition_key, data)).await
+    }
+
+    /// Puts a record, with an explicit hash key if it has one: waits until there is room for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    pub async fn put_record(&self, record: UserRecord) -> Result<Outcome, PutError> {
+        let shared = self.shared();
+        let mut record = prepare(record)?;
+        let mut waited = false;
+        loop {
+            // Listening before looking: no wake-up is lost. The first look goes without, for there mostly is room.
+            let room = waited.then(|| shared.room.listen());
+            match self.try_put_prepared(record) {
+                Err(Refused::Full { record: back, .. }) => record = back,
+                Err(refused) => return Err(refused.into()),
+                Ok((outcome, room_left)) => {
+                    if waited && room_left {
+                        // One record that is resolved wakes one put; it may have made room for more than one.
+                        drop(room);
+                        shared.room.notify(1.additional());
+                    }
+                    return Ok(outcome);
+                }
+            }
+            waited = true;
+            if let Some(room) = room {
+                room.await;
+            }
+        }
+    }
+
+    /// Puts a record if there is room for it.
+    ///
+    /// # Errors
+    ///
+    /// [`PutError::Full`] if there is none, and those of [`put`](Self::put); all give the record back.
+    pub fn try_put(
+        &self,
+        stream: impl Into<Arc<str>>,
+        partition_key: impl Into<String>,
+        data: impl Into<Bytes>,
+    ) -> Result<Outcome, PutError> {
+        self.try_put_record(UserRecord::new(stream, partition_key, data))
+    }
+
+    /// Puts a record, with an explicit hash key if it has one, if there is room for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_put`](Self::try_put).
+    pub fn try_put_record(&self, record: UserRecord) -> Result<Outcome, PutError> {
+        Ok(self.try_put_prepared(prepare(record)?)?.0)
+    }
+
+    /// Sends without waiting for company what has been put so far, and ends when each of those records is resolved,
+    /// whatever is put in the meantime. Dropped early, the flush goes on.
+    pub async fn flush(&self) {
+        // An error means that the producer has ended, and with it every record.
+        let _ = self.shared().flush().await;
+    }
+
+    /// Takes no more records, and ends when all are resolved. Each one ends by its time-to-live at the latest.
+    ///
+    /// Any handle can close; the others' puts are refused from then on. Dropped early, the close goes on.
+    pub async fn close(&self) {
+        self.shared().close(|_| Instant::NEVER);
+        self.shared().finished().await;
+    }
+
+    /// As [`close`](Self::close), but what is not resolved after `patience` fails as `Closed`, with the record.
+    pub async fn close_within(&self, patience: Duration) {
+        self.shared().close(|now| now + patience);
+        self.shared().finished().await;
+    }
+
+    /// User records accepted and not yet resolved.
+    pub fn outstanding_records(&self) -> usize {
+        self.shared().lock().core.outstanding_records()
+    }
+
+    /// Bytes (data and partition keys) accepted and not yet resolved.
+    pub fn outstanding_bytes(&self) -> usize {
+        self.shared().lock().core.outstanding_bytes()
+    }
+
+    /// How long ago the oldest outstanding record was put, within 10 ms; `None` if none is outstanding.
+    pub fn oldest_record_age(&self) -> Option<Duration> {
+        let now = self.shared().now();
+        self.shared().lock().core.oldest_put().map(|oldest| now.saturating_since(oldest))
+    }
+
+    /// Counts since the producer was made.
+    pub fn stats(&self) -> Stats {
+        self.shared().lock().core.stats()
+    }
+
+    /// The settings.
+    pub fn config(&self) -> Config {
+        self.shared().lock().core.config().clone()
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+
+    fn try_put_prepared(&self, record: PreparedRecord) -> Result<(Outcome, bool), Refused> {
+        use kpl_core::PutError as Core;
+        match self.shared().try_put(record) {
+            Put::Taken { outcome, room_left } => Ok((outcome, room_left)),
+            Put::Refused(Core::Full { record, records, bytes, .. }) => Err(Refused::Full { record, records, bytes }),
+            Put::Refused(Core::Invalid { reason, record, .. }) => {
+                Err(Refused::Ended(PutError::Invalid { reason, record: Box::new(record.into()) }))
+            }
+            Put::Refused(Core::Closed { record, .. }) => {
+                Err(Refused::Ended(PutError::Closed { record: Box::new(record.into()) }))
+            }
+            Put::Refused(_) => unreachable!("the core has no other refusals"),
+        }
+    }
+}
+
+/// A refused record, still prepared if it may be put again.
+enum Refused {
+    Full { record: PreparedRecord, records: usize, bytes: usize },
+    Ended(PutError),
+}
+
+impl From<Refused> for PutError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full { record, records, bytes } => Self::Full { records, bytes, record: Box::new(record.into()) },
+            Refused::Ended(error) => error,
+        }
+    }
+}
+
+fn prepare(record: UserRecord) -> Result<PreparedRecord, PutError> {
+    record.prepare().map_err(|error| PutError::Invalid { reason: error.reason, record: error.record })
+}

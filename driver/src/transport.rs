@@ -1,0 +1,23 @@
+//! What the drive loop needs of a service.
+
+use std::future::Future;
+
+use kpl_core::{Batch, DescribeRequest, ListShardsRequest, Reply, RequestError, ShardPage, StreamSummary};
+
+/// Carries requests to the service and replies back. [`AwsTransport`](crate::AwsTransport) is the real one.
+///
+/// Its futures may panic and may be dropped at any time; the records of a request are safe with the caller.
+pub trait Transport: Send + Sync + 'static {
+    /// Sends the batch with PutRecords. Encoding ([`KinesisRecord::data`](kpl_core::KinesisRecord::data)) is part of
+    /// it, and happens beside the drive loop, outside the lock.
+    fn put_records<T: Send + Sync>(&self, batch: &Batch<T>) -> impl Future<Output = Reply> + Send;
+
+    /// Asks for one page of a stream's shards.
+    fn list_shards(&self, request: &ListShardsRequest) -> impl Future<Output = Result<ShardPage, RequestError>> + Send;
+
+    /// Asks for a stream's summary.
+    fn describe_stream(
+        &self,
+        request: &DescribeRequest,
+    ) -> impl Future<Output = Result<StreamSummary, RequestError>> + Send;
+}
