@@ -4,7 +4,7 @@ use aws_sdk_kinesis::operation::describe_stream_summary::DescribeStreamSummaryOu
 use aws_sdk_kinesis::operation::list_shards::ListShardsOutput;
 use aws_sdk_kinesis::operation::put_records::PutRecordsOutput;
 use aws_sdk_kinesis::primitives::Blob;
-use aws_sdk_kinesis::types::{PutRecordsRequestEntry, RecordDistributionStrategy, Shard};
+use aws_sdk_kinesis::types::{PutRecordsRequestEntry, RecordDistributionStrategy, Shard, StreamDescriptionSummary};
 use kpl_core::{Batch, Delivery, ListedShard, RecordReply, RequestError, ShardPage, StreamSummary};
 
 /// A stream's name and ARN: one of the two.
@@ -56,10 +56,10 @@ fn listed_shard(shard: Shard) -> Option<ListedShard> {
 
 pub(super) fn stream_summary(output: &DescribeStreamSummaryOutput) -> StreamSummary {
     let summary = output.stream_description_summary();
-    let kib = summary.and_then(|summary| summary.max_record_size_in_kib());
+    let kib = summary.and_then(StreamDescriptionSummary::max_record_size_in_kib);
     StreamSummary {
         max_record_size: kib.and_then(|kib| usize::try_from(kib).ok()).map(|kib| kib * 1_024),
-        auto_distribution: summary.and_then(|summary| summary.record_distribution_strategy())
+        auto_distribution: summary.and_then(StreamDescriptionSummary::record_distribution_strategy)
             == Some(&RecordDistributionStrategy::Auto),
     }
 }
