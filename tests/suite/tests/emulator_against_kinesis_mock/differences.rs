@@ -62,6 +62,10 @@ pub(crate) const KNOWN: &[Difference] = &[
     row("bad resharding", "SplitShard: at -1", INVALID, VALIDATION),
     row("bad resharding", "SplitShard: no shard id", INVALID, VALIDATION),
 
+    // The API's lengths are in Unicode characters (Smithy's length trait); it counts UTF-16 units.
+    row("records", "PutRecord: a key of 129 letters beyond the BMP", INVALID, "ok"),
+    row("records", "PutRecords: a key of 129 letters beyond the BMP", INVALID, "ok, ok"),
+
     // Limits that it does not keep.
     row("paging", "MaxResults 10,001", "ok", VALIDATION),
     row("records", "PutRecords: none", "ok", VALIDATION),

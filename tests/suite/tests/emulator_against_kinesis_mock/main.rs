@@ -4,9 +4,8 @@
 //! the same keys, the same pages, the same errors. Where kinesis-mock itself is not like Kinesis the step stands in
 //! [`differences::KNOWN`], with both answers and the reason.
 //!
-//! So far only kinesis-mock is asked: its answers have to be those of the table, where they are in it, and its shards
-//! those that `kpl-core` computes. The emulator joins in [`compare`], where its transcript has to equal the documented
-//! one.
+//! kinesis-mock's answers have to be those of the table, where they are in it, and its shards those that `kpl-core`
+//! computes; the emulator's have to be those of Kinesis.
 
 mod differences;
 mod errors;
@@ -19,7 +18,8 @@ use std::collections::HashMap;
 
 use aws_sdk_kinesis::Client;
 use differences::KNOWN;
-use kpl_suite::kinesis_mock::{KinesisMock, Options};
+use kpl_emulator::{Emulator, Options, Server};
+use kpl_suite::kinesis_mock::{KinesisMock, Options as MockOptions};
 use transcript::Transcript;
 
 #[tokio::test]
@@ -59,15 +59,35 @@ async fn impossible_splits_and_merges_are_refused() {
 
 /// Has the conversation, and fails with every step that is answered otherwise than it should be.
 async fn compare(conversation: &str, talk: impl AsyncFn(&Client, &mut Transcript)) {
-    let Some(mock) = KinesisMock::start(Options::default()).await else { return };
+    let Some(mock) = KinesisMock::start(MockOptions::default()).await else { return };
     let mut from_mock = Transcript::default();
     talk(&mock.client(), &mut from_mock).await;
 
+    let emulator = Emulator::new(Options::unlimited());
+    let server = Server::start(&emulator).await.expect("a free port");
+    let mut from_emulator = Transcript::default();
+    talk(&kpl_suite::client::new(&server.url(), None), &mut from_emulator).await;
+
     let problems = match documented(conversation, &from_mock) {
-        Ok(documented) => unlike_a_service(&documented),
+        Ok(documented) => [unlike_a_service(&documented), unlike(&documented, &from_emulator)].concat(),
         Err(problems) => problems,
     };
     assert!(problems.is_empty(), "{conversation}, {} problems:\n{}", problems.len(), problems.join("\n"));
+}
+
+/// Where the emulator answers otherwise than Kinesis would.
+fn unlike(documented: &Transcript, emulator: &Transcript) -> Vec<String> {
+    let (expected, got): (Vec<_>, Vec<_>) = (documented.lines().collect(), emulator.lines().collect());
+    let mut problems: Vec<String> = expected
+        .iter()
+        .zip(&got)
+        .filter(|(expected, got)| expected != got)
+        .map(|((step, kinesis), (emulated, answer))| format!("{step}\n  Kinesis   {kinesis}\n  {emulated}: {answer}"))
+        .collect();
+    if expected.len() != got.len() {
+        problems.push(format!("{} steps were expected, {} were had", expected.len(), got.len()));
+    }
+    problems
 }
 
 /// What Kinesis would have answered: kinesis-mock's answers, but for the known differences.

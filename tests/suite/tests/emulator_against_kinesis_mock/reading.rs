@@ -1,5 +1,7 @@
 //! What a consumer sees: iterators of every type, and the records behind them.
 
+use std::time::Duration;
+
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
 use aws_sdk_kinesis::operation::get_shard_iterator::builders::GetShardIteratorFluentBuilder;
@@ -41,6 +43,8 @@ pub(crate) async fn iterators(client: &Client, transcript: &mut Transcript) {
         let request = iterator(client, kind.clone()).set_starting_sequence_number(number.map(str::to_owned));
         transcript.note(&kind, read_all(client, request).await);
     }
+    // The records are older than the second that is asked for, however fast the service is.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
     for (step, time) in [("AT_TIMESTAMP of long ago", 1), ("AT_TIMESTAMP of now", now())] {
         let request = iterator(client, ShardIteratorType::AtTimestamp).timestamp(DateTime::from_secs(time));
         transcript.note(step, read_all(client, request).await);
