@@ -17,7 +17,12 @@
 
 pub mod certs;
 pub mod client;
+pub mod end_to_end;
 pub mod kinesis_mock;
+mod proxy;
+mod service;
 
 pub use certs::Certificates;
 pub use kinesis_mock::KinesisMock;
+pub use proxy::Proxy;
+pub use service::Service;

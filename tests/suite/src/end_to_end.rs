@@ -1,0 +1,366 @@
+//! What every driver must do against every service, from `put` to what a consumer reads.
+//!
+//! Each case is generic over the driver's runtime. [`end_to_end_tests`](crate::end_to_end_tests) makes tests of all of
+//! them.
+
+use std::time::Duration;
+
+use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
+use kpl_driver::core::{Config, ConfigBuilder, Receipt, UserRecord, hash_key};
+use kpl_driver::{AwsRuntime, Outcome, Producer, PutError};
+use kpl_emulator::consumer::Reading;
+
+use crate::service::Service;
+
+/// Makes a test of each case, for one driver and one service.
+///
+/// `$service` is an expression that gives an `Option<Service>`.
+#[macro_export]
+macro_rules! end_to_end_tests {
+    ($test:meta, $runtime:ty, $service:expr) => {
+        $crate::end_to_end_tests! { $test, $runtime, $service;
+            records_are_read_back_as_they_were_put
+            without_aggregation_records_go_as_they_are
+            three_streams_at_once
+            a_split_and_a_merge_in_the_middle_lose_and_double_nothing
+            a_record_over_the_limit_harms_only_itself
+            throttled_records_wait_and_arrive
+            throttled_records_fail_at_once_if_so_configured
+            records_that_cannot_be_put_expire
+            a_full_producer_makes_puts_wait
+            a_flush_ends_when_what_came_before_is_stored
+            a_close_drains
+            an_endpoint_that_is_gone_comes_back
+            https_with_a_certificate_authority_of_ones_own
+            a_stream_can_be_named_by_its_arn
+        }
+    };
+    ($test:meta, $runtime:ty, $service:expr; $($case:ident)*) => {$(
+        #[$test]
+        async fn $case() {
+            if let Some(mut service) = $service {
+                $crate::end_to_end::$case::<$runtime>(&mut service).await;
+            }
+        }
+    )*};
+}
+
+const STREAM: &str = "events";
+
+fn producer_at<R: AwsRuntime>(url: &str, ca_pem: Option<&str>, config: ConfigBuilder) -> Producer<R> {
+    let http_client = R::http_client(ca_pem.map(str::as_bytes)).expect("an HTTP client");
+    let sdk = aws_sdk_kinesis::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::from_static(crate::client::REGION))
+        .credentials_provider(Credentials::new("AKIDTEST", "secret", None, None, "kpl-suite"))
+        .endpoint_url(url)
+        .http_client(http_client)
+        .sleep_impl(R::sleep_impl())
+        .build();
+    Producer::new(Client::from_conf(sdk), config.build().expect("a config"))
+}
+
+fn producer<R: AwsRuntime>(service: &Service, config: ConfigBuilder) -> Producer<R> {
+    producer_at(&service.proxy.url(), None, config)
+}
+
+/// Records wait for the shard map, however slow the service is, and are aggregated.
+fn patient() -> ConfigBuilder {
+    Config::builder().record_max_buffered_time(Duration::from_secs(3))
+}
+
+/// `count` records with keys of their own, some with explicit hash keys, some empty, some not of ASCII.
+fn records(stream: &str, count: usize) -> Vec<UserRecord> {
+    let record = |n: usize| {
+        let data = match n % 10 {
+            0 => String::new(),
+            1 => format!("{n} 貓 🐈"),
+            2 => format!("{n} {}", "long ".repeat(100)),
+            _ => format!("record {n}"),
+        };
+        let record = UserRecord::new(stream, format!("key {}", n % (count / 2 + 1)), data);
+        if n % 3 == 0 { record.explicit_hash_key(hash_key(&n.to_string()).to_string()) } else { record }
+    };
+    (0..count).map(record).collect()
+}
+
+async fn put_all<R: AwsRuntime>(producer: &Producer<R>, records: &[UserRecord]) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for record in records {
+        outcomes.push(producer.put_record(record.clone()).await.expect("the record is taken"));
+    }
+    outcomes
+}
+
+async fn receipts(outcomes: Vec<Outcome>) -> Vec<Receipt> {
+    let mut receipts = Vec::new();
+    for outcome in outcomes {
+        receipts.push(outcome.await.unwrap_or_else(|failure| panic!("{failure:?}")));
+    }
+    receipts
+}
+
+/// Each record is read exactly once, where its receipt says, and nothing else is.
+fn assert_read(reading: &Reading, records: &[UserRecord], receipts: &[Receipt]) {
+    let mut expected: Vec<_> = records
+        .iter()
+        .zip(receipts)
+        .map(|(record, receipt)| {
+            let place = (&*receipt.shard_id, &*receipt.sequence_number, receipt.sub_sequence_number.unwrap_or(0));
+            (place, record.partition_key.as_str(), &record.data)
+        })
+        .collect();
+    let mut read: Vec<_> = reading
+        .records
+        .iter()
+        .map(|record| {
+            let place = (record.shard_id.as_str(), record.sequence_number.as_str(), record.sub_sequence_number);
+            (place, record.partition_key.as_str(), &record.data)
+        })
+        .collect();
+    expected.sort_unstable();
+    read.sort_unstable();
+    assert_eq!(read, expected);
+}
+
+/// Puts, closes, and reads back.
+pub async fn records_are_read_back_as_they_were_put<R: AwsRuntime>(service: &mut Service) {
+    service.create_stream(STREAM, 3).await;
+    let producer = producer::<R>(service, patient());
+    let records = records(STREAM, 500);
+    let receipts = receipts(put_all(&producer, &records).await).await;
+    producer.close().await;
+    let reading = service.read_back(STREAM).await;
+    assert_read(&reading, &records, &receipts);
+    assert_eq!(reading.dropped, 0);
+    assert!(producer.stats().kinesis_records < 100, "aggregated: {:?}", producer.stats());
+    assert!(receipts.iter().all(|receipt| receipt.attempts.len() == 1));
+}
+
+/// Aggregation off.
+pub async fn without_aggregation_records_go_as_they_are<R: AwsRuntime>(service: &mut Service) {
+    service.create_stream(STREAM, 3).await;
+    let producer = producer::<R>(service, Config::builder().aggregation_enabled(false));
+    let records = records(STREAM, 100);
+    let receipts = receipts(put_all(&producer, &records).await).await;
+    let reading = service.read_back(STREAM).await;
+    assert_read(&reading, &records, &receipts);
+    assert!(reading.records.iter().all(|record| !record.aggregated));
+    assert_eq!(producer.stats().kinesis_records, 100);
+}
+
+/// One producer, three streams.
+pub async fn three_streams_at_once<R: AwsRuntime>(service: &mut Service) {
+    let streams = ["one", "two", "three"];
+    for (n, stream) in streams.iter().enumerate() {
+        service.create_stream(stream, n as i32 + 1).await;
+    }
+    let producer = producer::<R>(service, Config::builder());
+    let sets = streams.map(|stream| records(stream, 100));
+    let mut outcomes = [Vec::new(), Vec::new(), Vec::new()];
+    for n in 0..100 {
+        for (set, outcomes) in sets.iter().zip(&mut outcomes) {
+            outcomes.push(producer.put_record(set[n].clone()).await.expect("the record is taken"));
+        }
+    }
+    producer.flush().await;
+    for ((stream, set), outcomes) in streams.iter().zip(&sets).zip(outcomes) {
+        let receipts = receipts(outcomes).await;
+        assert_read(&service.read_back(stream).await, set, &receipts);
+    }
+}
+
+/// Resharding while records flow.
+pub async fn a_split_and_a_merge_in_the_middle_lose_and_double_nothing<R: AwsRuntime>(service: &mut Service) {
+    service.create_stream(STREAM, 2).await;
+    let config = Config::builder().record_max_buffered_time(Duration::from_millis(20));
+    let producer = producer::<R>(service, config);
+    let records = records(STREAM, 600);
+    let mut outcomes = put_all(&producer, &records[..200]).await;
+    producer.flush().await;
+
+    let shards = service.open_shards(STREAM).await;
+    let (id, first, last) = &shards[0];
+    let split = service.client().split_shard().stream_name(STREAM).shard_to_split(id);
+    split.new_starting_hash_key((first + (last - first) / 3).to_string()).send().await.expect("a split");
+    outcomes.extend(put_all(&producer, &records[200..400]).await);
+    producer.flush().await;
+    service.until_active(STREAM).await;
+
+    let mut shards = service.open_shards(STREAM).await;
+    shards.sort_unstable_by_key(|(_, first, _)| *first);
+    let merge = service.client().merge_shards().stream_name(STREAM).shard_to_merge(&shards[1].0);
+    merge.adjacent_shard_to_merge(&shards[2].0).send().await.expect("a merge");
+    outcomes.extend(put_all(&producer, &records[400..]).await);
+
+    let receipts = receipts(outcomes).await;
+    assert_read(&service.read_back(STREAM).await, &records, &receipts);
+    assert!(receipts.iter().any(|receipt| receipt.attempts.len() > 1), "some landed on a shard of before");
+    assert!(receipts.iter().flat_map(|receipt| receipt.attempts.iter()).all(|attempt| !attempt.is_ambiguous()));
+}
+
+/// Oversized records, known to be so at once, learned later, or only by the service.
+pub async fn a_record_over_the_limit_harms_only_itself<R: AwsRuntime>(service: &mut Service) {
+    service.create_stream(STREAM, 1).await;
+    let too_large = UserRecord::new(STREAM, "k", vec![b'x'; (1 << 20) + 1]);
+    // The producer believes that the stream takes 2 MiB; the service knows better.
+    let believing = Config::builder().max_record_size(Some(2 << 20)).rate_limit_bytes_per_shard(100 << 20);
+    let producer = producer::<R>(service, believing);
+    let good = records(STREAM, 20);
+    let mut outcomes = put_all(&producer, &good[..10]).await;
+    let refused = producer.put_record(too_large.clone()).await.expect("the record is taken");
+    outcomes.extend(put_all(&producer, &good[10..]).await);
+    let failure = refused.await.expect_err("the service refuses it");
+    assert_eq!(&*failure.error.code, "InvalidArgumentException");
+    assert_eq!(failure.record, too_large);
+    let receipts = receipts(outcomes).await;
+    assert_read(&service.read_back(STREAM).await, &good, &receipts);
+
+    // Asking the stream, the producer refuses it itself.
+    let asking = self::producer::<R>(service, Config::builder());
+    asking.put(STREAM, "k", "first").await.expect("taken").await.expect("stored");
+    let error = asking.put_record(too_large.clone()).await.expect_err("refused");
+    assert!(matches!(&error, PutError::Invalid { .. }), "{error}");
+    assert_eq!(error.into_record(), too_large);
+}
+
+/// Throttled, then not.
+pub async fn throttled_records_wait_and_arrive<R: AwsRuntime>(service: &mut Service) {
+    service.create_stream(STREAM, 2).await;
+    let producer = producer::<R>(service, Config::builder());
+    service.proxy.throttle(true);
+    let records = records(STREAM, 50);
+    let outcomes = put_all(&producer, &records).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(producer.outstanding_records(), 50);
+    assert!(producer.oldest_record_age().is_some_and(|age| age >= Duration::from_millis(500)));
+    let requests = service.proxy.put_records();
+    assert!((1..=40).contains(&requests), "{requests} requests in 700 ms: no storm");
+    service.proxy.throttle(false);
+    let receipts = receipts(outcomes).await;
+    assert_read(&service.read_back(STREAM).await, &records, &receipts);
+    let throttled = |receipt: &Receipt| {
+        receipt
+            .attempts
+            .iter()
+            .filter_map(|attempt| attempt.error.as_ref())
+            .all(|error| error.code.contains("Throughput"))
+    };
+    assert!(receipts.iter().all(|receipt| receipt.attempts.len() > 1 && throttled(receipt)));
+}
+
+/// `fail_if_throttled`.
+pub async fn throttled_records_fail_at_once_if_so_configured<R: AwsRuntime>(service: &mut Service) {
+    service.create_stream(STREAM, 1).await;
+    let producer = producer::<R>(service, Config::builder().fail_if_throttled(true));
+    service.proxy.throttle(true);
+    for record in records(STREAM, 5) {
+        let failure = producer.put_record(record.clone()).await.expect("taken").await.expect_err("throttled");
+        assert_eq!(&*failure.error.code, "ProvisionedThroughputExceededException");
+        assert_eq!((failure.attempts.len(), failure.is_ambiguous()), (1, false));
+        assert_eq!(failure.record, record);
+    }
+    assert!(service.read_back(STREAM).await.records.is_empty());
+}
+
+/// TTL.
+pub async fn records_that_cannot_be_put_expire<R: AwsRuntime>(service: &mut Service) {
+    service.create_stream(STREAM, 1).await;
+    let producer = producer::<R>(service, Config::builder().record_ttl(Duration::from_millis(400)));
+    service.proxy.throttle(true);
+    let records = records(STREAM, 5);
+    for (record, outcome) in records.iter().zip(put_all(&producer, &records).await) {
+        let failure = outcome.await.expect_err("expired");
+        assert_eq!(&*failure.error.code, "Expired");
+        assert_eq!(failure.record, *record);
+        assert!(!failure.attempts.is_empty());
+    }
+    assert_eq!(producer.outstanding_bytes(), 0);
+}
+
+/// Backpressure.
+pub async fn a_full_producer_makes_puts_wait<R: AwsRuntime>(service: &mut Service) {
+    service.create_stream(STREAM, 1).await;
+    let producer = producer::<R>(service, Config::builder().max_outstanding_records(10));
+    service.proxy.throttle(true);
+    let records = records(STREAM, 30);
+    let mut outcomes = put_all(&producer, &records[..10]).await;
+    let error = producer.try_put_record(records[10].clone()).expect_err("full");
+    assert!(matches!(error, PutError::Full { records: 10, .. }), "{error}");
+    assert_eq!(error.into_record(), records[10]);
+    service.proxy.throttle(false);
+    outcomes.extend(put_all(&producer, &records[10..]).await);
+    let receipts = receipts(outcomes).await;
+    assert_read(&service.read_back(STREAM).await, &records, &receipts);
+}
+
+/// Flush.
+pub async fn a_flush_ends_when_what_came_before_is_stored<R: AwsRuntime>(service: &mut Service) {
+    service.create_stream(STREAM, 2).await;
+    let producer = producer::<R>(service, Config::builder().record_max_buffered_time(Duration::from_secs(20)));
+    let records = records(STREAM, 20);
+    let outcomes = put_all(&producer, &records).await;
+    producer.flush().await;
+    assert_eq!(producer.outstanding_records(), 0);
+    assert_eq!(service.read_back(STREAM).await.records.len(), 20);
+    receipts(outcomes).await;
+}
+
+/// Close.
+pub async fn a_close_drains<R: AwsRuntime>(service: &mut Service) {
+    service.create_stream(STREAM, 2).await;
+    let producer = producer::<R>(service, Config::builder().record_max_buffered_time(Duration::from_secs(20)));
+    let records = records(STREAM, 20);
+    let outcomes = put_all(&producer, &records).await;
+    let other = producer.clone();
+    other.close().await;
+    assert!(matches!(producer.put(STREAM, "k", "late").await, Err(PutError::Closed { .. })));
+    let receipts = receipts(outcomes).await;
+    assert_read(&service.read_back(STREAM).await, &records, &receipts);
+}
+
+/// The endpoint gone, and back.
+pub async fn an_endpoint_that_is_gone_comes_back<R: AwsRuntime>(service: &mut Service) {
+    service.create_stream(STREAM, 2).await;
+    let producer = producer::<R>(service, Config::builder());
+    let records = records(STREAM, 60);
+    let mut outcomes = put_all(&producer, &records[..20]).await;
+    producer.flush().await;
+    service.proxy.down().await;
+    outcomes.extend(put_all(&producer, &records[20..40]).await);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(producer.outstanding_records(), 20);
+    service.proxy.up().await;
+    outcomes.extend(put_all(&producer, &records[40..]).await);
+    let receipts = receipts(outcomes).await;
+    assert_read(&service.read_back(STREAM).await, &records, &receipts);
+    let refused: Vec<_> = receipts[20..40].iter().flat_map(|receipt| receipt.attempts.iter()).collect();
+    assert!(refused.iter().any(|attempt| attempt.error.is_some()));
+    assert!(refused.iter().all(|attempt| !attempt.is_ambiguous()), "a refused connection sends nothing");
+}
+
+/// HTTPS with a CA bundle.
+pub async fn https_with_a_certificate_authority_of_ones_own<R: AwsRuntime>(service: &mut Service) {
+    service.create_stream(STREAM, 1).await;
+    let (url, ca_pem) = service.https();
+    let config = || Config::builder().record_ttl(Duration::from_secs(3));
+    let trusting = producer_at::<R>(url, Some(ca_pem), config());
+    trusting.put(STREAM, "k", "trusted").await.expect("taken").await.expect("stored");
+    let careful = producer_at::<R>(url, None, config());
+    let failure = careful.put(STREAM, "k", "untrusted").await.expect("taken").await.expect_err("no trust");
+    assert!(!failure.is_ambiguous(), "nothing was sent: {failure}");
+    assert_eq!(service.read_back(STREAM).await.records.len(), 1);
+}
+
+/// By ARN.
+pub async fn a_stream_can_be_named_by_its_arn<R: AwsRuntime>(service: &mut Service) {
+    service.create_stream(STREAM, 3).await;
+    let summary = service.client().describe_stream_summary().stream_name(STREAM).send().await.expect("a summary");
+    let arn = summary.stream_description_summary().expect("a summary").stream_arn();
+    let producer = producer::<R>(service, patient());
+    let records = records(arn, 50);
+    let receipts = receipts(put_all(&producer, &records).await).await;
+    assert_read(&service.read_back(STREAM).await, &records, &receipts);
+    assert!(producer.stats().kinesis_records < 20, "the map was had by ARN, too: {:?}", producer.stats());
+}
