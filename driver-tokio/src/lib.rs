@@ -45,7 +45,10 @@ pub type Producer = kpl_driver::Producer<Tokio>;
 /// The tokio runtime that was current when this was made.
 #[derive(Clone, Debug)]
 pub struct Tokio {
-    clock: Clock,
+    /// The wall clock's time at `started`.
+    origin: Instant,
+    /// On tokio's own clock, so that the producer stands still when a test pauses time.
+    started: tokio::time::Instant,
     handle: tokio::runtime::Handle,
 }
 
@@ -54,17 +57,18 @@ impl Default for Tokio {
     ///
     /// Outside a tokio runtime.
     fn default() -> Self {
-        Self { clock: Clock::new(), handle: tokio::runtime::Handle::current() }
+        let handle = tokio::runtime::Handle::current();
+        Self { origin: Clock::new().now(), started: tokio::time::Instant::now(), handle }
     }
 }
 
 impl Runtime for Tokio {
     fn now(&self) -> Instant {
-        self.clock.now()
+        self.origin + self.started.elapsed()
     }
 
     fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send {
-        tokio::time::sleep(self.clock.until(deadline))
+        tokio::time::sleep(deadline.saturating_since(self.now()))
     }
 
     fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {

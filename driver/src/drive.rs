@@ -1,11 +1,13 @@
 //! The drive loop: the only one there is, in production and under simulation.
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use kpl_core::{Action, Batch, Delivery, Instant, Reply, RequestError};
+use kpl_core::{Action, Delivery, Instant, Reply, RequestError};
 
 use crate::outcome::Ticket;
 use crate::runtime::Runtime;
@@ -17,21 +19,18 @@ const ACTIONS_A_TURN: usize = 1_024;
 
 /// Ticks the state machine and carries out what it wants, until it is closed and drained.
 pub(crate) async fn drive<R: Runtime, X: Transport>(shared: Arc<Shared>, runtime: R, transport: Arc<X>) {
-    let mut turns = Turns { shared: shared.clone(), actions: Vec::new() };
+    let mut turns = Turns { shared: shared.clone(), actions: VecDeque::new() };
     loop {
         let woken = shared.wake.listen(); // before looking: no wake-up is lost
         let turn = shared.lock().turn(runtime.now(), ACTIONS_A_TURN, &mut turns.actions);
         // The lock has ended; effects begin.
-        for action in shared.carry_out(&mut turns.actions) {
-            start(action, &shared, &runtime, &transport);
-        }
+        shared.carry_out(&mut turns.actions, |action| start(action, &shared, &runtime, &transport));
         if turn.more {
-            continue;
-        }
-        if turn.drained {
+            // Others on this thread get a turn too.
+            yield_now().await;
+        } else if turn.drained {
             return;
-        }
-        if turn.next == Instant::NEVER {
+        } else if turn.next == Instant::NEVER {
             woken.await;
         } else {
             race(woken, runtime.sleep_until(turn.next)).await;
@@ -43,17 +42,12 @@ pub(crate) async fn drive<R: Runtime, X: Transport>(shared: Arc<Shared>, runtime
 /// resolved.
 struct Turns {
     shared: Arc<Shared>,
-    actions: Vec<Action<Ticket>>,
+    actions: VecDeque<Action<Ticket>>,
 }
 
 impl Drop for Turns {
     fn drop(&mut self) {
-        for action in self.shared.carry_out(&mut self.actions) {
-            if let Action::SendBatch(batch) = action {
-                drop(send(self.shared.clone(), batch));
-            }
-        }
-        self.shared.abandon();
+        self.shared.abandon(mem::take(&mut self.actions));
     }
 }
 
@@ -62,30 +56,34 @@ fn start<R: Runtime, X: Transport>(action: Action<Ticket>, shared: &Arc<Shared>,
     let transport = transport.clone();
     match action {
         Action::SendBatch(batch) => {
-            let mut sending = send(shared.clone(), batch);
+            let mut sending = UnderWay::new(shared, batch, |shared, batch, reply| {
+                let now = shared.now();
+                let reply = reply.unwrap_or_else(Reply::Failed);
+                shared.change(|state| state.core.respond(now, batch, reply));
+            });
             runtime.spawn(async move {
                 let UnderWay { shared, question: Some(batch), answer, .. } = &mut sending else { return };
-                *answer = race(transport.put_records(batch), shared.cancelled()).await;
+                *answer = Some(unless_cancelled(shared, transport.put_records(batch)).await);
             });
         }
         Action::ListShards(request) => {
-            let mut asking = UnderWay::new(shared.clone(), request, |shared, request, reply| {
+            let mut asking = UnderWay::new(shared, request, |shared, request, page| {
                 let now = shared.now();
-                shared.change(|core| core.respond_shards(now, &request, reply.unwrap_or_else(|| Err(task_failed()))));
+                shared.change(|state| state.core.respond_shards(now, &request, page.flatten()));
             });
             runtime.spawn(async move {
-                let UnderWay { question: Some(request), answer, .. } = &mut asking else { return };
-                *answer = Some(transport.list_shards(request).await);
+                let UnderWay { shared, question: Some(request), answer, .. } = &mut asking else { return };
+                *answer = Some(unless_cancelled(shared, transport.list_shards(request)).await);
             });
         }
         Action::DescribeStream(request) => {
-            let mut asking = UnderWay::new(shared.clone(), request, |shared, request, reply| {
+            let mut asking = UnderWay::new(shared, request, |shared, request, summary| {
                 let now = shared.now();
-                shared.change(|core| core.respond_stream(now, &request, reply.unwrap_or_else(|| Err(task_failed()))));
+                shared.change(|state| state.core.respond_stream(now, &request, summary.flatten()));
             });
             runtime.spawn(async move {
-                let UnderWay { question: Some(request), answer, .. } = &mut asking else { return };
-                *answer = Some(transport.describe_stream(request).await);
+                let UnderWay { shared, question: Some(request), answer, .. } = &mut asking else { return };
+                *answer = Some(unless_cancelled(shared, transport.describe_stream(request)).await);
             });
         }
         // Everything else has been carried out already.
@@ -93,40 +91,39 @@ fn start<R: Runtime, X: Transport>(action: Action<Ticket>, shared: &Arc<Shared>,
     }
 }
 
-fn send(shared: Arc<Shared>, batch: Batch<Ticket>) -> UnderWay<Batch<Ticket>, Reply> {
-    UnderWay::new(shared, batch, |shared, batch, reply| {
-        let now = shared.now();
-        let reply = reply.unwrap_or_else(|| Reply::Failed(task_failed()));
-        shared.change(|core| core.respond(now, batch, reply));
-    })
-}
-
 /// A question under way. However its task ends, by an answer, a panic, a cancellation or its runtime's end, the question
 /// is given back.
 struct UnderWay<Q, A> {
     shared: Arc<Shared>,
     question: Option<Q>,
-    answer: Option<A>,
-    give_back: fn(&Shared, Q, Option<A>),
+    answer: Option<Result<A, RequestError>>,
+    give_back: fn(&Shared, Q, Result<A, RequestError>),
 }
 
 impl<Q, A> UnderWay<Q, A> {
-    fn new(shared: Arc<Shared>, question: Q, give_back: fn(&Shared, Q, Option<A>)) -> Self {
-        Self { shared, question: Some(question), answer: None, give_back }
+    fn new(shared: &Arc<Shared>, question: Q, give_back: fn(&Shared, Q, Result<A, RequestError>)) -> Self {
+        Self { shared: shared.clone(), question: Some(question), answer: None, give_back }
     }
 }
 
 impl<Q, A> Drop for UnderWay<Q, A> {
     fn drop(&mut self) {
         if let Some(question) = self.question.take() {
-            (self.give_back)(&self.shared, question, self.answer.take());
+            // A task may panic after its request went out: the records may be stored.
+            let ended = || Err(unanswered("Task Ended", "the request's task ended before the reply came"));
+            (self.give_back)(&self.shared, question, self.answer.take().unwrap_or_else(ended));
         }
     }
 }
 
-/// The task may have panicked after the request went out: its records may be stored.
-fn task_failed() -> RequestError {
-    RequestError::new(Delivery::Unanswered, "Task Ended", "the task of the request ended before the reply came")
+fn unanswered(code: &str, message: &str) -> RequestError {
+    RequestError::new(Delivery::Unanswered, code, message)
+}
+
+/// Waits for an answer, but not past the deadline of a close.
+async fn unless_cancelled<A>(shared: &Shared, answer: impl Future<Output = A>) -> Result<A, RequestError> {
+    let answer = race(answer, shared.cancelled()).await;
+    answer.ok_or_else(|| unanswered("Cancelled", "the deadline of the close passed before the reply came"))
 }
 
 /// Ends with the first of two futures; `None` if that was the second. The other one is dropped.
@@ -139,4 +136,18 @@ async fn race<T>(first: impl Future<Output = T>, second: impl Future<Output = ()
         second.as_mut().poll(cx).map(|()| None)
     })
     .await
+}
+
+/// Lets the runtime run something else first.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

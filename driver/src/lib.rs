@@ -19,6 +19,7 @@ mod error;
 mod notices;
 mod outcome;
 mod producer;
+mod room;
 mod runtime;
 mod shared;
 mod transport;

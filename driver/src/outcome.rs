@@ -38,11 +38,12 @@ impl Future for Outcome {
 
     /// # Panics
     ///
-    /// When it is polled again after it has given its result.
+    /// When it is polled again after it has given its result; and when the state machine has panicked with the record
+    /// in it, which is a bug.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RecordResult> {
-        // Every ticket is resolved, by whoever has it last: the drive loop, its guard, or that of a request.
+        // Every ticket is resolved by whoever has it last: the drive loop, its guard, or that of a request.
         Pin::new(&mut self.receiver)
             .poll(cx)
-            .map(|result| result.unwrap_or_else(|_| panic!("the outcome was polled after it had given its result")))
+            .map(|result| result.unwrap_or_else(|_| panic!("the record was lost by a panic in the state machine")))
     }
 }

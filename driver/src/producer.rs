@@ -8,7 +8,6 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use aws_sdk_kinesis::Client;
 use bytes::Bytes;
-use event_listener::IntoNotification;
 use kpl_core::{Config, Instant, PreparedRecord, Stats, UserRecord};
 
 use crate::aws::AwsTransport;
@@ -16,7 +15,7 @@ use crate::drive::drive;
 use crate::error::{FromEnvError, PutError};
 use crate::outcome::Outcome;
 use crate::runtime::{AwsRuntime, Runtime};
-use crate::shared::{Put, Shared};
+use crate::shared::Shared;
 use crate::transport::Transport;
 
 /// Puts records into Kinesis Data Streams: aggregated, paced, batched and retried as the Kinesis Producer Library does.
@@ -97,7 +96,7 @@ impl<R: AwsRuntime> Producer<R> {
     ///
     /// Must be called where the runtime is, since the drive loop is started here.
     pub fn new(client: Client, config: Config) -> Self {
-        let transport = AwsTransport::new(client, config.request_timeout(), R::never_connected);
+        let transport = AwsTransport::new::<R>(&client, config.request_timeout());
         Self::with_transport(R::default(), transport, config)
     }
 }
@@ -124,6 +123,8 @@ impl<R: Runtime> Producer<R> {
 
     /// Puts a record: waits until there is room for it, and gives the promise of its outcome.
     ///
+    /// Puts that wait get in in the order of their coming. A put that is dropped while it waits puts nothing.
+    ///
     /// `stream` is a name or an ARN. A shared `Arc<str>` for it, and `Bytes` for the data, are not copied.
     ///
     /// # Errors
@@ -144,28 +145,22 @@ impl<R: Runtime> Producer<R> {
     ///
     /// As [`put`](Self::put).
     pub async fn put_record(&self, record: UserRecord) -> Result<Outcome, PutError> {
-        let shared = self.shared();
+        let room = &self.shared().room;
         let mut record = prepare(record)?;
-        let mut waited = false;
-        loop {
-            // Listening before looking: no wake-up is lost. The first look goes without, for there mostly is room.
-            let room = waited.then(|| shared.room.listen());
+        if !room.has_line() {
             match self.try_put_prepared(record) {
                 Err(Refused::Full { record: back, .. }) => record = back,
-                Err(refused) => return Err(refused.into()),
-                Ok((outcome, room_left)) => {
-                    if waited && room_left {
-                        // One record that is resolved wakes one put; it may have made room for more than one.
-                        drop(room);
-                        shared.room.notify(1.additional());
-                    }
-                    return Ok(outcome);
-                }
+                done => return Ok(done?),
             }
-            waited = true;
-            if let Some(room) = room {
-                room.await;
+        }
+        let _turn = room.line_up().await;
+        loop {
+            let made = room.listen(); // before looking: no wake-up is lost
+            match self.try_put_prepared(record) {
+                Err(Refused::Full { record: back, .. }) => record = back,
+                done => return Ok(done?),
             }
+            made.await;
         }
     }
 
@@ -189,7 +184,7 @@ impl<R: Runtime> Producer<R> {
     ///
     /// As [`try_put`](Self::try_put).
     pub fn try_put_record(&self, record: UserRecord) -> Result<Outcome, PutError> {
-        Ok(self.try_put_prepared(prepare(record)?)?.0)
+        Ok(self.try_put_prepared(prepare(record)?)?)
     }
 
     /// Sends without waiting for company what has been put so far, and ends when each of those records is resolved,
@@ -243,19 +238,16 @@ impl<R: Runtime> Producer<R> {
         &self.handle.shared
     }
 
-    fn try_put_prepared(&self, record: PreparedRecord) -> Result<(Outcome, bool), Refused> {
+    fn try_put_prepared(&self, record: PreparedRecord) -> Result<Outcome, Refused> {
         use kpl_core::PutError as Core;
-        match self.shared().try_put(record) {
-            Put::Taken { outcome, room_left } => Ok((outcome, room_left)),
-            Put::Refused(Core::Full { record, records, bytes, .. }) => Err(Refused::Full { record, records, bytes }),
-            Put::Refused(Core::Invalid { reason, record, .. }) => {
-                Err(Refused::Ended(PutError::Invalid { reason, record: Box::new(record.into()) }))
+        self.shared().try_put(record).map_err(|refused| match refused {
+            Core::Full { record, records, bytes, .. } => Refused::Full { record, records, bytes },
+            Core::Invalid { reason, record, .. } => {
+                Refused::Ended(PutError::Invalid { reason, record: Box::new(record.into()) })
             }
-            Put::Refused(Core::Closed { record, .. }) => {
-                Err(Refused::Ended(PutError::Closed { record: Box::new(record.into()) }))
-            }
-            Put::Refused(_) => unreachable!("the core has no other refusals"),
-        }
+            Core::Closed { record, .. } => Refused::Ended(PutError::Closed { record: Box::new(record.into()) }),
+            _ => unreachable!("the core has no other refusals"),
+        })
     }
 }
 

@@ -12,6 +12,35 @@ pub use aws_sdk_kinesis::config::SharedAsyncSleep;
 /// An async runtime: a clock, a sleep, and a way to run something beside.
 ///
 /// Implementing it takes about ten lines; [`Clock`] has the clock.
+///
+/// ```
+/// use kpl_driver::core::Instant;
+/// use kpl_driver::{Clock, Runtime};
+///
+/// #[derive(Clone)]
+/// struct Threads(Clock);
+///
+/// impl Runtime for Threads {
+///     fn now(&self) -> Instant {
+///         self.0.now()
+///     }
+///
+///     async fn sleep_until(&self, deadline: Instant) {
+///         let (wake, woken) = tokio::sync::oneshot::channel();
+///         let wait = self.0.until(deadline);
+///         std::thread::spawn(move || {
+///             std::thread::sleep(wait);
+///             wake.send(())
+///         });
+///         let _ = woken.await;
+///     }
+///
+///     fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+///         std::thread::spawn(|| block_on(future));
+///     }
+/// }
+/// # fn block_on(_: impl Future<Output = ()>) {}
+/// ```
 pub trait Runtime: Clone + Send + Sync + 'static {
     /// The time: it never goes backwards.
     fn now(&self) -> Instant;
@@ -19,7 +48,8 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// Ends at `deadline` or a little later, never before.
     fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send;
 
-    /// Runs a future beside the caller, to its end, whether or not anybody looks.
+    /// Runs a future beside the caller, to its end, whether or not anybody looks. A future that can not be run, or that
+    /// panics, must be dropped: that is how its records get back.
     fn spawn(&self, future: impl Future<Output = ()> + Send + 'static);
 }
 

@@ -1,15 +1,17 @@
 //! What the handles, the drive loop and the requests under way share.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use event_listener::{Event, IntoNotification};
+use event_listener::Event;
 use kpl_core::{Action, Delivery, FlushId, Instant, PreparedRecord, PutError, Reply, RequestError};
 use tokio::sync::oneshot;
 
 use crate::notices::Notices;
 use crate::outcome::{Outcome, Ticket};
+use crate::room::Room;
 
 /// The state machine behind its lock, and the events around it.
 pub(crate) struct Shared {
@@ -17,12 +19,12 @@ pub(crate) struct Shared {
     clock: Box<dyn Fn() -> Instant + Send + Sync>,
     /// Wakes the drive loop.
     pub(crate) wake: Event,
-    /// Wakes puts that wait for room, in the order of their coming.
-    pub(crate) room: Event,
+    /// Where puts wait while the producer is full.
+    pub(crate) room: Room,
     /// The deadline of a close has passed: requests under way end at once.
     cancelled: AtomicBool,
     cancel: Event,
-    /// The drive loop has ended, and every outcome is resolved.
+    /// Every outcome is resolved, and there will be no more.
     finished: AtomicBool,
     finish: Event,
     notices: Notices,
@@ -37,23 +39,13 @@ pub(crate) struct State {
     abandoned: bool,
 }
 
-/// What [`Shared::try_put`] did.
-pub(crate) enum Put {
-    Taken {
-        outcome: Outcome,
-        /// Whether there is room for another one.
-        room_left: bool,
-    },
-    Refused(PutError<Ticket>),
-}
-
 impl Shared {
     pub(crate) fn new(core: kpl_core::Producer<Ticket>, clock: Box<dyn Fn() -> Instant + Send + Sync>) -> Self {
         Self {
             state: Mutex::new(State { core, looks_at: Instant::NEVER, flushes: Vec::new(), abandoned: false }),
             clock,
             wake: Event::new(),
-            room: Event::new(),
+            room: Room::default(),
             cancelled: AtomicBool::new(false),
             cancel: Event::new(),
             finished: AtomicBool::new(false),
@@ -71,45 +63,37 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn try_put(&self, record: PreparedRecord) -> Put {
+    #[expect(clippy::result_large_err, reason = "the record comes back as it was, without an allocation")]
+    pub(crate) fn try_put(&self, record: PreparedRecord) -> Result<Outcome, PutError<Ticket>> {
         let (ticket, outcome) = Outcome::new();
         let now = self.now();
         let mut state = self.lock();
-        if let Err(error) = state.core.put(now, record, ticket) {
-            return Put::Refused(error);
-        }
-        let config = state.core.config();
-        let room_left = state.core.outstanding_records() < config.max_outstanding_records()
-            && state.core.outstanding_bytes() < config.max_outstanding_bytes();
+        state.core.put(now, record, ticket)?;
         let wake = state.must_wake();
         drop(state);
         if wake {
             self.wake.notify(1);
         }
-        Put::Taken { outcome, room_left }
+        Ok(outcome)
     }
 
     /// Starts a flush. The receiver ends when it is done.
     pub(crate) fn flush(&self) -> oneshot::Receiver<()> {
         let (done, receiver) = oneshot::channel();
         let now = self.now();
-        let mut state = self.lock();
-        if !state.abandoned {
+        self.change(|state| {
             let flush = state.core.flush(now);
             state.flushes.push((flush, done));
-        }
-        drop(state);
-        self.wake.notify(1);
+        });
         receiver
     }
 
     /// Starts a close, or brings its deadline forward.
     pub(crate) fn close(&self, deadline: impl FnOnce(Instant) -> Instant) {
         let now = self.now();
-        self.lock().core.close(now, deadline(now));
-        self.wake.notify(1);
-        // Those who wait for room are told that there will be none.
-        self.room.notify(usize::MAX);
+        self.change(|state| state.core.close(now, deadline(now)));
+        // Those who wait for room are told, one after the other, that there will be none.
+        self.room.made();
     }
 
     /// Ends when every outcome is resolved and nothing will be taken any more.
@@ -123,26 +107,25 @@ impl Shared {
     }
 
     /// Lets something happen to the state machine, and sees to it that somebody carries out what follows.
-    pub(crate) fn change(&self, event: impl FnOnce(&mut kpl_core::Producer<Ticket>)) {
+    pub(crate) fn change(&self, event: impl FnOnce(&mut State)) {
         let mut state = self.lock();
-        event(&mut state.core);
-        if state.abandoned {
-            drop(state);
-            self.resolve_all();
+        event(&mut state);
+        let abandoned = state.abandoned;
+        drop(state);
+        if abandoned {
+            self.resolve_all(VecDeque::new());
         } else {
-            drop(state);
             self.wake.notify(1);
         }
     }
 
-    /// Carries out actions that need no runtime. Gives back those that do.
-    pub(crate) fn carry_out(&self, actions: &mut Vec<Action<Ticket>>) -> Vec<Action<Ticket>> {
-        let mut resolved = 0;
-        let mut rest = Vec::new();
-        for action in actions.drain(..) {
+    /// Carries out actions one by one, so that none is lost should one panic. Those that take time go to `start`.
+    pub(crate) fn carry_out(&self, actions: &mut VecDeque<Action<Ticket>>, mut start: impl FnMut(Action<Ticket>)) {
+        let mut resolved = false;
+        while let Some(action) = actions.pop_front() {
             match action {
                 Action::ResolveRecord(ticket, result) => {
-                    resolved += 1;
+                    resolved = true;
                     // Nobody may be waiting for it; the record went its way all the same.
                     let _ = ticket.send(result);
                 }
@@ -152,47 +135,51 @@ impl Shared {
                     self.cancel.notify(usize::MAX);
                 }
                 Action::Notice(notice) => self.notices.tell(self.now(), &notice),
-                other => rest.push(other),
+                other => start(other),
             }
         }
-        if resolved > 0 {
-            self.room.notify(resolved.additional());
+        if resolved {
+            self.room.made();
         }
-        rest
     }
 
-    /// The drive loop is gone: closes the state machine and resolves all that it has, now and from now on.
-    pub(crate) fn abandon(&self) {
+    /// The drive loop is gone and leaves these actions behind: closes the state machine, and resolves all that it has,
+    /// now and from now on.
+    pub(crate) fn abandon(&self, actions: VecDeque<Action<Ticket>>) {
         let now = self.now();
         {
             let mut state = self.lock();
             state.abandoned = true;
             state.core.close(now, now);
-            state.flushes.clear();
         }
-        self.resolve_all();
-        self.finished.store(true, Ordering::Release);
-        self.finish.notify(usize::MAX);
-        self.room.notify(usize::MAX);
+        self.resolve_all(actions);
+        self.room.made();
     }
 
     /// Carries out everything without a runtime: what would be sent is not.
-    fn resolve_all(&self) {
-        let mut actions = Vec::new();
+    fn resolve_all(&self, mut actions: VecDeque<Action<Ticket>>) {
         loop {
-            {
-                let mut state = self.lock();
-                actions.extend(std::iter::from_fn(|| state.core.poll_action()));
-            }
-            if actions.is_empty() {
-                return;
-            }
-            for action in self.carry_out(&mut actions) {
+            let mut unsent = Vec::new();
+            self.carry_out(&mut actions, |action| {
+                // Nobody needs to know a stream's shards any more.
                 if let Action::SendBatch(batch) = action {
-                    let error = RequestError::new(Delivery::NotSent, "Closed", "the runtime was shut down");
-                    let now = self.now();
-                    self.lock().core.respond(now, batch, Reply::Failed(error));
+                    unsent.push(batch);
                 }
+            });
+            let now = self.now();
+            let mut state = self.lock();
+            for batch in unsent {
+                let error = RequestError::new(Delivery::NotSent, "Closed", "the runtime was shut down");
+                state.core.respond(now, batch, Reply::Failed(error));
+            }
+            actions.extend(std::iter::from_fn(|| state.core.poll_action()));
+            if actions.is_empty() {
+                // What is under way comes back here, through its guard.
+                if state.core.is_drained() {
+                    self.finished.store(true, Ordering::Release);
+                    self.finish.notify(usize::MAX);
+                }
+                return;
             }
         }
     }
@@ -211,7 +198,7 @@ impl Shared {
 impl State {
     /// Brings the state machine to `now` and takes up to `most` of its actions. Says when to look again, and whether
     /// there is more to take right away.
-    pub(crate) fn turn(&mut self, now: Instant, most: usize, actions: &mut Vec<Action<Ticket>>) -> Turn {
+    pub(crate) fn turn(&mut self, now: Instant, most: usize, actions: &mut VecDeque<Action<Ticket>>) -> Turn {
         self.core.tick(now);
         actions.extend(std::iter::from_fn(|| self.core.poll_action()).take(most));
         self.looks_at = self.core.next_tick().unwrap_or(Instant::NEVER);

@@ -8,34 +8,32 @@ use aws_smithy_runtime_api::client::dns::ResolveDnsError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use kpl_core::{Delivery, RequestError};
 
-use super::NeverConnected;
+/// Whether an error of the HTTP client says that no connection came about.
+pub(super) type NeverConnected = fn(&(dyn Error + 'static)) -> bool;
 
-/// Tells how far a failed call came. Where that is not certain, it may have arrived.
-pub(super) fn request_error<E>(error: &SdkError<E, HttpResponse>, never_connected: NeverConnected) -> RequestError
+/// Tells how far a failed request came. Where that is not certain, it may have arrived.
+///
+/// `handed_over`: whether the request was given to the HTTP client.
+pub(super) fn request_error<E>(
+    error: &SdkError<E, HttpResponse>,
+    handed_over: bool,
+    never_connected: NeverConnected,
+) -> RequestError
 where
     E: Error + ProvideErrorMetadata + 'static,
 {
     let (delivery, code) = match error {
-        SdkError::ServiceError(service) => {
-            // A 5xx tells nothing about what was done before it.
-            let refused = (400..500).contains(&service.raw().status().as_u16());
-            let delivery = if refused { Delivery::Refused } else { Delivery::Unanswered };
-            let code = service.err().code().map_or_else(|| format!("HTTP {}", service.raw().status()), str::to_owned);
-            let message = service.err().message().map_or_else(|| one_line(service.err()), str::to_owned);
-            return RequestError::new(delivery, code, message);
-        }
-        // No region, no credentials, nothing that could be signed.
-        SdkError::ConstructionFailure(_) => (Delivery::NotSent, "Request Not Built"),
+        SdkError::ServiceError(service) => return answered(service.err(), service.raw().status().as_u16()),
+        // No region, no credentials in time, nothing that could be signed.
+        _ if !handed_over => (Delivery::NotSent, "Request Not Sent"),
         SdkError::TimeoutError(_) => (Delivery::Unanswered, "Request Timeout"),
         SdkError::DispatchFailure(failure) => {
-            let unsent = failure
+            let unconnected = failure
                 .as_connector_error()
                 .is_some_and(|error| chain(error).any(|error| says_never_connected(error) || never_connected(error)));
-            match (unsent, failure.is_timeout()) {
+            match (unconnected, failure.is_timeout()) {
                 (true, _) => (Delivery::NotSent, "Connection Failed"),
                 (false, true) => (Delivery::Unanswered, "Request Timeout"),
-                // The credentials could not be had: the request never came to the HTTP client.
-                (false, false) if failure.is_user() => (Delivery::NotSent, "Request Not Sent"),
                 (false, false) => (Delivery::Unanswered, "Connection Lost"),
             }
         }
@@ -44,6 +42,15 @@ where
         _ => (Delivery::Unanswered, "Unknown"),
     };
     RequestError::new(delivery, code, one_line(error))
+}
+
+/// An error that the service, or something on the way to it, answered.
+fn answered<E: Error + ProvideErrorMetadata + 'static>(error: &E, status: u16) -> RequestError {
+    // A 5xx tells nothing about what was done before it.
+    let delivery = if (400..500).contains(&status) { Delivery::Refused } else { Delivery::Unanswered };
+    let code = error.code().map_or_else(|| format!("HTTP {status}"), str::to_owned);
+    let message = error.message().map_or_else(|| one_line(error), str::to_owned);
+    RequestError::new(delivery, code, message)
 }
 
 /// What every HTTP client has in common when no connection came about.

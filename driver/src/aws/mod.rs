@@ -1,7 +1,10 @@
 //! The real service, through the AWS SDK.
 
 mod errors;
+mod handover;
 mod mapping;
+#[cfg(test)]
+mod tests;
 
 use std::error::Error;
 use std::time::Duration;
@@ -10,38 +13,64 @@ use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::StalledStreamProtectionConfig;
 use aws_sdk_kinesis::config::retry::RetryConfig;
 use aws_sdk_kinesis::config::timeout::TimeoutConfig;
+use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::types::{ShardFilter, ShardFilterType};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use kpl_core::{Batch, DescribeRequest, ListShardsRequest, Reply, RequestError, ShardPage, StreamSummary};
 
+use self::errors::NeverConnected;
+use self::handover::Handover;
+use crate::runtime::AwsRuntime;
 use crate::transport::Transport;
 
 /// PutRecords, ListShards and DescribeStreamSummary of an [`aws_sdk_kinesis::Client`].
+///
+/// ```no_run
+/// # use kpl_driver::{AwsRuntime, AwsTransport, Producer, core::Config};
+/// # fn example<R: AwsRuntime>(client: &aws_sdk_kinesis::Client) {
+/// let config = Config::default();
+/// let transport = AwsTransport::new::<R>(client, config.request_timeout());
+/// let producer = Producer::with_transport(R::default(), transport, config); // what `Producer::new` does
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct AwsTransport {
     client: Client,
     never_connected: NeverConnected,
 }
 
-/// Whether an error of the HTTP client says that no connection came about.
-pub(crate) type NeverConnected = fn(&(dyn Error + 'static)) -> bool;
-
 impl AwsTransport {
-    /// Takes region, endpoint, credentials and HTTP client from `client`, and sees to retries and time-outs itself.
+    /// Takes region, endpoint, credentials and HTTP client from `client`; where it has no HTTP client, the runtime's is
+    /// taken. Retries are switched off and time-outs are set here.
     ///
-    /// `never_connected` tells of an error of the client's HTTP client whether nothing was sent; see
-    /// [`AwsRuntime::never_connected`](crate::AwsRuntime::never_connected).
-    pub fn new(client: Client, request_timeout: Duration, never_connected: NeverConnected) -> Self {
-        let timeouts = TimeoutConfig::builder().operation_timeout(request_timeout).build();
-        let config = client
+    /// A request ends after `request_timeout`, everything included. Connecting gets half of that, so that a connection
+    /// that does not come about is told from a reply that does not come.
+    pub fn new<R: AwsRuntime>(client: &Client, request_timeout: Duration) -> Self {
+        let timeouts =
+            TimeoutConfig::builder().operation_timeout(request_timeout).connect_timeout(request_timeout / 2).build();
+        let mut config = client
             .config()
             .to_builder()
             // A retry by the SDK would send the records again without telling anybody.
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
+            .sleep_impl(R::sleep_impl())
             // It fails slow links that get along; the one time-out bounds them.
-            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .build();
-        Self { client: Client::from_conf(config), never_connected }
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+        if client.config().http_client().is_none()
+            && let Ok(http_client) = R::http_client(None)
+        {
+            config.set_http_client(Some(http_client));
+        }
+        Self { client: Client::from_conf(config.build()), never_connected: R::never_connected }
+    }
+
+    /// What an error says of a request that `handover` watched.
+    fn request_error<E>(&self, error: &SdkError<E, HttpResponse>, handover: &Handover) -> RequestError
+    where
+        E: Error + ProvideErrorMetadata + 'static,
+    {
+        errors::request_error(error, handover.happened(), self.never_connected)
     }
 }
 
@@ -52,10 +81,11 @@ impl Transport for AwsTransport {
             Err(error) => return Reply::Failed(error),
         };
         let (name, arn) = mapping::target(batch.stream());
-        let request = self.client.put_records().set_stream_name(name).set_stream_arn(arn).set_records(Some(entries));
-        match request.send().await {
+        let call = self.client.put_records().set_stream_name(name).set_stream_arn(arn).set_records(Some(entries));
+        let handover = Handover::default();
+        match call.customize().interceptor(handover.clone()).send().await {
             Ok(output) => Reply::Records(mapping::record_replies(output)),
-            Err(error) => Reply::Failed(errors::request_error(&error, self.never_connected)),
+            Err(error) => Reply::Failed(self.request_error(&error, &handover)),
         }
     }
 
@@ -71,14 +101,16 @@ impl Transport for AwsTransport {
                 call.set_stream_name(name).set_stream_arn(arn).set_shard_filter(filter)
             }
         };
-        let output = call.send().await.map_err(|error| errors::request_error(&error, self.never_connected))?;
-        Ok(mapping::shard_page(output))
+        let handover = Handover::default();
+        let output = call.customize().interceptor(handover.clone()).send().await;
+        output.map(mapping::shard_page).map_err(|error| self.request_error(&error, &handover))
     }
 
     async fn describe_stream(&self, request: &DescribeRequest) -> Result<StreamSummary, RequestError> {
         let (name, arn) = mapping::target(&request.stream);
         let call = self.client.describe_stream_summary().set_stream_name(name).set_stream_arn(arn);
-        let output = call.send().await.map_err(|error| errors::request_error(&error, self.never_connected))?;
-        Ok(mapping::stream_summary(&output))
+        let handover = Handover::default();
+        let output = call.customize().interceptor(handover.clone()).send().await;
+        output.map(|output| mapping::stream_summary(&output)).map_err(|error| self.request_error(&error, &handover))
     }
 }

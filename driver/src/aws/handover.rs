@@ -1,0 +1,37 @@
+//! Whether a request ever came to the HTTP client: if not, nothing was sent, whatever went wrong.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aws_sdk_kinesis::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_kinesis::error::BoxError;
+
+/// Watches one request. The SDK's errors do not tell credentials that cannot be had, or that take too long, from a reply
+/// that does not come; this does.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Handover(Arc<AtomicBool>);
+
+impl Handover {
+    /// Whether the request was given to the HTTP client.
+    pub(super) fn happened(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Intercept for Handover {
+    fn name(&self) -> &'static str {
+        "kpl handover"
+    }
+
+    /// The last that happens before the HTTP client gets the request.
+    fn read_before_transmit(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.0.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}

@@ -1,0 +1,6 @@
+//! The producer's promises, on tokio with paused time, against a service that does as it is told.
+
+mod ends;
+mod putting;
+mod rig;
+mod wakes;
