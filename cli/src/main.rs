@@ -1,2 +1,59 @@
-//! To come.
-fn main() {}
+//! `kpl`: puts lines into Amazon Kinesis Data Streams as the Kinesis Producer Library would, and what goes with that.
+
+mod blob;
+mod codec;
+mod connection;
+mod emulator;
+mod exit;
+mod put;
+mod settings;
+mod shards;
+mod stream_shards;
+mod verify;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+/// Puts records into Amazon Kinesis Data Streams: aggregated, paced, batched and retried as the KPL does.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 120, after_help = "\
+Exit status: 0 if all went well; 1 if a line failed or was not found again, or if input was bad; 2 for wrong use or if \
+something could not be set up; 130 after a second Ctrl-C.
+
+Try it without AWS:
+  kpl put --emulator --verify --stream access --key-field 1 access.log")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Put(Box<put::PutArgs>),
+    Encode(codec::EncodeArgs),
+    Decode(codec::DecodeArgs),
+    Shards(Box<shards::ShardsArgs>),
+    Emulator(emulator::EmulatorArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Put(args) => block_on(put::run(*args)),
+        Command::Encode(args) => codec::encode(&args),
+        Command::Decode(args) => codec::decode(&args),
+        Command::Shards(args) => block_on(shards::run(*args)),
+        Command::Emulator(args) => block_on(emulator::run(args)),
+    };
+    result.unwrap_or_else(|error| exit::report(&error))
+}
+
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let result = runtime.block_on(command);
+    // Nobody waits for what is still looking up names and the like.
+    runtime.shutdown_background();
+    result
+}

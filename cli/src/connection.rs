@@ -1,0 +1,126 @@
+//! The way to the service: region, endpoint, credentials, TLS.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, anyhow};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::config::{Credentials, ProvideCredentials};
+use aws_sdk_kinesis::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use clap::Args;
+use kpl_tokio::http_client;
+
+/// What the AWS SDK finds in the environment and in profiles counts, unless an option says otherwise.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct Connection {
+    /// The AWS region
+    #[arg(long)]
+    region: Option<String>,
+    /// Another service than AWS: an emulator, kinesis-mock, LocalStack, a VPC endpoint
+    #[arg(long, value_name = "URL")]
+    endpoint_url: Option<String>,
+    /// The profile in ~/.aws
+    #[arg(long)]
+    profile: Option<String>,
+    /// Sign with invented credentials, for services that do not look at them (region: us-east-1 unless given)
+    #[arg(long, conflicts_with = "profile")]
+    dummy_credentials: bool,
+    /// Trust the certificate authorities in this PEM file, too
+    #[arg(long, value_name = "FILE", env = "AWS_CA_BUNDLE")]
+    ca_bundle: Option<PathBuf>,
+    /// Trust any certificate: whoever sits in between can read and change everything
+    #[arg(long)]
+    dangerous_without_certificate_verification: bool,
+}
+
+impl Connection {
+    /// To an emulator on this machine.
+    pub(crate) fn to_emulator(url: String) -> Self {
+        Self { endpoint_url: Some(url), dummy_credentials: true, ..Self::default() }
+    }
+
+    /// A client, with the SDK's retries. Region and credentials are looked up here, so that a run without them ends
+    /// before it has begun, and not with a failure for each line.
+    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
+        let sdk_config = self.sdk_config().await?;
+        if sdk_config.region().is_none() {
+            return Err(anyhow!("no AWS region is set: give --region, or set AWS_REGION, or `region` in the profile"));
+        }
+        let provider = sdk_config.credentials_provider().ok_or_else(|| anyhow!("no AWS credentials are set"))?;
+        if let Err(error) = provider.provide_credentials().await {
+            let hint = if self.endpoint_url.is_some() {
+                "for a service that does not look at them, give --dummy-credentials; else "
+            } else {
+                ""
+            };
+            return Err(anyhow!(
+                "no AWS credentials: {hint}set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --profile ({})",
+                DisplayErrorContext(&error)
+            ));
+        }
+        Ok(Client::new(&sdk_config))
+    }
+
+    async fn sdk_config(&self) -> anyhow::Result<SdkConfig> {
+        let http_client = match &self.ca_bundle {
+            _ if self.dangerous_without_certificate_verification => {
+                http_client::dangerous_without_certificate_verification()
+            }
+            Some(path) if !path.as_os_str().is_empty() => {
+                let pem = std::fs::read(path).with_context(|| format!("cannot read --ca-bundle {path:?}"))?;
+                http_client::with_ca_bundle(&pem).with_context(|| format!("--ca-bundle {path:?}"))?
+            }
+            _ => http_client::new(),
+        };
+        let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http_client);
+        if let Some(url) = &self.endpoint_url {
+            let sound = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")).is_some_and(|rest| !rest.is_empty());
+            anyhow::ensure!(sound, "--endpoint-url is {url:?}, but must begin with http:// or https://");
+            loader = loader.endpoint_url(url);
+        }
+        if let Some(region) = &self.region {
+            loader = loader.region(Region::new(region.clone()));
+        } else if self.dummy_credentials {
+            loader = loader.region(Region::from_static("us-east-1"));
+        }
+        if let Some(profile) = &self.profile {
+            loader = loader.profile_name(profile);
+        }
+        if self.dummy_credentials {
+            loader = loader.credentials_provider(Credentials::new("AKIDUMMY", "dummy", None, None, "--dummy-credentials"));
+        }
+        Ok(loader.load().await)
+    }
+}
+
+/// A stream's name and ARN, one of them: how every request names it.
+pub(crate) fn target(stream: &str) -> (Option<String>, Option<String>) {
+    if stream.starts_with("arn:") { (None, Some(stream.to_owned())) } else { (Some(stream.to_owned()), None) }
+}
+
+/// What a call failed by, in a line: the service's own words, or the SDK's with all that caused it.
+pub(crate) fn explain<E, R>(error: &SdkError<E, R>) -> String
+where
+    E: std::error::Error + ProvideErrorMetadata + 'static,
+    R: std::fmt::Debug,
+{
+    match error.as_service_error().and_then(|error| Some((error.code()?, error.message()?))) {
+        Some((code, message)) => format!("{code}: {message}"),
+        None => chain(error),
+    }
+}
+
+/// An error with all that caused it, each said once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !line.ends_with(&text) {
+            line = line + ": " + &text;
+        }
+        next = cause.source();
+    }
+    line
+}

@@ -1,0 +1,114 @@
+//! `kpl emulator`: Kinesis on this machine, with faults to switch on.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use kpl_emulator::api::CreateStream;
+use kpl_emulator::{Emulator, Faults, Options, Server};
+
+use crate::exit;
+use crate::put::Interrupts;
+
+/// Serves an emulator of Kinesis until Ctrl-C. It keeps all records in memory.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  kpl emulator --stream events:4 --latency 20ms --throttle-rate 0.01")]
+pub(crate) struct EmulatorArgs {
+    /// The address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// The port to listen on; 0 for a free one
+    #[arg(long, default_value_t = 4567)]
+    port: u16,
+    /// A stream to create, and how many shards it has (repeatable)
+    #[arg(long = "stream", value_name = "NAME:SHARDS", value_parser = stream)]
+    streams: Vec<(String, u32)>,
+    /// Shards take any number of records and bytes a second
+    #[arg(long)]
+    no_limits: bool,
+    #[command(flatten)]
+    faults: FaultArgs,
+}
+
+/// What goes wrong with puts.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Faults of puts (rates from 0 to 1; durations such as 20ms)")]
+struct FaultArgs {
+    /// Records refused with ProvisionedThroughputExceededException
+    #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = rate)]
+    throttle_rate: f64,
+    /// Records refused with InternalFailure
+    #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = rate)]
+    internal_failure_rate: f64,
+    /// Requests answered with HTTP 500
+    #[arg(long = "http-500-rate", value_name = "RATE", default_value_t = 0.0, value_parser = rate)]
+    http_500_rate: f64,
+    /// Requests whose records are stored and whose reply is lost
+    #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = rate)]
+    drop_reply_rate: f64,
+    /// Time from a request to its reply
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    latency: Duration,
+    /// Further time, by chance from zero to this
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    latency_jitter: Duration,
+    /// Seed of the faults
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+pub(crate) async fn run(args: EmulatorArgs) -> anyhow::Result<ExitCode> {
+    let options = if args.no_limits { Options::unlimited() } else { Options::default() };
+    let emulator = Emulator::new(Options { seed: args.faults.seed, ..options });
+    for (name, shards) in &args.streams {
+        create_stream(&emulator, name, *shards)?;
+    }
+    emulator.set_faults(args.faults.faults());
+    let mut interrupts = Interrupts::listen()?;
+    let addr = SocketAddr::new(args.host, args.port);
+    let server = Server::bind(addr, &emulator, None).await.with_context(|| format!("cannot listen on {addr}"))?;
+    // The URL comes first, in a line of its own, for programs.
+    let stream = args.streams.first().map_or("NAME", |(name, _)| name);
+    let url = server.url();
+    let greeting = format!(
+        "{url}\n\nTo put into it:\n  kpl put --endpoint-url {url} --dummy-credentials --stream {stream} FILE\n"
+    );
+    exit::print(greeting.as_bytes())?;
+    interrupts.reached(1).await;
+    server.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Creates a stream; an error is a matter of the command line.
+pub(crate) fn create_stream(emulator: &Emulator, name: &str, shards: u32) -> anyhow::Result<()> {
+    let created = emulator.with(|kinesis, now| kinesis.create_stream(now, &CreateStream::new(name, shards)));
+    created.map_err(|error| anyhow!("cannot create the stream {name:?} with {shards} shards: {error}"))?;
+    Ok(())
+}
+
+impl FaultArgs {
+    fn faults(&self) -> Faults {
+        Faults {
+            throttle_rate: self.throttle_rate,
+            internal_failure_rate: self.internal_failure_rate,
+            http_500_rate: self.http_500_rate,
+            drop_reply_rate: self.drop_reply_rate,
+            latency: self.latency,
+            latency_jitter: self.latency_jitter,
+            ..Faults::default()
+        }
+    }
+}
+
+fn stream(text: &str) -> Result<(String, u32), String> {
+    let (name, shards) = text.split_once(':').ok_or("a stream is NAME:SHARDS, such as events:4")?;
+    let count = shards.parse().map_err(|_| format!("{shards:?} is not a number of shards"))?;
+    Ok((name.to_owned(), count))
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.0..=1.0).contains(&rate) { Ok(rate) } else { Err("a rate is from 0 to 1".into()) }
+}

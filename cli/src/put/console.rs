@@ -1,0 +1,80 @@
+//! Standard error: progress where a person looks on, and lines above it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use kpl_tokio::Producer;
+
+use super::feed::Fill;
+use crate::exit;
+
+/// Between two looks at the producer.
+const REFRESH: Duration = Duration::from_millis(100);
+
+/// Where messages and the progress go. On anything but a terminal there is no progress.
+#[derive(Clone)]
+pub(crate) struct Console(ProgressBar);
+
+impl Console {
+    pub(crate) fn new() -> Self {
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    /// A line of its own, above the progress.
+    pub(crate) fn say(&self, line: &str) {
+        self.0.suspend(|| exit::say(line));
+    }
+
+    /// Shows what the producer is at. Never ends; to be dropped.
+    pub(crate) async fn show(&self, producer: &Producer, fill: &Arc<Fill>) {
+        if self.0.is_hidden() {
+            return std::future::pending().await;
+        }
+        let mut rate = Rate { since: Instant::now(), count: 0, per_second: 0.0 };
+        loop {
+            let stats = producer.stats();
+            let done = stats.user_records_succeeded;
+            self.0.set_message(format!(
+                "{} records, {}/s, {} in flight, {} throttled, {} failed",
+                HumanCount(done),
+                HumanCount(rate.per_second(done)),
+                HumanCount(producer.outstanding_records() as u64),
+                HumanCount(stats.kinesis_records_throttled),
+                HumanCount(stats.user_records_failed + fill.refused.load(Ordering::Relaxed)),
+            ));
+            self.0.tick();
+            tokio::time::sleep(REFRESH).await;
+        }
+    }
+
+    /// Takes the progress away.
+    pub(crate) fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Records a second over about the last second.
+struct Rate {
+    since: Instant,
+    count: u64,
+    per_second: f64,
+}
+
+impl Rate {
+    fn per_second(&mut self, count: u64) -> u64 {
+        let elapsed = self.since.elapsed();
+        if elapsed >= Duration::from_secs(1) {
+            self.per_second = (count - self.count) as f64 / elapsed.as_secs_f64();
+            (self.since, self.count) = (Instant::now(), count);
+        } else if self.per_second == 0.0 && elapsed >= REFRESH {
+            return ((count - self.count) as f64 / elapsed.as_secs_f64()) as u64;
+        }
+        self.per_second as u64
+    }
+}

@@ -1,0 +1,186 @@
+//! Lines to the producer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use kpl_tokio::{Outcome, Producer, PutError, UserRecord, code};
+use tokio::sync::mpsc;
+
+use super::interrupts::Interrupts;
+use super::keys::KeySource;
+use super::lines::{Batch, Content, Line, ReadError};
+use crate::verify::fingerprint;
+
+/// Where a line comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Which of the inputs: an index.
+    pub(crate) source: u32,
+    /// Counted from 1.
+    pub(crate) number: u64,
+}
+
+/// A line that has been dealt with.
+#[derive(Debug)]
+pub(crate) enum Fed {
+    InFlight(InFlight),
+    Refused(Box<Refused>),
+}
+
+/// A line that the producer has taken.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    pub(crate) place: Place,
+    pub(crate) outcome: Outcome,
+    /// When it was taken.
+    pub(crate) put_at: Instant,
+    /// By which the line is known again when it is read back; 0 if it is not to be.
+    pub(crate) fingerprint: u128,
+}
+
+/// A line that can never be put.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) place: Place,
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+    pub(crate) partition_key: Option<String>,
+    /// The line, or its length if it was not kept.
+    pub(crate) data: Result<Bytes, u64>,
+}
+
+/// What the feeder has come to; the progress looks at it.
+#[derive(Debug, Default)]
+pub(crate) struct Fill {
+    /// Lines that could not be put.
+    pub(crate) refused: AtomicU64,
+}
+
+/// Puts lines, in order, as fast as the producer takes them.
+pub(crate) struct Feeder {
+    pub(crate) producer: Producer,
+    pub(crate) stream: Arc<str>,
+    pub(crate) keys: KeySource,
+    pub(crate) fingerprints: bool,
+    pub(crate) fill: Arc<Fill>,
+    fed: mpsc::Sender<Vec<Fed>>,
+    batch: Vec<Fed>,
+    last: Option<Place>,
+    pub(crate) errors: Vec<ReadError>,
+}
+
+/// Batches between the feeder and the collector. Together with a line's patience there, it bounds memory.
+const BATCHES_FED: usize = 4_096;
+
+impl Feeder {
+    /// A feeder, and where its lines come out.
+    pub(crate) fn new(
+        producer: Producer,
+        stream: Arc<str>,
+        keys: KeySource,
+        fingerprints: bool,
+    ) -> (Self, mpsc::Receiver<Vec<Fed>>) {
+        let (fed, receiver) = mpsc::channel(BATCHES_FED);
+        let (fill, batch, last, errors) = <_>::default();
+        (Self { producer, stream, keys, fingerprints, fill, fed, batch, last, errors }, receiver)
+    }
+
+    /// Puts all lines. After the first Ctrl-C, only those that have been read.
+    ///
+    /// May be dropped at any time: no line that the producer has taken is lost, see [`finish`](Self::finish).
+    pub(crate) async fn feed(&mut self, mut lines: mpsc::Receiver<Batch>, stop: &AtomicBool, interrupts: &mut Interrupts) {
+        loop {
+            let batch = tokio::select! {
+                biased;
+                () = interrupts.reached(1) => break,
+                batch = lines.recv() => batch,
+            };
+            let Some(batch) = batch else { return };
+            self.put(batch).await;
+        }
+        stop.store(true, Ordering::Relaxed);
+        while let Ok(batch) = lines.try_recv() {
+            self.put(batch).await;
+        }
+    }
+
+    /// Hands over what is left, and gives the last line that was dealt with and the errors of reading.
+    pub(crate) async fn finish(mut self) -> (Option<Place>, Vec<ReadError>) {
+        self.hand_over().await;
+        (self.last, self.errors)
+    }
+
+    async fn put(&mut self, batch: Batch) {
+        match batch {
+            Ok(lines) => {
+                for line in lines {
+                    let place = Place { source: line.source, number: line.number };
+                    let fed = self.put_line(place, line).await;
+                    self.batch.push(fed);
+                    self.last = Some(place);
+                }
+                self.hand_over().await;
+            }
+            Err(error) => self.errors.push(error),
+        }
+    }
+
+    async fn put_line(&self, place: Place, line: Line) -> Fed {
+        let refused = |code, message, partition_key, data| {
+            self.fill.refused.fetch_add(1, Ordering::Relaxed);
+            Fed::Refused(Box::new(Refused { place, code, message, partition_key, data }))
+        };
+        let data = match line.content {
+            Content::Data(data) => data,
+            Content::TooLong { bytes } => {
+                let limit = kpl_core::limits::RECORD_SIZE_MAX;
+                let message = format!("the line has {bytes} bytes, but the limit is {limit}");
+                return refused(code::RECORD_TOO_LARGE, message, None, Err(bytes));
+            }
+        };
+        let partition_key = match self.keys.key(&data) {
+            Ok(key) => key,
+            Err(message) => return refused("No Key", message, None, Ok(data)),
+        };
+        let fingerprint = if self.fingerprints { fingerprint(&partition_key, &data) } else { 0 };
+        match self.producer.put_record(UserRecord::new(self.stream.clone(), partition_key, data)).await {
+            Ok(outcome) => Fed::InFlight(InFlight { place, outcome, put_at: Instant::now(), fingerprint }),
+            Err(error) => {
+                let code = if matches!(error, PutError::Closed { .. }) { code::CLOSED } else { "Invalid Record" };
+                let message = error.to_string();
+                let UserRecord { partition_key, data, .. } = error.into_record();
+                refused(code, message, Some(partition_key), Ok(data))
+            }
+        }
+    }
+
+    async fn hand_over(&mut self) {
+        // Reserved first, so that a drop while this waits loses nothing. The collector ends after the feeder.
+        if let Ok(place) = self.fed.reserve().await {
+            place.send(std::mem::take(&mut self.batch));
+        }
+    }
+}
+
+/// The time between a put and the end of its last attempt, which the producer tells since the Unix epoch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Epoch {
+    wall: u64,
+    monotonic: Instant,
+}
+
+impl Epoch {
+    /// Reads both clocks, as the producer does.
+    pub(crate) fn now() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        Self { wall: u64::try_from(wall).unwrap_or(u64::MAX), monotonic: Instant::now() }
+    }
+
+    /// From `put_at` to `end`, in microseconds.
+    pub(crate) fn micros(&self, put_at: Instant, end: kpl_tokio::Instant) -> u64 {
+        let put_at = self.wall + put_at.saturating_duration_since(self.monotonic).as_nanos() as u64;
+        end.as_nanos().saturating_sub(put_at) / 1_000
+    }
+}

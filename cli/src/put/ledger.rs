@@ -1,0 +1,150 @@
+//! The fate of every line, added up.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+use kpl_tokio::{PutFailure, RecordResult};
+
+use super::console::Console;
+use super::dead_letter::{Data, DeadLetter, DeadLetters};
+use super::feed::{Epoch, InFlight, Place, Refused};
+use crate::verify::{Fate, Tally};
+
+/// Different messages shown for one error code; the rest is counted.
+const MESSAGES_SHOWN: usize = 3;
+
+/// What is known of the lines that have been dealt with.
+pub(crate) struct Ledger {
+    pub(crate) succeeded: u64,
+    pub(crate) failed: u64,
+    /// From put to reply, in microseconds, of those that succeeded.
+    pub(crate) latency: Histogram<u64>,
+    pub(crate) dead_letters: Option<DeadLetters>,
+    pub(crate) tally: Option<Tally>,
+    errors: BTreeMap<String, Errors>,
+    sources: Vec<String>,
+    epoch: Epoch,
+    console: Console,
+}
+
+/// Failures with one code.
+#[derive(Default)]
+struct Errors {
+    count: u64,
+    shown: Vec<String>,
+}
+
+impl Ledger {
+    pub(crate) fn new(
+        sources: Vec<String>,
+        console: Console,
+        dead_letters: Option<DeadLetters>,
+        tally: Option<Tally>,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            succeeded: 0,
+            failed: 0,
+            latency: Histogram::new(3)?,
+            dead_letters,
+            tally,
+            errors: BTreeMap::new(),
+            sources,
+            epoch: Epoch::now(),
+            console,
+        })
+    }
+
+    /// A line that the producer had taken.
+    pub(crate) fn enter(&mut self, line: &InFlight, result: RecordResult) {
+        let fate = match result {
+            Ok(receipt) => {
+                self.succeeded += 1;
+                // The histogram grows; a microsecond of 584,000 years is the first that it could not take.
+                let _ = self.latency.record(self.epoch.micros(line.put_at, receipt.attempts.last().end));
+                let in_doubt = receipt.attempts.iter().any(kpl_tokio::Attempt::is_ambiguous);
+                if in_doubt { Fate::SucceededMaybeTwice } else { Fate::Succeeded }
+            }
+            Err(failure) => {
+                self.fail(line.place, &failure);
+                if failure.is_ambiguous() { Fate::Unknown } else { Fate::Failed }
+            }
+        };
+        if let Some(tally) = &mut self.tally {
+            tally.sent(line.fingerprint, fate);
+        }
+    }
+
+    /// A line that never came so far.
+    pub(crate) fn enter_refused(&mut self, line: &Refused) {
+        let letter = DeadLetter {
+            source: &self.sources[line.place.source as usize],
+            line: line.place.number,
+            code: line.code,
+            message: &line.message,
+            ambiguous: false,
+            attempts: 0,
+            partition_key: line.partition_key.as_deref(),
+            data: match &line.data {
+                Ok(data) => Data::new(data),
+                Err(bytes) => Data::Bytes(*bytes),
+            },
+        };
+        if let Some(dead_letters) = &mut self.dead_letters {
+            dead_letters.write(&letter);
+        }
+        self.count_failure(line.place, line.code, &line.message);
+        if let Some(tally) = &mut self.tally {
+            tally.refused();
+        }
+    }
+
+    fn fail(&mut self, place: Place, failure: &PutFailure) {
+        let PutFailure { record, error, attempts, .. } = failure;
+        if let Some(dead_letters) = &mut self.dead_letters {
+            dead_letters.write(&DeadLetter {
+                source: &self.sources[place.source as usize],
+                line: place.number,
+                code: &error.code,
+                message: &error.message,
+                ambiguous: failure.is_ambiguous(),
+                attempts: attempts.len(),
+                partition_key: Some(&record.partition_key),
+                data: Data::new(&record.data),
+            });
+        }
+        self.count_failure(place, &error.code, &error.message);
+    }
+
+    /// Counts a failure, and shows it if it is a new one.
+    fn count_failure(&mut self, place: Place, code: &str, message: &str) {
+        self.failed += 1;
+        if !self.errors.contains_key(code) {
+            self.errors.insert(code.to_owned(), Errors::default());
+        }
+        let Some(errors) = self.errors.get_mut(code) else { return };
+        errors.count += 1;
+        if errors.shown.len() < MESSAGES_SHOWN && !errors.shown.iter().any(|shown| shown == message) {
+            errors.shown.push(message.to_owned());
+            self.console.say(&format!("{}: {code}: {message}", self.name(place)));
+        }
+    }
+
+    /// Says how many lines failed by each error, where not each of them was shown.
+    pub(crate) fn say_errors(&self) {
+        for (code, Errors { count, .. }) in self.errors.iter().filter(|(_, errors)| errors.count > errors.shown.len() as u64) {
+            let hint = if self.dead_letters.is_none() { " (--dead-letter FILE keeps them)" } else { "" };
+            self.console.say(&format!("{code}: {count} lines in all{hint}"));
+        }
+    }
+
+    /// Where messages go.
+    pub(crate) fn console(&self) -> Console {
+        self.console.clone()
+    }
+
+    /// Names a place for people.
+    pub(crate) fn name(&self, place: Place) -> String {
+        let source = &*self.sources[place.source as usize];
+        format!("line {} of {}", place.number, if source == "-" { "standard input" } else { source })
+    }
+}

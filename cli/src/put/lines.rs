@@ -1,0 +1,286 @@
+//! Files and standard input to lines: bytes as they stand, split at `\n` and nowhere else.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, stdin};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::Context;
+use bytes::Bytes;
+use kpl_core::limits;
+use tokio::sync::mpsc;
+
+/// Lines handed over at once, so that the hand-over costs little for each.
+const BATCH_LINES_MAX: usize = 256;
+const BATCH_BYTES_MAX: usize = 256 << 10;
+
+/// Batches read ahead.
+const BATCHES_AHEAD: usize = 4;
+
+/// One line, without its newline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    /// Which of the inputs it is from: an index.
+    pub(crate) source: u32,
+    /// Counted from 1.
+    pub(crate) number: u64,
+    pub(crate) content: Content,
+}
+
+/// What a line holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    Data(Bytes),
+    /// More than any stream takes: it was passed over, for memory is bounded.
+    TooLong {
+        bytes: u64,
+    },
+}
+
+/// An input, opened.
+pub(crate) struct Source {
+    /// The file as named on the command line, or `-`.
+    pub(crate) name: String,
+    reader: Box<dyn Read + Send>,
+}
+
+impl Source {
+    /// Opens every input; none at all means standard input, as `-` does.
+    pub(crate) fn open_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Self>> {
+        let standard_input = [PathBuf::from("-")];
+        let paths = if paths.is_empty() { &standard_input } else { paths };
+        paths.iter().map(|path| Self::open(path)).collect()
+    }
+
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let name = path.display().to_string();
+        if name == "-" {
+            return Ok(Self { name, reader: Box::new(stdin()) });
+        }
+        let file = File::open(path).with_context(|| format!("cannot open {name:?}"))?;
+        // Opening a directory succeeds; reading it does not, but that would be too late.
+        if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            anyhow::bail!("cannot read {name:?}: it is a directory");
+        }
+        Ok(Self { name, reader: Box::new(file) })
+    }
+}
+
+/// Lines, or the error that ended a source.
+pub(crate) type Batch = Result<Vec<Line>, ReadError>;
+
+/// A source that could not be read to its end.
+#[derive(Debug)]
+pub(crate) struct ReadError {
+    pub(crate) source: u32,
+    pub(crate) after_line: u64,
+    pub(crate) error: io::Error,
+}
+
+/// Reads the sources one after the other on a thread of its own, a bounded number of lines ahead of the receiver.
+///
+/// The thread may be stuck in a read of standard input when the program ends, so nobody waits for it. When `stop` is
+/// set, it reads no further line.
+pub(crate) fn read(sources: Vec<Source>, stop: Arc<AtomicBool>) -> io::Result<mpsc::Receiver<Batch>> {
+    let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+    thread::Builder::new().name("kpl-lines".into()).spawn(move || {
+        for (index, source) in (0_u32..).zip(sources) {
+            let reader = BufReader::with_capacity(128 << 10, source.reader);
+            let mut splitter = Splitter::new(reader, index);
+            loop {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let batch = splitter.next_batch();
+                let ended = batch.as_ref().map_or(true, Vec::is_empty);
+                if !matches!(&batch, Ok(lines) if lines.is_empty()) && sender.blocking_send(batch).is_err() {
+                    return;
+                }
+                if ended {
+                    break;
+                }
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// Splits one source into lines.
+struct Splitter<R> {
+    reader: BufReader<R>,
+    source: u32,
+    number: u64,
+    /// The longest line that is kept.
+    longest: usize,
+    buffer: Vec<u8>,
+    /// An error that came behind lines which go first.
+    error: Option<io::Error>,
+}
+
+impl<R: Read> Splitter<R> {
+    fn new(reader: BufReader<R>, source: u32) -> Self {
+        Self { reader, source, number: 0, longest: limits::RECORD_SIZE_MAX, buffer: Vec::new(), error: None }
+    }
+
+    /// The next lines: at least one, unless the source has ended. Whatever has come so far is handed over rather than
+    /// kept until more comes, so that a slow source is not slower than it must be.
+    fn next_batch(&mut self) -> Batch {
+        if let Some(error) = self.error.take() {
+            return Err(self.failed(error));
+        }
+        let mut lines = Vec::new();
+        let mut bytes = 0;
+        while lines.len() < BATCH_LINES_MAX && bytes < BATCH_BYTES_MAX {
+            if !lines.is_empty() && !self.reader.buffer().contains(&b'\n') {
+                break;
+            }
+            match self.next_line() {
+                Ok(Some(line)) => {
+                    if let Content::Data(data) = &line.content {
+                        bytes += data.len();
+                    }
+                    lines.push(line);
+                }
+                Ok(None) => break,
+                Err(error) if lines.is_empty() => return Err(self.failed(error)),
+                Err(error) => {
+                    self.error = Some(error);
+                    break;
+                }
+            }
+        }
+        Ok(lines)
+    }
+
+    fn failed(&self, error: io::Error) -> ReadError {
+        ReadError { source: self.source, after_line: self.number, error }
+    }
+
+    fn next_line(&mut self) -> io::Result<Option<Line>> {
+        self.buffer.clear();
+        // A line at the limit, its newline, and one byte that tells that there is more.
+        let room = self.longest as u64 + 1;
+        let read = (&mut self.reader).take(room).read_until(b'\n', &mut self.buffer)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        let content = if self.buffer.last() == Some(&b'\n') {
+            self.buffer.pop();
+            Content::Data(Bytes::copy_from_slice(&self.buffer))
+        } else if self.buffer.len() <= self.longest {
+            Content::Data(Bytes::copy_from_slice(&self.buffer)) // the last line, without a newline
+        } else {
+            let bytes = self.buffer.len() as u64 + self.skip_line()?;
+            self.buffer = Vec::new();
+            Content::TooLong { bytes }
+        };
+        Ok(Some(Line { source: self.source, number: self.number, content }))
+    }
+
+    /// Passes over the rest of a line, and tells how many bytes that was, the newline not counted.
+    fn skip_line(&mut self) -> io::Result<u64> {
+        let mut skipped = 0;
+        loop {
+            let buffer = match self.reader.fill_buf() {
+                Ok(buffer) => buffer,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            if buffer.is_empty() {
+                return Ok(skipped);
+            }
+            let newline = buffer.iter().position(|byte| *byte == b'\n');
+            let rest = newline.unwrap_or(buffer.len());
+            let consumed = newline.map_or(rest, |at| at + 1);
+            self.reader.consume(consumed);
+            skipped += rest as u64;
+            if newline.is_some() {
+                return Ok(skipped);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents(input: &[u8], longest: usize, capacity: usize) -> Vec<Content> {
+        let mut splitter = Splitter::new(BufReader::with_capacity(capacity, input), 0);
+        splitter.longest = longest;
+        let mut all = Vec::new();
+        loop {
+            let batch = splitter.next_batch().unwrap();
+            if batch.is_empty() {
+                return all.into_iter().map(|line: Line| line.content).collect();
+            }
+            all.extend(batch);
+        }
+    }
+
+    fn data(lines: &[&'static [u8]]) -> Vec<Content> {
+        lines.iter().map(|line| Content::Data(Bytes::from_static(line))).collect()
+    }
+
+    #[test]
+    fn lines_are_the_bytes_between_newlines() {
+        let cases: [(&[u8], Vec<Content>); 8] = [
+            (b"", data(&[])),
+            (b"\n", data(&[b""])),
+            (b"a", data(&[b"a"])),
+            (b"a\n", data(&[b"a"])),
+            (b"a\n\n", data(&[b"a", b""])),
+            (b"\n\na", data(&[b"", b"", b"a"])),
+            (b"a\r\nb\rc\n", data(&[b"a\r", b"b\rc"])),
+            (b"\0\n\xff\xfe\n\xe3\x81\x82\x0b\x0c\xc2\x85\n", data(&[b"\0", b"\xff\xfe", b"\xe3\x81\x82\x0b\x0c\xc2\x85"])),
+        ];
+        for (input, expected) in cases {
+            for capacity in [1, 2, 3, 8192] {
+                assert_eq!(contents(input, 100, capacity), expected, "{input:?} by {capacity}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_over_the_limit_is_passed_over_and_the_next_one_is_not() {
+        let too_long = Content::TooLong { bytes: 4 };
+        for capacity in [1, 3, 8192] {
+            let mut expected = data(&[b"abc"]);
+            expected.push(too_long.clone());
+            expected.extend(data(&[b"abc"]));
+            assert_eq!(contents(b"abc\nabcd\nabc\n", 3, capacity), expected);
+            assert_eq!(contents(b"abcd", 3, capacity), [too_long.clone()]);
+            assert_eq!(contents(b"abcdefgh\n\n", 3, capacity)[0], Content::TooLong { bytes: 8 });
+        }
+    }
+
+    #[test]
+    fn lines_are_numbered_from_1_and_batches_are_bounded() {
+        let input = b"x\n".repeat(1_000);
+        let mut splitter = Splitter::new(BufReader::new(&*input), 7);
+        let first = splitter.next_batch().unwrap();
+        assert_eq!(first.len(), BATCH_LINES_MAX);
+        assert_eq!((first[0].source, first[0].number), (7, 1));
+        assert_eq!(splitter.next_batch().unwrap()[0].number, BATCH_LINES_MAX as u64 + 1);
+    }
+
+    #[test]
+    fn a_slow_source_is_handed_over_as_it_comes() {
+        /// Gives one chunk a read; a chunk that ends within a line must not hold the lines before it.
+        struct Slow(std::vec::IntoIter<&'static [u8]>);
+        impl Read for Slow {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let chunk = self.0.next().unwrap_or_default();
+                buffer[..chunk.len()].copy_from_slice(chunk);
+                Ok(chunk.len())
+            }
+        }
+        let chunks: Vec<&[u8]> = vec![b"one\ntwo\nthr", b"ee\n"];
+        let mut splitter = Splitter::new(BufReader::new(Slow(chunks.into_iter())), 0);
+        assert_eq!(splitter.next_batch().unwrap().len(), 2);
+        assert_eq!(splitter.next_batch().unwrap()[0].content, Content::Data("three".into()));
+    }
+}

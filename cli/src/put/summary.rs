@@ -1,0 +1,73 @@
+//! What a run came to, for people and for programs.
+
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::verify::Verification;
+
+/// One JSON object with `--json`, a few lines of text without.
+#[derive(Debug, Serialize)]
+pub(crate) struct Summary {
+    /// Lines that were dealt with: `succeeded` and `failed` together.
+    pub(crate) put: u64,
+    pub(crate) succeeded: u64,
+    pub(crate) failed: u64,
+    /// Kinesis records that the service accepted.
+    pub(crate) kinesis_records: u64,
+    /// PutRecords requests.
+    pub(crate) requests: u64,
+    /// Lines sent again.
+    pub(crate) retries: u64,
+    /// Kinesis records that the service throttled.
+    pub(crate) throttled: u64,
+    pub(crate) elapsed_ms: u64,
+    pub(crate) latency_ms: Latency,
+    /// The last line that was dealt with, if Ctrl-C kept the others from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) interrupted_after: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) verify: Option<Verification>,
+}
+
+/// From put to reply, of the lines that succeeded; absent if none did.
+#[derive(Debug, Serialize)]
+pub(crate) struct Latency {
+    p50: Option<f64>,
+    p99: Option<f64>,
+    max: Option<f64>,
+}
+
+impl Latency {
+    pub(crate) fn new(micros: &Histogram<u64>) -> Self {
+        let at = |quantile| (!micros.is_empty()).then(|| micros.value_at_quantile(quantile) as f64 / 1_000.0);
+        let max = (!micros.is_empty()).then(|| micros.max() as f64 / 1_000.0);
+        // The histogram rounds up within its precision; nothing took longer than the longest.
+        let capped = |value: Option<f64>| value.zip(max).map(|(value, max)| value.min(max));
+        Self { p50: capped(at(0.5)), p99: capped(at(0.99)), max }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { put, succeeded, failed, kinesis_records, requests, retries, throttled, .. } = self;
+        let elapsed = Duration::from_millis(self.elapsed_ms);
+        let rate = *put as f64 / elapsed.as_secs_f64().max(0.001);
+        writeln!(f, "put {put} lines in {elapsed:?} ({rate:.0}/s): {succeeded} succeeded, {failed} failed")?;
+        let times = if *retries == 1 { "time" } else { "times" };
+        write!(f, "{kinesis_records} Kinesis records in {requests} requests, {throttled} throttled; ")?;
+        writeln!(f, "lines were sent again {retries} {times}")?;
+        if let Latency { p50: Some(p50), p99: Some(p99), max: Some(max) } = self.latency_ms {
+            writeln!(f, "latency: half within {p50:.1} ms, 99% within {p99:.1} ms, all within {max:.1} ms")?;
+        }
+        if let Some(place) = &self.interrupted_after {
+            writeln!(f, "interrupted after {place}")?;
+        }
+        if let Some(verification) = &self.verify {
+            writeln!(f, "{verification}")?;
+        }
+        Ok(())
+    }
+}

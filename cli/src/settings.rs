@@ -1,0 +1,204 @@
+//! The producer's settings as options.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::Args;
+use kpl_core::{Config, ConfigError, RecordDistribution, limits};
+
+/// One option for each field of [`Config`], with its name.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Producer (durations such as 100ms, 30s, 5m; sizes in bytes, or such as 256KiB, 5MiB)")]
+pub(crate) struct Settings {
+    /// Whether several lines are packed into one Kinesis record [default: true]
+    #[arg(long, value_name = "BOOL")]
+    aggregation_enabled: Option<bool>,
+    /// Most lines in one Kinesis record [default: 4294967295]
+    #[arg(long, value_name = "N")]
+    aggregation_max_count: Option<usize>,
+    /// Most bytes in one aggregated Kinesis record [default: 50KiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    aggregation_max_size: Option<u64>,
+    /// Most Kinesis records in one request [default: 500]
+    #[arg(long, value_name = "N")]
+    collection_max_count: Option<usize>,
+    /// Most bytes in one request [default: 5MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    collection_max_size: Option<u64>,
+    /// Most bytes for one shard in one request [default: 256KiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    collection_max_size_per_shard: Option<u64>,
+    /// How long a line may wait for company [default: 100ms]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    record_max_buffered_time: Option<Duration>,
+    /// How long a line may take, retries included, or "never" for no end [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration_or_never)]
+    record_ttl: Option<Duration>,
+    /// A throttled line fails at once instead of waiting for its shard
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    fail_if_throttled: Option<bool>,
+    /// Kinesis records a second for one shard [default: 1000]
+    #[arg(long, value_name = "N")]
+    rate_limit_records_per_shard: Option<u64>,
+    /// Bytes a second for one shard [default: 1MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    rate_limit_bytes_per_shard: Option<u64>,
+    /// Requests under way at once [default: 24]
+    #[arg(long, value_name = "N")]
+    max_in_flight_requests: Option<usize>,
+    /// How long the reply to a request may take [default: 6s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    request_timeout: Option<Duration>,
+    /// Longest wait before the first retry; it doubles with each [default: 50ms]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    retry_backoff_min: Option<Duration>,
+    /// Longest wait before any retry [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    retry_backoff_max: Option<Duration>,
+    /// Lines put and not yet answered; reading waits beyond that [default: 100000]
+    #[arg(long, value_name = "N")]
+    max_outstanding_records: Option<usize>,
+    /// Bytes put and not yet answered; reading waits beyond that [default: 128MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_outstanding_bytes: Option<u64>,
+    /// Most bytes in one line and its key [default: what the stream says]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_record_size: Option<u64>,
+    /// How the stream spreads records over its shards: "detect" asks it [default: detect]
+    #[arg(long, value_name = "HOW", value_parser = ["detect", "by-key", "auto"])]
+    record_distribution: Option<String>,
+    /// Seed of the jitter of retries [default: random]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+impl Settings {
+    /// Puts as fast as can be where shards have no limits, unless the options say otherwise.
+    pub(crate) fn without_shard_limits(mut self) -> Self {
+        self.rate_limit_records_per_shard.get_or_insert(1_000 * limits::SHARD_RECORDS_PER_SECOND);
+        self.rate_limit_bytes_per_shard.get_or_insert(1_000 * limits::SHARD_BYTES_PER_SECOND);
+        self
+    }
+
+    /// The settings, checked; errors name the option.
+    pub(crate) fn config(self) -> anyhow::Result<Config> {
+        macro_rules! set {
+            ($builder:ident: $($field:ident $(as $convert:expr)?),*) => {$(
+                if let Some(value) = self.$field {
+                    $builder = $builder.$field(set!(@ value $(, $convert)?));
+                }
+            )*};
+            (@ $value:ident) => { $value };
+            (@ $value:ident, $convert:expr) => { $convert($value) };
+        }
+        // What does not fit is out of every range, and is refused by that.
+        let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+        let mut builder = Config::builder();
+        set!(builder:
+            aggregation_enabled, aggregation_max_count, aggregation_max_size as bytes, collection_max_count,
+            collection_max_size as bytes, collection_max_size_per_shard as bytes, record_max_buffered_time, record_ttl,
+            fail_if_throttled, rate_limit_records_per_shard, rate_limit_bytes_per_shard, max_in_flight_requests,
+            request_timeout, retry_backoff_min, retry_backoff_max, max_outstanding_records,
+            max_outstanding_bytes as bytes, max_record_size as |size| Some(bytes(size)),
+            record_distribution as |name: String| distribution(&name), seed
+        );
+        builder.build().map_err(|ConfigError { field, value, range, .. }| {
+            let range = range.replace("record_max_buffered_time", "--record-max-buffered-time");
+            let range = range.replace("retry_backoff_min", "--retry-backoff-min");
+            anyhow::anyhow!("--{} is {value}, but must be {range}", field.replace('_', "-"))
+        })
+    }
+}
+
+fn distribution(name: &str) -> RecordDistribution {
+    match name {
+        "by-key" => RecordDistribution::ByKey,
+        "auto" => RecordDistribution::Auto,
+        _ => RecordDistribution::Detect,
+    }
+}
+
+/// Bytes: a plain number, or one with a unit.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    ByteSize::from_str(text).map(|size| size.as_u64())
+}
+
+fn duration_or_never(text: &str) -> Result<Duration, humantime::DurationError> {
+    if text == "never" { Ok(Duration::MAX) } else { humantime::parse_duration(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn config(options: &str) -> Result<Config, String> {
+        let words = std::iter::once("kpl").chain(options.split_whitespace());
+        let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
+        cli.settings.config().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn without_options_the_defaults_hold() {
+        assert_eq!(config("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn every_field_can_be_set() {
+        let all = "--aggregation-enabled false --aggregation-max-count 7 --aggregation-max-size 25KiB \
+            --collection-max-count 8 --collection-max-size 1MiB --collection-max-size-per-shard 9 \
+            --record-max-buffered-time 10ms --record-ttl never --fail-if-throttled --rate-limit-records-per-shard 11 \
+            --rate-limit-bytes-per-shard 2048 --max-in-flight-requests 12 --request-timeout 13s \
+            --retry-backoff-min 14ms --retry-backoff-max 15s --max-outstanding-records 16 --max-outstanding-bytes 1GiB \
+            --max-record-size 2MiB --record-distribution by-key --seed 17";
+        let expected = Config::builder()
+            .aggregation_enabled(false)
+            .aggregation_max_count(7)
+            .aggregation_max_size(25 << 10)
+            .collection_max_count(8)
+            .collection_max_size(1 << 20)
+            .collection_max_size_per_shard(9)
+            .record_max_buffered_time(Duration::from_millis(10))
+            .record_ttl(Duration::MAX)
+            .fail_if_throttled(true)
+            .rate_limit_records_per_shard(11)
+            .rate_limit_bytes_per_shard(2048)
+            .max_in_flight_requests(12)
+            .request_timeout(Duration::from_secs(13))
+            .retry_backoff_min(Duration::from_millis(14))
+            .retry_backoff_max(Duration::from_secs(15))
+            .max_outstanding_records(16)
+            .max_outstanding_bytes(1 << 30)
+            .max_record_size(Some(2 << 20))
+            .record_distribution(RecordDistribution::ByKey)
+            .seed(17)
+            .build();
+        assert_eq!(config(all), Ok(expected.unwrap()));
+    }
+
+    #[test]
+    fn errors_name_the_option_the_value_and_the_range() {
+        assert_eq!(config("--collection-max-count 501"), Err("--collection-max-count is 501, but must be from 1 to 500".into()));
+        assert_eq!(
+            config("--record-ttl 200ms --record-max-buffered-time 1s"),
+            Err("--record-ttl is 200ms, but must be more than --record-max-buffered-time (1s)".into())
+        );
+        assert!(config("--record-ttl tomorrow").unwrap_err().contains("--record-ttl"));
+        assert!(config("--aggregation-max-size 5MB!").unwrap_err().contains("--aggregation-max-size"));
+    }
+
+    #[test]
+    fn lifted_limits_are_in_range_and_yield_to_options() {
+        let lifted = Settings::default().without_shard_limits().config().unwrap();
+        assert_eq!(lifted.rate_limit_records_per_shard(), 1_000_000);
+        let given = Settings { rate_limit_records_per_shard: Some(5), ..Settings::default() };
+        assert_eq!(given.without_shard_limits().config().unwrap().rate_limit_records_per_shard(), 5);
+    }
+}
