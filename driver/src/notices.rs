@@ -18,6 +18,7 @@ pub(crate) struct Notices {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
+    StreamDescribed,
     Throttled,
     WrongShard,
     Expired,
@@ -32,14 +33,18 @@ struct Told {
 }
 
 impl Notices {
-    /// Writes a notice, unless one of its kind was written a short while ago; then it is counted for the next one.
+    /// Writes a notice, unless one of its kind was written a short while ago; then its count is added to the next one's.
+    ///
+    /// A refreshed shard map is always written: the core refreshes seldom, and what follows is read by it.
     pub(crate) fn tell(&self, now: Instant, notice: &Notice) {
         match notice {
             Notice::ShardMapRefreshed { stream, open, closed, moved } => {
                 info!(stream = %stream, open, closed, moved_records = moved, "shard map refreshed");
             }
             Notice::StreamDescribed { stream, max_record_size, auto_distribution } => {
-                info!(stream = %stream, max_record_size, auto_distribution, "stream described");
+                if let Some(times) = self.due(now, Kind::StreamDescribed, stream, 1) {
+                    info!(stream = %stream, max_record_size, auto_distribution, times, "stream described");
+                }
             }
             Notice::InquiryFailed { stream, operation, code, message, retry_in } => {
                 if let Some(failures) = self.due(now, Kind::InquiryFailed(operation), stream, 1) {
@@ -87,5 +92,100 @@ impl Notices {
                 Some(count)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::{Debug, Write};
+
+    use tracing::field::{Field, Visit};
+    use tracing::subscriber::with_default;
+    use tracing::{Event, Subscriber};
+    use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+    use super::*;
+
+    /// Keeps each event as a line.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<String>>>);
+
+    impl<S: Subscriber> Layer<S> for Lines {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            let mut line = Line(event.metadata().level().to_string());
+            event.record(&mut line);
+            self.0.lock().unwrap().push(line.0);
+        }
+    }
+
+    struct Line(String);
+
+    impl Visit for Line {
+        fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+            write!(self.0, " {}={value:?}", field.name()).unwrap();
+        }
+    }
+
+    /// The lines that come of notices, each at a second.
+    fn lines(notices: &[(u64, Notice)]) -> Vec<String> {
+        let lines = Lines::default();
+        with_default(tracing_subscriber::registry().with(lines.clone()), || {
+            let teller = Notices::default();
+            for (second, notice) in notices {
+                teller.tell(Instant::from_nanos(second * 1_000_000_000), notice);
+            }
+        });
+        lines.0.lock().unwrap().clone()
+    }
+
+    fn throttled(stream: &str, kinesis_records: usize) -> Notice {
+        Notice::Throttled { stream: stream.into(), kinesis_records }
+    }
+
+    #[test]
+    fn a_flood_of_one_kind_is_a_line_every_ten_seconds_with_the_sum() {
+        let flood: Vec<_> = (0..1_000).map(|n| (100 + n / 40, throttled("events", 2))).collect();
+        let message = "throttled: shards are sent to more slowly";
+        let line = |records| format!("WARN message={message} stream=events kinesis_records={records}");
+        assert_eq!(lines(&flood), [line(2), line(800), line(800)]);
+    }
+
+    #[test]
+    fn kinds_and_streams_do_not_hide_each_other() {
+        let stream = || Arc::from("events");
+        let failed = |operation| Notice::InquiryFailed {
+            stream: stream(),
+            operation,
+            code: "AccessDeniedException".into(),
+            message: "no".into(),
+            retry_in: Some(Duration::from_secs(1)),
+        };
+        let written = lines(&[
+            (1, throttled("events", 1)),
+            (1, throttled("others", 1)),
+            (1, Notice::WrongShard { stream: stream(), kinesis_records: 1 }),
+            (1, Notice::Expired { stream: stream(), user_records: 1 }),
+            (1, failed("ListShards")),
+            (1, failed("DescribeStreamSummary")),
+        ]);
+        assert_eq!(written.len(), 6, "{written:#?}");
+        assert!(written.iter().all(|line| line.starts_with("WARN")), "{written:#?}");
+        assert!(written[4].contains("code=AccessDeniedException error=no retry_in_ms=1000 failures=1"), "{written:#?}");
+    }
+
+    #[test]
+    fn every_refreshed_shard_map_is_told_and_a_description_now_and_then() {
+        let refreshed = Notice::ShardMapRefreshed { stream: "events".into(), open: 4, closed: 2, moved: 7 };
+        let described =
+            Notice::StreamDescribed { stream: "events".into(), max_record_size: 1 << 20, auto_distribution: false };
+        let written = lines(&[(1, refreshed.clone()), (1, described.clone()), (2, refreshed), (2, described)]);
+        assert_eq!(
+            written,
+            [
+                "INFO message=shard map refreshed stream=events open=4 closed=2 moved_records=7",
+                "INFO message=stream described stream=events max_record_size=1048576 auto_distribution=false times=1",
+                "INFO message=shard map refreshed stream=events open=4 closed=2 moved_records=7",
+            ]
+        );
     }
 }

@@ -86,9 +86,13 @@ impl<R: AwsRuntime> Producer<R> {
         Ok(Self::from_sdk_config(&sdk_config, config))
     }
 
-    /// A producer by an SDK config that the application has loaded itself.
+    /// A producer by an SDK config that the application has loaded itself. Where it has no sleep, or no HTTP client,
+    /// the runtime's is taken.
     pub fn from_sdk_config(sdk_config: &SdkConfig, config: Config) -> Self {
-        Self::new(Client::new(sdk_config), config)
+        let mut client_config = aws_sdk_kinesis::config::Builder::from(sdk_config);
+        // The SDK panics without one.
+        client_config.set_sleep_impl(Some(sdk_config.sleep_impl().unwrap_or_else(R::sleep_impl)));
+        Self::new(Client::from_conf(client_config.build()), config)
     }
 
     /// A producer over a client of the AWS SDK, whose region, endpoint, credentials and HTTP client count. Its retries

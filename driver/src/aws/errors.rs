@@ -11,6 +11,9 @@ use kpl_core::{Delivery, RequestError};
 /// Whether an error of the HTTP client says that no connection came about.
 pub(super) type NeverConnected = fn(&(dyn Error + 'static)) -> bool;
 
+/// How much of a body that is none of Kinesis's is quoted.
+const QUOTED_CHARS_MAX: usize = 200;
+
 /// Tells how far a failed request came. Where that is not certain, it may have arrived.
 ///
 /// `handed_over`: whether the request was given to the HTTP client.
@@ -22,8 +25,13 @@ pub(super) fn request_error<E>(
 where
     E: Error + ProvideErrorMetadata + 'static,
 {
+    if let Some(response) = error.raw_response() {
+        return match error {
+            SdkError::ServiceError(service) => by_service(service.err(), response),
+            _ => by_stranger(error, response),
+        };
+    }
     let (delivery, code) = match error {
-        SdkError::ServiceError(service) => return answered(service.err(), service.raw().status().as_u16()),
         // No region, no credentials in time, nothing that could be signed.
         _ if !handed_over => (Delivery::NotSent, "Request Not Sent"),
         SdkError::TimeoutError(_) => (Delivery::Unanswered, "Request Timeout"),
@@ -37,33 +45,51 @@ where
                 (false, false) => (Delivery::Unanswered, "Connection Lost"),
             }
         }
-        // The service answered something that is no answer.
-        SdkError::ResponseError(_) => (Delivery::Unanswered, "Response Unreadable"),
         _ => (Delivery::Unanswered, "Unknown"),
     };
     RequestError::new(delivery, code, one_line(error))
 }
 
-/// An error that the service, or something on the way to it, answered.
-fn answered<E: Error + ProvideErrorMetadata + 'static>(error: &E, status: u16) -> RequestError {
-    // A 5xx tells nothing about what was done before it.
-    let delivery = if (400..500).contains(&status) { Delivery::Refused } else { Delivery::Unanswered };
-    let code = error.code().map_or_else(|| format!("HTTP {status}"), str::to_owned);
+/// An error as the service tells one.
+fn by_service<E: Error + ProvideErrorMetadata + 'static>(error: &E, response: &HttpResponse) -> RequestError {
+    let code = error.code().map_or_else(|| format!("HTTP {}", response.status()), str::to_owned);
     let message = error.message().map_or_else(|| one_line(error), str::to_owned);
-    RequestError::new(delivery, code, message)
+    RequestError::new(delivery(response), code, message)
 }
 
-/// What every HTTP client has in common when no connection came about.
+/// Something that the service would not answer: a proxy's page, or a body that was cut off.
+fn by_stranger(error: &(dyn Error + 'static), response: &HttpResponse) -> RequestError {
+    let code = match response.status() {
+        status if status.is_success() => "Response Unreadable".to_owned(),
+        status => format!("HTTP {status}"),
+    };
+    let body = String::from_utf8_lossy(response.body().bytes().unwrap_or_default());
+    let quote: String = body.chars().take(QUOTED_CHARS_MAX).collect();
+    RequestError::new(delivery(response), code, format!("{}: the body starts with {quote:?}", one_line(error)))
+}
+
+/// A 4xx refuses. A 5xx tells nothing about what was done before it, and a success that cannot be read is one.
+fn delivery(response: &HttpResponse) -> Delivery {
+    if response.status().is_client_error() { Delivery::Refused } else { Delivery::Unanswered }
+}
+
+/// What every HTTP client has in common when no connection came about. An unreachable host is not among it: connections
+/// that have stood for a while end like that too.
 fn says_never_connected(error: &(dyn Error + 'static)) -> bool {
-    use io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable};
     error.is::<ResolveDnsError>()
         || error.downcast_ref::<io::Error>().is_some_and(|error| {
-            matches!(error.kind(), AddrNotAvailable | ConnectionRefused | HostUnreachable | NetworkUnreachable)
+            matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::ConnectionRefused)
         })
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| Error::source(*error))
+    std::iter::successors(Some(error), |&error: &&'a (dyn Error + 'static)| {
+        // An I/O error hides what is in it, and goes on with the source of that.
+        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        }
+    })
 }
 
 /// The error with all that caused it, each said once.
