@@ -97,9 +97,11 @@ impl Knowledge {
         }
     }
 
-    /// A reply named a shard that may already be closed again: the next list should have those too.
-    pub(super) fn saw_unknown_shard(&mut self) {
+    /// A reply named a shard that no list had, so far. It may already be closed again: the next list should have those
+    /// too. That list is needed, whatever the last one told.
+    pub(super) fn saw_unknown_shard(&mut self, now: Instant) {
         self.include_closed = true;
+        self.shards.want(now, now);
     }
 
     /// The last list did not tell all that is needed.

@@ -82,7 +82,12 @@ impl<T> Stream<T> {
             return common.fail(&self.name, user, AttemptError::new(code::RECORD_TOO_LARGE, message));
         }
         let expiry = common.expiry(&user);
-        let deadline = if common.is_urgent(&user) { now } else { deadline.min(expiry) };
+        let deadline = match deadline {
+            _ if common.is_urgent(&user) => now,
+            deadline if deadline < expiry => deadline,
+            // Near its end, a record gets its last chance halfway, when there is still time for it.
+            _ => now + expiry.saturating_since(now) / 2,
+        };
         let config = &common.config;
         let Some(shard) = self.knowledge.shard(user.entry.hash_key).cloned() else {
             return self.collector.push(KinesisRecord::single(user, None, deadline, expiry), config);
@@ -115,14 +120,18 @@ impl<T> Stream<T> {
         }
         self.expire_held(now, common);
         self.expire_divided(now, common);
-        while let Some(record) = self.collector.pop_expired(now, &common.config) {
-            self.take_apart(now, record, common);
-        }
-        while self.limiter.next_wake() <= now || self.aggregator.next_wake() <= now {
+        // What is taken apart may close an aggregate, and the other way round.
+        loop {
             while let Some(slot) = self.limiter.pop_due(now) {
                 self.release(now, slot, common);
             }
             self.close_due(now, common);
+            while let Some(record) = self.collector.pop_expired(now, &common.config) {
+                self.take_apart(now, record, common);
+            }
+            if self.limiter.next_wake() > now && self.aggregator.next_wake() > now {
+                break;
+            }
         }
         common.notice_expired(&self.name);
     }

@@ -137,7 +137,7 @@ impl<T> Stream<T> {
             if common.abandoned {
                 return self.give_up_held(stored, common);
             }
-            self.knowledge.saw_unknown_shard();
+            self.knowledge.saw_unknown_shard(now);
             return self.held.push(stored.record.expiry, Instant::NEVER, stored);
         };
         let Held { record, shard_id, sequence_number, start, end } = stored;
@@ -210,7 +210,6 @@ impl<T> Stream<T> {
 
     /// Sends a record back to the start after exponential backoff with full jitter, or fails it when its time is up.
     fn back_off(&mut self, now: Instant, record: KinesisRecord<T>, common: &mut Common<T>) {
-        let expiry = record.expiry;
         let (expired, users): (Vec<Pending<T>>, Vec<Pending<T>>) =
             users_of(record).partition(|user| common.expiry(user) <= now);
         for user in expired {
@@ -219,7 +218,8 @@ impl<T> Stream<T> {
         let Some(attempts) = users.iter().map(|user| user.failed.len()).max() else { return };
         let wait = common.rng.up_to(backoff(attempts, common));
         // When the first of them expires, that one fails and the others go on.
-        let wake = if expiry > now { expiry } else { Instant::NEVER }.min(now + wait);
+        let first_expiry = users.iter().map(|user| common.expiry(user)).min().unwrap_or(Instant::NEVER);
+        let wake = first_expiry.min(now + wait);
         self.backing_off.push(wake, Instant::NEVER, users);
     }
 

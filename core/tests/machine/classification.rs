@@ -95,6 +95,25 @@ fn an_aggregate_on_a_shard_of_unknown_range_is_held_until_the_map_tells() {
 }
 
 #[test]
+fn a_hold_asks_for_the_shards_even_right_after_a_list() {
+    let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
+    // While the aggregate is under way, another record's reply makes the map be refreshed; the split comes after that.
+    let other = rig.put(u128::MAX, "single");
+    rig.run_for(100 * MS);
+    let aggregate = rig.take_batch();
+    rig.answer_records([RecordReply::stored(shard_id(0), "1")]);
+    rig.receipt(other);
+    rig.run_for(SEC);
+    rig.answer_inquiries(&equal_shards(2));
+    rig.respond(aggregate, Reply::Records(vec![RecordReply::stored(shard_id(2), "1")]));
+    rig.run_for(SEC);
+    rig.answer_inquiries(&[child(2, 0, 0, start_of(1, 2) - 1), shard(1, start_of(1, 2), u128::MAX)]);
+    for ticket in tickets {
+        assert_eq!(&*rig.receipt(ticket).shard_id, shard_id(2));
+    }
+}
+
+#[test]
 fn a_range_that_is_never_learned_ends_as_ambiguous_at_the_ttl() {
     let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
     rig.answer_records([RecordReply::stored(shard_id(2), "1")]);
