@@ -1,26 +1,84 @@
 //! A Kinesis producer for tokio: what the Amazon Kinesis Producer Library is in C++, as a library in your process.
 //!
+//! From `cargo add kpl-tokio` to a record in a stream:
+//!
 //! ```no_run
-//! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let producer = kpl_tokio::Producer::from_env().await?; // region and credentials as the AWS SDK finds them
-//! let outcome = producer.put("events", "user-123", "hello").await?; // waits for room, then hands back at once
-//! let receipt = outcome.await?; // shard, sequence number, attempts
-//! println!("{} {}", receipt.shard_id, receipt.sequence_number);
-//! producer.close().await;
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let producer = kpl_tokio::Producer::from_env().await?; // region and credentials as the AWS SDK finds them
+//!     let outcome = producer.put("events", "user-123", "hello").await?; // waits for room, then hands back at once
+//!     let receipt = outcome.await?;
+//!     println!("{} at {}", receipt.shard_id, receipt.sequence_number);
+//!     producer.close().await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Records are packed into aggregated records, which consumers with the KCL, or any of AWS's deaggregation modules, take
+//! apart. They are placed by shard, paced below what a shard takes, sent in full requests and retried by reason.
+//!
+//! # Many records
+//!
+//! A record waits for company for up to `record_max_buffered_time` (100 ms) before it is sent. Do not await each outcome
+//! before the next put: keep the [`Outcome`]s and await them later, in any order, or drop them; dropping an outcome does
+//! not cancel its record. One [`Producer`] serves any number of streams and tasks: clone it, it is a handle.
+//!
+//! ```no_run
+//! # async fn example(producer: kpl_tokio::Producer) -> Result<(), kpl_tokio::PutError> {
+//! let mut outcomes = Vec::new();
+//! for n in 0..100_000 {
+//!     outcomes.push(producer.put("events", format!("user-{n}"), "hello").await?);
+//! }
+//! producer.flush().await; // all of them are resolved now
 //! # Ok(()) }
 //! ```
 //!
-//! - **Many records**: keep the [`Outcome`]s and await them later, or drop them; dropping one does not cancel its
-//!   record. A record travels for `record_max_buffered_time` (100 ms) at most before it is sent, so awaiting each
-//!   outcome before the next put is slow.
-//! - **Backpressure**: [`Producer::put`] waits while too many records or bytes are outstanding, [`Producer::try_put`]
-//!   gives the record back.
-//! - **Failures** give the record back with the history of its attempts: [`PutFailure`]. If
-//!   [`PutFailure::is_ambiguous`], the record may be in the stream all the same.
-//! - **Shutdown**: [`Producer::close`], or [`Producer::close_within`] a time.
-//! - **Settings**: [`Config::builder`]; the defaults are the KPL's.
-//! - **Endpoints of your own**: make an `aws_sdk_kinesis::Client`, and [`Producer::new`] of it; [`http_client`] helps
-//!   with TLS.
+//! # Backpressure
+//!
+//! [`Producer::put`] waits while `max_outstanding_records` or `max_outstanding_bytes` are outstanding;
+//! [`Producer::try_put`] gives the record back instead ([`PutError::Full`]). Memory is bounded by these two.
+//!
+//! # Failures
+//!
+//! What fails comes back, with the history of its attempts:
+//!
+//! ```no_run
+//! # async fn example(outcome: kpl_tokio::Outcome) {
+//! match outcome.await {
+//!     Ok(receipt) => println!("stored after {} attempts", receipt.attempts.len()),
+//!     // An attempt ended without an answer, a time-out for instance: putting the record again may make a duplicate.
+//!     Err(failure) if failure.is_ambiguous() => println!("{failure}; it may be in the stream all the same"),
+//!     Err(failure) => println!("{failure}; it is not in the stream: {:?}", failure.record),
+//! }
+//! # }
+//! ```
+//!
+//! Throttled records wait for their shard, and everything that may pass is retried until `record_ttl` (30 s) is over.
+//! What will not pass, such as a stream that does not exist, fails at once.
+//!
+//! # Shutdown
+//!
+//! [`Producer::close`] takes no more records and ends when all are resolved; [`Producer::close_within`] gives up after a
+//! time. Every outcome resolves, whatever happens: also when the last handle is dropped, or the runtime is shut down.
+//!
+//! # Settings
+//!
+//! Names and defaults are the KPL's: [`Config::builder`].
+//!
+//! ```no_run
+//! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//! use kpl_tokio::{Config, Producer};
+//!
+//! let config = Config::builder().record_ttl(Duration::from_secs(120)).build()?;
+//! let producer = Producer::from_env_with(config).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! Region, endpoint and credentials are the AWS SDK's business: [`Producer::new`] takes a client,
+//! [`Producer::from_sdk_config`] a config. [`http_client`] has HTTP clients for endpoints with certificates of their own.
+//!
+//! The producer tells about throttling, resharding and the like by `tracing`, never a line a record.
 
 pub mod http_client;
 

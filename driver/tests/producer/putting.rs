@@ -61,7 +61,7 @@ async fn try_put_gives_the_record_back_when_there_is_no_room() {
     for outcome in outcomes {
         outcome.await.unwrap();
     }
-    let _ = producer.try_put_record(error.into_record()).unwrap();
+    drop(producer.try_put_record(error.into_record()).unwrap());
 }
 
 #[tokio::test(start_paused = true)]
@@ -73,11 +73,11 @@ async fn puts_that_wait_for_room_get_in_in_the_order_of_their_coming() {
     for n in 0..200 {
         let producer = producer.clone();
         puts.spawn(async move {
-            let _ = producer.put("events", "k", format!("{n}")).await.unwrap();
+            drop(producer.put("events", "k", format!("{n}")).await.unwrap());
             // Whoever comes back for more lines up behind those who wait.
             if n < 3 {
                 sleep(Duration::from_micros(1)).await;
-                let _ = producer.put("events", "k", format!("{}", 200 + n)).await.unwrap();
+                drop(producer.put("events", "k", format!("{}", 200 + n)).await.unwrap());
             }
         });
     }
@@ -92,7 +92,7 @@ async fn small_records_do_not_starve_a_large_one() {
     let service = Service::answering_after(ms(5));
     let config = Config::builder().aggregation_enabled(false).max_outstanding_bytes(2_000);
     let producer = service.producer(config.record_max_buffered_time(ms(1)));
-    let _ = producer.put("events", "k", "a".repeat(1_000)).await.unwrap();
+    drop(producer.put("events", "k", "a".repeat(1_000)).await.unwrap());
     let mut puts = JoinSet::new();
     for n in 0..100 {
         let producer = producer.clone();
@@ -108,7 +108,7 @@ async fn small_records_do_not_starve_a_large_one() {
 async fn a_put_dropped_while_it_waits_puts_nothing_and_holds_nobody_up() {
     let service = Service::answering_after(ms(50));
     let producer = service.producer(Config::builder().aggregation_enabled(false).max_outstanding_records(1));
-    let _ = producer.put("events", "k", "first").await.unwrap();
+    drop(producer.put("events", "k", "first").await.unwrap());
     let mut waiting = JoinSet::new();
     for n in 0..10 {
         let producer = producer.clone();
@@ -150,7 +150,7 @@ async fn a_flush_ends_although_others_go_on_putting() {
         let producer = producer.clone();
         async move {
             loop {
-                let _ = producer.put("events", "k", "more").await.unwrap();
+                drop(producer.put("events", "k", "more").await.unwrap());
                 sleep(ms(1)).await;
             }
         }

@@ -1,0 +1,63 @@
+//! `Producer::from_env`, in a process with an environment of its own.
+
+use std::path::Path;
+use std::process::Command;
+
+use kpl_emulator::{Emulator, Options, Server};
+use kpl_tokio::Producer;
+
+use crate::rig::certificates;
+
+/// What the child says in an environment.
+fn child(environment: &[(&str, &str)]) -> String {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["from_env::in_the_child", "--exact", "--ignored", "--nocapture"])
+        .env_clear()
+        .envs([("AWS_ACCESS_KEY_ID", "AKID"), ("AWS_SECRET_ACCESS_KEY", "secret")])
+        .envs([("AWS_CONFIG_FILE", "/nowhere"), ("AWS_EC2_METADATA_DISABLED", "true")])
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+#[ignore = "a part of other tests, which start it"]
+fn in_the_child() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        match Producer::from_env().await {
+            Ok(producer) => {
+                let receipt = producer.put("events", "k", "from the environment").await.unwrap().await.unwrap();
+                println!("stored in {}", receipt.shard_id);
+                producer.close().await;
+            }
+            Err(error) => println!("error: {error}"),
+        }
+    });
+}
+
+#[test]
+fn region_endpoint_credentials_and_ca_bundle_come_from_the_environment() {
+    let emulator = Emulator::new(Options::default()).with_stream("events", 1);
+    let (ca_pem, tls) = certificates();
+    let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, Some(tls)).unwrap();
+    let bundle = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("from-env-{}.pem", std::process::id()));
+    std::fs::write(&bundle, ca_pem).unwrap();
+    let bundle = bundle.to_str().unwrap();
+    let said = child(&[("AWS_REGION", "us-east-1"), ("AWS_ENDPOINT_URL", &server.url()), ("AWS_CA_BUNDLE", bundle)]);
+    std::fs::remove_file(bundle).unwrap();
+    assert!(said.contains("stored in shardId-000000000000"), "{said}");
+    let data = emulator.with(|kinesis, _| kinesis.records("events").map(|(_, _, record)| record.data.clone()).next());
+    assert_eq!(data.unwrap(), "from the environment");
+}
+
+#[test]
+fn what_the_environment_lacks_is_said() {
+    let said = child(&[]);
+    assert!(said.contains("error: no AWS region is set: set AWS_REGION, or `region` in the profile"), "{said}");
+    let said = child(&[("AWS_REGION", "us-east-1"), ("AWS_CA_BUNDLE", "/nowhere/ca.pem")]);
+    assert!(said.contains("error: AWS_CA_BUNDLE is \"/nowhere/ca.pem\", which cannot be used: No such file"), "{said}");
+    let said = child(&[("AWS_REGION", "us-east-1"), ("AWS_CA_BUNDLE", "/dev/null")]);
+    assert!(said.contains("which cannot be used: the CA bundle of 0 bytes cannot be used"), "{said}");
+}
