@@ -52,7 +52,9 @@ fn read_hex(input: &[u8]) -> Result<Vec<u8>, String> {
     }
     match high {
         None => Ok(blob),
-        Some(_) => Err(format!("at byte {}, the end of the input: the second hex digit of a byte is missing", input.len())),
+        Some(_) => {
+            Err(format!("at byte {}, the end of the input: the second hex digit of a byte is missing", input.len()))
+        }
     }
 }
 

@@ -75,7 +75,10 @@ impl Connection {
         };
         let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http_client);
         if let Some(url) = &self.endpoint_url {
-            let sound = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")).is_some_and(|rest| !rest.is_empty());
+            let sound = url
+                .strip_prefix("http://")
+                .or_else(|| url.strip_prefix("https://"))
+                .is_some_and(|rest| !rest.is_empty());
             anyhow::ensure!(sound, "--endpoint-url is {url:?}, but must begin with http:// or https://");
             loader = loader.endpoint_url(url);
         }
@@ -88,7 +91,8 @@ impl Connection {
             loader = loader.profile_name(profile);
         }
         if self.dummy_credentials {
-            loader = loader.credentials_provider(Credentials::new("AKIDUMMY", "dummy", None, None, "--dummy-credentials"));
+            loader =
+                loader.credentials_provider(Credentials::new("AKIDUMMY", "dummy", None, None, "--dummy-credentials"));
         }
         Ok(loader.load().await)
     }

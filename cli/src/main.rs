@@ -19,12 +19,17 @@ use clap::{Parser, Subcommand};
 
 /// Puts records into Amazon Kinesis Data Streams: aggregated, paced, batched and retried as the KPL does.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, max_term_width = 120, after_help = "\
+#[command(
+    version,
+    propagate_version = true,
+    max_term_width = 120,
+    after_help = "\
 Exit status: 0 if all went well; 1 if a line failed or was not found again, or if input was bad; 2 for wrong use or if \
 something could not be set up; 130 after a second Ctrl-C.
 
 Try it without AWS:
-  kpl put --emulator --verify --stream access --key-field 1 access.log")]
+  kpl put --emulator --verify --stream access --key-field 1 access.log"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -185,7 +185,10 @@ mod tests {
 
     #[test]
     fn errors_name_the_option_the_value_and_the_range() {
-        assert_eq!(config("--collection-max-count 501"), Err("--collection-max-count is 501, but must be from 1 to 500".into()));
+        assert_eq!(
+            config("--collection-max-count 501"),
+            Err("--collection-max-count is 501, but must be from 1 to 500".into())
+        );
         assert_eq!(
             config("--record-ttl 200ms --record-max-buffered-time 1s"),
             Err("--record-ttl is 200ms, but must be more than --record-max-buffered-time (1s)".into())

@@ -52,7 +52,8 @@ pub(crate) async fn list(client: &Client, stream: &str, which: Which) -> anyhow:
                 call.set_stream_name(name).set_stream_arn(arn).set_shard_filter(filter)
             }
         };
-        let page = call.send().await.map_err(|error| anyhow!("cannot list the shards of {stream:?}: {}", explain(&error)))?;
+        let page =
+            call.send().await.map_err(|error| anyhow!("cannot list the shards of {stream:?}: {}", explain(&error)))?;
         for shard in page.shards.unwrap_or_default() {
             let id = shard.shard_id.clone();
             let range = ShardRange::from_sdk(shard);

@@ -31,17 +31,19 @@ pub(crate) struct DeadLetter<'a> {
 
 /// The line itself: as text where it is UTF-8, for then it can be read.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
 pub(crate) enum Data<'a> {
-    Data(&'a str),
-    DataBase64(String),
+    #[serde(rename = "data")]
+    Text(&'a str),
+    #[serde(rename = "data_base64")]
+    Base64(String),
     /// The length of a line that was not kept.
-    Bytes(u64),
+    #[serde(rename = "bytes")]
+    Length(u64),
 }
 
 impl<'a> Data<'a> {
     pub(crate) fn new(line: &'a [u8]) -> Self {
-        std::str::from_utf8(line).map_or_else(|_| Self::DataBase64(STANDARD.encode(line)), Self::Data)
+        std::str::from_utf8(line).map_or_else(|_| Self::Base64(STANDARD.encode(line)), Self::Text)
     }
 }
 
@@ -58,7 +60,8 @@ impl DeadLetters {
     pub(crate) fn open(path: &Path, inputs: &[PathBuf]) -> anyhow::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(path);
         let file = file.with_context(|| format!("cannot write --dead-letter {path:?}"))?;
-        let same = |input: &PathBuf| path.canonicalize().ok().is_some_and(|path| input.canonicalize().ok() == Some(path));
+        let same =
+            |input: &PathBuf| path.canonicalize().ok().is_some_and(|path| input.canonicalize().ok() == Some(path));
         anyhow::ensure!(!inputs.iter().any(same), "--dead-letter {path:?} is also a file to put");
         Ok(Self { path: path.to_owned(), file: BufWriter::new(file), error: None })
     }

@@ -90,7 +90,12 @@ impl Feeder {
     /// Puts all lines. After the first Ctrl-C, only those that have been read.
     ///
     /// May be dropped at any time: no line that the producer has taken is lost, see [`finish`](Self::finish).
-    pub(crate) async fn feed(&mut self, mut lines: mpsc::Receiver<Batch>, stop: &AtomicBool, interrupts: &mut Interrupts) {
+    pub(crate) async fn feed(
+        &mut self,
+        mut lines: mpsc::Receiver<Batch>,
+        stop: &AtomicBool,
+        interrupts: &mut Interrupts,
+    ) {
         loop {
             let batch = tokio::select! {
                 biased;

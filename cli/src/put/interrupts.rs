@@ -27,7 +27,7 @@ impl Interrupts {
     pub(crate) async fn reached(&mut self, count: u32) {
         // The sender goes when the runtime does.
         if self.0.wait_for(|seen| *seen >= count).await.is_err() {
-            pending().await
+            pending::<()>().await;
         }
     }
 

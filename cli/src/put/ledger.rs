@@ -86,7 +86,7 @@ impl Ledger {
             partition_key: line.partition_key.as_deref(),
             data: match &line.data {
                 Ok(data) => Data::new(data),
-                Err(bytes) => Data::Bytes(*bytes),
+                Err(bytes) => Data::Length(*bytes),
             },
         };
         if let Some(dead_letters) = &mut self.dead_letters {
@@ -131,7 +131,9 @@ impl Ledger {
 
     /// Says how many lines failed by each error, where not each of them was shown.
     pub(crate) fn say_errors(&self) {
-        for (code, Errors { count, .. }) in self.errors.iter().filter(|(_, errors)| errors.count > errors.shown.len() as u64) {
+        for (code, Errors { count, .. }) in
+            self.errors.iter().filter(|(_, errors)| errors.count > errors.shown.len() as u64)
+        {
             let hint = if self.dead_letters.is_none() { " (--dead-letter FILE keeps them)" } else { "" };
             self.console.say(&format!("{code}: {count} lines in all{hint}"));
         }

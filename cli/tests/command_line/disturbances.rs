@@ -1,0 +1,121 @@
+//! A service that goes away and comes back, and a user who has had enough.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use kpl_emulator::Faults;
+
+use crate::rig::{Kinesis, command, end, kpl, signal, wait_until};
+
+#[test]
+fn the_service_goes_away_and_comes_back_and_the_summary_is_true() {
+    let mut kinesis = Kinesis::start(4);
+    // Slow enough that requests are under way when the connections are cut.
+    kinesis.emulator.set_faults(Faults { latency: Duration::from_millis(30), ..Faults::default() });
+    let args = "--verify --json --key-field 1 --max-in-flight-requests 4";
+    let mut child = command(&format!("put {} {args}", kinesis.args())).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut number = 0;
+    let mut write_until = |requests: u64, kinesis: &Kinesis| {
+        wait_until("requests arrive", || {
+            for _ in 0..200 {
+                number += 1;
+                writeln!(stdin, "key-{} {number}", number % 50).unwrap();
+            }
+            kinesis.requests("PutRecords") >= requests
+        });
+    };
+    write_until(5, &kinesis);
+    for restart in 1..=3_u64 {
+        kinesis.stop();
+        std::thread::sleep(Duration::from_millis(200));
+        kinesis.restart();
+        let seen = kinesis.requests("PutRecords");
+        write_until(seen + 5 * restart, &kinesis);
+    }
+    drop(stdin);
+    let run = end(child);
+
+    let summary = run.json();
+    assert_eq!((run.code(), &summary["put"], &summary["failed"]), (0, &number.into(), &0.into()), "{run:#?}");
+    let verify = &summary["verify"];
+    assert_eq!(
+        (&verify["arrived"], &verify["lost"], &verify["twice_unexplained"]),
+        (&number.into(), &0.into(), &0.into())
+    );
+    // What `kpl` says about duplicates is what is in the stream.
+    assert_eq!(kinesis.read().len() as u64, number + verify["twice"].as_u64().unwrap());
+}
+
+#[test]
+fn lost_replies_make_duplicates_that_are_explained() {
+    let kinesis = Kinesis::start(2);
+    kinesis.emulator.set_faults(Faults { drop_reply_rate: 0.4, ..Faults::default() });
+    let input: Vec<u8> = (0..3_000).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+    // Small requests: many replies to lose.
+    let args = "--verify --json --key-field 1 --collection-max-count 20 --aggregation-enabled false";
+    let run = kpl(&format!("put {} {args}", kinesis.args()), &input);
+    let summary = run.json();
+    assert_eq!((run.code(), &summary["succeeded"]), (0, &3_000.into()), "{run:#?}");
+    let verify = &summary["verify"];
+    assert_eq!((&verify["arrived"], &verify["twice_unexplained"]), (&3_000.into(), &0.into()));
+    assert!(verify["twice"].as_u64() > Some(0), "{summary:#}");
+    assert_eq!(kinesis.read().len() as u64, 3_000 + verify["twice"].as_u64().unwrap());
+}
+
+#[test]
+fn one_interrupt_stops_reading_and_flushes() {
+    for name in ["INT", "TERM"] {
+        let kinesis = Kinesis::start(2);
+        let mut child = command(&format!("put --json {} --key k", kinesis.args())).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(b"1\n2\n3\n").unwrap();
+        wait_until("the lines arrive", || kinesis.read().len() == 3);
+        // Standard input stays open: `kpl` is in the middle of a read.
+        signal(&child, name);
+        let run = end(child);
+        assert_eq!(run.code(), 0, "{run:#?}");
+        let summary = run.json();
+        assert_eq!((&summary["put"], &summary["succeeded"]), (&3.into(), &3.into()));
+        assert_eq!(summary["interrupted_after"], "line 3 of standard input");
+        drop(stdin);
+    }
+}
+
+#[test]
+fn an_interrupt_waits_for_what_is_under_way() {
+    let kinesis = Kinesis::start(1);
+    kinesis.emulator.set_faults(Faults { latency: Duration::from_millis(700), ..Faults::default() });
+    let mut child = command(&format!("put --json {} --key k", kinesis.args())).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"1\n2\n").unwrap();
+    wait_until("the request arrives", || kinesis.requests("PutRecords") == 1);
+    signal(&child, "INT");
+    let run = end(child);
+    assert_eq!((run.code(), &run.json()["succeeded"]), (0, &2.into()), "{run:#?}");
+    assert_eq!(kinesis.data(), [b"1", b"2"]);
+}
+
+#[test]
+fn a_second_interrupt_stops_at_once_and_keeps_the_lines() {
+    let dead = tempfile::NamedTempFile::new().unwrap();
+    let kinesis = Kinesis::start(1);
+    kinesis.emulator.set_faults(Faults { latency: Duration::from_secs(60), ..Faults::default() });
+    let args = format!("put --json {} --key k --request-timeout 60s --dead-letter", kinesis.args());
+    let mut child = command(&args).arg(dead.path()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"1\n2\n").unwrap();
+    wait_until("the request arrives", || kinesis.requests("PutRecords") == 1);
+    signal(&child, "INT");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none(), "the first one waits");
+    let start = Instant::now();
+    signal(&child, "INT");
+    let run = end(child);
+    assert!(start.elapsed() < Duration::from_secs(10), "the second one does not wait");
+    assert_eq!((run.code(), &run.json()["failed"]), (130, &2.into()), "{run:#?}");
+    let letters = std::fs::read_to_string(dead.path()).unwrap();
+    assert_eq!(letters.matches("\"code\":\"Closed\"").count(), 2, "{letters}");
+    // They had been sent, and nobody knows.
+    assert_eq!(letters.matches("\"ambiguous\":true").count(), 2, "{letters}");
+}

@@ -1,0 +1,132 @@
+//! Lines that fail, and what is kept of them.
+
+use std::path::Path;
+
+use kpl_emulator::Faults;
+use serde_json::{Value, json};
+
+use crate::rig::{Kinesis, kpl};
+
+fn letters(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_line_without_a_key_goes_to_the_dead_letters_and_the_others_to_the_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let dead = dir.path().join("dead.ndjson");
+    let kinesis = Kinesis::start(2);
+    let args = format!("put --json {} --key-json /id --dead-letter {}", kinesis.args(), dead.display());
+    let long = format!("{{\"id\": \"{}\"}}", "x".repeat(257));
+    let lines = ["{\"id\": 1}", "no JSON", "{\"id\": null}", "", "{\"id\": \"\"}", &long, "{\"id\": 2}"];
+    let run = kpl(&args, &[lines.join("\n").as_bytes(), b"\n{\"id\": \xff}\n"].concat());
+
+    assert_eq!(run.code(), 1, "{run:#?}");
+    let summary = run.json();
+    assert_eq!((&summary["put"], &summary["succeeded"], &summary["failed"]), (&8.into(), &2.into(), &6.into()));
+    assert_eq!(kinesis.data(), [b"{\"id\": 1}", b"{\"id\": 2}"]);
+    assert!(run.stderr.contains("kpl: line 2 of standard input: No Key: it is not JSON: "), "{}", run.stderr);
+
+    let letters = letters(&dead);
+    let places: Vec<_> = letters.iter().map(|letter| letter["line"].as_u64().unwrap()).collect();
+    assert_eq!(places, [2, 3, 4, 5, 6, 8]);
+    assert_eq!(letters[0]["data"], "no JSON");
+    assert_eq!(letters[5]["data_base64"], "eyJpZCI6IP99");
+    assert!(letters[5].get("data").is_none());
+    assert_eq!(letters[3]["message"], "partition_key is empty, but must have 1 to 256 characters");
+    assert_eq!(letters[4]["message"], "partition_key has 257 characters, but must have 1 to 256");
+    for letter in &letters {
+        assert_eq!(
+            (&letter["source"], &letter["ambiguous"], &letter["attempts"]),
+            (&"-".into(), &false.into(), &0.into())
+        );
+    }
+}
+
+#[test]
+fn a_line_over_every_limit_is_refused_and_not_kept_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let dead = dir.path().join("dead.ndjson");
+    let kinesis = Kinesis::start(1);
+    let mut input = vec![b'x'; 10 << 20];
+    input.extend_from_slice(b"x\nshort\n");
+    let run = kpl(&format!("put --json {} --key k --dead-letter {}", kinesis.args(), dead.display()), &input);
+    assert_eq!(run.code(), 1, "{run:#?}");
+    assert_eq!(kinesis.data(), [b"short"]);
+    let expected = json!({
+        "source": "-", "line": 1, "code": "Record Too Large", "ambiguous": false, "attempts": 0, "bytes": 10_485_761,
+        "message": "the line has 10485761 bytes, but the limit is 10485760",
+    });
+    assert_eq!(letters(&dead), [expected]);
+}
+
+#[test]
+fn a_line_over_the_streams_limit_fails_alone() {
+    let kinesis = Kinesis::start(1);
+    let mut input = b"before\n".to_vec();
+    input.extend(vec![b'x'; 1 << 20]);
+    input.extend_from_slice(b"\nafter\n");
+    let run = kpl(&format!("put --json {} --key k", kinesis.args()), &input);
+    assert_eq!((run.code(), &run.json()["failed"]), (1, &1.into()), "{run:#?}");
+    assert_eq!(kinesis.data(), [&b"after"[..], b"before"]);
+    assert!(run.stderr.contains("1048577"), "{}", run.stderr);
+}
+
+#[test]
+fn a_stream_that_is_not_there_is_named_once_and_every_line_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let dead = dir.path().join("dead.ndjson");
+    let kinesis = Kinesis::start(1);
+    let args = kinesis.args().replace("--stream s", "--stream nowhere");
+    let run = kpl(&format!("put --json {args} --key k --dead-letter {}", dead.display()), b"1\n2\n3\n");
+    assert_eq!((run.code(), &run.json()["failed"]), (1, &3.into()), "{run:#?}");
+    assert_eq!(letters(&dead).len(), 3);
+    assert_eq!(letters(&dead)[0]["code"], "ResourceNotFoundException");
+    assert_eq!(run.stderr.matches("Stream nowhere").count(), 1, "{}", run.stderr);
+    assert!(run.stderr.contains("kpl: ResourceNotFoundException: 3 lines in all"), "{}", run.stderr);
+
+    // What has failed can be put again, and what a run before has left stays.
+    let data: Vec<_> = letters(&dead).iter().map(|letter| letter["data"].as_str().unwrap().to_owned()).collect();
+    let again =
+        kpl(&format!("put {} --key k --dead-letter {}", kinesis.args(), dead.display()), data.join("\n").as_bytes());
+    assert_eq!(again.code(), 0, "{again:#?}");
+    assert_eq!(kinesis.data(), [b"1", b"2", b"3"]);
+    assert_eq!(letters(&dead).len(), 3);
+}
+
+#[test]
+fn failures_of_the_service_fail_lines_and_are_told_truly() {
+    let kinesis = Kinesis::start(2);
+    kinesis.emulator.set_faults(Faults { throttle_rate: 0.5, ..Faults::default() });
+    let input: Vec<u8> = (0..500).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+    let args = "--verify --json --key-field 1 --aggregation-enabled=false --fail-if-throttled";
+    let run = kpl(&format!("put {} {args}", kinesis.args()), &input);
+    assert_eq!(run.code(), 1, "{run:#?}");
+    let summary = run.json();
+    let failed = summary["failed"].as_u64().unwrap();
+    assert!((100..400).contains(&failed), "{summary:#}");
+    let verify = &summary["verify"];
+    assert_eq!((&verify["missing_failed"], &verify["lost"]), (&summary["failed"], &0.into()));
+    assert_eq!(verify["arrived"], summary["succeeded"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_to_its_end_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = kpl(&format!("put --emulator --stream s {}", dir.path().display()), b"");
+    assert_eq!(run.code(), 2, "{run:#?}");
+    assert!(run.stderr.contains("it is a directory"), "{}", run.stderr);
+    let run = kpl("put --emulator --stream s /none/there", b"");
+    assert_eq!(run.code(), 2, "{run:#?}");
+    assert!(run.stderr.contains("cannot open \"/none/there\": No such file"), "{}", run.stderr);
+}
+
+#[test]
+fn the_dead_letters_may_not_be_an_input() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().display();
+    let run = kpl(&format!("put --emulator --stream s --dead-letter {path} {path}"), b"");
+    assert_eq!(run.code(), 2, "{run:#?}");
+    assert!(run.stderr.contains("is also a file to put"), "{}", run.stderr);
+}

@@ -1,0 +1,135 @@
+//! Running `kpl`, and an emulator to look into.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kpl_emulator::consumer::{ConsumedRecord, read_stream};
+use kpl_emulator::{Emulator, Options, Server};
+use serde_json::Value;
+
+/// Longer than anything takes on a machine with other work.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `kpl` with these arguments, separated by white space, and nothing of AWS in its environment.
+pub(crate) fn command(args: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kpl"));
+    command.args(args.split_whitespace()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
+        command.env_remove(name);
+    }
+    command.env("AWS_EC2_METADATA_DISABLED", "true").env("AWS_CONFIG_FILE", "/none");
+    command.env("AWS_SHARED_CREDENTIALS_FILE", "/none");
+    command
+}
+
+/// What a run of `kpl` gave.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Run {
+    pub(crate) fn code(&self) -> i32 {
+        self.status.code().unwrap_or(-1)
+    }
+
+    /// The summary, or whatever JSON it printed.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in {self:#?}"))
+    }
+}
+
+/// Runs `kpl` to its end.
+pub(crate) fn kpl(args: &str, input: &[u8]) -> Run {
+    let mut child = command(args).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    // Beside, since `kpl` may write before it has read all; it may also end before that.
+    let writing = thread::spawn(move || drop(stdin.write_all(&input)));
+    let run = end(child);
+    writing.join().unwrap();
+    run
+}
+
+/// Waits for the end of a run.
+pub(crate) fn end(child: Child) -> Run {
+    let output = child.wait_with_output().unwrap();
+    Run {
+        status: output.status,
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Sends a signal by name, such as `INT`.
+pub(crate) fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+/// Waits until something is so.
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// An emulator in this process, with the stream `s`.
+pub(crate) struct Kinesis {
+    pub(crate) emulator: Emulator,
+    server: Option<Server>,
+    addr: SocketAddr,
+}
+
+impl Kinesis {
+    pub(crate) fn start(shards: u32) -> Self {
+        let emulator = Emulator::new(Options::unlimited()).with_stream("s", shards);
+        let server = Server::bind_on_thread((Ipv4Addr::LOCALHOST, 0).into(), &emulator, None).unwrap();
+        Self { emulator, addr: server.addr(), server: Some(server) }
+    }
+
+    /// The arguments by which `kpl` comes here.
+    pub(crate) fn args(&self) -> String {
+        format!("--endpoint-url http://{} --dummy-credentials --stream s", self.addr)
+    }
+
+    /// What a consumer reads.
+    pub(crate) fn read(&self) -> Vec<ConsumedRecord> {
+        self.emulator.with(|kinesis, _| read_stream(kinesis, "s")).records
+    }
+
+    /// The data that a consumer reads, sorted.
+    pub(crate) fn data(&self) -> Vec<Vec<u8>> {
+        let mut data: Vec<_> = self.read().into_iter().map(|record| record.data.to_vec()).collect();
+        data.sort();
+        data
+    }
+
+    pub(crate) fn requests(&self, operation: &str) -> u64 {
+        self.emulator.with(|kinesis, _| kinesis.counters().requests.get(operation).copied().unwrap_or(0))
+    }
+
+    /// Cuts all connections and stops listening; what is stored stays.
+    pub(crate) fn stop(&mut self) {
+        self.server = None;
+    }
+
+    /// Listens again, on the same port.
+    pub(crate) fn restart(&mut self) {
+        let start = Instant::now();
+        while self.server.is_none() {
+            match Server::bind_on_thread(self.addr, &self.emulator, None) {
+                Ok(server) => self.server = Some(server),
+                Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Wrong use, and output that nobody reads.
+
+use std::io::Write;
+
+use crate::rig::{command, kpl};
+
+#[test]
+fn wrong_use_ends_with_status_2_and_names_what_is_wrong() {
+    for (args, message) in [
+        ("put", "--stream"),
+        ("put --stream s --key-field 0", "--key-field"),
+        ("put --stream s --key-field 1 --key x", "cannot be used with"),
+        ("put --stream s --key-json id", "did you mean \"/id\"?"),
+        ("put --stream a/b --emulator", "stream is \"a/b\", but must be"),
+        ("put --stream s --emulator --key=", "partition_key is empty"),
+        ("put --stream s --emulator --shards 0", "cannot create the stream \"s\" with 0 shards"),
+        ("put --stream s --emulator --endpoint-url http://x", "cannot be used with"),
+        (
+            "put --stream s --emulator --collection-max-count 501",
+            "--collection-max-count is 501, but must be from 1 to 500",
+        ),
+        ("put --stream s --endpoint-url localhost:4567 --dummy-credentials", "must begin with http:// or https://"),
+        ("put --stream s", "no AWS region is set"),
+        ("put --stream s --endpoint-url http://127.0.0.1:1 --region r", "give --dummy-credentials"),
+        ("put --stream s --region r --ca-bundle /none", "cannot read --ca-bundle \"/none\""),
+        ("put --stream s --emulator --dead-letter /none/x", "cannot write --dead-letter \"/none/x\""),
+        ("shards --stream s --explicit-hash-key 1x", "explicit_hash_key is \"1x\", but must be"),
+        ("emulator --stream s", "NAME:SHARDS"),
+        ("emulator --throttle-rate 2", "a rate is from 0 to 1"),
+    ] {
+        let run = kpl(args, b"");
+        assert_eq!((run.code(), run.stdout.as_str()), (2, ""), "{args}: {run:#?}");
+        assert!(run.stderr.contains(message), "{args}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn help_and_version_are_there() {
+    for args in ["--help", "put --help", "encode --help", "decode --help", "shards --help", "emulator --help"] {
+        let run = kpl(args, b"");
+        assert_eq!((run.code(), run.stderr.as_str()), (0, ""), "{args}");
+        assert!(run.stdout.contains("Usage: kpl"), "{args}: {}", run.stdout);
+    }
+    assert_eq!(kpl("--version", b"").stdout, format!("kpl {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut child = command("put --emulator --stream s").spawn().unwrap();
+    drop(child.stdout.take());
+    child.stdin.take().unwrap().write_all(b"line\n").unwrap();
+    let run = crate::rig::end(child);
+    assert_eq!((run.code(), run.stderr.as_str()), (0, ""), "{run:#?}");
+}
