@@ -1,0 +1,27 @@
+//! Serves the emulator from an HTTP face that goes away for a while again and again, cutting all connections; what is
+//! stored stays: `cargo run -p kpl-emulator --example flaky -- 4567 events:4`.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use kpl_emulator::{Emulator, Options, Server};
+
+const UP: Duration = Duration::from_millis(400);
+const DOWN: Duration = Duration::from_millis(200);
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let port: u16 = args.next().ok_or("usage: flaky PORT [STREAM:SHARDS…]")?.parse()?;
+    let mut emulator = Emulator::new(Options::unlimited());
+    for stream in args {
+        let (name, shards) = stream.split_once(':').ok_or("a stream is NAME:SHARDS")?;
+        emulator = emulator.with_stream(name, shards.parse()?);
+    }
+    loop {
+        let server = Server::bind((Ipv4Addr::LOCALHOST, port).into(), &emulator, None).await?;
+        tokio::time::sleep(UP).await;
+        server.stop().await;
+        tokio::time::sleep(DOWN).await;
+    }
+}
