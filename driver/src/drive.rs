@@ -18,34 +18,41 @@ use crate::transport::Transport;
 const ACTIONS_A_TURN: usize = 1_024;
 
 /// Ticks the state machine and carries out what it wants, until it is closed and drained.
-pub(crate) async fn drive<R: Runtime, X: Transport>(shared: Arc<Shared>, runtime: R, transport: Arc<X>) {
-    let mut turns = Turns { shared: shared.clone(), actions: VecDeque::new() };
-    loop {
-        let woken = shared.wake.listen(); // before looking: no wake-up is lost
-        let turn = shared.lock().turn(runtime.now(), ACTIONS_A_TURN, &mut turns.actions);
-        // The lock has ended; effects begin.
-        shared.carry_out(&mut turns.actions, |action| start(action, &shared, &runtime, &transport));
-        if turn.more {
-            // Others on this thread get a turn too.
-            yield_now().await;
-        } else if turn.drained {
-            return;
-        } else if turn.next == Instant::NEVER {
-            woken.await;
-        } else {
-            race(woken, runtime.sleep_until(turn.next)).await;
-        }
-    }
-}
-
-/// The drive loop's end, whichever way it comes: drained, dropped with its runtime, or by a panic. What is left is
-/// resolved.
-struct Turns {
+///
+/// However it ends, drained, dropped with its runtime before or after it was first polled, or by a panic: what is left
+/// is resolved.
+pub(crate) struct DriveLoop {
     shared: Arc<Shared>,
     actions: VecDeque<Action<Ticket>>,
 }
 
-impl Drop for Turns {
+impl DriveLoop {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, actions: VecDeque::new() }
+    }
+
+    pub(crate) async fn run<R: Runtime, X: Transport>(mut self, runtime: R, transport: Arc<X>) {
+        let shared = self.shared.clone();
+        loop {
+            let woken = shared.wake.listen(); // before looking: no wake-up is lost
+            let turn = shared.lock().turn(runtime.now(), ACTIONS_A_TURN, &mut self.actions);
+            // The lock has ended; effects begin.
+            shared.carry_out(&mut self.actions, |action| start(action, &shared, &runtime, &transport));
+            if turn.more {
+                // Others on this thread get a turn too.
+                yield_now().await;
+            } else if turn.drained {
+                return;
+            } else if turn.next == Instant::NEVER {
+                woken.await;
+            } else {
+                race(woken, runtime.sleep_until(turn.next)).await;
+            }
+        }
+    }
+}
+
+impl Drop for DriveLoop {
     fn drop(&mut self) {
         self.shared.abandon(mem::take(&mut self.actions));
     }

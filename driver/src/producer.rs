@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kpl_core::{Config, Instant, PreparedRecord, Stats, UserRecord};
 
 use crate::aws::AwsTransport;
-use crate::drive::drive;
+use crate::drive::DriveLoop;
 use crate::error::{FromEnvError, PutError};
 use crate::outcome::Outcome;
 use crate::runtime::{AwsRuntime, Runtime};
@@ -98,7 +98,7 @@ impl<R: AwsRuntime> Producer<R> {
     /// A producer over a client of the AWS SDK, whose region, endpoint, credentials and HTTP client count. Its retries
     /// and time-outs do not: the producer retries by itself, knowing more, and `request_timeout` is the time-out.
     ///
-    /// Must be called where the runtime is, since the drive loop is started here.
+    /// To be called where the runtime is, since the drive loop is started here; on tokio, it panics elsewhere.
     pub fn new(client: Client, config: Config) -> Self {
         let transport = AwsTransport::new::<R>(&client, config.request_timeout());
         Self::with_transport(R::default(), transport, config)
@@ -121,7 +121,7 @@ impl<R: Runtime> Producer<R> {
         });
         let core = kpl_core::Producer::new(config, clock());
         let shared = Arc::new(Shared::new(core, clock));
-        runtime.spawn(drive(shared.clone(), runtime.clone(), Arc::new(transport)));
+        runtime.spawn(DriveLoop::new(shared.clone()).run(runtime.clone(), Arc::new(transport)));
         Self { handle: Arc::new(Handle { shared }), runtime: PhantomData }
     }
 

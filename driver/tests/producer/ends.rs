@@ -141,6 +141,61 @@ fn when_the_runtime_is_shut_down_every_outcome_resolves() {
     });
 }
 
+#[test]
+fn when_the_runtime_ends_before_the_drive_loop_began_puts_are_refused() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let service = Service::answering_after(ms(5));
+    let (producer, outcome) = runtime.block_on(async {
+        let producer = service.producer(Config::builder());
+        let outcome = producer.try_put("events", "k", "x").unwrap();
+        (producer, outcome)
+    });
+    drop(runtime);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let failure = timeout(ms(1_000), outcome).await.expect("no outcome stays pending").unwrap_err();
+        assert_eq!(&*failure.error.code, code::CLOSED);
+        assert!(matches!(producer.try_put("events", "k", "x"), Err(PutError::Closed { .. })));
+    });
+}
+
+/// Puts from threads of their own, while the runtime is shut down at one moment or another.
+#[test]
+fn no_moment_of_a_shutdown_leaves_an_outcome_pending() {
+    for round in 0..60 {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let service = Service::answering_after(Duration::from_micros(300));
+        let config = Config::builder().record_max_buffered_time(Duration::from_micros(200)).max_outstanding_records(40);
+        let producer = runtime.block_on(async { service.producer(config) });
+        let threads: Vec<_> = (0..3)
+            .map(|_| {
+                let producer = producer.clone();
+                std::thread::spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    runtime.block_on(async {
+                        let mut outcomes = vec![];
+                        while let Ok(outcome) = producer.put("events", "k", "x").await {
+                            outcomes.push(outcome);
+                        }
+                        for outcome in outcomes {
+                            // Stored or not: it ends.
+                            let _ = timeout(Duration::from_secs(10), outcome).await.expect("no outcome stays pending");
+                        }
+                        timeout(Duration::from_secs(10), producer.flush()).await.expect("no flush hangs");
+                        timeout(Duration::from_secs(10), producer.close()).await.expect("no close hangs");
+                    });
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_micros(100 * round));
+        runtime.shutdown_background();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(producer.outstanding_records(), 0);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn when_the_drive_loop_panics_every_outcome_resolves() {
     // The loop itself, then two questions about the stream: so the request's spawn panics in the loop.

@@ -39,6 +39,18 @@ async fn an_outcome_can_be_looked_at_and_dropping_it_does_not_cancel_the_record(
     assert_eq!(service.stored(), ["kept", "dropped"]);
 }
 
+#[tokio::test]
+async fn handles_and_futures_go_between_threads() {
+    fn check<T: Send + Sync + Unpin>(_: &T) {}
+    fn check_future<T: Send>(_: T) {}
+    let producer = Service::answering_after(ms(0)).producer(Config::builder());
+    check(&producer);
+    check_future(producer.put("events", "k", "x"));
+    check_future(producer.flush());
+    check_future(producer.close());
+    check(&producer.try_put("events", "k", "x").unwrap());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_bad_record_comes_back() {
     let producer = Service::answering_after(ms(5)).producer(Config::builder());
