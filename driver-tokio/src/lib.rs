@@ -152,3 +152,24 @@ impl AwsRuntime for Tokio {
             .is_some_and(hyper_util::client::legacy::Error::is_connect)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_shows_wall_time_and_stands_still_with_tokios() {
+        let runtime = Tokio::default();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let start = runtime.now();
+        assert!(wall.abs_diff(Duration::from_nanos(start.as_nanos())) < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(runtime.now(), start, "paused");
+        runtime.sleep_until(start + Duration::from_secs(3_600)).await;
+        let slept = runtime.now().saturating_since(start);
+        assert!((3_600_000..3_600_010).contains(&slept.as_millis()), "{slept:?}");
+        runtime.sleep_until(start).await;
+    }
+}

@@ -3,6 +3,18 @@
 use kpl_core::{InvalidRecord, UserRecord};
 
 /// A record that was not taken, with the record.
+///
+/// ```no_run
+/// # fn example<R: kpl_driver::Runtime>(producer: kpl_driver::Producer<R>, mut later: Vec<kpl_driver::core::UserRecord>) {
+/// use kpl_driver::PutError;
+///
+/// match producer.try_put("events", "user-123", "hello") {
+///     Ok(outcome) => drop(outcome), // it goes out all the same
+///     Err(full @ PutError::Full { .. }) => later.push(full.into_record()),
+///     Err(error) => println!("{error}: {:?}", error.record()),
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PutError {

@@ -12,6 +12,15 @@ use tokio::sync::oneshot;
 ///
 /// It resolves in any case: by success, by failure, when the producer is closed, and when its runtime is shut down.
 /// Dropping it does not cancel the record.
+///
+/// ```no_run
+/// # async fn example(outcome: kpl_driver::Outcome) {
+/// match outcome.await {
+///     Ok(receipt) => println!("stored in {}", receipt.shard_id),
+///     Err(failure) => println!("{failure}: {:?}", failure.record),
+/// }
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "dropping the outcome means never to know; the record goes out all the same"]
 pub struct Outcome {

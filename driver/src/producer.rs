@@ -23,6 +23,16 @@ use crate::transport::Transport;
 /// One producer serves any number of streams and tasks: clone it, it is a handle. Each `put` gives an [`Outcome`] at
 /// once, which tells later what became of the record. [`close`](Self::close) it before the program ends; when the last
 /// handle is dropped, what is outstanding still goes out as long as the runtime lives.
+///
+/// ```no_run
+/// # async fn example<R: kpl_driver::AwsRuntime>() -> Result<(), Box<dyn std::error::Error>> {
+/// let producer = kpl_driver::Producer::<R>::from_env().await?; // a driver says what R is: `kpl_tokio::Producer`
+/// let outcome = producer.put("events", "user-123", "hello").await?; // waits for room, then hands back at once
+/// let receipt = outcome.await?;
+/// println!("{} at {}", receipt.shard_id, receipt.sequence_number);
+/// producer.close().await;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Producer<R> {
     handle: Arc<Handle>,

@@ -7,6 +7,32 @@ use kpl_core::{Batch, DescribeRequest, ListShardsRequest, Reply, RequestError, S
 /// Carries requests to the service and replies back. [`AwsTransport`](crate::AwsTransport) is the real one.
 ///
 /// Its futures may panic and may be dropped at any time; the records of a request are safe with the caller.
+///
+/// A service that takes everything:
+///
+/// ```
+/// use kpl_driver::core::{
+///     Batch, DescribeRequest, ListShardsRequest, RecordReply, Reply, RequestError, ShardPage, StreamSummary,
+/// };
+/// use kpl_driver::Transport;
+///
+/// struct TakesAll;
+///
+/// impl Transport for TakesAll {
+///     async fn put_records<T: Send + Sync>(&self, batch: &Batch<T>) -> Reply {
+///         let stored = |_| RecordReply::stored("shardId-000000000000", "49590338271490256608559692538361571095");
+///         Reply::Records(batch.records().iter().map(stored).collect())
+///     }
+///
+///     async fn list_shards(&self, _: &ListShardsRequest) -> Result<ShardPage, RequestError> {
+///         Ok(ShardPage::default()) // nothing is known of shards: records go singly
+///     }
+///
+///     async fn describe_stream(&self, _: &DescribeRequest) -> Result<StreamSummary, RequestError> {
+///         Ok(StreamSummary::default())
+///     }
+/// }
+/// ```
 pub trait Transport: Send + Sync + 'static {
     /// Sends the batch with PutRecords. Encoding ([`KinesisRecord::data`](kpl_core::KinesisRecord::data)) is part of
     /// it, and happens beside the drive loop, outside the lock.
