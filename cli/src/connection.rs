@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::{Credentials, ProvideCredentials};
-use aws_sdk_kinesis::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use clap::Args;
 use kpl_tokio::http_client;
 
@@ -56,7 +56,7 @@ impl Connection {
             };
             return Err(anyhow!(
                 "no AWS credentials: {hint}set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --profile ({})",
-                DisplayErrorContext(&error)
+                chain(&error)
             ));
         }
         Ok(Client::new(&sdk_config))

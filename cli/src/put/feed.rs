@@ -68,6 +68,18 @@ pub(crate) struct Feeder {
     fed: mpsc::Sender<Vec<Fed>>,
     batch: Vec<Fed>,
     last: Option<Place>,
+    ended: bool,
+    errors: Vec<ReadError>,
+}
+
+/// How far the lines were dealt with.
+#[derive(Debug)]
+pub(crate) struct FedAll {
+    /// The last line that was.
+    pub(crate) last: Option<Place>,
+    /// Whether it was the last one there is.
+    pub(crate) ended: bool,
+    /// Sources that could not be read to their end.
     pub(crate) errors: Vec<ReadError>,
 }
 
@@ -83,8 +95,8 @@ impl Feeder {
         fingerprints: bool,
     ) -> (Self, mpsc::Receiver<Vec<Fed>>) {
         let (fed, receiver) = mpsc::channel(BATCHES_FED);
-        let (fill, batch, last, errors) = <_>::default();
-        (Self { producer, stream, keys, fingerprints, fill, fed, batch, last, errors }, receiver)
+        let (fill, batch, last, ended, errors) = <_>::default();
+        (Self { producer, stream, keys, fingerprints, fill, fed, batch, last, ended, errors }, receiver)
     }
 
     /// Puts all lines. After the first Ctrl-C, only those that have been read.
@@ -102,7 +114,10 @@ impl Feeder {
                 () = interrupts.reached(1) => break,
                 batch = lines.recv() => batch,
             };
-            let Some(batch) = batch else { return };
+            let Some(batch) = batch else {
+                self.ended = true;
+                return;
+            };
             self.put(batch).await;
         }
         stop.store(true, Ordering::Relaxed);
@@ -111,10 +126,11 @@ impl Feeder {
         }
     }
 
-    /// Hands over what is left, and gives the last line that was dealt with and the errors of reading.
-    pub(crate) async fn finish(mut self) -> (Option<Place>, Vec<ReadError>) {
+    /// Hands over what is left.
+    pub(crate) async fn finish(mut self) -> FedAll {
         self.hand_over().await;
-        (self.last, self.errors)
+        let Self { last, ended, errors, .. } = self;
+        FedAll { last, ended, errors }
     }
 
     async fn put(&mut self, batch: Batch) {

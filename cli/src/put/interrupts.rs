@@ -30,11 +30,6 @@ impl Interrupts {
             pending::<()>().await;
         }
     }
-
-    /// How many signals have come.
-    pub(crate) fn count(&self) -> u32 {
-        *self.0.borrow()
-    }
 }
 
 #[cfg(unix)]

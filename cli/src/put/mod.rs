@@ -28,7 +28,7 @@ use kpl_tokio::{Config, Producer};
 
 use self::console::Console;
 use self::dead_letter::DeadLetters;
-use self::feed::Feeder;
+use self::feed::{FedAll, Feeder, Place};
 pub(crate) use self::interrupts::Interrupts;
 use self::keys::{KeySource, Pointer};
 use self::ledger::Ledger;
@@ -215,14 +215,14 @@ async fn put(
     };
     // After a flush there is nothing left to wait for; after a second Ctrl-C, nobody waits.
     producer.close_within(Duration::ZERO).await;
-    let (last, errors) = feeder.finish().await;
+    let FedAll { last, ended, errors } = feeder.finish().await;
     let ledger = collecting.await.context("the task that counts has failed")?;
     let elapsed = start.elapsed();
     showing.abort();
     console.clear();
 
     for error in &errors {
-        let name = ledger.name(feed::Place { source: error.source, number: error.after_line });
+        let name = ledger.name(Place { source: error.source, number: error.after_line });
         console.say(&format!("cannot read on after {name}: {}", error.error));
     }
     let stats = producer.stats();
@@ -236,7 +236,7 @@ async fn put(
         throttled: stats.kinesis_records_throttled,
         elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         latency_ms: Latency::new(&ledger.latency),
-        interrupted_after: (second.count() > 0).then(|| last.map_or("no line".into(), |last| ledger.name(last))),
+        interrupted_after: (!ended).then(|| last.map_or("no line".into(), |last| ledger.name(last))),
         verify: None,
     };
     Ok(Ran { ledger, summary, read_completely: errors.is_empty(), stopped })

@@ -56,9 +56,10 @@ impl fmt::Display for Summary {
         let elapsed = Duration::from_millis(self.elapsed_ms);
         let rate = *put as f64 / elapsed.as_secs_f64().max(0.001);
         writeln!(f, "put {put} lines in {elapsed:?} ({rate:.0}/s): {succeeded} succeeded, {failed} failed")?;
-        let times = if *retries == 1 { "time" } else { "times" };
-        write!(f, "{kinesis_records} Kinesis records in {requests} requests, {throttled} throttled; ")?;
-        writeln!(f, "lines were sent again {retries} {times}")?;
+        writeln!(
+            f,
+            "Kinesis records: {kinesis_records}, throttled: {throttled}, requests: {requests}, retries: {retries}"
+        )?;
         if let Latency { p50: Some(p50), p99: Some(p99), max: Some(max) } = self.latency_ms {
             writeln!(f, "latency: half within {p50:.1} ms, 99% within {p99:.1} ms, all within {max:.1} ms")?;
         }

@@ -64,6 +64,22 @@ fn lost_replies_make_duplicates_that_are_explained() {
 }
 
 #[test]
+fn a_service_that_loses_lines_is_found_out() {
+    let mut kinesis = Kinesis::start(2);
+    let mut child = command(&format!("put --verify --json {} --key-field 1", kinesis.args())).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"1\n2\n3\n").unwrap();
+    wait_until("the lines arrive", || kinesis.read().len() == 3);
+    std::thread::sleep(Duration::from_millis(200)); // the replies, too
+    kinesis.forget(2);
+    stdin.write_all(b"4\n5\n").unwrap();
+    drop(stdin);
+    let run = end(child);
+    let verify = &run.json()["verify"];
+    assert_eq!((run.code(), &verify["arrived"], &verify["lost"]), (1, &2.into(), &3.into()), "{run:#?}");
+}
+
+#[test]
 fn one_interrupt_stops_reading_and_flushes() {
     for name in ["INT", "TERM"] {
         let kinesis = Kinesis::start(2);

@@ -121,6 +121,13 @@ impl Kinesis {
         self.server = None;
     }
 
+    /// Loses everything that is stored.
+    pub(crate) fn forget(&mut self, shards: u32) {
+        self.stop();
+        self.emulator = Emulator::new(Options::unlimited()).with_stream("s", shards);
+        self.restart();
+    }
+
     /// Listens again, on the same port.
     pub(crate) fn restart(&mut self) {
         let start = Instant::now();
