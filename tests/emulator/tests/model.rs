@@ -170,7 +170,7 @@ fn iterator(kinesis: &Kinesis, now: Duration, kind: &str, from: Option<&str>) ->
         shard_id: "shardId-000000000000".into(),
         shard_iterator_type: kind.into(),
         starting_sequence_number: from.map(Into::into),
-        timestamp: (kind == "AT_TIMESTAMP").then(|| now.as_secs_f64()),
+        timestamp: (kind == "AT_TIMESTAMP").then_some(now.as_secs_f64()),
         stream_arn: None,
     };
     kinesis.get_shard_iterator(T0 + Duration::from_secs(9), &request).unwrap().shard_iterator

@@ -80,7 +80,7 @@ fn records(stream: &str, count: usize) -> Vec<UserRecord> {
             _ => format!("record {n}"),
         };
         let record = UserRecord::new(stream, format!("key {}", n % (count / 2 + 1)), data);
-        if n % 3 == 0 { record.explicit_hash_key(hash_key(&n.to_string()).to_string()) } else { record }
+        if n.is_multiple_of(3) { record.explicit_hash_key(hash_key(&n.to_string()).to_string()) } else { record }
     };
     (0..count).map(record).collect()
 }

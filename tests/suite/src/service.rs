@@ -25,7 +25,7 @@ pub struct Service {
 #[derive(Debug)]
 #[expect(dead_code, reason = "they are kept running, and nothing more")]
 enum Running {
-    Emulator(Server, Server),
+    Emulator(Box<[Server; 2]>),
     KinesisMock(Box<KinesisMock>),
 }
 
@@ -45,7 +45,7 @@ impl Service {
             proxy: Proxy::start(&http.url()).await,
             client: client::new(&http.url(), None),
             https: (https.url(), certificates.ca_pem().to_owned()),
-            _running: Running::Emulator(http, https),
+            _running: Running::Emulator(Box::new([http, https])),
         }
     }
 
