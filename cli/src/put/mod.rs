@@ -62,8 +62,6 @@ pub(crate) struct PutArgs {
     /// Files to put, one after the other; standard input if there is none, or `-`
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
-    #[command(flatten)]
-    key: KeyArgs,
     /// Append lines that failed to this file, each as a JSON object with its source, line, error code, message and
     /// data; "ambiguous" tells that the line may be in the stream all the same
     #[arg(long, value_name = "FILE")]
@@ -75,6 +73,9 @@ pub(crate) struct PutArgs {
     /// of them twice. What was in the stream before does not count. Takes about 50 bytes of memory a distinct line
     #[arg(long)]
     verify: bool,
+    // Groups with headings of their own come last: a heading holds for all that follows.
+    #[command(flatten)]
+    key: KeyArgs,
     #[command(flatten)]
     emulator: InsideArgs,
     #[command(flatten)]
