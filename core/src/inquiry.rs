@@ -21,13 +21,22 @@ pub(crate) struct Inquiry {
     answered_as_of: Option<Instant>,
     /// The next wait after a failure.
     backoff: Duration,
+    /// When the last question failed, if trying again might help.
+    failed_at: Option<Instant>,
     finished: bool,
 }
 
 impl Inquiry {
     /// A question to be asked at `ask_at` ([`Instant::NEVER`]: not unless wanted).
     pub(crate) fn new(ask_at: Instant) -> Self {
-        Self { ask_at, asked_at: None, answered_as_of: None, backoff: BACKOFF_MIN, finished: ask_at == Instant::NEVER }
+        Self {
+            ask_at,
+            asked_at: None,
+            answered_as_of: None,
+            backoff: BACKOFF_MIN,
+            failed_at: None,
+            finished: ask_at == Instant::NEVER,
+        }
     }
 
     /// Whether the first answer, good or bad, is still to come.
@@ -51,6 +60,13 @@ impl Inquiry {
         }
     }
 
+    /// The service answers again: a wait that grew while it did not is over.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        if let Some(failed_at) = self.failed_at {
+            self.ask_at = self.ask_at.min(now.max(failed_at + BACKOFF_MIN));
+        }
+    }
+
     /// When the question is to be asked.
     pub(crate) fn next(&self) -> Instant {
         self.ask_at
@@ -63,6 +79,7 @@ impl Inquiry {
         }
         self.ask_at = Instant::NEVER;
         self.asked_at = Some(now);
+        self.failed_at = None;
         true
     }
 
@@ -75,9 +92,11 @@ impl Inquiry {
         true
     }
 
-    /// No answer: asks again after a while, which is returned.
-    pub(crate) fn failed(&mut self, now: Instant, rng: &mut Rng) -> Option<Duration> {
+    /// No answer: asks again after a while, which is returned. Whether that might help as soon as the service can be
+    /// reached again is for the caller to say.
+    pub(crate) fn failed(&mut self, now: Instant, passing: bool, rng: &mut Rng) -> Option<Duration> {
         self.asked_at.take()?;
+        self.failed_at = passing.then_some(now);
         self.finished = true;
         let wait = self.next_backoff(rng);
         self.ask_at = now + wait;
@@ -128,13 +147,21 @@ mod tests {
         let mut now = ms(0);
         for expected in [1, 2, 4, 8, 16, 30, 30] {
             assert!(inquiry.take_due(now));
-            let wait = inquiry.failed(now, &mut rng).unwrap();
+            let wait = inquiry.failed(now, true, &mut rng).unwrap();
             let expected = Duration::from_secs(expected);
             assert!(expected / 2 <= wait && wait <= expected, "{wait:?} of {expected:?}");
             inquiry.want(now, now);
             assert_eq!(inquiry.next(), now + wait, "new reasons do not shorten the wait");
             now = now + wait;
         }
+        inquiry.hurry(now);
+        assert_eq!(inquiry.next(), now, "the service answers again");
+        assert!(inquiry.take_due(now));
+        inquiry.failed(now, false, &mut rng).unwrap();
+        let next = inquiry.next();
+        inquiry.hurry(now);
+        assert_eq!(inquiry.next(), next, "what was refused is not asked for again and again");
+        now = next;
         assert!(inquiry.take_due(now) && inquiry.succeeded());
         inquiry.want(now, now);
         assert_eq!(inquiry.next(), now + BACKOFF_MIN, "an answer ends the backoff");

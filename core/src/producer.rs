@@ -111,6 +111,11 @@ impl<T> Producer<T> {
             return Err(PutError::Closed { record, ticket });
         }
         let size = record.size();
+        let Common { outstanding, config, .. } = &self.common;
+        if !outstanding.has_room(size, config) {
+            let (records, bytes) = (outstanding.records(), outstanding.bytes());
+            return Err(PutError::Full { record, ticket, records, bytes });
+        }
         let index = self.stream_index(now, &record.stream);
         let stream = &mut self.streams[index as usize];
         let limit = stream.max_record_size();
@@ -118,10 +123,6 @@ impl<T> Producer<T> {
             return Err(PutError::Invalid { reason: InvalidRecord::TooLarge { size, limit }, record, ticket });
         }
         let common = &mut self.common;
-        if !common.outstanding.has_room(size, &common.config) {
-            let (records, bytes) = (common.outstanding.records(), common.outstanding.bytes());
-            return Err(PutError::Full { record, ticket, records, bytes });
-        }
         common.stats.user_records_put += 1;
         let generation = common.outstanding.admit(now, size);
         let user = Pending { entry: record.entry, ticket, put_at: now, generation, failed: Vec::new() };

@@ -11,7 +11,7 @@ use crate::inquiry::Inquiry;
 use crate::kinesis_record::{KinesisRecord, ShardRef};
 use crate::limits;
 use crate::outcome::AttemptError;
-use crate::reply::{ListedShard, RequestError, ShardPage, StreamSummary};
+use crate::reply::{Delivery, ListedShard, RequestError, ShardPage, StreamSummary};
 use crate::retrier::{Class, RESOURCE_NOT_FOUND, classify};
 use crate::shard_map::{Change, ShardMap};
 use crate::time::Instant;
@@ -109,6 +109,12 @@ impl Knowledge {
         self.shards.want_later(now, &mut common.rng);
     }
 
+    /// The service took a record that went without a prediction: what is not known yet can be asked for now.
+    pub(super) fn saw_service(&mut self, now: Instant) {
+        self.shards.hurry(now);
+        self.description.hurry(now);
+    }
+
     fn start_if_known(&mut self) {
         self.starting &= self.shards.is_first() || self.description.is_first();
     }
@@ -132,7 +138,7 @@ impl<T> Stream<T> {
     pub(crate) fn on_shards(&mut self, now: Instant, reply: Result<ShardPage, RequestError>, common: &mut Common<T>) {
         let page = match reply {
             Ok(page) => page,
-            Err(error) => return self.shards_failed(now, error.code.into(), error.message.into(), common),
+            Err(error) => return self.shards_failed(now, error, common),
         };
         let knowledge = &mut self.knowledge;
         knowledge.listed.extend(page.shards);
@@ -140,11 +146,12 @@ impl<T> Stream<T> {
         match page.next_token {
             Some(_) if knowledge.pages >= SHARD_PAGES_MAX => {
                 let message = alloc::format!("the list has more than {SHARD_PAGES_MAX} pages");
-                self.shards_failed(now, "Too Many Pages".into(), message, common);
+                self.shards_failed(now, RequestError::new(Delivery::Refused, "Too Many Pages", message), common);
             }
             Some(token) => self.list_shards(Some(token), common),
             None if knowledge.listed.iter().all(|shard| shard.closed) => {
-                self.shards_failed(now, "No Shards".into(), "the list has no open shard".into(), common);
+                let error = RequestError::new(Delivery::Refused, "No Shards", "the list has no open shard");
+                self.shards_failed(now, error, common);
             }
             None if knowledge.shards.succeeded() => self.install_shards(now, common),
             None => {}
@@ -182,7 +189,8 @@ impl<T> Stream<T> {
                     knowledge.description.succeeded();
                     None
                 } else {
-                    knowledge.description.failed(now, &mut common.rng)
+                    let passing = error.delivery != Delivery::Refused;
+                    knowledge.description.failed(now, passing, &mut common.rng)
                 };
                 if common.config.max_record_size().is_none() && knowledge.max_record_size == limits::RECORD_SIZE_MAX {
                     knowledge.max_record_size = limits::RECORD_SIZE_DEFAULT;
@@ -220,13 +228,14 @@ impl<T> Stream<T> {
         }));
     }
 
-    fn shards_failed(&mut self, now: Instant, code: String, message: String, common: &mut Common<T>) {
-        let Some(retry_in) = self.knowledge.shards.failed(now, &mut common.rng) else { return };
+    fn shards_failed(&mut self, now: Instant, error: RequestError, common: &mut Common<T>) {
+        let passing = error.delivery != Delivery::Refused;
+        let Some(retry_in) = self.knowledge.shards.failed(now, passing, &mut common.rng) else { return };
         common.notice(Notice::InquiryFailed {
             stream: self.name.clone(),
             operation: "ListShards",
-            code: code.into(),
-            message: message.into(),
+            code: error.code,
+            message: error.message,
             retry_in: Some(retry_in),
         });
         self.start(now, common);

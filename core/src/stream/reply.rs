@@ -119,6 +119,9 @@ impl<T> Stream<T> {
     fn stored(&mut self, now: Instant, stored: Held<T>, tally: &mut Tally, common: &mut Common<T>) {
         let as_predicted = stored.record.shard.as_ref().is_none_or(|shard| shard.id == stored.shard_id);
         if as_predicted {
+            if stored.record.shard.is_none() {
+                self.knowledge.saw_service(now);
+            }
             return succeed_all(stored, common);
         }
         tally.wrong_shard += 1;

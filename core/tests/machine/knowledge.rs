@@ -50,6 +50,29 @@ fn without_the_permissions_the_defaults_must_do() {
 }
 
 #[test]
+fn after_an_outage_the_map_is_had_as_soon_as_records_go_through() {
+    let mut rig = Rig::new(Config::builder().record_ttl(300 * SEC));
+    rig.put(1, "a");
+    let down = || RequestError::new(Delivery::NotSent, "Connection Failed", "refused");
+    for _ in 0..60 {
+        for request in std::mem::take(&mut rig.lists) {
+            rig.producer.respond_shards(rig.now, &request, Err(down()));
+        }
+        while !rig.batches.is_empty() {
+            rig.answer(kpl_core::Reply::Failed(down()));
+        }
+        rig.run_for(SEC);
+    }
+    assert!(rig.lists.is_empty(), "the next one comes within half a minute");
+    while rig.batches.is_empty() {
+        rig.run_for(MS);
+    }
+    rig.answer_all_stored(&equal_shards(1));
+    rig.run_for(SEC);
+    assert_eq!(rig.lists.len(), 1, "now that the service answers, within a second");
+}
+
+#[test]
 fn a_list_comes_in_pages_and_the_token_continues_it() {
     let mut rig = Rig::new(Config::builder());
     rig.put(u128::MAX, "a");

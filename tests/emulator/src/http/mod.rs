@@ -33,8 +33,14 @@ pub struct Emulator {
 
 impl Emulator {
     /// A service without streams.
-    pub fn new(options: Options) -> Self {
-        Self { kinesis: Arc::new(Mutex::new(Kinesis::new(options))), started: (SystemTime::now(), Instant::now()) }
+    pub fn new(mut options: Options) -> Self {
+        let started = (SystemTime::now(), Instant::now());
+        if options.incarnation == 0 {
+            // Iterators of the process that served this port before must not be taken for ours.
+            let since = started.0.duration_since(UNIX_EPOCH).unwrap_or_default();
+            options.incarnation = u64::try_from(since.as_nanos()).unwrap_or(0);
+        }
+        Self { kinesis: Arc::new(Mutex::new(Kinesis::new(options))), started }
     }
 
     /// With a stream of so many shards.

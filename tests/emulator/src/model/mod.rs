@@ -36,6 +36,8 @@ pub struct Options {
     pub shard_bytes_per_second: Option<u64>,
     /// Bytes that a stream keeps; the oldest are forgotten beyond. `None` keeps all.
     pub retain_bytes_max: Option<usize>,
+    /// Where the count of streams made starts. Tokens and iterators of a service that started elsewhere are refused.
+    pub incarnation: u64,
     /// Whether PutRecords refuses only the record that is too large, as kinesis-mock does, and not the whole request.
     pub oversized_record_fails_alone: bool,
 }
@@ -51,6 +53,7 @@ impl Default for Options {
             shard_records_per_second: Some(1_000),
             shard_bytes_per_second: Some(1 << 20),
             retain_bytes_max: None,
+            incarnation: 0,
             oversized_record_fails_alone: false,
         }
     }
@@ -97,10 +100,10 @@ impl Kinesis {
     pub fn new(options: Options) -> Self {
         Self {
             rng: Rng::new(options.seed),
+            incarnations: options.incarnation,
             options,
             faults: Faults::default(),
             streams: BTreeMap::new(),
-            incarnations: 0,
             counters: Counters::default(),
         }
     }
