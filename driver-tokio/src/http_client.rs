@@ -1,4 +1,5 @@
-//! HTTP clients for an `aws_sdk_kinesis::Client`: TLS by rustls, `TCP_NODELAY` on.
+//! HTTP clients for an `aws_sdk_kinesis::Client`: TLS by rustls, `TCP_NODELAY` on, proxies as the environment says
+//! (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
 //!
 //! ```no_run
 //! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -15,10 +16,15 @@
 
 mod dangerous;
 
-use aws_smithy_http_client::Builder;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_smithy_http_client::Connector;
+use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::http::{HttpClient, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector};
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -36,7 +42,7 @@ pub struct CaBundleError {
 
 /// A client that trusts the machine's certificate authorities.
 pub fn new() -> SharedHttpClient {
-    Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
+    SharedHttpClient::new(Pooled::new(TlsContext::default()))
 }
 
 /// A client that trusts the certificate authorities of `pem` besides the machine's: one or more certificates in PEM.
@@ -57,5 +63,39 @@ pub fn with_ca_bundle(pem: &[u8]) -> Result<SharedHttpClient, CaBundleError> {
     }
     let trusted = TrustStore::default().with_pem_certificate(pem);
     let context = TlsContext::builder().with_trust_store(trusted).build().map_err(|cause| error(cause.to_string()))?;
-    Ok(Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(context).build_https())
+    Ok(SharedHttpClient::new(Pooled::new(context)))
+}
+
+/// The SDK's connector, with proxies: its own builder of clients has none.
+#[derive(Clone, Debug)]
+struct Pooled {
+    tls: TlsContext,
+    /// A connector, which is a pool of connections, for each pair of time-outs: in practice, one.
+    connectors: Arc<Mutex<Vec<(TimeOuts, SharedHttpConnector)>>>,
+}
+
+/// Of connecting, and of reading.
+type TimeOuts = (Option<Duration>, Option<Duration>);
+
+impl Pooled {
+    fn new(tls: TlsContext) -> Self {
+        Self { tls, connectors: Arc::default() }
+    }
+}
+
+impl HttpClient for Pooled {
+    fn http_connector(&self, settings: &HttpConnectorSettings, parts: &RuntimeComponents) -> SharedHttpConnector {
+        let time_outs = (settings.connect_timeout(), settings.read_timeout());
+        let mut connectors = self.connectors.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, connector)) = connectors.iter().find(|(known, _)| *known == time_outs) {
+            return connector.clone();
+        }
+        let mut builder =
+            Connector::builder().connector_settings(settings.clone()).proxy_config(ProxyConfig::from_env());
+        builder.set_sleep_impl(parts.sleep_impl());
+        let connector = builder.tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(self.tls.clone()).build();
+        let connector = SharedHttpConnector::new(connector);
+        connectors.push((time_outs, connector.clone()));
+        connector
+    }
 }

@@ -8,11 +8,19 @@ use kpl_tokio::Producer;
 
 use crate::rig::certificates;
 
-/// What the child says in an environment.
+/// Set in the child, which runs the first test of this file and does its part there.
+const CHILD: &str = "KPL_TEST_IN_THE_CHILD";
+
+/// What a child says in an environment.
 fn child(environment: &[(&str, &str)]) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["from_env::in_the_child", "--exact", "--ignored", "--nocapture"])
+        .args([
+            "from_env::region_endpoint_credentials_and_ca_bundle_come_from_the_environment",
+            "--exact",
+            "--nocapture",
+        ])
         .env_clear()
+        .env(CHILD, "1")
         .envs([("AWS_ACCESS_KEY_ID", "AKID"), ("AWS_SECRET_ACCESS_KEY", "secret")])
         .envs([("AWS_CONFIG_FILE", "/nowhere"), ("AWS_EC2_METADATA_DISABLED", "true")])
         .envs(environment.iter().copied())
@@ -21,8 +29,6 @@ fn child(environment: &[(&str, &str)]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-#[test]
-#[ignore = "a part of other tests, which start it"]
 fn in_the_child() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -39,6 +45,9 @@ fn in_the_child() {
 
 #[test]
 fn region_endpoint_credentials_and_ca_bundle_come_from_the_environment() {
+    if std::env::var_os(CHILD).is_some() {
+        return in_the_child();
+    }
     let emulator = Emulator::new(Options::default()).with_stream("events", 1);
     let (ca_pem, tls) = certificates();
     let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, Some(tls)).unwrap();
@@ -60,4 +69,14 @@ fn what_the_environment_lacks_is_said() {
     assert!(said.contains("error: AWS_CA_BUNDLE is \"/nowhere/ca.pem\", which cannot be used: No such file"), "{said}");
     let said = child(&[("AWS_REGION", "us-east-1"), ("AWS_CA_BUNDLE", "/dev/null")]);
     assert!(said.contains("which cannot be used: the CA bundle of 0 bytes cannot be used"), "{said}");
+}
+
+#[test]
+fn a_proxy_comes_from_the_environment() {
+    let emulator = Emulator::new(Options::default()).with_stream("events", 1);
+    // It answers whatever host it is asked for, as a proxy would.
+    let proxy = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None).unwrap();
+    let endpoint = ("AWS_ENDPOINT_URL", "http://kinesis.invalid");
+    let said = child(&[("AWS_REGION", "us-east-1"), endpoint, ("HTTP_PROXY", &proxy.url())]);
+    assert!(said.contains("stored in shardId-000000000000"), "{said}");
 }
