@@ -375,6 +375,38 @@ async fn without_credentials_nothing_was_sent() {
     assert!(wire.requests().is_empty());
 }
 
+/// Each operation watches its own request: a batch that may have arrived must not pass for one that was never sent.
+#[tokio::test]
+async fn each_operation_tells_how_far_its_request_came() {
+    let throttled = json!({"__type": "ProvisionedThroughputExceededException", "message": "slow down"});
+    for (wire, delivery, code) in [
+        (Wire::answering(400, throttled), Delivery::Refused, "ProvisionedThroughputExceededException"),
+        (Wire::answering(500, json!({"__type": "InternalFailure"})), Delivery::Unanswered, "InternalFailure"),
+        (Wire::answering(200, "garbage"), Delivery::Unanswered, "Response Unreadable"),
+        (Wire::io(io::ErrorKind::ConnectionReset), Delivery::Unanswered, "Connection Lost"),
+        (Wire::failing(|| ConnectorError::timeout("read".into())), Delivery::Unanswered, "Request Timeout"),
+        (Wire::io(io::ErrorKind::ConnectionRefused), Delivery::NotSent, "Connection Failed"),
+    ] {
+        let (transport, batch) = (wire.transport(), batch("events", &["a", "b"]));
+        let Reply::Failed(put) = transport.put_records(&batch).await else { panic!("{code}") };
+        let list = transport.list_shards(&list_request("events")).await.unwrap_err();
+        let describe = transport.describe_stream(&describe_request("events")).await.unwrap_err();
+        for error in [put, list, describe] {
+            assert_eq!((error.delivery, &*error.code), (delivery, code), "{error}");
+        }
+        assert_eq!(wire.requests().len(), 3, "{code}: one request each");
+    }
+    let wire = Wire::answering(200, "{}");
+    let nobody = || Some(SharedCredentialsProvider::new(NoCredentials { hangs: false }));
+    let Reply::Failed(error) = wire.transport_with(nobody()).put_records(&batch("events", &["a"])).await else {
+        panic!("sent")
+    };
+    assert_eq!((error.delivery, &*error.code), (Delivery::NotSent, "Request Not Sent"), "{error}");
+    let error = wire.transport_with(nobody()).list_shards(&list_request("events")).await.unwrap_err();
+    assert_eq!((error.delivery, &*error.code), (Delivery::NotSent, "Request Not Sent"), "{error}");
+    assert!(wire.requests().is_empty());
+}
+
 #[tokio::test]
 async fn a_client_without_http_client_gets_that_of_the_runtime() {
     let config = aws_sdk_kinesis::Config::builder()

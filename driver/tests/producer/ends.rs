@@ -6,7 +6,7 @@ use kpl_core::{Config, code};
 use kpl_driver::{Outcome, PutError};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::rig::{Fate, Producer, Rig, Service, ms};
+use crate::rig::{Fate, Producer, Rig, Service, Spawn, ms};
 
 const LONG: Duration = Duration::from_secs(3_600);
 
@@ -31,6 +31,8 @@ async fn close_drains_without_waiting_for_company_and_then_refuses() {
     }
     let Err(PutError::Closed { record }) = other.put("events", "k", "late").await else { panic!("taken") };
     assert_eq!(record.data, "late");
+    let Err(PutError::Closed { record }) = producer.try_put("events", "k", "late too") else { panic!("taken") };
+    assert_eq!(record.data, "late too");
     timeout(ms(1), producer.close()).await.expect("closed already");
     timeout(ms(1), producer.flush()).await.expect("nothing to flush");
     sleep(ms(1)).await;
@@ -43,12 +45,13 @@ async fn close_within_gives_back_what_is_not_stored_in_time() {
     let producer = service.producer(Config::builder().record_ttl(Duration::MAX));
     let sent = put(&producer, 10).await;
     sleep(ms(200)).await;
-    assert_eq!(service.requests(), 1);
+    assert_eq!((service.requests(), service.under_way()), (1, 1));
     let start = Instant::now();
     // A close without a deadline is under way already, and gets one.
     timeout(ms(100), producer.close()).await.unwrap_err();
     producer.close_within(ms(400)).await;
     assert_eq!(start.elapsed().as_millis(), 500);
+    assert_eq!(service.under_way(), 0, "the request's future is dropped");
     for (n, mut outcome) in sent.into_iter().enumerate() {
         let failure = outcome.try_result().expect("resolved before close ends").unwrap_err();
         assert_eq!((&*failure.error.code, &failure.record.data[..]), (code::CLOSED, n.to_string().as_bytes()));
@@ -199,7 +202,7 @@ fn no_moment_of_a_shutdown_leaves_an_outcome_pending() {
 #[tokio::test(start_paused = true)]
 async fn when_the_drive_loop_panics_every_outcome_resolves() {
     // The loop itself, then two questions about the stream: so the request's spawn panics in the loop.
-    let rig = Rig::new().panicking_at_spawn(3);
+    let rig = Rig::spawning(|number| if number == 3 { Spawn::Panic } else { Spawn::Run });
     let service = Service::answering_after(ms(5));
     let config = Config::builder().record_ttl(Duration::MAX).build().unwrap();
     let producer = service.producer_on(rig, config);

@@ -3,4 +3,5 @@
 mod ends;
 mod putting;
 mod rig;
+mod trouble;
 mod wakes;

@@ -225,3 +225,70 @@ async fn many_tasks_on_many_threads_lose_nothing() {
     assert_eq!(service.user_records(), TASKS * PUTS);
     producer.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_put_goes_on_as_soon_as_a_record_is_resolved() {
+    let limits = [Config::builder().max_outstanding_records(1), Config::builder().max_outstanding_bytes(1_024)];
+    for limit in limits {
+        let service = Service::answering_after(ms(500));
+        let producer = service.producer(limit.aggregation_enabled(false));
+        let start = Instant::now();
+        let first = producer.put("events", "k", "a".repeat(600)).await.unwrap();
+        let waiting = tokio::spawn({
+            let producer = producer.clone();
+            async move { (producer.put("events", "k", "b".repeat(600)).await.unwrap(), start.elapsed()) }
+        });
+        sleep(ms(490)).await;
+        assert!(!waiting.is_finished(), "there is no room yet");
+        first.await.unwrap();
+        let resolved = start.elapsed();
+        let (second, got_in) = waiting.await.unwrap();
+        assert!(resolved >= ms(500) && got_in - resolved < ms(5), "resolved {resolved:?}, got in {got_in:?}");
+        second.await.unwrap();
+        assert_eq!(service.requests(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn thousands_of_puts_at_once_get_through_a_small_room() {
+    let service = Service::answering_after(ms(1));
+    let config = Config::builder().max_outstanding_records(16).record_max_buffered_time(ms(1));
+    let producer = service.producer(config.rate_limit_records_per_shard(1_000_000));
+    let mut puts = JoinSet::new();
+    for n in 0..2_000 {
+        let producer = producer.clone();
+        puts.spawn(async move {
+            let outcome = producer.put("events", format!("{n}"), "x").await.unwrap();
+            assert!(producer.outstanding_records() <= 16);
+            outcome.await.unwrap()
+        });
+    }
+    let receipts = timeout(Duration::from_secs(60), puts.join_all()).await.expect("nobody is forgotten");
+    assert_eq!((receipts.len(), service.user_records(), producer.outstanding_records()), (2_000, 2_000, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn puts_given_up_at_any_moment_take_no_room_with_them() {
+    let service = Service::answering_after(Duration::from_micros(300));
+    let config = Config::builder().max_outstanding_records(4).record_max_buffered_time(Duration::from_micros(200));
+    let producer = service.producer(config.rate_limit_records_per_shard(1_000_000));
+    let mut puts = JoinSet::new();
+    for n in 0..1_000_u64 {
+        let producer = producer.clone();
+        puts.spawn(async move {
+            let patience = if n % 3 == 0 { Duration::from_secs(60) } else { ms(n * 7 % 400) };
+            let put = timeout(patience, producer.put("events", format!("{n}"), "x")).await;
+            assert!(put.is_ok() || n % 3 != 0, "a put was held up by those who gave up");
+            match put {
+                Ok(outcome) => outcome.unwrap().await.map(|_| true).unwrap(),
+                Err(_) => false,
+            }
+        });
+    }
+    let got_in = puts.join_all().await.into_iter().filter(|got_in| *got_in).count();
+    assert!(got_in < 1_000, "some gave up");
+    assert_eq!((service.user_records(), producer.outstanding_records()), (got_in, 0));
+    for n in 0..4 {
+        drop(producer.try_put("events", format!("{n}"), "all the room is there").unwrap());
+    }
+}

@@ -12,13 +12,13 @@ async fn an_idle_producer_wakes_never() {
     let (rig, service) = (Rig::new(), Service::answering_after(ms(5)));
     let producer = service.producer_on(rig.clone(), Config::default());
     sleep(Duration::from_secs(3_600)).await;
-    assert_eq!(rig.sleeps(), 0);
+    assert_eq!((rig.sleeps(), rig.polls()), (0, 1), "it was polled when it was spawned");
 
     producer.put("events", "k", "x").await.unwrap().await.unwrap();
     sleep(Duration::from_secs(3_600)).await;
-    let settled = rig.sleeps();
+    let settled = (rig.sleeps(), rig.polls());
     sleep(Duration::from_secs(24 * 3_600)).await;
-    assert_eq!(rig.sleeps(), settled);
+    assert_eq!((rig.sleeps(), rig.polls()), settled);
 }
 
 #[tokio::test(start_paused = true)]
@@ -34,4 +34,22 @@ async fn most_puts_wake_nobody() {
     }
     assert!(rig.sleeps() - before <= 2, "{} sleeps for 400 puts in one buffer time", rig.sleeps() - before);
     producer.flush().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn puts_into_an_open_aggregate_do_not_poll_the_drive_loop() {
+    let (rig, service) = (Rig::new(), Service::answering_after(ms(5)));
+    let config = Config::builder().record_max_buffered_time(Duration::from_secs(20));
+    let producer = service.producer_on(rig.clone(), config.build().unwrap());
+    drop(producer.put("events", "k", "x").await.unwrap());
+    sleep(Duration::from_secs(1)).await; // the shards are known, and the aggregate is open
+    let before = (rig.sleeps(), rig.polls());
+    for n in 0..1_000 {
+        drop(producer.put("events", format!("{}", n % 10), "x").await.unwrap());
+        tokio::task::yield_now().await; // whoever was woken runs
+    }
+    sleep(ms(500)).await;
+    assert_eq!((rig.sleeps(), rig.polls()), before);
+    producer.flush().await;
+    assert_eq!((service.requests(), service.user_records()), (1, 1_001));
 }
