@@ -128,6 +128,12 @@ impl Verifier {
                         position.iterator = Some(self.iterator_again(&position).await?);
                     }
                     Some(GetRecordsError::ProvisionedThroughputExceededException(_)) => {}
+                    Some(GetRecordsError::ResourceNotFoundException(_)) if position.existed => {
+                        // The stream that was there before the run is gone. If there is one of its name, all that is
+                        // in it came after.
+                        (position.existed, position.sequence_number) = (false, None);
+                        position.iterator = Some(self.iterator_again(&position).await?);
+                    }
                     _ => bail!("cannot read shard {:?} of {:?}: {}", position.shard.id, self.stream, explain(&error)),
                 },
             }
