@@ -24,7 +24,8 @@ async fn close_drains_without_waiting_for_company_and_then_refuses() {
     let producer = service.producer(Config::builder().record_max_buffered_time(Duration::from_secs(20)));
     let outcomes = put(&producer, 100).await;
     let (other, start) = (producer.clone(), Instant::now());
-    tokio::join!(producer.close(), other.close(), other.close_within(Duration::from_secs(10)));
+    let closing = async { tokio::join!(producer.close(), other.close(), other.close_within(Duration::from_secs(10))) };
+    timeout(LONG, closing).await.expect("no close hangs");
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     for mut outcome in outcomes {
         assert!(outcome.try_result().expect("resolved before close ends").is_ok());
@@ -49,7 +50,7 @@ async fn close_within_gives_back_what_is_not_stored_in_time() {
     let start = Instant::now();
     // A close without a deadline is under way already, and gets one.
     timeout(ms(100), producer.close()).await.unwrap_err();
-    producer.close_within(ms(400)).await;
+    timeout(LONG, producer.close_within(ms(400))).await.expect("no close hangs");
     assert_eq!(start.elapsed().as_millis(), 500);
     assert_eq!(service.under_way(), 0, "the request's future is dropped");
     for (n, mut outcome) in sent.into_iter().enumerate() {
@@ -75,7 +76,8 @@ async fn those_who_wait_for_room_are_told_of_the_close() {
     let start = Instant::now();
     let closing = tokio::spawn(async move { producer.close().await });
     for waiting in waiting {
-        assert!(matches!(waiting.await.unwrap(), Err(PutError::Closed { .. })));
+        let refused = timeout(LONG, waiting).await.expect("no put hangs").unwrap();
+        assert!(matches!(refused, Err(PutError::Closed { .. })));
     }
     assert!(start.elapsed() < ms(10), "{:?}", start.elapsed());
     closing.abort();
@@ -86,7 +88,7 @@ async fn a_request_whose_task_panics_is_retried_as_ambiguous() {
     let service = Service::new(|request| if request == 0 { Fate::Panic } else { Fate::Store(ms(5)) });
     let producer = service.producer(Config::builder());
     for outcome in put(&producer, 10).await {
-        let receipt = outcome.await.unwrap();
+        let receipt = timeout(LONG, outcome).await.expect("no outcome stays pending").unwrap();
         let first = receipt.attempts.iter().next().unwrap();
         assert_eq!((receipt.attempts.len(), &*first.error.as_ref().unwrap().code), (2, "Task Ended"));
         assert!(first.is_ambiguous());

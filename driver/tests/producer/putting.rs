@@ -10,6 +10,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::rig::{Fate, Service, ms};
 
+/// Longer than anything here takes, so that what hangs fails.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 #[tokio::test(start_paused = true)]
 async fn a_put_gives_a_receipt() {
     let service = Service::answering_after(ms(5));
@@ -33,7 +36,7 @@ async fn an_outcome_can_be_looked_at_and_dropping_it_does_not_cancel_the_record(
     let producer = service.producer(Config::builder().aggregation_enabled(false));
     let mut kept = producer.try_put("events", "key", "kept").unwrap();
     drop(producer.try_put("events", "key", "dropped").unwrap());
-    producer.flush().await;
+    timeout(PATIENCE, producer.flush()).await.expect("no flush hangs");
     assert!(kept.try_result().unwrap().is_ok());
     assert_eq!(kept.try_result(), None, "given once");
     assert_eq!(service.stored(), ["kept", "dropped"]);
@@ -93,8 +96,8 @@ async fn puts_that_wait_for_room_get_in_in_the_order_of_their_coming() {
             }
         });
     }
-    puts.join_all().await;
-    producer.flush().await;
+    timeout(PATIENCE, puts.join_all()).await.expect("no put hangs");
+    timeout(PATIENCE, producer.flush()).await.expect("no flush hangs");
     let expected: Vec<_> = (0..203).map(|n| n.to_string()).collect();
     assert_eq!(service.stored(), expected);
 }
@@ -110,8 +113,8 @@ async fn small_records_do_not_starve_a_large_one() {
         let producer = producer.clone();
         puts.spawn(async move { producer.put("events", "k", "b".repeat(if n == 0 { 1_900 } else { 10 })).await });
     }
-    puts.join_all().await;
-    producer.flush().await;
+    timeout(PATIENCE, puts.join_all()).await.expect("no put hangs");
+    timeout(PATIENCE, producer.flush()).await.expect("no flush hangs");
     assert_eq!(service.stored()[1].len(), 1_900);
     assert_eq!(service.stored().len(), 101);
 }
@@ -130,7 +133,7 @@ async fn a_put_dropped_while_it_waits_puts_nothing_and_holds_nobody_up() {
     }
     let got_in = waiting.join_all().await;
     assert_eq!(got_in.iter().filter(|got_in| **got_in).count(), 5);
-    producer.flush().await;
+    timeout(PATIENCE, producer.flush()).await.expect("no flush hangs");
     assert_eq!(service.stored(), ["first", "1", "3", "5", "7", "9"]);
 }
 
@@ -147,7 +150,7 @@ async fn a_flush_covers_what_was_put_before_it_and_nothing_else() {
     });
     tokio::task::yield_now().await; // now the flush is under way
     let mut after = producer.put("events", "k", "after").await.unwrap();
-    flush.await.unwrap();
+    timeout(PATIENCE, flush).await.expect("no flush hangs").unwrap();
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     before.await.unwrap();
     assert_eq!((after.try_result(), producer.outstanding_records()), (None, 1));
@@ -208,7 +211,7 @@ async fn many_tasks_on_many_threads_lose_nothing() {
             for n in 0..PUTS {
                 outcomes.push(producer.put("events", format!("{task}-{n}"), "x").await.unwrap());
                 if n % 100 == 99 {
-                    producer.flush().await;
+                    timeout(PATIENCE, producer.flush()).await.expect("no flush hangs");
                 }
             }
             let mut places = vec![];
@@ -242,7 +245,7 @@ async fn a_waiting_put_goes_on_as_soon_as_a_record_is_resolved() {
         assert!(!waiting.is_finished(), "there is no room yet");
         first.await.unwrap();
         let resolved = start.elapsed();
-        let (second, got_in) = waiting.await.unwrap();
+        let (second, got_in) = timeout(PATIENCE, waiting).await.expect("no put hangs").unwrap();
         assert!(resolved >= ms(500) && got_in - resolved < ms(5), "resolved {resolved:?}, got in {got_in:?}");
         second.await.unwrap();
         assert_eq!(service.requests(), 2);

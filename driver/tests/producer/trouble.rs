@@ -85,7 +85,7 @@ async fn a_close_with_a_deadline_drops_questions_too() {
     let outcomes = put(&producer, 10);
     sleep(ms(200)).await;
     assert_eq!(service.under_way(), 3);
-    producer.close_within(ms(100)).await;
+    timeout(PATIENCE, producer.close_within(ms(100))).await.expect("no close hangs");
     for mut outcome in outcomes {
         assert_eq!(&*outcome.try_result().expect("resolved before close ends").unwrap_err().error.code, code::CLOSED);
     }
