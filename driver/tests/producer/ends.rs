@@ -179,7 +179,8 @@ fn no_moment_of_a_shutdown_leaves_an_outcome_pending() {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                     runtime.block_on(async {
                         let mut outcomes = vec![];
-                        while let Ok(outcome) = producer.put("events", "k", "x").await {
+                        let put = || timeout(Duration::from_secs(10), producer.put("events", "k", "x"));
+                        while let Ok(outcome) = put().await.expect("no put hangs") {
                             outcomes.push(outcome);
                         }
                         for outcome in outcomes {
