@@ -32,6 +32,13 @@ constructors! {
     validation => "ValidationException",
 }
 
+impl ServiceError {
+    /// The status that goes with the code on HTTP: 500 for `InternalFailure`, 400 for all others.
+    pub fn http_status(&self) -> u16 {
+        if self.code == "InternalFailure" { 500 } else { 400 }
+    }
+}
+
 #[cfg(feature = "http")]
 impl ServiceError {
     pub(crate) fn serialization(message: impl Into<String>) -> Self {
@@ -40,10 +47,5 @@ impl ServiceError {
 
     pub(crate) fn unknown_operation(message: impl Into<String>) -> Self {
         Self { code: "UnknownOperationException", message: message.into() }
-    }
-
-    /// The status that goes with the code on HTTP.
-    pub(crate) fn http_status(&self) -> u16 {
-        if self.code == "InternalFailure" { 500 } else { 400 }
     }
 }

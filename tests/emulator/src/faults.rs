@@ -46,7 +46,7 @@ impl Faults {
             return Fate::default();
         }
         Fate {
-            delay: self.latency + rng.up_to(self.latency_jitter),
+            delay: self.latency.saturating_add(rng.up_to(self.latency_jitter)),
             http_500: rng.happens(self.http_500_rate),
             throttled: rng.happens(self.request_throttle_rate),
             drop_reply: rng.happens(self.drop_reply_rate),

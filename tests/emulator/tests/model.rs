@@ -143,7 +143,12 @@ fn a_new_shard_count_leaves_even_shards_whatever_was_before() {
         assert_eq!(open.len(), target as usize);
         let mut starts: Vec<u128> = open.iter().map(|shard| shard.hash_key_range.starting_hash_key).collect();
         starts.sort_unstable();
-        let width = u128::MAX / target as u128;
+        // 2^128 divided by the target, rounded down.
+        let width = match target {
+            1 => 0,
+            target if (target as u128).is_power_of_two() => u128::MAX / target as u128 + 1,
+            target => u128::MAX / target as u128,
+        };
         assert_eq!(starts, (0..target as u128).map(|n| n * width).collect::<Vec<_>>());
     }
     let too_many = UpdateShardCount { stream_name: Some("s".into()), target_shard_count: 3, stream_arn: None };
@@ -151,7 +156,7 @@ fn a_new_shard_count_leaves_even_shards_whatever_was_before() {
 }
 
 #[test]
-fn a_stream_in_transition_cannot_be_resharded_but_takes_records() {
+fn a_stream_in_transition_cannot_be_resharded_and_takes_records_once_it_is_made() {
     let mut kinesis = service(Options { transition: Duration::from_secs(1), ..Options::default() }, 2);
     let request = SplitShard {
         stream_name: Some("s".into()),
@@ -160,8 +165,12 @@ fn a_stream_in_transition_cannot_be_resharded_but_takes_records() {
         stream_arn: None,
     };
     assert_eq!(kinesis.split_shard(T0, &request).unwrap_err().code, "ResourceInUseException");
-    assert!(put(&mut kinesis, T0, vec![entry("k", 1)]).is_ok());
-    kinesis.split_shard(T0 + Duration::from_secs(1), &request).unwrap();
+    assert_eq!(put(&mut kinesis, T0, vec![entry("k", 1)]).unwrap_err().code, "ResourceNotFoundException");
+    let made = T0 + Duration::from_secs(1);
+    kinesis.split_shard(made, &request).unwrap();
+    assert_eq!(kinesis.split_shard(made, &request).unwrap_err().code, "ResourceInUseException");
+    let output = put(&mut kinesis, made, vec![entry("k", 1)]).unwrap();
+    assert_eq!(output.failed_record_count, 0, "while it is UPDATING");
 }
 
 fn iterator(kinesis: &Kinesis, now: Duration, kind: &str, from: Option<&str>) -> String {

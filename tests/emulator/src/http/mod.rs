@@ -59,10 +59,12 @@ impl Emulator {
 
     /// Looks at the model, or changes it. Gives the time that its clock shows, since the Unix epoch.
     pub fn with<R>(&self, look: impl FnOnce(&mut Kinesis, Duration) -> R) -> R {
+        // A test that panicked while it looked has its own report; the others go on.
+        let mut kinesis = self.kinesis.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read under the lock, or two threads could bring their times in the wrong order.
         let (wall, monotonic) = self.started;
         let now = wall.duration_since(UNIX_EPOCH).unwrap_or_default() + monotonic.elapsed();
-        // A test that panicked while it looked has its own report; the others go on.
-        look(&mut self.kinesis.lock().unwrap_or_else(PoisonError::into_inner), now)
+        look(&mut kinesis, now)
     }
 
     /// Switches faults on or off.

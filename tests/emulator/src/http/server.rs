@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -24,6 +25,8 @@ pub struct Server {
     addr: SocketAddr,
     tls: bool,
     task: JoinHandle<()>,
+    /// Dropped to have the task end.
+    running: Option<oneshot::Sender<()>>,
     /// If the server has threads of its own.
     runtime: Option<Runtime>,
 }
@@ -48,8 +51,9 @@ impl Server {
         let addr = listener.local_addr()?;
         let acceptor = tls.map(TlsAcceptor::from);
         let tls = acceptor.is_some();
-        let task = tokio::spawn(accept(listener, emulator.clone(), acceptor));
-        Ok(Self { addr, tls, task, runtime: None })
+        let (running, stopped) = oneshot::channel();
+        let task = tokio::spawn(run(listener, emulator.clone(), acceptor, stopped));
+        Ok(Self { addr, tls, task, running: Some(running), runtime: None })
     }
 
     /// Serves from a thread of its own, for programs without a tokio runtime and for those that should not share theirs.
@@ -68,12 +72,13 @@ impl Server {
         let addr = listener.local_addr()?;
         let acceptor = tls.map(TlsAcceptor::from);
         let tls = acceptor.is_some();
-        let emulator = emulator.clone();
-        let _guard = runtime.enter();
-        let listener = TcpListener::from_std(listener)?;
-        let task = runtime.spawn(accept(listener, emulator, acceptor));
-        drop(_guard);
-        Ok(Self { addr, tls, task, runtime: Some(runtime) })
+        let listener = {
+            let _in_runtime = runtime.enter();
+            TcpListener::from_std(listener)?
+        };
+        let (running, stopped) = oneshot::channel();
+        let task = runtime.spawn(run(listener, emulator.clone(), acceptor, stopped));
+        Ok(Self { addr, tls, task, running: Some(running), runtime: Some(runtime) })
     }
 
     /// Where it listens.
@@ -86,10 +91,11 @@ impl Server {
         format!("{}://{}", if self.tls { "https" } else { "http" }, self.addr)
     }
 
-    /// Stops listening and cuts every connection, whatever it is at. The port is free when this returns.
+    /// Stops listening and cuts every connection, whatever it is at. When this returns the port is free and no request
+    /// is at work any more: what is stored then stays as it is. (Dropping the server does the same, without waiting.)
     pub async fn stop(mut self) {
-        self.task.abort();
-        // The only outcomes are the end and the abort.
+        drop(self.running.take());
+        // It ends, whatever comes; a panic of a connection is not ours to report.
         let _ = (&mut self.task).await;
     }
 }
@@ -103,9 +109,22 @@ impl Drop for Server {
     }
 }
 
-/// Accepts connections. When this future is dropped, the set of connections is, and they are cut.
-async fn accept(listener: TcpListener, emulator: Emulator, acceptor: Option<TlsAcceptor>) {
+/// Serves until it is stopped, and then ends all connections. When this future is dropped they are cut as well.
+async fn run(listener: TcpListener, emulator: Emulator, acceptor: Option<TlsAcceptor>, stopped: oneshot::Receiver<()>) {
     let mut connections = JoinSet::new();
+    tokio::select! {
+        () = accept(listener, emulator, acceptor, &mut connections) => {}
+        _ = stopped => {}
+    }
+    connections.shutdown().await;
+}
+
+async fn accept(
+    listener: TcpListener,
+    emulator: Emulator,
+    acceptor: Option<TlsAcceptor>,
+    connections: &mut JoinSet<()>,
+) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::reshard::check_shard_id;
 use super::{Kinesis, Shard, Stream};
 use crate::ServiceError;
 use crate::api::{
@@ -86,13 +87,16 @@ impl Kinesis {
                 }
                 Page::parse(token).ok_or_else(|| ServiceError::invalid_argument("NextToken is not one of ours"))?
             }
-            None => Page {
-                stream: self.name(request)?.to_owned(),
-                incarnation: self.stream(request)?.incarnation,
-                after: request.exclusive_start_shard_id.clone().unwrap_or_default(),
-                filter: Filter::new(request.shard_filter.as_ref())?,
-                issued_at: now,
-            },
+            None => {
+                request.exclusive_start_shard_id.as_deref().map_or(Ok(()), check_shard_id)?;
+                Page {
+                    stream: self.name(request)?.to_owned(),
+                    incarnation: self.stream(request)?.incarnation,
+                    after: request.exclusive_start_shard_id.clone().unwrap_or_default(),
+                    filter: Filter::new(request.shard_filter.as_ref())?,
+                    issued_at: now,
+                }
+            }
         };
         if now.saturating_sub(page.issued_at) > TOKEN_LIFE {
             return Err(ServiceError::expired_next_token("NextToken is older than 300 s"));
@@ -166,10 +170,14 @@ impl Filter {
             "FROM_TRIM_HORIZON" => Ok(Self::FromHorizon),
             "AT_TIMESTAMP" => time().map(Self::OpenAt),
             "FROM_TIMESTAMP" => time().map(Self::From),
-            "AFTER_SHARD_ID" => shard_id
-                .clone()
-                .map(Self::After)
-                .ok_or_else(|| ServiceError::invalid_argument("ShardFilter AFTER_SHARD_ID needs a ShardId")),
+            "AFTER_SHARD_ID" => {
+                let id = shard_id
+                    .as_deref()
+                    .ok_or_else(|| ServiceError::invalid_argument("ShardFilter AFTER_SHARD_ID needs a ShardId"))?;
+                // It goes into the token as it is.
+                check_shard_id(id)?;
+                Ok(Self::After(id.to_owned()))
+            }
             other => Err(ServiceError::validation(format!("{other:?} is not the type of a ShardFilter"))),
         }
     }

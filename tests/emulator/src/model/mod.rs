@@ -148,7 +148,13 @@ impl Kinesis {
                 format!("Stream {} under account {} already exists.", request.stream_name, self.options.account_id);
             return Err(ServiceError::resource_in_use(message));
         }
-        let on_demand = request.stream_mode_details.as_ref().is_some_and(|mode| mode.stream_mode == "ON_DEMAND");
+        let on_demand = match request.stream_mode_details.as_ref().map(|details| details.stream_mode.as_str()) {
+            None | Some("PROVISIONED") => false,
+            Some("ON_DEMAND") => true,
+            Some(other) => {
+                return Err(ServiceError::validation(format!("StreamMode is {other:?}, not PROVISIONED or ON_DEMAND")));
+            }
+        };
         let shards = match request.shard_count {
             None if on_demand => 4,
             None => return Err(ServiceError::validation("ShardCount is required for a provisioned stream")),
@@ -166,7 +172,7 @@ impl Kinesis {
         let auto = request.record_distribution_strategy.as_deref().map(is_auto).transpose()?.unwrap_or(false);
         self.incarnations += 1;
         let mut stream = Stream::new(request.stream_name.clone(), self.incarnations, now, shards);
-        stream.active_at = now + self.options.transition;
+        stream.active_at = now.saturating_add(self.options.transition);
         (stream.on_demand, stream.max_record_size, stream.auto_distribution) = (on_demand, size, auto);
         self.streams.insert(request.stream_name.clone(), stream);
         Ok(Done {})

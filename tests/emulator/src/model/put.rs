@@ -71,7 +71,12 @@ impl Kinesis {
         oversized_fails_alone: bool,
     ) -> Result<Vec<PutRecordsResult>, ServiceError> {
         let name = self.name(target)?.to_owned();
-        let limit = self.stream(target)?.max_record_size;
+        let stream = self.stream(target)?;
+        if stream.status(now) == "CREATING" {
+            // So does the service, says kinesalite; ResourceInUseException is no error of these operations.
+            return Err(super::not_found(&name, &self.options.account_id));
+        }
+        let limit = stream.max_record_size;
         let mut hash_keys = Vec::with_capacity(entries.len());
         for entry in &entries {
             let explicit = check(entry)?;
@@ -94,7 +99,7 @@ impl Kinesis {
     ) -> PutRecordsResult {
         let Self { streams, options, faults, rng, counters, .. } = self;
         let Some(stream) = streams.get_mut(name) else { return PutRecordsResult::default() };
-        if entry.data.len() > limit {
+        if entry.data.len() + entry.partition_key.len() > limit {
             return refuse("InvalidArgumentException", oversized(&entry, limit));
         }
         let shard = if stream.auto_distribution {

@@ -38,7 +38,7 @@ impl Kinesis {
             "TRIM_HORIZON" => 0,
             "LATEST" => stream.next_number,
             "AT_SEQUENCE_NUMBER" => number()?,
-            "AFTER_SEQUENCE_NUMBER" => number()? + 1,
+            "AFTER_SEQUENCE_NUMBER" => number()?.saturating_add(1),
             "AT_TIMESTAMP" => {
                 let seconds = request
                     .timestamp

@@ -28,7 +28,7 @@ impl Kinesis {
         }
         let id = shard.id.clone();
         stream.split(now, &id, at);
-        stream.active_at = now + transition;
+        stream.active_at = now.saturating_add(transition);
         Ok(Done {})
     }
 
@@ -50,7 +50,7 @@ impl Kinesis {
         }
         let (lower, upper) = (lower.id.clone(), upper.id.clone());
         stream.merge(now, &lower, &upper);
-        stream.active_at = now + transition;
+        stream.active_at = now.saturating_add(transition);
         Ok(Done {})
     }
 
@@ -93,7 +93,7 @@ impl Kinesis {
         while let Some((lower, upper)) = unwanted(stream) {
             stream.merge(now, &lower, &upper);
         }
-        stream.active_at = now + transition;
+        stream.active_at = now.saturating_add(transition);
         Ok(UpdateShardCountOutput {
             stream_name: stream.name.clone(),
             stream_arn: arn,
@@ -104,6 +104,11 @@ impl Kinesis {
 
     fn changeable(&mut self, now: Duration, target: &impl crate::api::Target) -> Result<&mut Stream, ServiceError> {
         let stream = self.stream_mut(target)?;
+        if stream.on_demand {
+            // "This API is only supported for data streams with the provisioned capacity mode" (SplitShard and kin).
+            let message = format!("Stream {} is ON_DEMAND; only PROVISIONED ones can be resharded", stream.name);
+            return Err(ServiceError::validation(message));
+        }
         match stream.status(now) {
             "ACTIVE" => Ok(stream),
             status => Err(ServiceError::resource_in_use(format!("Stream {} is {status}, not ACTIVE.", stream.name))),

@@ -57,6 +57,8 @@ pub(crate) struct Stream {
     /// Numbers all records of the stream, so that a child's come after its parent's.
     pub(super) next_number: u64,
     stored_bytes: usize,
+    /// Indexes of the shards of the records kept, oldest record first; only if some are to be forgotten.
+    arrivals: VecDeque<usize>,
 }
 
 impl Stream {
@@ -73,6 +75,7 @@ impl Stream {
             open: Vec::new(),
             next_number: 1,
             stored_bytes: 0,
+            arrivals: VecDeque::new(),
         };
         for start in even_starts(shards).zip(even_starts(shards).skip(1).map(|next| next - 1).chain([u128::MAX])) {
             stream.open_shard(now, start, [None, None]);
@@ -140,9 +143,8 @@ impl Stream {
         let number = self.next_number;
         self.next_number += 1;
         self.stored_bytes += record.data.len();
-        let shard = &mut self.shards[shard];
-        let sequence_number = shard.sequence_number(number);
-        shard.records.push_back(StoredRecord {
+        let sequence_number = self.shards[shard].sequence_number(number);
+        self.shards[shard].records.push_back(StoredRecord {
             number,
             sequence_number: sequence_number.clone(),
             arrived_at: record.arrived_at,
@@ -150,12 +152,21 @@ impl Stream {
             explicit_hash_key: record.explicit_hash_key,
             data: record.data,
         });
-        while retain_bytes_max.is_some_and(|most| self.stored_bytes > most)
-            && let Some(oldest) = shard.records.pop_front()
-        {
-            self.stored_bytes -= oldest.data.len();
+        if let Some(most) = retain_bytes_max {
+            self.arrivals.push_back(shard);
+            self.forget_beyond(most);
         }
         sequence_number
+    }
+
+    fn forget_beyond(&mut self, bytes_max: usize) {
+        while self.stored_bytes > bytes_max
+            && let Some(shard) = self.arrivals.pop_front()
+        {
+            // Numbers grow over the whole stream, so the oldest of the shard is the oldest of all.
+            let oldest = self.shards[shard].records.pop_front();
+            self.stored_bytes -= oldest.map_or(0, |record| record.data.len());
+        }
     }
 }
 
@@ -216,8 +227,49 @@ impl Shard {
     }
 }
 
-/// Where so many shards of equal size start.
+/// Where so many shards of equal size start: at multiples of 2^128 divided by their number, rounded down, as in the
+/// service (two shards meet at 2^127).
 pub(super) fn even_starts(shards: usize) -> impl Iterator<Item = u128> {
-    let width = u128::MAX / shards as u128;
-    (0..shards as u128).map(move |n| width * n)
+    let shards = shards as u128;
+    // 2^128 is one more than u128 holds. It is a multiple of powers of two, where the quotient is then one more, too;
+    // that of one shard is 2^128 itself, and no start is made of it.
+    let width = (u128::MAX / shards).wrapping_add(u128::from(u128::MAX % shards == shards - 1));
+    (0..shards).map(move |n| width.wrapping_mul(n))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_meet_where_those_of_the_service_do() {
+        let starts = |shards| even_starts(shards).collect::<Vec<_>>();
+        assert_eq!(starts(1), [0]);
+        assert_eq!(starts(2), [0, 1 << 127]);
+        // From the examples of the AWS documentation.
+        assert_eq!(
+            starts(3),
+            [
+                0,
+                113_427_455_640_312_821_154_458_202_477_256_070_485,
+                226_854_911_280_625_642_308_916_404_954_512_140_970
+            ]
+        );
+        assert_eq!(starts(4)[1], 85_070_591_730_234_615_865_843_651_857_942_052_864);
+        for shards in 1..=1_000 {
+            assert!(starts(shards).is_sorted_by(|a, b| a < b));
+        }
+    }
+
+    #[test]
+    fn a_sequence_number_is_read_only_by_its_own_shard() {
+        let stream = Stream::new("s".into(), 1, Duration::ZERO, 2);
+        let number = stream.shards[1].sequence_number(u64::MAX);
+        assert_eq!(number.len(), 56);
+        assert_eq!(stream.shards[1].number_of(&number), Some(u64::MAX));
+        assert_eq!(stream.shards[0].number_of(&number), None);
+        for bad in ["", "49", &number[1..], &format!("{number}0"), &number.replace('4', "5")] {
+            assert_eq!(stream.shards[1].number_of(bad), None, "{bad:?}");
+        }
+    }
 }
