@@ -48,6 +48,109 @@ async fn errors_are_json_with_their_type() {
 }
 
 #[tokio::test]
+async fn every_operation_is_spoken() {
+    let (_emulator, server) = start().await;
+    let field = |answer: &str, name: &str| -> String {
+        let start = answer.find(&format!("\"{name}\":\"")).unwrap_or_else(|| panic!("no {name} in {answer}"));
+        answer[start + name.len() + 4..].split('"').next().unwrap().to_owned()
+    };
+    let shard = |n: u32| format!("shardId-{n:012}");
+    let mut said = Vec::new();
+    for (operation, body, part) in [
+        ("CreateStream", r#"{"StreamName":"t","ShardCount":2}"#.to_owned(), "{}"),
+        ("ListStreams", "".to_owned(), r#"{"HasMoreStreams":false,"StreamNames":["s","t"]}"#),
+        ("DescribeStream", r#"{"StreamName":"t"}"#.to_owned(), r#""HasMoreShards":false"#),
+        ("DescribeStreamSummary", r#"{"StreamName":"t"}"#.to_owned(), r#""MaxRecordSizeInKiB":1024"#),
+        ("ListShards", r#"{"StreamName":"t"}"#.to_owned(), "170141183460469231731687303715884105728"),
+        ("PutRecord", r#"{"StreamName":"t","PartitionKey":"k","Data":"aGVsbG8="}"#.to_owned(), "SequenceNumber"),
+        ("PutRecords", PUT.to_owned(), r#""FailedRecordCount":0"#),
+        ("UpdateMaxRecordSize", r#"{"StreamName":"t","MaxRecordSizeInKiB":2048}"#.to_owned(), "{}"),
+        (
+            "UpdateStreamRecordDistributionStrategy",
+            r#"{"StreamName":"t","RecordDistributionStrategy":"AUTO"}"#.to_owned(),
+            "{}",
+        ),
+        (
+            "SplitShard",
+            format!(r#"{{"StreamName":"t","ShardToSplit":"{}","NewStartingHashKey":"1000"}}"#, shard(0)),
+            "{}",
+        ),
+        (
+            "MergeShards",
+            format!(r#"{{"StreamName":"t","ShardToMerge":"{}","AdjacentShardToMerge":"{}"}}"#, shard(2), shard(3)),
+            "{}",
+        ),
+        (
+            "UpdateShardCount",
+            r#"{"StreamName":"t","TargetShardCount":4,"ScalingType":"UNIFORM_SCALING"}"#.to_owned(),
+            r#""CurrentShardCount":2"#,
+        ),
+    ] {
+        let answer = call(&server, operation, &body).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains(part), "{operation}: {answer}");
+        said.push(answer);
+    }
+    assert!(said[3].contains(r#""StreamCreationTimestamp":1"#), "a number of seconds: {}", said[3]);
+    let summary = call(&server, "DescribeStreamSummary", r#"{"StreamName":"t"}"#).await;
+    assert_eq!(field(&summary, "RecordDistributionStrategy"), "AUTO");
+
+    let shard_id = field(&said[6], "ShardId");
+    let body = format!(r#"{{"StreamName":"s","ShardId":"{shard_id}","ShardIteratorType":"TRIM_HORIZON"}}"#);
+    let iterator = field(&call(&server, "GetShardIterator", &body).await, "ShardIterator");
+    let records = call(&server, "GetRecords", &format!(r#"{{"ShardIterator":"{iterator}"}}"#)).await;
+    assert_eq!((&*field(&records, "Data"), &*field(&records, "PartitionKey")), ("aGVsbG8=", "k"));
+    assert!(call(&server, "DeleteStream", r#"{"StreamName":"t"}"#).await.contains("200 OK"));
+    assert!(call(&server, "PutRecord", r#"{"StreamName":"t","PartitionKey":"k"}"#).await.contains("ResourceNotFound"));
+}
+
+#[tokio::test]
+async fn requests_of_one_connection_have_ids_of_their_own() {
+    let (_emulator, server) = start().await;
+    let id = |answer: String| {
+        answer.lines().find_map(|line| line.strip_prefix("x-amzn-requestid: ").map(str::to_owned)).unwrap()
+    };
+    let body = r#"{"StreamName":"s"}"#;
+    let one = id(call(&server, "ListShards", body).await);
+    assert_eq!(one.len(), 36, "{one}");
+    assert_ne!(one, id(call(&server, "ListShards", body).await));
+    assert!(!id(call(&server, "DoIt", "{}").await).is_empty(), "errors as well");
+}
+
+#[tokio::test]
+async fn the_largest_request_is_taken_and_one_byte_more_is_not() {
+    let emulator = Emulator::new(Options::unlimited()).with_stream("s", 2);
+    let server = Server::start(&emulator).await.unwrap();
+    // Ten records of 1 MiB with their keys of one byte. Four letters are three bytes.
+    let data = "AAAA".repeat(((1 << 20) - 1) / 3);
+    let entry = format!(r#"{{"PartitionKey":"k","Data":"{data}"}}"#);
+    let request = |entries: Vec<&str>| format!(r#"{{"StreamName":"s","Records":[{}]}}"#, entries.join(","));
+    let answer = call(&server, "PutRecords", &request(vec![&entry; 10])).await;
+    assert!(answer.contains(r#""FailedRecordCount":0"#), "{answer}");
+    let more = r#"{"PartitionKey":"k","Data":""}"#;
+    let mut entries = vec![entry.as_str(); 10];
+    entries.push(more);
+    let answer = call(&server, "PutRecords", &request(entries)).await;
+    assert!(answer.contains("InvalidArgumentException"), "{answer}");
+    assert_eq!(emulator.with(|kinesis, _| kinesis.counters().bytes_stored), 10 * ((1 << 20) - 1));
+}
+
+#[tokio::test]
+async fn a_stopped_server_has_nothing_at_work() {
+    let (emulator, server) = start().await;
+    let latency = Duration::from_millis(200);
+    emulator.set_faults(Faults { latency, ..Faults::default() });
+    let mut stream = TcpStream::connect(server.addr()).await.unwrap();
+    stream.write_all(format!("{}{PUT}", head("PutRecords", PUT.len(), "")).as_bytes()).await.unwrap();
+    while emulator.with(|kinesis, _| kinesis.counters().requests.is_empty()) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    server.stop().await;
+    assert!(matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)), "the request is cut off, unanswered");
+    tokio::time::sleep(latency * 2).await;
+    assert_eq!(emulator.with(|kinesis, _| kinesis.records("s").count()), 0, "and is not carried out afterwards");
+}
+
+#[tokio::test]
 async fn a_client_that_asks_first_is_told_to_continue() {
     let (_emulator, server) = start().await;
     let mut stream = TcpStream::connect(server.addr()).await.unwrap();

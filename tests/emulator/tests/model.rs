@@ -230,6 +230,99 @@ fn what_is_kept_is_bounded_if_asked_for() {
 }
 
 #[test]
+fn what_is_forgotten_is_the_oldest_of_the_stream_not_of_the_shard() {
+    let mut kinesis = service(Options { retain_bytes_max: Some(1_000), ..Options::unlimited() }, 2);
+    let to = |hash_key: u128, size: usize| PutRecordsEntry {
+        explicit_hash_key: Some(hash_key.to_string()),
+        ..entry("k", size)
+    };
+    put(&mut kinesis, T0, vec![to(0, 500), to(0, 400)]).unwrap();
+    put(&mut kinesis, T0, vec![to(u128::MAX, 300)]).unwrap();
+    let kept = |kinesis: &Kinesis| kinesis.records("s").map(|(_, _, record)| record.data.len()).collect::<Vec<_>>();
+    assert_eq!(kept(&kinesis), [400, 300], "the one just taken stays");
+    put(&mut kinesis, T0, vec![to(u128::MAX, 700)]).unwrap();
+    assert_eq!(kept(&kinesis), [300, 700]);
+}
+
+#[test]
+fn a_record_that_is_too_large_with_its_key_can_fail_alone() {
+    let options = Options { oversized_record_fails_alone: true, ..Options::unlimited() };
+    let mut kinesis = service(options, 1);
+    let records = vec![entry("k", 1), entry("k", 1 << 20), entry("k", (1 << 20) - 1)];
+    let output = put(&mut kinesis, T0, records).unwrap();
+    let codes: Vec<_> = output.records.iter().map(|record| record.error_code.as_deref()).collect();
+    assert_eq!(codes, [None, Some("InvalidArgumentException"), None]);
+    assert_eq!(output.failed_record_count, 1);
+}
+
+#[test]
+fn a_record_larger_than_a_second_of_its_shard_goes_when_the_shard_has_rested_and_costs_as_much() {
+    let mut kinesis = service(Options::default(), 1);
+    let larger =
+        UpdateMaxRecordSize { stream_name: Some("s".into()), max_record_size_in_kib: Some(10_240), stream_arn: None };
+    kinesis.update_max_record_size(&larger).unwrap();
+    let failed = |kinesis: &mut Kinesis, after_ms, size| {
+        put(kinesis, T0 + Duration::from_millis(after_ms), vec![entry("k", size)]).unwrap().failed_record_count
+    };
+    assert_eq!(failed(&mut kinesis, 0, 3 << 20), 0);
+    assert_eq!(failed(&mut kinesis, 1_900, 1), 1, "two seconds of debt");
+    assert_eq!(failed(&mut kinesis, 2_100, 1), 0);
+    assert_eq!(failed(&mut kinesis, 2_200, 3 << 20), 1, "not full");
+}
+
+#[test]
+fn put_record_tells_what_put_records_tells_for_each() {
+    let mut kinesis = service(Options::default(), 1);
+    let code = |kinesis: &mut Kinesis, record| kinesis.put_record(T0, record).map(drop).unwrap_err().code;
+    let one = |key: &str| PutRecord::new("s", key, "data");
+    assert!(kinesis.put_record(T0, one(&"👤".repeat(256))).is_ok(), "characters are counted, not bytes");
+    assert_eq!(code(&mut kinesis, one(&"k".repeat(257))), "ValidationException");
+    assert_eq!(code(&mut kinesis, one("")), "ValidationException");
+    assert_eq!(code(&mut kinesis, PutRecord::new("s", "k", vec![0; 1 << 20])), "InvalidArgumentException");
+    for (hash_key, error) in [("01", "ValidationException"), (&*"9".repeat(39), "InvalidArgumentException")] {
+        let record = PutRecord { explicit_hash_key: Some(hash_key.into()), ..one("k") };
+        assert_eq!(code(&mut kinesis, record), error);
+    }
+    kinesis.set_faults(Faults { throttle_rate: 1.0, ..Faults::default() });
+    assert_eq!(code(&mut kinesis, one("k")), "ProvisionedThroughputExceededException");
+    kinesis.set_faults(Faults { internal_failure_rate: 1.0, ..Faults::default() });
+    assert_eq!(code(&mut kinesis, one("k")), "InternalFailure");
+    assert_eq!((kinesis.counters().records_throttled, kinesis.counters().records_failed), (1, 1));
+}
+
+#[test]
+fn one_read_gives_no_more_than_ten_mebibytes() {
+    let mut kinesis = service(Options::unlimited(), 1);
+    for _ in 0..2 {
+        put(&mut kinesis, T0, vec![entry("k", 1_000_000); 10]).unwrap();
+    }
+    let mut next = Some(iterator(&kinesis, T0, "TRIM_HORIZON", None));
+    let mut pages = Vec::new();
+    while let Some(from) = next.take() {
+        let page = read(&kinesis, from, None);
+        pages.push(page.records.len());
+        next = page.next_shard_iterator.filter(|_| page.millis_behind_latest > 0);
+    }
+    assert_eq!(pages, [10, 10]);
+}
+
+#[test]
+fn iterators_nobody_gave_are_refused_not_followed() {
+    let mut kinesis = service(Options::default(), 1);
+    put(&mut kinesis, T0, vec![entry("k", 1)]).unwrap();
+    let code = |iterator: &str| {
+        let request = GetRecords { shard_iterator: iterator.into(), limit: None };
+        kinesis.get_records(T0, &request).map(drop).unwrap_err().code
+    };
+    for bad in ["", "x", "records/s", "records/s/1/shardId-000000000000/-1/0", "shards/s/1//all/0"] {
+        assert_eq!(code(bad), "InvalidArgumentException", "{bad:?}");
+    }
+    // The last number that there is: nothing comes after it, and nothing overflows.
+    let last = format!("49{:034}{:020}", 0, u64::MAX);
+    assert!(read(&kinesis, iterator(&kinesis, T0, "AFTER_SEQUENCE_NUMBER", Some(&last)), None).records.is_empty());
+}
+
+#[test]
 fn the_same_seed_gives_the_same_faults() {
     let run = |seed| {
         let mut kinesis = service(Options { seed, ..Options::unlimited() }, 2);

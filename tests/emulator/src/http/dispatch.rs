@@ -24,6 +24,14 @@ const TARGET_PREFIX: &str = "Kinesis_20131202.";
 const BODY_MAX: usize = 32 << 20;
 
 pub(super) async fn answer(request: Request<Incoming>, emulator: Emulator) -> Result<Response<Full<Bytes>>, Lost> {
+    let mut response = respond(request, &emulator).await?;
+    if let Ok(id) = HeaderValue::try_from(emulator.request_id()) {
+        response.headers_mut().insert("x-amzn-requestid", id);
+    }
+    Ok(response)
+}
+
+async fn respond(request: Request<Incoming>, emulator: &Emulator) -> Result<Response<Full<Bytes>>, Lost> {
     if request.method() == Method::GET {
         return Ok(reply(StatusCode::OK, "text/plain", "kinesis emulator: ok\n".into()));
     }
@@ -48,7 +56,7 @@ pub(super) async fn answer(request: Request<Incoming>, emulator: Emulator) -> Re
     if fate.throttled {
         return Ok(error_reply(&ServiceError::throughput_exceeded("Rate exceeded.")));
     }
-    let result = operation.run(&body, &emulator);
+    let result = operation.run(&body, emulator);
     if fate.drop_reply {
         return Err(Lost);
     }
@@ -128,8 +136,6 @@ fn error_reply(error: &ServiceError) -> Response<Full<Bytes>> {
 fn reply(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert("x-amzn-requestid", HeaderValue::from_static("00000000-0000-0000-0000-000000000000"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

@@ -3,6 +3,7 @@
 mod dispatch;
 mod server;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -28,6 +29,7 @@ use crate::{Faults, Kinesis, Options};
 #[derive(Clone, Debug)]
 pub struct Emulator {
     kinesis: Arc<Mutex<Kinesis>>,
+    answers: Arc<AtomicU64>,
     started: (SystemTime, Instant),
 }
 
@@ -40,7 +42,7 @@ impl Emulator {
             let since = started.0.duration_since(UNIX_EPOCH).unwrap_or_default();
             options.incarnation = u64::try_from(since.as_nanos()).unwrap_or(0);
         }
-        Self { kinesis: Arc::new(Mutex::new(Kinesis::new(options))), started }
+        Self { kinesis: Arc::new(Mutex::new(Kinesis::new(options))), answers: Arc::default(), started }
     }
 
     /// With a stream of so many shards.
@@ -65,6 +67,12 @@ impl Emulator {
         let (wall, monotonic) = self.started;
         let now = wall.duration_since(UNIX_EPOCH).unwrap_or_default() + monotonic.elapsed();
         look(&mut kinesis, now)
+    }
+
+    /// What the next answer is called, in the form of the service's request ids.
+    fn request_id(&self) -> String {
+        let number = self.answers.fetch_add(1, Ordering::Relaxed) + 1;
+        format!("00000000-0000-0000-0000-{number:012}")
     }
 
     /// Switches faults on or off.
