@@ -11,7 +11,7 @@ use aws_sdk_kinesis::primitives::DateTime;
 use aws_sdk_kinesis::types::ShardIteratorType;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use kpl_emulator::consumer::Reading;
+use kpl_emulator::consumer::{OutOfRange, Reading};
 use tokio::time::{Instant, sleep};
 
 use super::tally::{Tally, Verification, fingerprint};
@@ -183,7 +183,8 @@ impl Read {
         let Some(output) = output else { return (position, true) };
         let end = output.records.is_empty();
         let range = (position.shard.start, position.shard.end);
-        let mut reading = Reading::default();
+        // As the KCL's code reads: one user record outside the range costs its whole aggregate.
+        let mut reading = Reading::new(OutOfRange::DropsAggregate);
         for record in output.records {
             let data = Bytes::from(record.data.into_inner());
             // The service leaves the key out where it was put without one; no line of ours was.

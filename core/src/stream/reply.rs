@@ -8,7 +8,7 @@ use super::{Stream, users_of};
 use crate::action::Notice;
 use crate::aggregator::Aggregate;
 use crate::common::Common;
-use crate::kinesis_record::{KinesisRecord, Pending};
+use crate::kinesis_record::{KinesisRecord, Packed, Pending};
 use crate::outcome::{Attempt, AttemptError, code};
 use crate::retrier::{Judgement, Verdict};
 use crate::time::Instant;
@@ -133,8 +133,10 @@ impl<T> Stream<T> {
         self.accept_by_range(now, stored, common);
     }
 
-    /// Accepts the user records that lie in the shard's range, and retries the others, which consumers drop. If the
-    /// range is not known, holds them: resending on ignorance would make duplicates.
+    /// Accepts an aggregate whose user records all lie in the shard's range; retries all of them if one does not. The
+    /// KCL's code drops the whole aggregate then, also the user records that would belong to the shard
+    /// (`AggregatorUtil.deaggregate` takes back those before the first stranger and ends there). If the range is not
+    /// known, holds the aggregate: resending on ignorance would make duplicates.
     fn accept_by_range(&mut self, now: Instant, stored: Held<T>, common: &mut Common<T>) {
         let Some((first, last)) = self.knowledge.map.range(&stored.shard_id) else {
             if common.abandoned {
@@ -143,19 +145,14 @@ impl<T> Stream<T> {
             self.knowledge.saw_unknown_shard(now);
             return self.held.push(stored.record.expiry, Instant::NEVER, stored);
         };
-        let Held { record, shard_id, sequence_number, start, end } = stored;
-        let mut wrong_shard: Option<Arc<AttemptError>> = None;
-        for (position, mut user) in users_of(record).enumerate() {
-            if (first..=last).contains(&user.entry.hash_key) {
-                let attempt = Attempt { start, end, error: None };
-                common.succeed(user, shard_id.clone(), sequence_number.clone(), Some(position as u64), attempt);
-                continue;
-            }
-            let error = wrong_shard.get_or_insert_with(|| {
-                let message = alloc::format!("stored on {shard_id}, outside whose range the record's hash key lies");
-                Arc::new(AttemptError::new(code::WRONG_SHARD, message))
-            });
-            user.failed.push(Attempt { start, end, error: Some(error.clone()) });
+        let in_range = |packed: &Packed<T>| (first..=last).contains(&packed.user.entry.hash_key);
+        if stored.record.users.iter().all(in_range) {
+            return succeed_all(stored, common);
+        }
+        let Held { mut record, shard_id, start, end, .. } = stored;
+        let message = alloc::format!("stored on {shard_id} in an aggregate that does not lie in its range");
+        note_attempt(&mut record, end, start, &Arc::new(AttemptError::new(code::WRONG_SHARD, message)));
+        for user in users_of(record) {
             if common.abandoned {
                 common.fail_closed(&self.name, user);
             } else {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kpl_core::{Instant, RecordResult};
-use kpl_emulator::{Kinesis, consumer};
+use kpl_emulator::Kinesis;
+use kpl_emulator::consumer::{self, OutOfRange};
 
 /// A record that the producer took.
 #[derive(Debug)]
@@ -58,7 +59,8 @@ impl Oracle {
     pub(crate) fn judge(&self, kinesis: &Kinesis, streams: &[String]) -> Result<(), String> {
         let mut read: BTreeMap<u64, Vec<Place>> = BTreeMap::new();
         for stream in streams {
-            for record in consumer::read_stream(kinesis, stream).records {
+            // As the KCL's code reads, not as its comments say.
+            for record in consumer::read_stream_with(kinesis, stream, OutOfRange::DropsAggregate).records {
                 let ticket = ticket_of(&record.partition_key, &record.data);
                 let Some(ticket) = ticket else { continue };
                 read.entry(ticket).or_default().push((

@@ -5,7 +5,7 @@ use std::time::Duration;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::types::{ShardFilter, ShardFilterType, ShardIteratorType, StreamStatus};
 use bytes::Bytes;
-use kpl_emulator::consumer::Reading;
+use kpl_emulator::consumer::{OutOfRange, Reading};
 use kpl_emulator::{Emulator, Server};
 
 use crate::certs::Certificates;
@@ -124,7 +124,7 @@ impl Service {
     ///
     /// If the service does not give it.
     pub async fn read_back(&self, stream: &str) -> Reading {
-        let mut reading = Reading::default();
+        let mut reading = Reading::new(OutOfRange::DropsAggregate);
         for (shard, first, last) in self.shards(stream, None).await {
             let start = self.client.get_shard_iterator().stream_name(stream).shard_id(&shard);
             let start = start.shard_iterator_type(ShardIteratorType::TrimHorizon).send().await.expect("an iterator");
