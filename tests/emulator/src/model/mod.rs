@@ -202,6 +202,8 @@ impl Kinesis {
 
     /// UpdateStreamRecordDistributionStrategy: whether records go by their keys.
     ///
+    /// The service has AUTO for on-demand streams only; here any stream can have it, so that a test chooses its shards.
+    ///
     /// # Errors
     ///
     /// `ValidationException`, `ResourceNotFoundException`.

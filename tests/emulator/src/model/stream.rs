@@ -35,6 +35,8 @@ pub(crate) struct Shard {
     pub(crate) records: VecDeque<StoredRecord>,
     pub(super) created_at: Duration,
     pub(super) closed_at: Option<Duration>,
+    /// What all its sequence numbers start with.
+    sequence_prefix: String,
     first_number: u64,
     /// The number at which it was closed.
     end_number: Option<u64>,
@@ -119,6 +121,7 @@ impl Stream {
             records: VecDeque::new(),
             created_at: now,
             closed_at: None,
+            sequence_prefix: format!("49{index:034}"),
             first_number: self.next_number,
             end_number: None,
             record_rate: None,
@@ -199,13 +202,15 @@ impl Shard {
     /// 56 digits, as the service's. They grow with the shard's number and with the record's, so that they grow within
     /// a shard and from parent to child.
     pub(super) fn sequence_number(&self, number: u64) -> String {
-        format!("49{:034}{number:020}", self.index)
+        // Not `{number:020}`: padding character by character was a tenth of the time under the lock.
+        const ZEROS: &str = "00000000000000000000";
+        let digits = number.to_string();
+        [&self.sequence_prefix, &ZEROS[digits.len()..], &digits].concat()
     }
 
     /// The record's number in a sequence number of this shard.
     pub(super) fn number_of(&self, sequence_number: &str) -> Option<u64> {
-        let prefix = format!("49{:034}", self.index);
-        sequence_number.strip_prefix(&prefix).filter(|tail| tail.len() == 20)?.parse().ok()
+        sequence_number.strip_prefix(&self.sequence_prefix).filter(|tail| tail.len() == 20)?.parse().ok()
     }
 
     pub(super) fn describe(&self) -> api::Shard {
