@@ -135,8 +135,7 @@ impl<T> Producer<T> {
     /// Time has passed: does what is due. Ticks at other times than [`next_tick`](Self::next_tick) are harmless.
     pub fn tick(&mut self, now: Instant) {
         while let Some(index) = self.wakes.pop_due(now) {
-            self.streams[index as usize].on_time(now, &mut self.common);
-            self.send(now, index);
+            self.work(now, index);
         }
         if self.close_at.is_some_and(|close_at| close_at <= now) && !self.common.abandoned {
             self.abandon();

@@ -166,6 +166,7 @@ impl<T> Stream<T> {
         common: &mut Common<T>,
     ) {
         let knowledge = &mut self.knowledge;
+        let is_first = knowledge.description.is_first();
         match reply {
             Ok(summary) if knowledge.description.succeeded() => {
                 knowledge.wrong_shards = 0;
@@ -192,7 +193,7 @@ impl<T> Stream<T> {
                     let passing = error.delivery != Delivery::Refused;
                     knowledge.description.failed(now, passing, &mut common.rng)
                 };
-                if common.config.max_record_size().is_none() && knowledge.max_record_size == limits::RECORD_SIZE_MAX {
+                if is_first && common.config.max_record_size().is_none() {
                     knowledge.max_record_size = limits::RECORD_SIZE_DEFAULT;
                 }
                 common.notice(Notice::InquiryFailed {

@@ -203,6 +203,22 @@ fn the_streams_record_limit_is_learned_and_kept() {
 }
 
 #[test]
+fn a_description_that_fails_later_takes_nothing_back() {
+    let mut rig = Rig::new(Config::builder());
+    rig.put(1, "a");
+    let describe = rig.describes.remove(0);
+    let summary = StreamSummary { max_record_size: Some(10 << 20), auto_distribution: false };
+    rig.producer.respond_stream(rig.now, &describe, Ok(summary));
+    rig.answer_inquiries(&equal_shards(1));
+    rig.run_for(SEC);
+    rig.answer(kpl_core::Reply::Failed(error("ResourceNotFoundException"))); // asks again
+    let describe = rig.describes.remove(0);
+    let down = RequestError::new(Delivery::Unanswered, "Request Timeout", "no reply");
+    rig.producer.respond_stream(rig.now, &describe, Err(down));
+    rig.put(1, vec![0; 9 << 20]);
+}
+
+#[test]
 fn on_a_stream_that_ignores_keys_nothing_is_aggregated_or_retried_for_its_shard() {
     for told in [RecordDistribution::Auto, RecordDistribution::Detect] {
         let mut rig = Rig::new(Config::builder().record_distribution(told));
