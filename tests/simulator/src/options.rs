@@ -103,7 +103,7 @@ impl Options {
                 list_stale: rate(u)?,
                 small_pages: u.arbitrary()?,
                 others: u.ratio(1, 5)?,
-                jumps: if u.ratio(1, 5)? { 20 } else { 0 },
+                jumps: if u.ratio(1, 5)? { 5 } else { 0 },
             },
             reshards: if u.arbitrary()? { u.int_in_range(1..=12)? } else { 0 },
             flushes: if u.arbitrary()? { u.int_in_range(1..=6)? } else { 0 },

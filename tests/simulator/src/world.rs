@@ -95,11 +95,12 @@ enum Event {
     Described(DescribeRequest, Result<StreamSummary, RequestError>),
 }
 
-/// The bytes are used up: what would be chosen next does not matter any more.
 type Outcome = Result<(), Stop>;
 
+/// Why a run ends before its time.
 enum Stop {
     Finding(String),
+    /// The bytes are used up: what would be chosen next does not matter any more.
     OutOfBytes,
 }
 
@@ -198,7 +199,7 @@ impl<'u, 'b> World<'u, 'b> {
                     "{records} records are left {DRAIN_MAX:?} after everything has healed"
                 )));
             }
-            if self.options.faults.jumps > 0 && !self.healed && self.chance(self.options.faults.jumps / 4)? {
+            if self.options.faults.jumps > 0 && !self.healed && self.chance(self.options.faults.jumps)? {
                 let jump = *self.u.choose(&[ms(50), ms(3_000), ms(40_000)])?;
                 self.now = self.now + jump;
                 self.jumped += jump;
