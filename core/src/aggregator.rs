@@ -155,7 +155,7 @@ impl<T> Aggregator<T> {
     /// Takes a slot whose aggregate is due by `horizon`; slots that turn out not to be due are set again.
     ///
     /// A shard that is `backlogged` can send nothing anyway: its aggregate goes on filling, until its first record
-    /// would expire. Whoever clears the backlog closes it.
+    /// would expire. Whoever clears the backlog [resumes](Self::resume) it.
     pub(crate) fn pop_due(&mut self, horizon: Instant, backlogged: impl Fn(u32) -> bool) -> Option<u32> {
         let mut later: Vec<(u32, Instant)> = Vec::new();
         let due = loop {
@@ -173,9 +173,11 @@ impl<T> Aggregator<T> {
         due
     }
 
-    /// Whether the shard's aggregate has reached its deadline and stayed open only for a backlog.
-    pub(crate) fn is_overdue(&self, slot: u32, now: Instant) -> bool {
-        self.open.get(slot as usize).and_then(Option::as_ref).is_some_and(|open| open.deadline <= now)
+    /// The shard is backlogged no more: its aggregate goes by its deadline again.
+    pub(crate) fn resume(&mut self, slot: u32) {
+        if let Some(open) = self.open.get(slot as usize).and_then(Option::as_ref) {
+            self.wakes.arm(slot, open.deadline);
+        }
     }
 
     /// Slots of all open aggregates.

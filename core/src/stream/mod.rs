@@ -244,15 +244,15 @@ impl<T> Stream<T> {
         }
     }
 
-    /// Lets go what the shard's pace allows, fails what expired while it waited, and, when nothing waits any more,
-    /// closes the aggregate that went on filling meanwhile.
+    /// Lets go what the shard's pace allows and fails what expired while it waited. When nothing waits any more, the
+    /// aggregate that went on filling meanwhile goes by its deadline again.
     fn release(&mut self, now: Instant, slot: u32, common: &mut Common<T>) {
         while let Some(record) = self.limiter.pop_expired(now, slot) {
             self.take_apart(now, record, common);
         }
         self.limiter.release(now, slot, &common.config, |record| self.collector.push(record, &common.config));
-        if !self.limiter.is_backlogged(slot) && self.aggregator.is_overdue(slot, now) {
-            self.close(now, slot, common);
+        if !self.limiter.is_backlogged(slot) {
+            self.aggregator.resume(slot);
         }
     }
 

@@ -261,3 +261,25 @@ fn idle_shards_cost_nothing() {
     rig.receipt(ticket);
     assert_eq!(rig.until_tick(), None);
 }
+
+#[test]
+fn an_aggregate_goes_by_its_deadline_when_the_backlog_of_its_shard_ends_before_that() {
+    let config = Config::builder().rate_limit_records_per_shard(10).collection_max_size_per_shard(1 << 20);
+    let mut rig = Rig::with_shards(config, 2);
+    let elsewhere = rig.put(u128::MAX, "due while the first shard is backlogged");
+    rig.run_for(5 * MS);
+    // Too large for company: ten go, the eleventh waits for 100 ms.
+    (0..11).for_each(|key| {
+        rig.put(key, vec![0; 60_000]);
+    });
+    rig.run_for(10 * MS);
+    let ticket = rig.put(1, "nearly due when the other shard's aggregate is");
+    rig.run_for(85 * MS);
+    assert_eq!(rig.shape(), [[1; 11]], "the ten, and the other shard's");
+    for _ in 0..4 {
+        rig.answer_all_stored(&equal_shards(2));
+        rig.run_for(100 * MS);
+    }
+    rig.receipt(elsewhere);
+    rig.receipt(ticket);
+}
