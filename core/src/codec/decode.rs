@@ -1,4 +1,5 @@
-//! An aggregated record to its user records: one pass, no copy of the data, the position of every error.
+//! An aggregated record to its user records: no copy of the data, no more memory than needed, the position of every
+//! error.
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -53,8 +54,14 @@ pub enum DecodeErrorKind {
         /// The type found.
         wire_type: u8,
     },
-    /// A key that is not UTF-8.
-    #[error("a key is not UTF-8")]
+    /// A field number that protobuf does not have.
+    #[error("field number {field} is not from 1 to 536870911")]
+    FieldNumber {
+        /// The number.
+        field: u64,
+    },
+    /// A key, or text in a tag, that is not UTF-8.
+    #[error("a string is not UTF-8")]
     NotUtf8,
     /// A user record without a field that it must have.
     #[error("user record {record} has no {field}")]
@@ -103,81 +110,107 @@ pub fn decode(blob: impl Into<Bytes>) -> Result<Vec<AggregatedUserRecord>, Decod
     if Md5::digest(&blob[MAGIC.len()..end])[..] != blob[end..] {
         return error(end, DecodeErrorKind::DigestMismatch);
     }
-    Message::read(&mut Reader { blob: &blob, at: MAGIC.len(), end })?.resolve(&blob)
+    let message = Reader { blob: &blob, at: MAGIC.len(), end };
+    Tables::read(message)?.records(&blob, message)
 }
 
-/// The message with its indexes not yet looked up: tables may follow the records that use them.
-#[derive(Default)]
-struct Message {
+/// Bytes of the smallest user record in a message: tag, length, an index and its tag, no data and its tag and length.
+const RECORD_SIZE_MIN: usize = 6;
+
+/// The tables of keys, and room for the records. Tables may follow the records that use them, so they are read first.
+struct Tables {
     partition_keys: Vec<Arc<str>>,
     explicit_hash_keys: Vec<u128>,
-    records: Vec<RawRecord>,
+    records: Vec<AggregatedUserRecord>,
 }
 
+impl Tables {
+    fn read(mut message: Reader<'_>) -> Result<Self, DecodeError> {
+        let mut tables = Self::for_fields_of(message)?;
+        while let Some(field) = message.field()? {
+            match field.number {
+                1 => tables.partition_keys.push(message.string(field)?.into()),
+                2 => {
+                    let key = message.string(field)?;
+                    let at = message.at - key.len();
+                    let kind = || DecodeErrorKind::ExplicitHashKey { value: key.chars().take(50).collect() };
+                    let key = parse_explicit_hash_key(key).ok_or_else(|| DecodeError { offset: at, kind: kind() })?;
+                    tables.explicit_hash_keys.push(key);
+                }
+                _ => message.skip(field)?,
+            }
+        }
+        Ok(tables)
+    }
+
+    /// Empty tables with room for what the message has: vectors that grow would take several times the memory.
+    fn for_fields_of(mut message: Reader<'_>) -> Result<Self, DecodeError> {
+        let (mut partition_keys, mut explicit_hash_keys, mut records) = (0, 0, 0);
+        let records_max = (message.end - message.at) / RECORD_SIZE_MIN;
+        while let Some(field) = message.field()? {
+            match field.number {
+                1 => partition_keys += 1,
+                2 => explicit_hash_keys += 1,
+                3 => records += 1,
+                _ => {}
+            }
+            if (1..=3).contains(&field.number) {
+                message.span(field)?;
+            } else {
+                message.skip(field)?;
+            }
+        }
+        Ok(Self {
+            partition_keys: Vec::with_capacity(partition_keys),
+            explicit_hash_keys: Vec::with_capacity(explicit_hash_keys),
+            records: Vec::with_capacity(records.min(records_max)),
+        })
+    }
+
+    fn records(mut self, blob: &Bytes, mut message: Reader<'_>) -> Result<Vec<AggregatedUserRecord>, DecodeError> {
+        while let Some(field) = message.field()? {
+            if field.number == 3 {
+                let record = message.within(field)?;
+                let at = record.at;
+                let raw = RawRecord::read(record, self.records.len())?;
+                self.records.push(self.resolve(blob, at, raw)?);
+            } else {
+                message.skip(field)?;
+            }
+        }
+        Ok(self.records)
+    }
+
+    fn resolve(&self, blob: &Bytes, at: usize, raw: RawRecord) -> Result<AggregatedUserRecord, DecodeError> {
+        let record = self.records.len();
+        let outside =
+            |field, index, len| DecodeError { offset: at, kind: DecodeErrorKind::Index { record, field, index, len } };
+        let partition_key = lookup(&self.partition_keys, raw.partition_key_index)
+            .ok_or_else(|| outside("partition_key_index", raw.partition_key_index, self.partition_keys.len()))?;
+        let explicit_hash_key = raw
+            .explicit_hash_key_index
+            .map(|index| {
+                lookup(&self.explicit_hash_keys, index)
+                    .ok_or_else(|| outside("explicit_hash_key_index", index, self.explicit_hash_keys.len()))
+            })
+            .transpose()?;
+        Ok(AggregatedUserRecord {
+            partition_key: partition_key.clone(),
+            explicit_hash_key: explicit_hash_key.copied(),
+            data: blob.slice(raw.data.0..raw.data.1),
+        })
+    }
+}
+
+/// A user record whose indexes are not yet looked up.
 struct RawRecord {
-    /// Where it starts in the blob.
-    at: usize,
     partition_key_index: u64,
     explicit_hash_key_index: Option<u64>,
     data: (usize, usize),
 }
 
-impl Message {
-    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let mut message = Self::default();
-        while let Some(field) = reader.field()? {
-            match field.number {
-                1 => {
-                    let key = reader.string(field)?;
-                    message.partition_keys.push(key.into());
-                }
-                2 => {
-                    let key = reader.string(field)?;
-                    let at = reader.at - key.len();
-                    let kind = || DecodeErrorKind::ExplicitHashKey { value: key.chars().take(50).collect() };
-                    let key = parse_explicit_hash_key(key).ok_or_else(|| DecodeError { offset: at, kind: kind() })?;
-                    message.explicit_hash_keys.push(key);
-                }
-                3 => {
-                    let (start, end) = reader.span(field)?;
-                    let record =
-                        RawRecord::read(&mut Reader { blob: reader.blob, at: start, end }, message.records.len())?;
-                    message.records.push(record);
-                }
-                _ => reader.skip(field)?,
-            }
-        }
-        Ok(message)
-    }
-
-    fn resolve(self, blob: &Bytes) -> Result<Vec<AggregatedUserRecord>, DecodeError> {
-        let Self { partition_keys, explicit_hash_keys, records } = self;
-        let records = records.into_iter().enumerate().map(|(position, raw)| {
-            let outside = |field, index, len| DecodeError {
-                offset: raw.at,
-                kind: DecodeErrorKind::Index { record: position, field, index, len },
-            };
-            let partition_key = lookup(&partition_keys, raw.partition_key_index)
-                .ok_or_else(|| outside("partition_key_index", raw.partition_key_index, partition_keys.len()))?;
-            let explicit_hash_key = raw
-                .explicit_hash_key_index
-                .map(|index| {
-                    lookup(&explicit_hash_keys, index)
-                        .ok_or_else(|| outside("explicit_hash_key_index", index, explicit_hash_keys.len()))
-                })
-                .transpose()?;
-            Ok(AggregatedUserRecord {
-                partition_key: partition_key.clone(),
-                explicit_hash_key: explicit_hash_key.copied(),
-                data: blob.slice(raw.data.0..raw.data.1),
-            })
-        });
-        records.collect()
-    }
-}
-
 impl RawRecord {
-    fn read(reader: &mut Reader<'_>, position: usize) -> Result<Self, DecodeError> {
+    fn read(mut reader: Reader<'_>, position: usize) -> Result<Self, DecodeError> {
         let at = reader.at;
         let (mut partition_key_index, mut explicit_hash_key_index, mut data) = (None, None, None);
         while let Some(field) = reader.field()? {
@@ -185,17 +218,28 @@ impl RawRecord {
                 1 => partition_key_index = Some(reader.number(field)?),
                 2 => explicit_hash_key_index = Some(reader.number(field)?),
                 3 => data = Some(reader.span(field)?),
+                4 => check_tag(reader.within(field)?)?,
                 _ => reader.skip(field)?,
             }
         }
         let missing = |field| DecodeError { offset: at, kind: DecodeErrorKind::Missing { record: position, field } };
         Ok(Self {
-            at,
             partition_key_index: partition_key_index.ok_or_else(|| missing("partition_key_index"))?,
             explicit_hash_key_index,
             data: data.ok_or_else(|| missing("data"))?,
         })
     }
+}
+
+/// A tag tells nothing that anybody wants, but one that is broken is no tag.
+fn check_tag(mut tag: Reader<'_>) -> Result<(), DecodeError> {
+    while let Some(field) = tag.field()? {
+        match field.number {
+            1 | 2 => tag.string(field).map(drop)?,
+            _ => tag.skip(field)?,
+        }
+    }
+    Ok(())
 }
 
 fn lookup<V>(table: &[V], index: u64) -> Option<&V> {
@@ -210,7 +254,11 @@ struct Field {
     at: usize,
 }
 
+/// The highest number that a field can have, says protobuf; the lowest is 1.
+const FIELD_NUMBER_MAX: u64 = (1 << 29) - 1;
+
 /// Reads protobuf between two positions of the blob.
+#[derive(Clone, Copy)]
 struct Reader<'a> {
     blob: &'a [u8],
     at: usize,
@@ -225,7 +273,11 @@ impl<'a> Reader<'a> {
         }
         let at = self.at;
         let key = self.varint("a field's key")?;
-        Ok(Some(Field { number: key >> 3, wire_type: (key & 7) as u8, at }))
+        let number = key >> 3;
+        if !(1..=FIELD_NUMBER_MAX).contains(&number) {
+            return Err(DecodeError { offset: at, kind: DecodeErrorKind::FieldNumber { field: number } });
+        }
+        Ok(Some(Field { number, wire_type: (key & 7) as u8, at }))
     }
 
     fn number(&mut self, field: Field) -> Result<u64, DecodeError> {
@@ -237,6 +289,12 @@ impl<'a> Reader<'a> {
         let (start, end) = self.span(field)?;
         core::str::from_utf8(&self.blob[start..end])
             .map_err(|error| DecodeError { offset: start + error.valid_up_to(), kind: DecodeErrorKind::NotUtf8 })
+    }
+
+    /// A reader of a message in a field, which is passed over.
+    fn within(&mut self, field: Field) -> Result<Self, DecodeError> {
+        let (at, end) = self.span(field)?;
+        Ok(Self { blob: self.blob, at, end })
     }
 
     /// Start and end of a length-delimited field, which is passed over.
@@ -312,5 +370,37 @@ impl DecodeErrorKind {
     /// Whether the blob is simply not aggregated, as opposed to broken.
     pub fn is_plain_record(&self) -> bool {
         matches!(self, Self::NotAggregated)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{AggregatedUserRecord, encode};
+
+    fn tables(blob: &[u8]) -> Tables {
+        Tables::read(Reader { blob, at: MAGIC.len(), end: blob.len() - DIGEST_SIZE }).unwrap()
+    }
+
+    #[test]
+    fn decoding_takes_no_more_room_than_there_are_keys_and_records() {
+        let records: Vec<AggregatedUserRecord> = (0..1_000_u128)
+            .map(|n| AggregatedUserRecord {
+                partition_key: alloc::format!("{}", n % 700).into(),
+                explicit_hash_key: Some(n % 300),
+                data: Bytes::new(),
+            })
+            .collect();
+        let blob = encode(&records);
+        let tables = tables(&blob);
+        assert_eq!((tables.partition_keys.len(), tables.partition_keys.capacity()), (700, 700));
+        assert_eq!((tables.explicit_hash_keys.len(), tables.explicit_hash_keys.capacity()), (300, 300));
+        assert_eq!(decode(blob).unwrap().capacity(), 1_000);
+    }
+
+    #[test]
+    fn records_too_short_to_be_any_get_no_room() {
+        let blob = [&MAGIC[..], &[0x1A, 0].repeat(600), &[0; DIGEST_SIZE]].concat();
+        assert_eq!(tables(&blob).records.capacity(), 1_200 / RECORD_SIZE_MIN);
     }
 }

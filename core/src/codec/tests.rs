@@ -85,6 +85,8 @@ proptest! {
             for (ours, theirs) in decoded.iter().zip(&by_prost.records) {
                 let key = &by_prost.partition_key_table[theirs.partition_key_index as usize];
                 prop_assert_eq!(&*ours.partition_key, key.as_str());
+                let explicit = theirs.explicit_hash_key_index.map(|i| by_prost.explicit_hash_key_table[i as usize].clone());
+                prop_assert_eq!(ours.explicit_hash_key.map(|key| key.to_string()), explicit);
                 prop_assert_eq!(&ours.data, &theirs.data);
             }
         }
@@ -161,8 +163,13 @@ fn an_error_names_its_byte() {
     assert_eq!(error(frame(&[0x1A, 2, 0x08, 0])), "at byte 6: user record 0 has no data");
     assert_eq!(error(frame(&[0x1A, 2, 0x1A, 0])), "at byte 6: user record 0 has no partition_key_index");
     assert_eq!(error(frame(&[0x0A, 9, b'k'])), "at byte 5: the message ends within a field");
-    assert_eq!(error(frame(&[0x0A, 2, b'k', 0xFF])), "at byte 7: a key is not UTF-8");
+    assert_eq!(error(frame(&[0x0A, 2, b'k', 0xFF])), "at byte 7: a string is not UTF-8");
     assert_eq!(error(frame(&[0x08, 1])), "at byte 4: field 1 has wire type 0, which it cannot have");
+    assert_eq!(error(frame(&[0x00, 1])), "at byte 4: field number 0 is not from 1 to 536870911");
+    let field_2_to_the_29 = [0x80, 0x80, 0x80, 0x80, 0x10, 1];
+    assert_eq!(error(frame(&field_2_to_the_29)), "at byte 4: field number 536870912 is not from 1 to 536870911");
+    let record_with_tag = [0x1A, 9, 0x08, 0, 0x1A, 0, 0x22, 3, 0x0A, 1, 0xFF];
+    assert_eq!(error(frame(&record_with_tag)), "at byte 14: a string is not UTF-8");
     assert_eq!(
         error(frame(&[0x12, 2, b'-', b'1'])),
         "at byte 6: the explicit hash key \"-1\" is not a decimal number below 2^128"
