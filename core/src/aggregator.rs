@@ -185,3 +185,208 @@ impl<T> Aggregator<T> {
         self.open.iter().enumerate().filter(|(_, open)| open.is_some()).map(|(slot, _)| slot as u32)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::{BTreeMap, BTreeSet};
+    use alloc::string::ToString;
+    use alloc::vec;
+    use core::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::codec::{AggregatedUserRecord, decode, encode};
+    use crate::testing::{data_sizes, explicit_hash_keys, ms, partition_keys, shard, tickets, user};
+
+    /// What a user record is in an aggregate.
+    fn plain(user: &Pending<usize>) -> AggregatedUserRecord {
+        AggregatedUserRecord {
+            partition_key: (*user.entry.partition_key).into(),
+            explicit_hash_key: user.entry.explicit_hash_key(),
+            data: user.entry.data.clone(),
+        }
+    }
+
+    fn aggregate(users: impl IntoIterator<Item = Pending<usize>>) -> KinesisRecord<usize> {
+        let mut aggregate = Aggregate::new(Some(shard(0)));
+        for user in users {
+            aggregate.push(user, ms(1), ms(2));
+        }
+        aggregate.close().expect("there are users")
+    }
+
+    fn size_as_encoded(record: &KinesisRecord<usize>) -> usize {
+        record.data().len() + record.partition_key().len()
+    }
+
+    proptest! {
+        #[test]
+        fn the_size_told_is_the_size_sent(
+            users in proptest::collection::vec((partition_keys(), explicit_hash_keys(), data_sizes()), 1..50),
+        ) {
+            let users = users.into_iter().enumerate().map(|(n, (key, explicit, size))| user(n, &key, explicit, size));
+            let record = aggregate(users);
+            prop_assert_eq!(record.size(), size_as_encoded(&record));
+            if record.is_aggregated() {
+                let plain: Vec<_> = record.users.iter().map(|packed| plain(&packed.user)).collect();
+                prop_assert_eq!(&encode(&plain)[..], &record.data()[..]);
+                prop_assert_eq!(decode(record.data()), Ok(plain));
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_hold_where_numbers_take_another_byte() {
+        for size in (100..150).chain(16_350..16_400).chain([2_097_140, 2_097_151, 2_097_152]) {
+            let record = aggregate((0..2).map(|n| user(n, "k", Some(7), size)));
+            assert_eq!(record.size(), size_as_encoded(&record), "data of {size} bytes");
+        }
+        for keys in [127, 128, 129, 16_383, 16_384, 16_385] {
+            let record = aggregate((0..keys).map(|n| user(n, &n.to_string(), Some(n as u128), 0)));
+            assert_eq!(record.size(), size_as_encoded(&record), "{keys} keys of each kind");
+        }
+        for chars in [127, 128, 256] {
+            let record = aggregate((0..2).map(|n| user(n, &"k".repeat(chars), None, 0)));
+            assert_eq!(record.size(), size_as_encoded(&record), "a key of {chars} characters");
+        }
+    }
+
+    #[test]
+    fn an_aggregate_may_have_exactly_its_limits() {
+        let users = || (0..3).map(|n| user(n, "key", Some(n as u128), 10));
+        let size = aggregate(users()).data().len();
+        let closed_by_the_third = |limits| {
+            let mut aggregator = Aggregator::default();
+            let mut closed = Vec::new();
+            for user in users() {
+                aggregator.add(user, shard(0), ms(1), ms(2), limits, |record| closed.push(record.user_records()));
+            }
+            closed
+        };
+        assert_eq!(closed_by_the_third(AggregateLimits { count: 4, size }), [0; 0]);
+        assert_eq!(closed_by_the_third(AggregateLimits { count: 4, size: size - 1 }), [2]);
+        assert_eq!(closed_by_the_third(AggregateLimits { count: 3, size }), [3], "full: nothing to wait for");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Add { slot: u32, key: u8, explicit: Option<u128>, size: usize, buffered: u64, ttl: u64 },
+        Pass { millis: u64, backlogged: BTreeSet<u32> },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let size = prop_oneof![4 => 0..60_usize, 1 => 100..400_usize];
+        let add = (0..4_u32, 0..4_u8, explicit_hash_keys(), size, 0..100_u64, 0..200_u64).prop_map(
+            |(slot, key, explicit, size, buffered, ttl)| Step::Add { slot, key, explicit, size, buffered, ttl },
+        );
+        let pass = (0..60_u64, proptest::collection::btree_set(0..4_u32, 0..3))
+            .prop_map(|(millis, backlogged)| Step::Pass { millis, backlogged });
+        proptest::collection::vec(prop_oneof![3 => add, 1 => pass], 0..120)
+    }
+
+    /// A user record that should be in an open aggregate.
+    #[derive(Debug)]
+    struct Kept {
+        ticket: usize,
+        plain: AggregatedUserRecord,
+        deadline: Instant,
+        expiry: Instant,
+    }
+
+    /// Keeps aggregates as plain lists, and encodes them to see whether they are full.
+    struct Model {
+        limits: AggregateLimits,
+        open: BTreeMap<u32, Vec<Kept>>,
+    }
+
+    impl Model {
+        /// The tickets that adding a record hands out.
+        fn add(&mut self, slot: u32, new: Kept) -> Vec<usize> {
+            let users = self.open.entry(slot).or_default();
+            if encode(core::slice::from_ref(&new.plain)).len() > self.limits.size {
+                return vec![new.ticket];
+            }
+            let mut out = Vec::new();
+            let all: Vec<_> = users.iter().map(|kept| &kept.plain).chain([&new.plain]).cloned().collect();
+            if encode(&all).len() > self.limits.size {
+                out.extend(users.drain(..).map(|kept| kept.ticket));
+            }
+            users.push(new);
+            if users.len() == self.limits.count {
+                out.extend(users.drain(..).map(|kept| kept.ticket));
+            }
+            out
+        }
+
+        fn is_due(&self, slot: u32, now: Instant, backlogged: &BTreeSet<u32>) -> bool {
+            let due = |kept: &Kept| if backlogged.contains(&slot) { kept.expiry } else { kept.deadline };
+            self.open.get(&slot).into_iter().flatten().any(|kept| due(kept) <= now)
+        }
+
+        /// Compares the record of a closed aggregate. Its tickets.
+        fn close(&mut self, slot: u32, record: &KinesisRecord<usize>) -> Vec<usize> {
+            let users = self.open.remove(&slot).unwrap_or_default();
+            let kept: Vec<usize> = users.iter().map(|kept| kept.ticket).collect();
+            assert_eq!(tickets([record]), kept, "in the order in which they were put");
+            assert_eq!(Some(record.deadline), users.iter().map(|kept| kept.deadline).min());
+            assert_eq!(Some(record.expiry), users.iter().map(|kept| kept.expiry).min());
+            assert_eq!(record.shard.as_ref().map(|shard| shard.slot), Some(slot));
+            kept
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn aggregates_keep_limits_order_and_deadlines_and_lose_nothing(
+            steps in steps(),
+            count in 1..6_usize,
+            size in 64..300_usize,
+        ) {
+            let limits = AggregateLimits { count, size };
+            let mut model = Model { limits, open: BTreeMap::new() };
+            let mut aggregator = Aggregator::default();
+            let mut now = ms(0);
+            let mut put = 0;
+            let mut out: Vec<usize> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Add { slot, key, explicit, size, buffered, ttl } => {
+                        let user = user(put, &key.to_string(), explicit, size);
+                        let deadline = now + Duration::from_millis(buffered);
+                        let expiry = deadline + Duration::from_millis(ttl);
+                        let expected = model.add(slot, Kept { ticket: put, plain: plain(&user), deadline, expiry });
+                        let mut closed = Vec::new();
+                        aggregator.add(user, shard(slot), deadline, expiry, limits, |record| closed.push(record));
+                        prop_assert_eq!(tickets(&closed), &expected[..]);
+                        out.extend(expected);
+                        put += 1;
+                    }
+                    Step::Pass { millis, backlogged } => {
+                        now = now + Duration::from_millis(millis);
+                        while let Some(slot) = aggregator.pop_due(now, |slot| backlogged.contains(&slot)) {
+                            prop_assert!(model.is_due(slot, now, &backlogged));
+                            let record = aggregator.close(slot).expect("what is due is open");
+                            out.extend(model.close(slot, &record));
+                        }
+                        prop_assert!(model.open.keys().all(|slot| !model.is_due(*slot, now, &backlogged)));
+                        prop_assert!(aggregator.next_wake() > now, "no busy loop");
+                        // The backlog ends at some time or other.
+                        backlogged.iter().for_each(|slot| aggregator.resume(*slot));
+                    }
+                }
+                model.open.retain(|_, users| !users.is_empty());
+                let open: Vec<u32> = aggregator.open_slots().collect();
+                prop_assert_eq!(&open, &model.open.keys().copied().collect::<Vec<_>>());
+                let first = model.open.values().flatten().map(|kept| kept.deadline).min();
+                prop_assert!(aggregator.next_wake() <= first.unwrap_or(Instant::NEVER), "nothing is woken late");
+            }
+            for slot in aggregator.open_slots().collect::<Vec<_>>() {
+                let record = aggregator.close(slot).expect("it is open");
+                out.extend(model.close(slot, &record));
+            }
+            out.sort_unstable();
+            prop_assert_eq!(out, (0..put).collect::<Vec<_>>(), "each record once");
+        }
+    }
+}

@@ -135,3 +135,137 @@ impl<T> Collector<T> {
         bytes.waiting = waiting;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeMap;
+    use core::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{ms, single, tickets};
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push { slot: Option<u32>, size: usize, buffered: u64, ttl: u64 },
+        Pass { millis: u64 },
+        Take,
+        TakeIfDue,
+        Pop,
+        Flush,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let slot = proptest::option::of(0..3_u32);
+        let size = prop_oneof![1..100_usize, 10_000..30_000_usize, Just(60_000)];
+        let push = (slot, size, 0..60_u64, 0..120_u64).prop_map(|(slot, size, buffered, ttl)| Step::Push {
+            slot,
+            size,
+            buffered,
+            ttl,
+        });
+        let step = prop_oneof![
+            12 => push,
+            3 => (0..40_u64).prop_map(|millis| Step::Pass { millis }),
+            1 => Just(Step::Take),
+            3 => Just(Step::TakeIfDue),
+            1 => Just(Step::Pop),
+            1 => Just(Step::Flush),
+        ];
+        proptest::collection::vec(step, 0..80)
+    }
+
+    /// A record that waits: deadline and ticket first, which is the order in which records go.
+    type Waiting = (Instant, usize, Instant, Option<u32>, usize);
+
+    /// Whether these may share a request.
+    fn fit(records: &[Waiting], config: &Config) -> bool {
+        let mut shards = BTreeMap::new();
+        for (.., slot, size) in records {
+            *shards.entry(*slot).or_insert(0) += size;
+        }
+        shards.remove(&None);
+        records.len() <= config.collection_max_count()
+            && records.iter().map(|(.., size)| size).sum::<usize>() <= config.collection_max_size()
+            && shards.iter().all(|(slot, bytes)| {
+                let alone = records.iter().filter(|(.., other, _)| other == slot).count() == 1;
+                *bytes <= config.collection_max_size_per_shard() || alone
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn requests_keep_their_limits_are_as_full_as_may_be_and_lose_nothing(
+            steps in steps(),
+            count in 1..8_usize,
+            size in 52_224..90_000_usize,
+            per_shard in 1..60_000_usize,
+        ) {
+            let config = Config::builder()
+                .collection_max_count(count)
+                .collection_max_size(size)
+                .collection_max_size_per_shard(per_shard)
+                .build()
+                .unwrap();
+            let mut collector = Collector::default();
+            let mut model: Vec<Waiting> = Vec::new();
+            let (mut now, mut put, mut flushing) = (ms(0), 0, false);
+            for step in steps {
+                match step {
+                    Step::Push { slot, size, buffered, ttl } => {
+                        let deadline = now + Duration::from_millis(buffered);
+                        let expiry = deadline + Duration::from_millis(ttl);
+                        collector.push(single(put, slot, size, deadline, expiry), &config);
+                        model.push((deadline, put, expiry, slot, size));
+                        model.sort_unstable();
+                        put += 1;
+                    }
+                    Step::Pass { millis } => {
+                        now = now + Duration::from_millis(millis);
+                        while let Some(record) = collector.pop_expired(now, &config) {
+                            let ticket = tickets([&record])[0];
+                            let at = model.iter().position(|waiting| waiting.1 == ticket);
+                            let (_, _, expiry, ..) = model.remove(at.expect("it waits"));
+                            prop_assert!(expiry <= now);
+                        }
+                    }
+                    Step::TakeIfDue if !collector.is_due(now, &config) => {}
+                    Step::Take | Step::TakeIfDue => {
+                        let taken = tickets(&collector.take(&config));
+                        let gone: Vec<Waiting> = model.drain(..taken.len()).collect();
+                        let first: Vec<usize> = gone.iter().map(|waiting| waiting.1).collect();
+                        prop_assert_eq!(&taken, &first, "the earliest deadline first");
+                        prop_assert!(gone.len() == 1 || fit(&gone, &config), "{:?}", gone);
+                        if let Some(next) = model.first() {
+                            let more: Vec<Waiting> = gone.into_iter().chain([*next]).collect();
+                            prop_assert!(more.len() > 1 && !fit(&more, &config), "there was room: {:?}", more);
+                        }
+                    }
+                    Step::Pop => {
+                        let popped = collector.pop(&config).map(|record| tickets([&record])[0]);
+                        prop_assert_eq!(popped, model.first().map(|waiting| waiting.1));
+                        model.drain(..usize::from(popped.is_some()));
+                    }
+                    Step::Flush => {
+                        collector.flush();
+                        flushing = true;
+                    }
+                }
+                flushing &= !model.is_empty();
+                let sum = |slot: Option<u32>| -> usize {
+                    model.iter().filter(|waiting| slot.is_none() || waiting.3 == slot).map(|waiting| waiting.4).sum()
+                };
+                let due = flushing
+                    || model.iter().any(|(deadline, ..)| *deadline <= now)
+                    || model.len() >= count
+                    || sum(None) >= size
+                    || (0..3).any(|slot| sum(Some(slot)) >= per_shard);
+                prop_assert_eq!(collector.is_due(now, &config), due, "{:?}", model);
+                let first = |time: fn(&Waiting) -> Instant| model.iter().map(time).min().unwrap_or(Instant::NEVER);
+                prop_assert_eq!(collector.next_deadline(), first(|waiting| waiting.0));
+                prop_assert_eq!(collector.next_expiry(), first(|waiting| waiting.2));
+            }
+        }
+    }
+}

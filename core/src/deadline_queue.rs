@@ -81,40 +81,76 @@ impl<V> DeadlineQueue<V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::ms;
     use alloc::vec::Vec;
     use proptest::prelude::*;
 
-    fn at(nanos: u64) -> Instant {
-        Instant::from_nanos(nanos)
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push { deadline: u64, expiry: Option<u64> },
+        Pop,
+        PopDue(u64),
+        PopExpired(u64),
     }
 
     proptest! {
         #[test]
-        fn earliest_deadline_first_then_first_come(deadlines in proptest::collection::vec(0..8_u64, 0..40)) {
+        fn it_is_a_list_that_is_searched(
+            steps in proptest::collection::vec(
+                prop_oneof![
+                    5 => (0..8_u64, proptest::option::of(0..8_u64))
+                        .prop_map(|(deadline, expiry)| Step::Push { deadline, expiry }),
+                    1 => Just(Step::Pop),
+                    1 => (0..9_u64).prop_map(Step::PopDue),
+                    1 => (0..9_u64).prop_map(Step::PopExpired),
+                ],
+                0..60,
+            ),
+        ) {
             let mut queue = DeadlineQueue::default();
-            for (arrival, deadline) in deadlines.iter().enumerate() {
-                queue.push(at(*deadline), Instant::NEVER, (*deadline, arrival));
+            // Deadline, arrival, expiry: in the order in which they leave.
+            let mut list: Vec<(Instant, usize, Instant)> = Vec::new();
+            for (arrival, step) in steps.into_iter().enumerate() {
+                let (popped, at) = match step {
+                    Step::Push { deadline, expiry } => {
+                        let expiry = expiry.map_or(Instant::NEVER, ms);
+                        queue.push(ms(deadline), expiry, arrival);
+                        list.push((ms(deadline), arrival, expiry));
+                        list.sort_unstable();
+                        (None, None)
+                    }
+                    Step::Pop => (queue.pop(), (!list.is_empty()).then_some(0)),
+                    Step::PopDue(now) => (queue.pop_due(ms(now)), list.iter().position(|entry| entry.0 <= ms(now))),
+                    Step::PopExpired(now) => {
+                        let first = list.iter().min_by_key(|entry| (entry.2, entry.0, entry.1)).copied();
+                        let expired = first.filter(|entry| entry.2 <= ms(now));
+                        (queue.pop_expired(ms(now)), list.iter().position(|entry| Some(*entry) == expired))
+                    }
+                };
+                prop_assert_eq!(popped, at.map(|at| list.remove(at).1));
+                prop_assert_eq!(queue.len(), list.len());
+                prop_assert_eq!(queue.is_empty(), list.is_empty());
+                prop_assert_eq!(queue.first(), list.first().map(|entry| &entry.1));
+                let first = |time: fn(&(Instant, usize, Instant)) -> Instant| list.iter().map(time).min();
+                prop_assert_eq!(queue.next_deadline(), first(|entry| entry.0).unwrap_or(Instant::NEVER));
+                prop_assert_eq!(queue.next_expiry(), first(|entry| entry.2).unwrap_or(Instant::NEVER));
             }
-            let mut expected: Vec<_> = deadlines.into_iter().enumerate().map(|(i, d)| (d, i)).collect();
-            expected.sort_unstable();
-            let popped: Vec<_> = core::iter::from_fn(|| queue.pop()).collect();
-            prop_assert_eq!(popped, expected);
         }
     }
 
     #[test]
     fn what_has_expired_leaves_out_of_turn() {
         let mut queue = DeadlineQueue::default();
-        queue.push(at(1), at(30), "first");
-        queue.push(at(2), at(20), "second");
-        queue.push(at(3), Instant::NEVER, "third");
-        assert_eq!(queue.next_expiry(), at(20));
-        assert_eq!(queue.pop_expired(at(19)), None);
-        assert_eq!(queue.pop_expired(at(20)), Some("second"));
+        queue.push(ms(1), ms(30), "first");
+        queue.push(ms(2), ms(20), "second");
+        queue.push(ms(3), Instant::NEVER, "third");
+        assert_eq!(queue.next_expiry(), ms(20));
+        assert_eq!(queue.pop_expired(ms(19)), None);
+        assert_eq!(queue.pop_expired(ms(20)), Some("second"));
         assert_eq!(queue.pop(), Some("first"));
         assert_eq!(queue.next_expiry(), Instant::NEVER);
-        assert_eq!(queue.pop_due(at(2)), None);
-        assert_eq!(queue.pop_due(at(3)), Some("third"));
+        assert_eq!(queue.pop_due(ms(2)), None);
+        assert_eq!(queue.pop_due(ms(3)), Some("third"));
         assert!(queue.is_empty());
     }
 }

@@ -114,10 +114,7 @@ impl Inquiry {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn ms(ms: u64) -> Instant {
-        Instant::from_nanos(ms * 1_000_000)
-    }
+    use crate::testing::ms;
 
     #[test]
     fn a_burst_of_reasons_makes_one_question() {

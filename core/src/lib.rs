@@ -104,6 +104,8 @@ mod retrier;
 mod rng;
 mod shard_map;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod time;
 mod token_bucket;
 mod wakes;

@@ -114,10 +114,7 @@ impl Outstanding {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn ms(ms: u64) -> Instant {
-        Instant::from_nanos(ms * 1_000_000)
-    }
+    use crate::testing::ms;
 
     #[test]
     fn a_flush_waits_for_what_came_before_it_and_for_nothing_else() {

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
+use crate::testing::{data_sizes, explicit_hash_keys, partition_keys};
 
 fn record(partition_key: &str, explicit_hash_key: Option<u128>, data: &[u8]) -> AggregatedUserRecord {
     AggregatedUserRecord { partition_key: partition_key.into(), explicit_hash_key, data: Bytes::copy_from_slice(data) }
@@ -43,14 +44,8 @@ fn frame(message: &[u8]) -> Vec<u8> {
 }
 
 fn records() -> impl Strategy<Value = Vec<AggregatedUserRecord>> {
-    let key = prop_oneof!["[ab]", "\\PC{1,40}", "k{120,140}"];
-    let explicit = prop_oneof![Just(None), (0..3_u128).prop_map(Some), any::<u128>().prop_map(Some)];
-    let data = prop_oneof![
-        20 => proptest::collection::vec(any::<u8>(), 0..8),
-        4 => proptest::collection::vec(any::<u8>(), 120..135),
-        1 => (any::<u8>(), 16_380..16_390_usize).prop_map(|(byte, len)| vec![byte; len]),
-    ];
-    let record = (key, explicit, data).prop_map(|(key, explicit, data)| record(&key, explicit, &data));
+    let record = (partition_keys(), explicit_hash_keys(), data_sizes(), any::<u8>())
+        .prop_map(|(key, explicit, size, byte)| record(&key, explicit, &vec![byte; size]));
     proptest::collection::vec(record, 0..20)
 }
 

@@ -1,0 +1,60 @@
+//! What the unit tests of several stages need.
+
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use proptest::prelude::*;
+
+use crate::kinesis_record::{KinesisRecord, Pending, ShardRef};
+use crate::record::Entry;
+use crate::time::Instant;
+
+pub(crate) fn ms(ms: u64) -> Instant {
+    Instant::from_nanos(ms * 1_000_000)
+}
+
+pub(crate) fn shard(slot: u32) -> ShardRef {
+    ShardRef { slot, id: alloc::format!("shardId-{slot:012}").into() }
+}
+
+/// A user record whose ticket is a number.
+pub(crate) fn user(ticket: usize, partition_key: &str, explicit_hash_key: Option<u128>, size: usize) -> Pending<usize> {
+    let entry = Entry {
+        hash_key: explicit_hash_key.unwrap_or_else(|| crate::hash_key(partition_key)),
+        data: vec![ticket as u8; size].into(),
+        partition_key: partition_key.into(),
+        explicit: explicit_hash_key.is_some(),
+    };
+    Pending { entry, ticket, put_at: ms(0), generation: 0, failed: Vec::new() }
+}
+
+/// A Kinesis record of one user record, of `size` bytes with its key.
+pub(crate) fn single(
+    ticket: usize,
+    slot: Option<u32>,
+    size: usize,
+    deadline: Instant,
+    expiry: Instant,
+) -> KinesisRecord<usize> {
+    KinesisRecord::single(user(ticket, "k", None, size - 1), slot.map(shard), deadline, expiry)
+}
+
+pub(crate) fn tickets<'a>(records: impl IntoIterator<Item = &'a KinesisRecord<usize>>) -> Vec<usize> {
+    records.into_iter().flat_map(|record| &record.users).map(|packed| packed.user.ticket).collect()
+}
+
+/// Partition keys, few and many, around the lengths where a protobuf length takes another byte.
+pub(crate) fn partition_keys() -> impl Strategy<Value = String> {
+    prop_oneof!["[ab]", "\\PC{1,40}", "k{126,130}", "[a-z]{2}"]
+}
+
+/// No explicit hash key, one of a few, or any.
+pub(crate) fn explicit_hash_keys() -> impl Strategy<Value = Option<u128>> {
+    prop_oneof![Just(None), (0..3_u128).prop_map(Some), any::<u128>().prop_map(Some)]
+}
+
+/// Sizes of data, mostly small, and around those where a protobuf length takes another byte.
+pub(crate) fn data_sizes() -> impl Strategy<Value = usize> {
+    prop_oneof![20 => 0..8_usize, 4 => 120..135_usize, 1 => 16_370..16_390_usize]
+}
