@@ -6,6 +6,9 @@ use core::cmp::Reverse;
 
 use crate::time::Instant;
 
+/// Stale entries that are not worth a clean-up.
+const STALE_MAX: usize = 64;
+
 /// One alarm for each small number (a shard's slot, a stream's index).
 ///
 /// An alarm is only ever moved forward. Whoever is woken looks at what is due then and sets the alarm again, so an alarm
@@ -27,7 +30,16 @@ impl Wakes {
         if at < self.armed[slot] {
             self.armed[slot] = at;
             self.heap.push(Reverse((at, number)));
+            if self.heap.len() > self.armed.len() + self.armed.len().max(STALE_MAX) {
+                self.drop_stale();
+            }
         }
+    }
+
+    /// A far alarm that is moved forward again and again leaves an entry behind each time.
+    fn drop_stale(&mut self) {
+        let armed = self.armed.iter().zip(0..).filter(|(at, _)| **at != Instant::NEVER);
+        self.heap = armed.map(|(at, number)| Reverse((*at, number))).collect();
     }
 
     /// The earliest alarm.
@@ -54,25 +66,73 @@ impl Wakes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::ms;
+    use alloc::collections::BTreeMap;
+    use proptest::prelude::*;
 
-    fn at(nanos: u64) -> Instant {
-        Instant::from_nanos(nanos)
+    proptest! {
+        #[test]
+        fn every_number_is_woken_at_the_earliest_of_its_alarms_and_in_order(
+            steps in proptest::collection::vec(
+                prop_oneof![
+                    3 => (0..4_u32, 1..30_u64).prop_map(|(number, wait)| (Some(number), wait)),
+                    1 => (0..20_u64).prop_map(|pass| (None, pass)),
+                ],
+                0..200,
+            ),
+        ) {
+            let mut wakes = Wakes::default();
+            let mut model: BTreeMap<u32, Instant> = BTreeMap::new();
+            let mut now = 0;
+            for (number, millis) in steps {
+                if let Some(number) = number {
+                    wakes.arm(number, ms(now + millis));
+                    let at = model.entry(number).or_insert(Instant::NEVER);
+                    *at = (*at).min(ms(now + millis));
+                } else {
+                    now += millis;
+                    let mut woken = Vec::new();
+                    while let Some(number) = wakes.pop_due(ms(now)) {
+                        woken.extend(model.remove(&number).map(|at| (at, number)));
+                    }
+                    prop_assert!(woken.is_sorted() && woken.iter().all(|(at, _)| *at <= ms(now)), "{:?}", woken);
+                    prop_assert!(model.values().all(|at| *at > ms(now)), "nobody is forgotten");
+                    prop_assert!(wakes.next() > ms(now), "no busy loop");
+                }
+                let first = model.values().min().copied().unwrap_or(Instant::NEVER);
+                prop_assert!(wakes.next() <= first, "nobody is woken late");
+            }
+        }
     }
 
     #[test]
     fn the_earliest_alarm_of_a_number_counts_and_fires_once() {
         let mut wakes = Wakes::default();
-        wakes.arm(3, at(50));
-        wakes.arm(3, at(40));
-        wakes.arm(3, at(60));
-        wakes.arm(1, at(45));
-        assert_eq!(wakes.next(), at(40));
-        assert_eq!(wakes.pop_due(at(39)), None);
-        assert_eq!(wakes.pop_due(at(100)), Some(3));
-        assert_eq!(wakes.pop_due(at(100)), Some(1));
-        assert_eq!(wakes.pop_due(at(100)), None);
+        wakes.arm(3, ms(50));
+        wakes.arm(3, ms(40));
+        wakes.arm(3, ms(60));
+        wakes.arm(1, ms(45));
+        assert_eq!(wakes.next(), ms(40));
+        assert_eq!(wakes.pop_due(ms(39)), None);
+        assert_eq!(wakes.pop_due(ms(100)), Some(3));
+        assert_eq!(wakes.pop_due(ms(100)), Some(1));
+        assert_eq!(wakes.pop_due(ms(100)), None);
         assert_eq!(wakes.next(), Instant::NEVER);
-        wakes.arm(3, at(200));
-        assert_eq!(wakes.pop_due(at(200)), Some(3), "a number can be armed again");
+        wakes.arm(3, ms(200));
+        assert_eq!(wakes.pop_due(ms(200)), Some(3), "a number can be armed again");
+    }
+
+    #[test]
+    fn alarms_that_were_moved_forward_do_not_pile_up() {
+        let mut wakes = Wakes::default();
+        wakes.arm(1, ms(200_000));
+        for now in 0..10_000 {
+            wakes.arm(0, ms(100_000));
+            wakes.arm(0, ms(now));
+            assert_eq!(wakes.pop_due(ms(now)), Some(0));
+            assert!(wakes.heap.len() <= 2 * STALE_MAX, "{} entries for two alarms", wakes.heap.len());
+        }
+        assert_eq!(wakes.pop_due(ms(199_999)), None, "all that is left of the first is stale");
+        assert_eq!(wakes.pop_due(ms(200_000)), Some(1));
     }
 }
