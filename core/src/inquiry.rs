@@ -114,7 +114,85 @@ impl Inquiry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::Rng;
     use crate::testing::ms;
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Want { ago: u64 },
+        WantLater,
+        Hurry,
+        Succeed,
+        Fail { passing: bool },
+        Pass { millis: u64 },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => (0..3_000_u64).prop_map(|ago| Step::Want { ago }),
+            1 => Just(Step::WantLater),
+            2 => Just(Step::Hurry),
+            2 => Just(Step::Succeed),
+            2 => any::<bool>().prop_map(|passing| Step::Fail { passing }),
+            4 => (0..3_000_u64).prop_map(|millis| Step::Pass { millis }),
+        ];
+        proptest::collection::vec(step, 0..100)
+    }
+
+    proptest! {
+        #[test]
+        fn one_question_at_a_time_never_in_a_row_and_never_forgotten(steps in steps(), seed in any::<u64>()) {
+            let mut rng = Rng::new(seed);
+            let mut inquiry = Inquiry::new(ms(10_000));
+            let mut now = 10_000;
+            let (mut under_way, mut answered, mut last_asked) = (false, false, None);
+            for step in steps {
+                match step {
+                    Step::Want { ago } => {
+                        let seen = ms(now - ago);
+                        inquiry.want(ms(now), seen);
+                        if !under_way && last_asked.is_none_or(|asked| seen >= asked) {
+                            prop_assert!(inquiry.next() <= ms(now) + BACKOFF_MAX, "a reason that is news is not lost");
+                        }
+                    }
+                    Step::WantLater => {
+                        inquiry.want_later(ms(now), &mut rng);
+                        prop_assert!(under_way || inquiry.next() <= ms(now) + BACKOFF_MAX);
+                    }
+                    Step::Hurry => inquiry.hurry(ms(now)),
+                    Step::Succeed => {
+                        prop_assert_eq!(inquiry.succeeded(), under_way);
+                        answered |= under_way;
+                        under_way = false;
+                    }
+                    Step::Fail { passing } => {
+                        let wait = inquiry.failed(ms(now), passing, &mut rng);
+                        prop_assert_eq!(wait.is_some(), under_way);
+                        if let Some(wait) = wait {
+                            prop_assert!(BACKOFF_MIN / 2 <= wait && wait <= BACKOFF_MAX);
+                            prop_assert_eq!(inquiry.next(), ms(now) + wait);
+                        }
+                        answered |= under_way;
+                        under_way = false;
+                    }
+                    Step::Pass { millis } => now += millis,
+                }
+                if under_way {
+                    prop_assert_eq!(inquiry.next(), Instant::NEVER, "one at a time");
+                }
+                let due = inquiry.next() <= ms(now);
+                prop_assert_eq!(inquiry.take_due(ms(now)), due);
+                if due {
+                    let pause = last_asked.map(|asked| ms(now).saturating_since(asked));
+                    prop_assert!(pause.is_none_or(|pause| pause >= BACKOFF_MIN / 2), "{:?}", pause);
+                    (under_way, last_asked) = (true, Some(ms(now)));
+                }
+                prop_assert_eq!(inquiry.is_first(), !answered);
+            }
+        }
+    }
 
     #[test]
     fn a_burst_of_reasons_makes_one_question() {

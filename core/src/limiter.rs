@@ -121,3 +121,152 @@ impl<T> Limiter<T> {
             .get_or_insert_with(|| Box::new(ShardLimiter { pace: Pace::new(), waiting: DeadlineQueue::default() }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{keeps_pace, ms, single, tickets};
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push { slot: u32, size: usize, buffered: u64, ttl: u64 },
+        Pass { millis: u64 },
+        SlowDown { slot: u32 },
+        PopAll { slot: u32 },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let push = (0..2_u32, 1..3_000_usize, 0..100_u64, 0..3_000_u64)
+            .prop_map(|(slot, size, buffered, ttl)| Step::Push { slot, size, buffered, ttl });
+        let step = prop_oneof![
+            12 => push,
+            6 => (0..400_u64).prop_map(|millis| Step::Pass { millis }),
+            1 => (0..2_u32).prop_map(|slot| Step::SlowDown { slot }),
+            1 => (0..2_u32).prop_map(|slot| Step::PopAll { slot }),
+        ];
+        proptest::collection::vec(step, 0..120)
+    }
+
+    /// A limiter, driven as a stream drives it, and a list of what should wait.
+    struct Rig {
+        limiter: Limiter<usize>,
+        config: Config,
+        now: Instant,
+        /// Deadline and ticket, which is the order in which records go; slot, and expiry.
+        waiting: Vec<(Instant, usize, u32, Instant)>,
+        passed: Vec<(u32, Instant, usize)>,
+        expired: usize,
+        slowed: [bool; 2],
+    }
+
+    impl Rig {
+        fn take_passed(&mut self, slot: u32, records: Vec<KinesisRecord<usize>>) {
+            for record in records {
+                let first = self.waiting.iter().filter(|waiting| waiting.2 == slot).min().copied();
+                let ticket = tickets([&record])[0];
+                assert_eq!(first.map(|waiting| waiting.1), Some(ticket), "the earliest deadline first");
+                self.waiting.retain(|waiting| waiting.1 != ticket);
+                self.passed.push((slot, self.now, record.size()));
+            }
+        }
+
+        fn push(&mut self, ticket: usize, slot: u32, size: usize, deadline: Instant, expiry: Instant) {
+            let mut passed = Vec::new();
+            let record = single(ticket, Some(slot), size, deadline, expiry);
+            self.waiting.push((deadline, ticket, slot, expiry));
+            self.limiter.push(self.now, slot, record, &self.config, |record| passed.push(record));
+            self.take_passed(slot, passed);
+        }
+
+        /// Lets time pass, and does what is due at each wake.
+        fn pass(&mut self, time: Duration) {
+            let end = self.now + time;
+            loop {
+                while let Some(slot) = self.limiter.pop_due(self.now) {
+                    while let Some(record) = self.limiter.pop_expired(self.now, slot) {
+                        let ticket = tickets([&record])[0];
+                        let (.., expiry) = *self.waiting.iter().find(|waiting| waiting.1 == ticket).expect("it waits");
+                        assert!(expiry <= self.now);
+                        self.waiting.retain(|waiting| waiting.1 != ticket);
+                        self.expired += 1;
+                    }
+                    let mut passed = Vec::new();
+                    self.limiter.release(self.now, slot, &self.config, |record| passed.push(record));
+                    self.take_passed(slot, passed);
+                }
+                assert!(self.limiter.next_wake() > self.now, "no busy loop");
+                self.check();
+                self.now = self.limiter.next_wake().min(end);
+                if self.now == end {
+                    break;
+                }
+            }
+        }
+
+        fn check(&self) {
+            let release = Instant::from_nanos(self.now.as_nanos() / 10_000_000 * 10_000_000);
+            for slot in 0..2 {
+                let waits = self.waiting.iter().any(|waiting| waiting.2 == slot);
+                assert_eq!(self.limiter.is_backlogged(slot), waits);
+                // A pace that recovers may be ready sooner than it said.
+                if let Some(Some(shard)) = self.limiter.shards.get(slot as usize)
+                    && !self.slowed[slot as usize]
+                    && let Some(first) = shard.waiting.first()
+                {
+                    let mut pace = shard.pace;
+                    let late = pace.try_take(release, first.size(), &self.config).is_ok();
+                    assert!(!late || self.limiter.next_wake() <= self.now, "what may go goes at the next release");
+                }
+            }
+            assert!(self.waiting.iter().all(|waiting| waiting.3 > self.now), "what expires does not wait any longer");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn shards_keep_their_pace_the_earliest_deadline_goes_first_and_nothing_is_lost(
+            steps in steps(),
+            records in 1..40_u64,
+        ) {
+            let config =
+                Config::builder().rate_limit_records_per_shard(records).rate_limit_bytes_per_shard(2_048).build().unwrap();
+            let (limiter, now) = (Limiter::default(), ms(1_000));
+            let mut rig = Rig { limiter, config, now, waiting: Vec::new(), passed: Vec::new(), expired: 0, slowed: [false; 2] };
+            let (mut put, mut popped) = (0, 0);
+            for step in steps {
+                match step {
+                    Step::Push { slot, size, buffered, ttl } => {
+                        let deadline = rig.now + Duration::from_millis(buffered);
+                        rig.push(put, slot, size, deadline, deadline + Duration::from_millis(ttl + 1));
+                        put += 1;
+                    }
+                    Step::Pass { millis } => rig.pass(Duration::from_millis(millis)),
+                    Step::SlowDown { slot } => {
+                        rig.limiter.slow_down(rig.now, slot, rig.now);
+                        rig.slowed[slot as usize] = true;
+                    }
+                    Step::PopAll { slot } => {
+                        let (mut gone, kept): (Vec<_>, Vec<_>) =
+                            rig.waiting.into_iter().partition(|waiting| waiting.2 == slot);
+                        rig.waiting = kept;
+                        gone.sort_unstable();
+                        let records: Vec<_> = core::iter::from_fn(|| rig.limiter.pop(slot)).collect();
+                        let order: Vec<usize> = gone.iter().map(|waiting| waiting.1).collect();
+                        prop_assert_eq!(tickets(&records), order);
+                        popped += records.len();
+                    }
+                }
+            }
+            for slot in 0..2 {
+                let sent: Vec<(Instant, usize)> =
+                    rig.passed.iter().filter(|passed| passed.0 == slot).map(|(_, at, size)| (*at, *size)).collect();
+                prop_assert!(keeps_pace(&sent, records, 2_048), "{:?}", sent);
+            }
+            rig.pass(Duration::from_secs(4));
+            prop_assert!(rig.waiting.is_empty(), "it has gone or expired by now: {:?}", rig.waiting);
+            prop_assert_eq!(rig.passed.len() + rig.expired + popped, put);
+        }
+    }
+}

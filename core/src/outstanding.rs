@@ -115,6 +115,82 @@ impl Outstanding {
 mod tests {
     use super::*;
     use crate::testing::ms;
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Admit { size: usize },
+        Release(prop::sample::Index),
+        Flush,
+        Pass { millis: u64 },
+    }
+
+    #[derive(Clone, Copy)]
+    struct Record {
+        generation: u64,
+        put_at: Instant,
+        size: usize,
+        /// How many flushes were asked for before it was put.
+        flushes_before: usize,
+    }
+
+    proptest! {
+        #[test]
+        fn counts_ages_and_flushes_are_those_of_a_plain_list(
+            steps in proptest::collection::vec(
+                prop_oneof![
+                    5 => (0..2_000_usize).prop_map(|size| Step::Admit { size }),
+                    4 => any::<prop::sample::Index>().prop_map(Step::Release),
+                    1 => Just(Step::Flush),
+                    3 => (0..30_u64).prop_map(|millis| Step::Pass { millis }),
+                ],
+                0..100,
+            ),
+        ) {
+            let config = Config::builder().max_outstanding_records(8).max_outstanding_bytes(4_000).build().unwrap();
+            let mut outstanding = Outstanding::default();
+            let mut list: Vec<Record> = Vec::new();
+            let mut flushes: Vec<FlushId> = Vec::new();
+            let mut done = 0;
+            let mut now = 0;
+            for step in steps {
+                match step {
+                    Step::Admit { size } => {
+                        let bytes: usize = list.iter().map(|record| record.size).sum();
+                        let room = list.is_empty() || list.len() < 8 && bytes + size <= 4_000;
+                        prop_assert_eq!(outstanding.has_room(size, &config), room);
+                        let generation = outstanding.admit(ms(now), size);
+                        list.push(Record { generation, put_at: ms(now), size, flushes_before: flushes.len() });
+                    }
+                    Step::Release(index) if !list.is_empty() => {
+                        let record = list.swap_remove(index.index(list.len()));
+                        outstanding.release(record.generation, record.size);
+                    }
+                    Step::Release(_) => {}
+                    Step::Flush => flushes.push(outstanding.flush()),
+                    Step::Pass { millis } => now += millis,
+                }
+                while let Some(flush) = outstanding.pop_flushed() {
+                    prop_assert_eq!(flush, flushes[done], "in the order in which they were asked for");
+                    done += 1;
+                }
+                // A flush waits for what was put before it; those before it wait for no more than that.
+                let waits_for = |flush: usize| list.iter().any(|record| record.flushes_before <= flush);
+                prop_assert_eq!(done, (0..flushes.len()).find(|flush| waits_for(*flush)).unwrap_or(flushes.len()));
+                for record in &list {
+                    prop_assert_eq!(outstanding.is_flushed(record.generation), record.flushes_before < flushes.len());
+                }
+                prop_assert_eq!(outstanding.records(), list.len());
+                prop_assert_eq!(outstanding.bytes(), list.iter().map(|record| record.size).sum::<usize>());
+                let oldest = list.iter().map(|record| record.put_at).min();
+                prop_assert_eq!(outstanding.oldest().is_some(), oldest.is_some());
+                if let (Some(told), Some(oldest)) = (outstanding.oldest(), oldest) {
+                    prop_assert!(told <= oldest && oldest <= told + GENERATION_SPAN, "{:?} for {:?}", told, oldest);
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_flush_waits_for_what_came_before_it_and_for_nothing_else() {
@@ -138,7 +214,7 @@ mod tests {
     fn the_oldest_record_is_known_within_the_resolution() {
         let mut outstanding = Outstanding::default();
         assert_eq!(outstanding.oldest(), None);
-        let generations: alloc::vec::Vec<_> = (0..100).map(|i| outstanding.admit(ms(i), 1)).collect();
+        let generations: Vec<_> = (0..100).map(|i| outstanding.admit(ms(i), 1)).collect();
         assert_eq!(outstanding.oldest(), Some(ms(0)));
         for generation in &generations[..50] {
             outstanding.release(*generation, 1);

@@ -139,6 +139,7 @@ pub(crate) const RESOURCE_NOT_FOUND: &str = "ResourceNotFoundException";
 mod tests {
     use super::*;
     use alloc::vec;
+    use proptest::prelude::*;
 
     fn request(delivery: Delivery, code: &str) -> Verdict {
         let Judgement::Whole(verdict) = judge(Reply::Failed(RequestError::new(delivery, code, "m")), 2, false) else {
@@ -156,6 +157,80 @@ mod tests {
 
     fn error(code: &str) -> Arc<AttemptError> {
         Arc::new(AttemptError::new(code, "m"))
+    }
+
+    /// Error codes: the service's, empty ones, and any text.
+    fn codes() -> impl Strategy<Value = String> {
+        const KNOWN: [&str; 6] = [
+            "ProvisionedThroughputExceededException",
+            "InternalFailure",
+            "InvalidArgumentException",
+            "AccessDeniedException",
+            RESOURCE_NOT_FOUND,
+            "",
+        ];
+        prop_oneof![proptest::sample::select(&KNOWN[..]).prop_map(String::from), "\\PC{0,20}"]
+    }
+
+    fn replies() -> impl Strategy<Value = Reply> {
+        let text = || proptest::option::of("\\PC{0,8}");
+        let record = (text(), text(), proptest::option::of(codes()), text()).prop_map(
+            |(shard_id, sequence_number, error_code, error_message)| RecordReply {
+                shard_id,
+                sequence_number,
+                error_code,
+                error_message,
+            },
+        );
+        let delivery = proptest::sample::select(&[Delivery::NotSent, Delivery::Unanswered, Delivery::Refused][..]);
+        prop_oneof![
+            proptest::collection::vec(record, 0..6).prop_map(Reply::Records),
+            (delivery, codes()).prop_map(|(delivery, code)| Reply::Failed(RequestError::new(delivery, code, "m"))),
+        ]
+    }
+
+    fn error_of(verdict: &Verdict) -> Option<&AttemptError> {
+        match verdict {
+            Verdict::Stored { .. } => None,
+            Verdict::Throttled(error) | Verdict::Retry(error) | Verdict::Divide(error) | Verdict::Fail(error) => {
+                Some(error)
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_reply_is_judged_and_ambiguous_is_what_leaves_open_whether_it_is_stored(
+            reply in replies(),
+            sent in 0..6_usize,
+            fail_if_throttled in any::<bool>(),
+        ) {
+            let text = |field: &Option<String>| field.as_ref().is_some_and(|text| !text.is_empty());
+            match (judge(reply.clone(), sent, fail_if_throttled), reply) {
+                (Judgement::Each(verdicts), Reply::Records(replies)) => {
+                    prop_assert_eq!((verdicts.len(), replies.len()), (sent, sent));
+                    for (verdict, reply) in verdicts.iter().zip(&replies) {
+                        let error = error_of(verdict);
+                        prop_assert_eq!(error.is_none(), text(&reply.sequence_number));
+                        if let Some(error) = error {
+                            prop_assert_eq!(error.ambiguous, !text(&reply.error_code));
+                            prop_assert!(!error.code.is_empty(), "a failure has a name");
+                        }
+                        prop_assert!(!(fail_if_throttled && matches!(verdict, Verdict::Throttled(_))));
+                    }
+                }
+                (Judgement::Whole(verdict), Reply::Records(replies)) => {
+                    prop_assert_ne!(replies.len(), sent);
+                    prop_assert!(matches!(verdict, Verdict::Fail(error) if error.ambiguous));
+                }
+                (Judgement::Whole(verdict), Reply::Failed(error)) => {
+                    let ambiguous = error_of(&verdict).map(|error| error.ambiguous);
+                    prop_assert_eq!(ambiguous, Some(error.delivery == Delivery::Unanswered), "nothing is stored");
+                    prop_assert!(error.delivery == Delivery::Refused || matches!(verdict, Verdict::Retry(_)));
+                }
+                (Judgement::Each(_), Reply::Failed(_)) => prop_assert!(false, "one error has one verdict"),
+            }
+        }
     }
 
     #[test]

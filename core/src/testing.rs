@@ -58,3 +58,19 @@ pub(crate) fn explicit_hash_keys() -> impl Strategy<Value = Option<u128>> {
 pub(crate) fn data_sizes() -> impl Strategy<Value = usize> {
     prop_oneof![20 => 0..8_usize, 4 => 120..135_usize, 1 => 16_370..16_390_usize]
 }
+
+/// Whether in every window no more goes than a second's worth and the window's, but for what the last record has beyond
+/// a second's worth: it goes all the same, and the debt is paid before the next one.
+pub(crate) fn keeps_pace(sent: &[(Instant, usize)], records_per_second: u64, bytes_per_second: u64) -> bool {
+    (0..sent.len()).all(|first| {
+        let (start, _) = sent[first];
+        let mut bytes = 0;
+        sent[first..].iter().zip(1..).all(|((at, size), records)| {
+            bytes += *size as u64;
+            let seconds = at.saturating_since(start).as_secs_f64() + 1.0;
+            let debt = (*size as u64).saturating_sub(bytes_per_second);
+            f64::from(records) <= records_per_second as f64 * seconds + 1e-6
+                && (bytes - debt) as f64 <= bytes_per_second as f64 * seconds + 1e-6
+        })
+    })
+}
