@@ -211,6 +211,19 @@ mod tests {
     }
 
     #[test]
+    fn a_builder_starts_from_the_config_that_it_is_given() {
+        let config = Config::builder().record_ttl(Duration::MAX).build().unwrap();
+        let seeded = config.to_builder().seed(7).build().unwrap();
+        assert_eq!((seeded.record_ttl(), seeded.seed()), (Duration::MAX, 7));
+    }
+
+    #[test]
+    fn both_backoffs_may_be_the_same() {
+        let (ms, config) = (Duration::from_millis(200), Config::builder());
+        assert!(config.retry_backoff_min(ms).retry_backoff_max(ms).build().is_ok());
+    }
+
+    #[test]
     fn an_error_names_field_value_and_range() {
         let error = |builder: ConfigBuilder| builder.build().unwrap_err().to_string();
         assert_eq!(

@@ -32,6 +32,14 @@ mod tests {
     use alloc::string::ToString;
 
     #[test]
+    fn a_partition_keys_hash_key_is_its_md5() {
+        // The first two are those of RFC 1321.
+        assert_eq!(hash_key(""), 0xd41d_8cd9_8f00_b204_e980_0998_ecf8_427e);
+        assert_eq!(hash_key("abc"), 0x9001_5098_3cd2_4fb0_d696_3f7d_28e1_7f72);
+        assert_eq!(hash_key("ä"), 0x8419_b71c_87a2_25a2_c70b_5048_6fbe_e545);
+    }
+
+    #[test]
     fn explicit_hash_keys_are_canonical_decimals_below_2_to_the_128() {
         assert_eq!(parse_explicit_hash_key("0"), Some(0));
         assert_eq!(parse_explicit_hash_key(&u128::MAX.to_string()), Some(u128::MAX));

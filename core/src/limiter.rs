@@ -269,4 +269,20 @@ mod tests {
             prop_assert_eq!(rig.passed.len() + rig.expired + popped, put);
         }
     }
+
+    #[test]
+    fn a_slot_that_another_shard_has_now_starts_at_its_own_pace() {
+        let mut limiter = Limiter::default();
+        let config = Config::builder().rate_limit_records_per_shard(1).build().unwrap();
+        let push = |limiter: &mut Limiter<usize>, ticket| {
+            let mut passed = 0;
+            limiter.push(ms(0), 3, single(ticket, Some(3), 10, ms(1), ms(2)), &config, |_| passed += 1);
+            passed
+        };
+        assert_eq!((push(&mut limiter, 0), push(&mut limiter, 1)), (1, 0));
+        assert_eq!(limiter.pop(3).map(|record| tickets([&record])[0]), Some(1));
+        limiter.forget(3);
+        limiter.forget(100);
+        assert_eq!(push(&mut limiter, 2), 1);
+    }
 }

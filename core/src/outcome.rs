@@ -140,3 +140,22 @@ impl fmt::Debug for Attempts {
         f.debug_list().entries(self.iter()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::ms;
+    use alloc::vec;
+
+    #[test]
+    fn attempts_are_one_list_the_last_of_which_succeeded() {
+        let error = Arc::new(AttemptError::new("InternalFailure", "why"));
+        let failed = Attempt { start: ms(1), end: ms(2), error: Some(error) };
+        let succeeded = Attempt { start: ms(3), end: Instant::NEVER, error: None };
+        let attempts = Attempts::new(vec![failed.clone(), failed.clone()], succeeded.clone());
+        let list = vec![failed.clone(), failed, succeeded.clone()];
+        assert_eq!((attempts.len(), attempts.last()), (3, &succeeded));
+        assert_eq!(attempts.iter().collect::<Vec<_>>(), list.iter().collect::<Vec<_>>());
+        assert_eq!(alloc::format!("{attempts:?}"), alloc::format!("{list:?}"));
+    }
+}

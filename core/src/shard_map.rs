@@ -264,6 +264,28 @@ mod tests {
     }
 
     #[test]
+    fn slots_are_small_numbers_and_clearing_gives_up_all() {
+        let mut map = ShardMap::default();
+        map.replace(at(0), (0..4).map(|n| listed(n, n as u128 * 10, n as u128 * 10 + 9)).collect());
+        let slots: Vec<u32> = (0..4_u128).filter_map(|n| map.shard(n * 10)).map(|shard| shard.slot).collect();
+        assert_eq!(slots, [0, 1, 2, 3]);
+        map.replace(at(1), vec![listed(1, 10, 19)]);
+        assert_eq!(map.clear(), Change { closed: vec![1], forgotten: vec![0, 1, 2, 3], whole: false });
+        assert_eq!((map.open_shards(), id(&map, 15), map.range("shardId-000000000001")), (0, None, None));
+    }
+
+    #[test]
+    fn a_shard_listed_twice_is_open_once() {
+        let mut map = ShardMap::default();
+        assert!(!map.replace(at(0), vec![listed(0, 0, 9), listed(0, 10, u128::MAX)]).whole);
+        assert_eq!((map.open_shards(), id(&map, 0).is_some(), id(&map, 10)), (1, true, None));
+        // It is not gone: a minute later, it is still known.
+        map.replace(at(100), vec![listed(0, 0, u128::MAX)]);
+        map.replace(at(200), vec![listed(0, 0, u128::MAX)]);
+        assert_eq!(map.range("shardId-000000000000"), Some((0, u128::MAX)));
+    }
+
+    #[test]
     fn a_list_torn_across_a_split_prefers_the_children() {
         let half = u128::MAX / 2;
         let mut map = ShardMap::default();

@@ -65,3 +65,30 @@ impl fmt::Debug for Instant {
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::ms;
+
+    #[test]
+    fn arithmetic_saturates() {
+        assert_eq!(Instant::NEVER + Duration::from_secs(1), Instant::NEVER);
+        assert_eq!(ms(1) + Duration::MAX, Instant::NEVER);
+        assert_eq!(ms(1).saturating_since(ms(2)), Duration::ZERO);
+        assert_eq!(ms(3).saturating_since(ms(2)), Duration::from_millis(1));
+        assert_eq!(Instant::NEVER.round_up(Duration::from_secs(7)), Instant::NEVER);
+    }
+
+    #[test]
+    fn rounding_up_gives_the_next_multiple_or_the_same() {
+        let ten = Duration::from_millis(10);
+        assert_eq!((ms(0).round_up(ten), ms(1).round_up(ten), ms(10).round_up(ten)), (ms(0), ms(10), ms(10)));
+        assert_eq!((ms(10) + Duration::from_nanos(1)).round_up(ten), ms(20));
+    }
+
+    #[test]
+    fn it_shows_as_the_time_since_the_origin() {
+        assert_eq!(alloc::format!("{:?} {:?}", ms(1_500), Instant::NEVER), "1.5s never");
+    }
+}

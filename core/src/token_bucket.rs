@@ -73,8 +73,7 @@ impl Pace {
     /// The service throttled a record of a request sent at `sent`. What was sent before the last slow-down says
     /// nothing about the pace since.
     pub(crate) fn slow_down(&mut self, now: Instant, sent: Instant) {
-        let slowed_since = self.scale < FULL && sent < self.scaled_at;
-        if !slowed_since {
+        if sent >= self.scaled_at {
             self.scale = (self.scale_at(now) / 2).max(SLOWEST);
             self.scaled_at = now;
         }
@@ -175,5 +174,26 @@ mod tests {
             pace.slow_down(now, now);
         }
         assert_eq!(pace.scale, SLOWEST);
+        let later = later + Duration::from_secs(1) + Duration::from_millis(20);
+        assert_eq!(pace.try_take(later, 1, &config), Ok(()), "a shard that always throttles is still tried");
+    }
+
+    #[test]
+    fn what_is_sent_at_the_slower_pace_and_throttled_slows_it_down_again() {
+        let mut pace = Pace::new();
+        let now = Instant::from_nanos(SECOND);
+        pace.slow_down(now, Instant::from_nanos(0));
+        pace.slow_down(now, now);
+        assert_eq!(pace.scale, FULL / 4);
+    }
+
+    #[test]
+    fn the_pace_recovers_by_a_tenth_a_second() {
+        let mut pace = Pace::new();
+        let now = Instant::from_nanos(SECOND);
+        pace.slow_down(now, now);
+        for tenths in 0..=5 {
+            assert_eq!(pace.scale_at(now + Duration::from_secs(tenths)), FULL / 2 + FULL * tenths / 10);
+        }
     }
 }

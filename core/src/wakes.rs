@@ -129,6 +129,7 @@ mod tests {
         for now in 0..10_000 {
             wakes.arm(0, ms(100_000));
             wakes.arm(0, ms(now));
+            wakes.arm(1, ms(200_000));
             assert_eq!(wakes.pop_due(ms(now)), Some(0));
             assert!(wakes.heap.len() <= 2 * STALE_MAX, "{} entries for two alarms", wakes.heap.len());
         }

@@ -160,6 +160,12 @@ fn an_error_names_its_byte() {
     assert_eq!(error(frame(&[0x0A, 9, b'k'])), "at byte 5: the message ends within a field");
     assert_eq!(error(frame(&[0x0A, 2, b'k', 0xFF])), "at byte 7: a string is not UTF-8");
     assert_eq!(error(frame(&[0x08, 1])), "at byte 4: field 1 has wire type 0, which it cannot have");
+    assert_eq!(error(frame(&[0x29, 0, 0])), "at byte 7: the message ends within an unknown field");
+    assert_eq!(error(frame(&[0x35, 0, 0, 0])), "at byte 8: the message ends within an unknown field");
+    let long = |last: u8| [&[0x28][..], &[0xFF; 9], &[last]].concat();
+    assert_eq!(error(frame(&long(2))), "at byte 5: a varint has more than 64 bits");
+    assert_eq!(error(frame(&long(0x81))), "at byte 5: a varint has more than 64 bits");
+    assert_eq!(decode(frame(&long(1))), Ok(vec![]), "64 bits are legal");
     assert_eq!(error(frame(&[0x00, 1])), "at byte 4: field number 0 is not from 1 to 536870911");
     let field_2_to_the_29 = [0x80, 0x80, 0x80, 0x80, 0x10, 1];
     assert_eq!(error(frame(&field_2_to_the_29)), "at byte 4: field number 536870912 is not from 1 to 536870911");
@@ -172,6 +178,17 @@ fn an_error_names_its_byte() {
 }
 
 #[test]
+fn a_blob_is_aggregated_by_its_first_bytes() {
+    for plain in [&b""[..], b"plain", &MAGIC[..3]] {
+        assert!(!is_aggregated(plain));
+        assert!(decode(plain.to_vec()).unwrap_err().kind.is_plain_record());
+    }
+    let broken = [&MAGIC[..], b"no aggregate all the same"].concat();
+    assert!(is_aggregated(&broken));
+    assert!(!decode(broken).unwrap_err().kind.is_plain_record());
+}
+
+#[test]
 fn unknown_fields_are_passed_over() {
     let message = [
         &[0x20, 1][..],                                       // field 4, a varint
@@ -179,6 +196,7 @@ fn unknown_fields_are_passed_over() {
         &[0x35, 0, 0, 0, 0],                                  // field 6, four bytes
         &[0x0A, 1, b'k'],                                     // the table
         &[0x1A, 9, 0x08, 0, 0x1A, 1, b'd', 0x22, 2, 0x0A, 0], // a record with a tag
+        &[0x35, 0, 0, 0, 0],                                  // four bytes at the very end
     ]
     .concat();
     assert_eq!(decode(frame(&message)), Ok(vec![record("k", None, b"d")]));
