@@ -63,6 +63,26 @@ fn an_aggregate_closes_by_size_and_what_is_sent_is_its_encoding() {
 }
 
 #[test]
+fn no_kinesis_record_is_larger_than_the_stream_allows_with_its_key() {
+    let config = Config::builder().max_record_size(Some(1_024)).rate_limit_records_per_shard(10_000);
+    let mut rig = Rig::with_shards(config, 1);
+    let mut largest = 0;
+    for size in 0..100 {
+        for _ in 0..400 {
+            rig.put_record(UserRecord::new("s", "k", vec![0; size]));
+        }
+        rig.producer.flush(rig.now);
+        rig.drain();
+        let records = rig.batches.iter().flat_map(|batch| batch.records());
+        largest =
+            records.map(|record| record.data().len() + record.partition_key().len()).max().max(Some(largest)).unwrap();
+        rig.answer_all_stored(&equal_shards(1));
+        rig.run_for(SEC);
+    }
+    assert_eq!(largest, 1_024, "and they are filled to the last byte");
+}
+
+#[test]
 fn an_aggregate_closes_by_count() {
     let mut rig = Rig::with_shards(Config::builder().aggregation_max_count(3), 1);
     for key in 0..7 {

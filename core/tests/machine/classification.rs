@@ -185,9 +185,7 @@ fn internal_failure_and_anything_unknown_is_retried_with_growing_backoff() {
         for _ in 0..8 {
             rig.answer_records([RecordReply::failed(code, "why")]);
             let since = rig.now;
-            while rig.batches.is_empty() {
-                rig.run_for(MS);
-            }
+            rig.run_until_sent();
             pauses.push(rig.now.saturating_since(since));
         }
         // 50 ms of buffering, then full jitter up to 50, 100, 200, … ms.
@@ -310,6 +308,27 @@ fn a_poisoned_aggregate_is_divided_too() {
     }
     let failed: Vec<_> = tickets.iter().filter(|ticket| rig.results[ticket].is_err()).collect();
     assert_eq!(failed, [&tickets[7]]);
+}
+
+#[test]
+fn parts_of_a_refused_request_that_wait_expire_record_by_record() {
+    let config = Config::builder().aggregation_enabled(false).max_in_flight_requests(1).record_ttl(SEC);
+    let mut rig = Rig::with_shards(config.record_max_buffered_time(300 * MS), 1);
+    let [first, second, old] = [1, 2, 3].map(|key| rig.put(key, "old"));
+    rig.run_for(200 * MS);
+    let young = rig.put(4, "young");
+    rig.run_for(100 * MS);
+    rig.answer(failed(Delivery::Refused, "ValidationException"));
+    assert_eq!(rig.shape(), [[1, 1]], "one half is under way, the other waits");
+    rig.run_for(699 * MS);
+    assert!(rig.results.is_empty());
+    rig.run_for(MS);
+    assert_eq!(&*rig.failure(old).error.code, "Expired");
+    assert_eq!(rig.results.len(), 1);
+    rig.answer_all_stored(&equal_shards(1));
+    for ticket in [first, second, young] {
+        assert_eq!(rig.receipt(ticket).attempts.len(), 2);
+    }
 }
 
 #[test]

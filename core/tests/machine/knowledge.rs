@@ -64,9 +64,7 @@ fn after_an_outage_the_map_is_had_as_soon_as_records_go_through() {
         rig.run_for(SEC);
     }
     assert!(rig.lists.is_empty(), "the next one comes within half a minute");
-    while rig.batches.is_empty() {
-        rig.run_for(MS);
-    }
+    rig.run_until_sent();
     rig.answer_all_stored(&equal_shards(1));
     rig.run_for(SEC);
     assert_eq!(rig.lists.len(), 1, "now that the service answers, within a second");
@@ -182,9 +180,45 @@ fn a_burst_of_wrong_shards_asks_for_the_shards_once_and_for_the_description_once
 }
 
 #[test]
+fn a_few_wrong_shards_are_no_reason_to_ask_for_the_description() {
+    for (wrong, distribution, asked) in [
+        (9, RecordDistribution::Detect, false),
+        (10, RecordDistribution::Detect, true),
+        (10, RecordDistribution::ByKey, false),
+    ] {
+        let mut rig = Rig::with_shards(Config::builder().record_distribution(distribution), 20);
+        rig.run_for(5 * SEC);
+        (0..wrong).for_each(|n| {
+            rig.put(start_of(n, 20), "a");
+        });
+        rig.run_for(100 * MS);
+        rig.answer_records((0..wrong).map(|n| RecordReply::stored(shard_id(n + 1), "1")));
+        assert_eq!(rig.describes.len(), usize::from(asked), "{wrong} on a stream {distribution:?}");
+    }
+}
+
+#[test]
+fn without_a_map_a_retry_does_not_wait_for_newer_records() {
+    let mut rig = Rig::new(Config::builder().record_max_buffered_time(SEC));
+    let first = rig.put(1, "a");
+    rig.run_for(SEC);
+    rig.put(2, "newer");
+    rig.answer_records([RecordReply::failed("InternalFailure", "why")]);
+    rig.run_for(600 * MS);
+    assert_eq!(
+        rig.shape(),
+        [[1, 1]],
+        "after the backoff, within half the buffering time, and it takes the other along"
+    );
+    rig.answer_all_stored(&equal_shards(1));
+    rig.receipt(first);
+}
+
+#[test]
 fn the_streams_record_limit_is_learned_and_kept() {
     let mut rig = Rig::new(Config::builder());
     let early = rig.put(1, vec![0; 3 << 20]);
+    let just_so = rig.put(2, vec![0; (2 << 20) - 1]);
     let describe = rig.describes.remove(0);
     let summary = StreamSummary { max_record_size: Some(2 << 20), auto_distribution: false };
     rig.producer.respond_stream(rig.now, &describe, Ok(summary));
@@ -200,6 +234,7 @@ fn the_streams_record_limit_is_learned_and_kept() {
     assert_eq!(reason, InvalidRecord::TooLarge { size: (2 << 20) + 1, limit: 2 << 20 });
     assert_eq!(UserRecord::from(back), record);
     rig.put(1, vec![0; (2 << 20) - 1]);
+    assert!(!rig.results.contains_key(&just_so), "the limit itself is legal");
 }
 
 #[test]

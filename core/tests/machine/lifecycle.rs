@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kpl_core::{Config, Delivery, Instant, PutError, Reply, RequestError, UserRecord};
+use kpl_core::{Config, Delivery, Instant, Notice, PutError, RecordReply, Reply, RequestError, UserRecord};
 
 use crate::rig::*;
 
@@ -215,4 +215,113 @@ fn time_that_goes_backwards_is_harmless() {
     rig.run_for(100 * MS);
     rig.answer_all_stored(&equal_shards(1));
     rig.receipt(ticket);
+}
+
+#[test]
+fn stats_count_every_record_and_request_once() {
+    let mut rig = Rig::with_shards(Config::builder().record_ttl(10 * SEC), 2);
+    let before = rig.producer.stats();
+    assert_eq!((before.user_records_put, before.user_records_succeeded, before.requests), (1, 1, 1));
+    (0..3).for_each(|key| {
+        rig.put(key, "a");
+    });
+    rig.put(u128::MAX, "b");
+    assert!(!rig.producer.has_actions());
+    rig.producer.flush(rig.now);
+    assert!(rig.producer.has_actions());
+    rig.drain();
+    let throttled = RecordReply::failed("ProvisionedThroughputExceededException", "why");
+    rig.answer_records([RecordReply::stored(shard_id(0), "1"), throttled]);
+    rig.run_for(100 * MS);
+    rig.answer(Reply::Failed(RequestError::new(Delivery::Refused, "AccessDeniedException", "why")));
+    let stats = rig.producer.stats();
+    assert_eq!(stats.user_records_put, 5);
+    assert_eq!(stats.user_records_succeeded, 4);
+    assert_eq!(stats.user_records_failed, 1);
+    assert_eq!(stats.user_records_retried, 1);
+    assert_eq!(stats.requests, 3);
+    assert_eq!(stats.kinesis_records, 2);
+    assert_eq!(stats.kinesis_records_throttled, 1);
+}
+
+#[test]
+fn the_age_of_the_oldest_record_is_told() {
+    let mut rig = Rig::with_shards(Config::builder(), 1);
+    assert_eq!(rig.producer.oldest_put(), None);
+    let put_at = rig.now;
+    rig.put(1, "a");
+    rig.run_for(50 * MS);
+    rig.put(2, "b");
+    assert_eq!(rig.producer.oldest_put(), Some(put_at));
+    rig.run_for(100 * MS);
+    rig.answer_all_stored(&equal_shards(1));
+    assert_eq!(rig.producer.oldest_put(), None);
+}
+
+#[test]
+fn records_that_expire_together_are_told_of_in_one_notice() {
+    let mut rig = Rig::with_shards(Config::builder().record_ttl(SEC), 1);
+    (0..7).for_each(|key| {
+        rig.put(key, "a");
+    });
+    rig.run_for(5 * SEC);
+    assert_eq!(rig.notices, []);
+    rig.answer(unanswered());
+    let expired = |notice: &Notice| match notice {
+        Notice::Expired { user_records, .. } => Some(*user_records),
+        _ => None,
+    };
+    assert_eq!(rig.notices.iter().filter_map(expired).collect::<Vec<_>>(), [7]);
+}
+
+#[test]
+fn close_to_its_end_a_record_gets_its_last_chance_halfway() {
+    // Half the buffering time from the reply on would be the record's end, or later.
+    for (replied, halfway) in [(300, 400), (410, 455)] {
+        let config = Config::builder().record_max_buffered_time(400 * MS).record_ttl(500 * MS);
+        let mut rig = Rig::with_shards(config.aggregation_enabled(false).collection_max_count(2), 1);
+        let tickets = [rig.put(1, "a"), rig.put(2, "b")];
+        rig.run_for(replied * MS);
+        let throttled = RecordReply::failed("ProvisionedThroughputExceededException", "why");
+        rig.answer_records([RecordReply::stored(shard_id(0), "1"), throttled]);
+        rig.run_for((halfway - replied - 1) * MS);
+        assert!(rig.batches.is_empty(), "there is still time for company");
+        rig.run_for(MS);
+        rig.answer_all_stored(&equal_shards(1));
+        tickets.iter().for_each(|ticket| {
+            rig.receipt(*ticket);
+        });
+    }
+}
+
+#[test]
+fn what_a_backlogged_shard_goes_on_collecting_expires_at_its_ttl() {
+    let config = Config::builder().rate_limit_records_per_shard(1).record_ttl(2 * SEC);
+    let mut rig = Rig::with_shards(config.aggregation_max_count(2), 1);
+    rig.run_for(SEC);
+    let tickets: Vec<u64> = (0..15).map(|key| rig.put(key, "a")).collect();
+    rig.run_for(2 * SEC - MS);
+    assert!(rig.results.is_empty());
+    rig.run_for(MS);
+    assert_eq!(rig.failure(tickets[14]).error.code, "Expired".into(), "it was alone in an aggregate");
+    rig.answer_all_stored(&equal_shards(1));
+    assert!(tickets.iter().all(|ticket| rig.results.contains_key(ticket)));
+}
+
+#[test]
+fn records_that_wait_for_a_request_expire_one_by_one() {
+    let config = Config::builder().max_in_flight_requests(1).record_ttl(SEC).record_max_buffered_time(300 * MS);
+    let mut rig = Rig::with_shards(config, 1);
+    rig.put(0, "under way for long");
+    rig.run_for(300 * MS);
+    let old = rig.put(1, "old");
+    rig.run_for(200 * MS);
+    let young = rig.put(2, "young");
+    rig.run_for(799 * MS);
+    assert!(rig.results.is_empty() && rig.shape() == [[1]]);
+    rig.run_for(MS);
+    assert_eq!(&*rig.failure(old).error.code, "Expired");
+    rig.run_for(100 * MS);
+    rig.answer_all_stored(&equal_shards(1));
+    rig.receipt(young);
 }

@@ -24,6 +24,7 @@ pub struct Rig {
     pub cancelled: bool,
     next_ticket: u64,
     sequence: u64,
+    requests: usize,
 }
 
 impl Rig {
@@ -42,6 +43,7 @@ impl Rig {
             cancelled: false,
             next_ticket: 0,
             sequence: 0,
+            requests: 0,
         }
     }
 
@@ -77,7 +79,11 @@ impl Rig {
     pub fn drain(&mut self) {
         while let Some(action) = self.producer.poll_action() {
             match action {
-                Action::SendBatch(batch) => self.batches.push(batch),
+                Action::SendBatch(batch) => {
+                    self.requests += 1;
+                    assert!(self.requests < 100_000, "requests go round in circles");
+                    self.batches.push(batch);
+                }
                 Action::ListShards(request) => self.lists.push(request),
                 Action::DescribeStream(request) => self.describes.push(request),
                 Action::ResolveRecord(ticket, result) => {
@@ -108,6 +114,15 @@ impl Rig {
         }
         self.now = end;
         self.tick();
+    }
+
+    /// Lets time pass until a request is sent.
+    pub fn run_until_sent(&mut self) {
+        let latest = self.now + 60 * SEC;
+        while self.batches.is_empty() {
+            assert!(self.now < latest, "nothing is sent");
+            self.run_for(MS);
+        }
     }
 
     /// How long until the producer wants to be ticked.
