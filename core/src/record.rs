@@ -252,6 +252,14 @@ mod tests {
     }
 
     #[test]
+    fn the_hash_key_is_the_explicit_one_or_that_of_the_partition_key() {
+        let record = UserRecord::new("s", "key", "data");
+        assert_eq!(record.clone().prepare().unwrap().hash_key(), hash_key("key"));
+        let prepared = record.explicit_hash_key("42").prepare().unwrap();
+        assert_eq!((prepared.hash_key(), prepared.size()), (42, 7));
+    }
+
+    #[test]
     fn the_limits_themselves_are_accepted() {
         for record in [
             UserRecord::new("s".repeat(128), "あ".repeat(256), ""),

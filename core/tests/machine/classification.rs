@@ -29,6 +29,7 @@ fn success_on_the_predicted_shard_is_success_for_every_user_record() {
         assert_eq!(receipt.attempts.len(), 1);
     }
     assert!(rig.lists.is_empty(), "nothing to refresh");
+    assert_eq!(rig.notices, [], "and nothing to tell");
 }
 
 #[test]
@@ -297,6 +298,9 @@ fn a_poisoned_aggregate_is_divided_too() {
     let tickets: Vec<u64> = (0..20).map(|key| rig.put(key, if key == 7 { "poison" } else { "good" })).collect();
     rig.run_for(100 * MS);
     assert_eq!(rig.shape(), [[20]]);
+    rig.answer(failed(Delivery::Refused, "InvalidArgumentException"));
+    let first_keys: Vec<_> = rig.batches.iter().map(|batch| batch.records()[0].explicit_hash_key()).collect();
+    assert_eq!((rig.shape(), first_keys), (vec![vec![10], vec![10]], vec![Some(0), Some(10)]), "in order");
     while !rig.batches.is_empty() {
         let poisoned = rig.batches[0].records()[0].data().windows(6).any(|window| window == b"poison");
         // Per record, as kinesis-mock says it; the service refuses the request.

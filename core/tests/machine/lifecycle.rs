@@ -193,6 +193,16 @@ fn at_the_deadline_of_a_close_what_is_left_fails_with_its_record() {
 }
 
 #[test]
+fn when_nothing_is_under_way_nothing_is_called_back() {
+    let mut rig = Rig::new(Config::builder());
+    let ticket = rig.put(1, "a");
+    rig.producer.close(rig.now, rig.now);
+    rig.drain();
+    assert_eq!(&*rig.failure(ticket).error.code, "Closed");
+    assert!(!rig.cancelled && rig.producer.is_drained());
+}
+
+#[test]
 fn a_late_success_after_the_deadline_is_a_success() {
     let mut rig = Rig::with_shards(Config::builder(), 1);
     let ticket = rig.put(1, "a");
