@@ -73,6 +73,17 @@ impl<T> Limiter<T> {
         self.wakes.arm(slot, wake);
     }
 
+    /// Everything that waits is due at `now` at the latest: once its shard may take it, it waits for nothing else.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        for shard in self.shards.iter_mut().flatten() {
+            let mut waiting = core::mem::take(&mut shard.waiting);
+            while let Some(mut record) = waiting.pop() {
+                record.deadline = record.deadline.min(now);
+                shard.waiting.push(record.deadline, record.expiry, record);
+            }
+        }
+    }
+
     /// Takes a record that has waited until one of its user records expired.
     pub(crate) fn pop_expired(&mut self, now: Instant, slot: u32) -> Option<KinesisRecord<T>> {
         self.shard_mut(slot).waiting.pop_expired(now)
@@ -124,6 +135,8 @@ impl<T> Limiter<T> {
 
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;

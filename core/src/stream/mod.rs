@@ -179,6 +179,7 @@ impl<T> Stream<T> {
         for slot in slots {
             self.close(now, slot, common);
         }
+        self.limiter.hurry(now);
         self.collector.flush();
     }
 

@@ -140,6 +140,23 @@ fn a_flushed_record_that_is_retried_does_not_wait_again() {
 }
 
 #[test]
+fn a_flush_hurries_what_waits_for_its_shards_pace() {
+    let config = Config::builder().record_max_buffered_time(60 * SEC).record_ttl(600 * SEC);
+    let mut rig = Rig::with_shards(config, 1);
+    // Three seconds' worth.
+    (0..60).for_each(|key| {
+        rig.put(key, vec![0; 50_000]);
+    });
+    let flush = rig.producer.flush(rig.now);
+    rig.drain();
+    for _ in 0..30 {
+        rig.answer_all_stored(&equal_shards(1));
+        rig.run_for(100 * MS);
+    }
+    assert_eq!(rig.flushed, [flush], "{} records are left", rig.producer.outstanding_records());
+}
+
+#[test]
 fn a_flush_before_the_map_is_there_waits_for_it() {
     let mut rig = Rig::new(Config::builder());
     (0..10).for_each(|key| {
