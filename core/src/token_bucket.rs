@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use crate::config::Config;
-use crate::time::Instant;
+use crate::time::{Instant, nanos};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -59,8 +59,8 @@ impl Pace {
     /// Lets one record of `size` bytes go, or says when it may.
     pub(crate) fn try_take(&mut self, now: Instant, size: usize, config: &Config) -> Result<(), Instant> {
         let scale = self.scale_at(now);
-        let record_cost = cost(1, config.rate_limit_records_per_shard(), scale);
-        let byte_cost = cost(size as u64, config.rate_limit_bytes_per_shard(), scale);
+        let record_cost = recovering_cost(1, config.rate_limit_records_per_shard(), scale);
+        let byte_cost = recovering_cost(size as u64, config.rate_limit_bytes_per_shard(), scale);
         let ready = self.records.ready_at(record_cost).max(self.bytes.ready_at(byte_cost));
         if ready > now {
             return Err(ready);
@@ -85,6 +85,11 @@ impl Pace {
         let recovered = now.saturating_since(self.scaled_at).as_millis() * u128::from(FULL) / RECOVERY.as_millis();
         FULL.min(self.scale.saturating_add(u64::try_from(recovered).unwrap_or(FULL)))
     }
+}
+
+/// The cost at a pace that recovers meanwhile: a large record must not stop its shard for longer than the pace is slow.
+fn recovering_cost(amount: u64, rate: u64, scale: u64) -> u64 {
+    cost(amount, rate, scale).min(cost(amount, rate, FULL).saturating_add(nanos(RECOVERY)))
 }
 
 /// Nanoseconds in which `rate` a second, scaled, gives `amount`; rounded up, so that the rate is never exceeded.
@@ -185,6 +190,20 @@ mod tests {
         pace.slow_down(now, Instant::from_nanos(0));
         pace.slow_down(now, now);
         assert_eq!(pace.scale, FULL / 4);
+    }
+
+    #[test]
+    fn a_large_record_at_the_slowest_pace_stops_its_shard_no_longer_than_it_takes_to_recover() {
+        let config = config(1_000, 1 << 20);
+        let mut pace = Pace::new();
+        let mut now = Instant::from_nanos(SECOND);
+        for _ in 0..20 {
+            pace.slow_down(now, now);
+        }
+        now = pace.try_take(now, 1 << 20, &config).unwrap_err();
+        assert_eq!(pace.try_take(now, 1 << 20, &config), Ok(()));
+        let next = pace.try_take(now, 1, &config).unwrap_err();
+        assert!(next <= now + RECOVERY + Duration::from_secs(1), "{:?} later", next.saturating_since(now));
     }
 
     #[test]
