@@ -279,10 +279,17 @@ mod tests {
         let mut map = ShardMap::default();
         assert!(!map.replace(at(0), vec![listed(0, 0, 9), listed(0, 10, u128::MAX)]).whole);
         assert_eq!((map.open_shards(), id(&map, 0).is_some(), id(&map, 10)), (1, true, None));
-        // It is not gone: a minute later, it is still known.
-        map.replace(at(100), vec![listed(0, 0, u128::MAX)]);
-        map.replace(at(200), vec![listed(0, 0, u128::MAX)]);
-        assert_eq!(map.range("shardId-000000000000"), Some((0, u128::MAX)));
+        assert_eq!(map.replace(at(100), vec![listed(0, 0, u128::MAX)]).forgotten, [0; 0], "it was never gone");
+    }
+
+    #[test]
+    fn a_shard_that_overlaps_another_is_known_for_a_minute() {
+        let mut map = ShardMap::default();
+        let overlapping = listed(1, 5, 9);
+        map.replace(at(0), vec![listed(0, 0, u128::MAX), overlapping.clone()]);
+        assert_eq!(map.range(&overlapping.id), Some((5, 9)));
+        map.replace(at(61), vec![listed(0, 0, u128::MAX)]);
+        assert_eq!(map.range(&overlapping.id), None);
     }
 
     #[test]
