@@ -114,8 +114,8 @@ pub fn decode(blob: impl Into<Bytes>) -> Result<Vec<AggregatedUserRecord>, Decod
     Tables::read(message)?.records(&blob, message)
 }
 
-/// Bytes of the smallest user record in a message: tag, length, an index and its tag, no data and its tag and length.
-const RECORD_SIZE_MIN: usize = 6;
+/// Bytes of the smallest user record: an index with its tag, and no data with its tag and length.
+const RECORD_SIZE_MIN: usize = 4;
 
 /// The tables of keys, and room for the records. Tables may follow the records that use them, so they are read first.
 struct Tables {
@@ -146,24 +146,21 @@ impl Tables {
     /// Empty tables with room for what the message has: vectors that grow would take several times the memory.
     fn for_fields_of(mut message: Reader<'_>) -> Result<Self, DecodeError> {
         let (mut partition_keys, mut explicit_hash_keys, mut records) = (0, 0, 0);
-        let records_max = (message.end - message.at) / RECORD_SIZE_MIN;
         while let Some(field) = message.field()? {
+            let start = message.at;
+            message.skip(field)?;
             match field.number {
                 1 => partition_keys += 1,
                 2 => explicit_hash_keys += 1,
-                3 => records += 1,
+                // Its length takes a byte, at least.
+                3 if message.at - start > RECORD_SIZE_MIN => records += 1,
                 _ => {}
-            }
-            if (1..=3).contains(&field.number) {
-                message.span(field)?;
-            } else {
-                message.skip(field)?;
             }
         }
         Ok(Self {
             partition_keys: Vec::with_capacity(partition_keys),
             explicit_hash_keys: Vec::with_capacity(explicit_hash_keys),
-            records: Vec::with_capacity(records.min(records_max)),
+            records: Vec::with_capacity(records),
         })
     }
 
@@ -400,7 +397,8 @@ mod tests {
 
     #[test]
     fn records_too_short_to_be_any_get_no_room() {
-        let blob = [&MAGIC[..], &[0x1A, 0].repeat(600), &[0; DIGEST_SIZE]].concat();
-        assert_eq!(tables(&blob).records.capacity(), 1_200 / RECORD_SIZE_MIN);
+        let (short, smallest) = ([0x1A, 3, 0x08, 0, 0x1A], [0x1A, 4, 0x08, 0, 0x1A, 0]);
+        let blob = [&MAGIC[..], &short.repeat(600), &smallest.repeat(2), &[0; DIGEST_SIZE]].concat();
+        assert_eq!(tables(&blob).records.capacity(), 2);
     }
 }
