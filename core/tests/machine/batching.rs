@@ -1,9 +1,11 @@
 //! Aggregating, pacing and collecting.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kpl_core::codec::{decode, encode};
-use kpl_core::{Config, RecordReply, UserRecord};
+use kpl_core::{Batch, Config, Delivery, Instant, RecordReply, Reply, RequestError, UserRecord};
+use proptest::prelude::*;
 
 use crate::rig::*;
 
@@ -21,6 +23,86 @@ fn a_record_reaches_the_network_within_the_buffering_time_of_its_put() {
     assert_eq!(rig.batches.len(), 1);
     rig.run_for(MS);
     assert_eq!(rig.batches.len(), 2);
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Put { stream: bool, key: u128, size: usize },
+    Pass { micros: u32 },
+    Reply { which: usize, stored: bool },
+    Shards { split: bool },
+    Flush,
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let key = prop_oneof![any::<u128>(), 0..4_u128];
+    let size = prop_oneof![4 => 20..200_usize, 1 => 20_000..60_000_usize];
+    let event = prop_oneof![
+        8 => (any::<bool>(), key, size).prop_map(|(stream, key, size)| Event::Put { stream, key, size }),
+        8 => prop_oneof![0..5_000_u32, 0..60_000_u32].prop_map(|micros| Event::Pass { micros }),
+        3 => (any::<usize>(), any::<bool>()).prop_map(|(which, stored)| Event::Reply { which, stored }),
+        1 => any::<bool>().prop_map(|split| Event::Shards { split }),
+        1 => Just(Event::Flush),
+    ];
+    proptest::collection::vec(event, 0..150)
+}
+
+/// The tickets in a request; each record's data begins with its own.
+fn tickets(batch: &Batch<u64>) -> Vec<u64> {
+    let ticket = |data: &[u8]| u64::from_le_bytes(data[..8].try_into().unwrap());
+    let users = |record: &kpl_core::KinesisRecord<u64>| match decode(record.data()) {
+        Ok(users) => users.iter().map(|user| ticket(&user.data)).collect(),
+        Err(_) => vec![ticket(&record.data())],
+    };
+    batch.records().iter().flat_map(users).collect()
+}
+
+proptest! {
+    /// Whatever else happens, where neither a shard's rate nor the cap on requests under way holds it.
+    #[test]
+    fn any_record_reaches_the_network_within_the_buffering_time(events in events(), aggregation in any::<bool>()) {
+        let config = Config::builder()
+            .aggregation_enabled(aggregation)
+            .rate_limit_records_per_shard(1_000_000)
+            .rate_limit_bytes_per_shard(1 << 30)
+            .max_in_flight_requests(1_024);
+        let mut rig = Rig::new(config);
+        let mut waiting: Vec<(u64, Instant)> = vec![];
+        let (mut put, mut looked_at) = (0, 0);
+        for event in events {
+            match event {
+                Event::Put { stream, key, size } => {
+                    let data = [&u64::to_le_bytes(put)[..], &vec![0; size]].concat();
+                    let record = UserRecord::new(if stream { "a" } else { "b" }, "k", data);
+                    waiting.push((rig.put_record(record.explicit_hash_key(key.to_string())), rig.now));
+                    put += 1;
+                }
+                Event::Pass { micros } => rig.run_for(Duration::from_micros(micros.into())),
+                Event::Reply { which, stored } if !rig.batches.is_empty() => {
+                    let batch = rig.batches.remove(which % rig.batches.len());
+                    looked_at -= 1;
+                    let records = batch.records().len();
+                    let failed = RequestError::new(Delivery::Unanswered, "X", "why");
+                    let stored = stored.then(|| (0..records).map(|_| RecordReply::stored(shard_id(0), "1")).collect());
+                    rig.respond(batch, stored.map_or(Reply::Failed(failed), Reply::Records));
+                }
+                Event::Reply { .. } => {}
+                Event::Shards { split: false } => rig.answer_inquiries(&equal_shards(3)),
+                Event::Shards { split: true } => {
+                    rig.answer_inquiries(&[child(3, 0, 0, 1), child(4, 0, 2, u128::MAX)]);
+                }
+                Event::Flush => {
+                    rig.producer.flush(rig.now);
+                    rig.drain();
+                }
+            }
+            let sent: BTreeSet<u64> = rig.batches[looked_at..].iter().flat_map(tickets).collect();
+            looked_at = rig.batches.len();
+            waiting.retain(|(ticket, _)| !sent.contains(ticket) && !rig.results.contains_key(ticket));
+            let late = waiting.iter().find(|(_, put_at)| *put_at + 100 * MS <= rig.now);
+            prop_assert_eq!(late, None, "at {:?}", rig.now);
+        }
+    }
 }
 
 #[test]
@@ -113,7 +195,7 @@ fn one_user_record_goes_as_it_is() {
     let record = &batch.records()[0];
     assert_eq!((record.partition_key(), record.explicit_hash_key()), ("key", None));
     assert_eq!(record.data(), "data");
-    rig.respond(batch, kpl_core::Reply::Records(vec![RecordReply::stored(shard_id(0), "1")]));
+    rig.respond(batch, Reply::Records(vec![RecordReply::stored(shard_id(0), "1")]));
 }
 
 #[test]
