@@ -205,6 +205,9 @@ fn config(settings: &Settings) -> Config {
         .expect("every choice is within its range")
 }
 
+/// Shard, sequence number, and position in an aggregate.
+type Place = (String, String, Option<u64>);
+
 struct Rig {
     producer: Producer<usize>,
     now: Instant,
@@ -215,8 +218,8 @@ struct Rig {
     descriptions: Vec<DescribeRequest>,
     /// How many records were put before it.
     flushes: BTreeMap<FlushId, usize>,
-    /// Records that a reply said to be stored, with the sequence number.
-    stored: BTreeSet<(usize, String)>,
+    /// Records that a reply said to be stored, and what their receipts may say.
+    stored: BTreeSet<(usize, Place)>,
     /// Records of which a reply left open whether they are stored.
     open: BTreeSet<usize>,
 }
@@ -251,14 +254,17 @@ impl Rig {
         let open = self.open.contains(&ticket);
         match result {
             Ok(receipt) => {
-                assert!(self.stored.contains(&(ticket, receipt.sequence_number.to_string())), "a reply said so");
+                let (shard_id, sequence_number) = (receipt.shard_id.to_string(), receipt.sequence_number.to_string());
+                let place = (shard_id, sequence_number, receipt.sub_sequence_number);
+                assert!(self.stored.contains(&(ticket, place)), "a reply said so");
                 assert_eq!(receipt.attempts.iter().any(|attempt| attempt.is_ambiguous()), open);
                 assert_eq!(receipt.attempts.last().error, None);
             }
             Err(failure) => {
                 assert_eq!(failure.record, self.put[ticket], "it comes back as it was put");
                 // An aggregate on a shard whose range was never learned is ambiguous, too.
-                let told = self.stored.range((ticket, String::new())..).next().is_some_and(|stored| stored.0 == ticket);
+                let told =
+                    self.stored.range((ticket, Place::default())..).next().is_some_and(|stored| stored.0 == ticket);
                 assert!(failure.is_ambiguous() == open || (told && failure.is_ambiguous()));
             }
         }
@@ -271,7 +277,13 @@ impl Rig {
                 for (tickets, reply) in tickets.into_iter().zip(replies) {
                     let text = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
                     match (text(&reply.sequence_number), text(&reply.error_code)) {
-                        (Some(number), _) => self.stored.extend(tickets.into_iter().map(|t| (t, number.clone()))),
+                        (Some(number), _) => {
+                            let (shard, aggregated) = (reply.shard_id.clone().unwrap_or_default(), tickets.len() > 1);
+                            for (ticket, position) in tickets.into_iter().zip(0..) {
+                                let place = (shard.clone(), number.clone(), aggregated.then_some(position));
+                                self.stored.insert((ticket, place));
+                            }
+                        }
                         (None, None) => self.open.extend(tickets),
                         (None, Some(_)) => {}
                     }

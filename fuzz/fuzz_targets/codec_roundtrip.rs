@@ -12,6 +12,13 @@ use libfuzzer_sys::fuzz_target;
 use prost::Message;
 
 #[derive(Arbitrary, Debug)]
+struct Input {
+    records: Vec<Record>,
+    /// So many more, each with keys of its own: indexes of two bytes.
+    numbered: Option<u8>,
+}
+
+#[derive(Arbitrary, Debug)]
 struct Record {
     partition_key: Key,
     explicit_hash_key: Option<HashKey>,
@@ -59,8 +66,13 @@ impl From<Record> for AggregatedUserRecord {
     }
 }
 
-fuzz_target!(|records: Vec<Record>| {
-    let records: Vec<AggregatedUserRecord> = records.into_iter().map(Into::into).collect();
+fuzz_target!(|input: Input| {
+    let mut records: Vec<AggregatedUserRecord> = input.records.into_iter().map(Into::into).collect();
+    records.extend((0..input.numbered.unwrap_or(0)).map(|n| AggregatedUserRecord {
+        partition_key: format!("numbered {n}").into(),
+        explicit_hash_key: Some(u128::MAX - u128::from(n)),
+        data: Default::default(),
+    }));
     let blob = encode(&records);
     let message = &blob[MAGIC.len()..blob.len() - 16];
     let by_prost = proto::AggregatedRecord::decode(message).expect("prost reads it");
