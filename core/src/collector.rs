@@ -58,6 +58,13 @@ impl<T> Collector<T> {
             || self.flushing
     }
 
+    /// Whether less waits, for the shard and in all, than a request takes.
+    pub(crate) fn has_room(&self, slot: u32, config: &Config) -> bool {
+        self.waiting.len() < config.collection_max_count()
+            && self.bytes < config.collection_max_size()
+            && self.shards.get(slot as usize).is_none_or(|shard| shard.waiting < config.collection_max_size_per_shard())
+    }
+
     /// The records of the next request: at least one if any waits, at most what the limits allow.
     pub(crate) fn take(&mut self, config: &Config) -> Vec<KinesisRecord<T>> {
         let mut batch = Vec::with_capacity(self.waiting.len().min(config.collection_max_count()));

@@ -16,6 +16,10 @@ use crate::time::Instant;
 /// Time between two descriptions of streams: the service allows an account 20 a second, and other producers want some.
 const DESCRIPTION_SPACING: Duration = Duration::from_millis(100);
 
+/// What waits for its shard's pace, or for the end of a backoff, is let go at multiples of this interval: late records of
+/// all shards share wake-ups and requests, instead of each one taking some for itself the moment that it may go.
+pub(crate) const RELEASE_INTERVAL: Duration = Duration::from_millis(10);
+
 /// Counts since the producer was made. Every one only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -53,6 +53,11 @@ impl Inquiry {
         }
     }
 
+    /// The last answer was good enough: the next wait starts small again.
+    pub(crate) fn settle(&mut self) {
+        self.backoff = BACKOFF_MIN;
+    }
+
     /// The last answer was not good enough: asks again after the backoff, whatever else is known.
     pub(crate) fn want_later(&mut self, now: Instant, rng: &mut Rng) {
         if self.ask_at == Instant::NEVER && self.asked_at.is_none() {
@@ -83,11 +88,11 @@ impl Inquiry {
         true
     }
 
-    /// The answer is there. Answers to questions that were not asked are told apart.
+    /// The answer is there; whether it is good enough, [`settle`](Self::settle) or [`want_later`](Self::want_later) tells.
+    /// Answers to questions that were not asked are told apart.
     pub(crate) fn succeeded(&mut self) -> bool {
         let Some(asked) = self.asked_at.take() else { return false };
         self.answered_as_of = Some(asked);
-        self.backoff = BACKOFF_MIN;
         self.finished = true;
         true
     }
@@ -238,7 +243,12 @@ mod tests {
         assert_eq!(inquiry.next(), next, "what was refused is not asked for again and again");
         now = next;
         assert!(inquiry.take_due(now) && inquiry.succeeded());
-        inquiry.want(now, now);
-        assert_eq!(inquiry.next(), now + BACKOFF_MIN, "an answer ends the backoff");
+        inquiry.want_later(now, &mut rng);
+        assert!(inquiry.next() >= now + BACKOFF_MAX / 2, "an answer that is not good enough ends no backoff");
+        now = inquiry.next();
+        assert!(inquiry.take_due(now) && inquiry.succeeded());
+        inquiry.settle();
+        inquiry.want_later(now, &mut rng);
+        assert!(inquiry.next() <= now + BACKOFF_MIN, "one that is does");
     }
 }

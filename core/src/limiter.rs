@@ -1,19 +1,14 @@
 //! Holds Kinesis records until their shard may take them, the earliest deadline first.
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
-use core::time::Duration;
-
+use crate::common::RELEASE_INTERVAL;
 use crate::config::Config;
 use crate::deadline_queue::DeadlineQueue;
 use crate::kinesis_record::KinesisRecord;
 use crate::time::Instant;
 use crate::token_bucket::Pace;
 use crate::wakes::Wakes;
-
-/// What waits for its shard is let go at multiples of this interval: late records of all shards share requests, instead
-/// of each one taking a request for itself the moment that it may go.
-const RELEASE_INTERVAL: Duration = Duration::from_millis(10);
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 /// The pace of each shard of a stream, and what waits for it.
 #[derive(Debug)]
@@ -21,50 +16,64 @@ pub(crate) struct Limiter<T> {
     /// By the shard's slot. A shard that nothing was sent to has none.
     shards: Vec<Option<Box<ShardLimiter<T>>>>,
     wakes: Wakes,
+    /// Slots of shards that might let something go, if there were a request to take it.
+    put_off: Vec<u32>,
 }
 
 #[derive(Debug)]
 struct ShardLimiter<T> {
     pace: Pace,
     waiting: DeadlineQueue<KinesisRecord<T>>,
+    is_put_off: bool,
 }
 
 impl<T> Default for Limiter<T> {
     fn default() -> Self {
-        Self { shards: Vec::new(), wakes: Wakes::default() }
+        Self { shards: Vec::new(), wakes: Wakes::default(), put_off: Vec::new() }
     }
 }
 
 impl<T> Limiter<T> {
-    /// Lets a record of the shard in `slot` through, or keeps it until it may go.
+    /// Lets a record of the shard in `slot` through, or keeps it until it may go: not before there `is_room` for it in
+    /// what leaves next.
     pub(crate) fn push(
         &mut self,
         now: Instant,
         slot: u32,
         record: KinesisRecord<T>,
+        is_room: bool,
         config: &Config,
         mut passed: impl FnMut(KinesisRecord<T>),
     ) {
         let shard = self.shard_mut(slot);
-        if shard.waiting.is_empty() && shard.pace.try_take(now, record.size(), config).is_ok() {
+        if is_room && shard.waiting.is_empty() && shard.pace.try_take(now, record.size(), config).is_ok() {
             passed(record);
             return;
         }
         shard.waiting.push(record.deadline, record.expiry, record);
-        self.release(now, slot, config, passed);
+        self.release(now, slot, is_room, config, passed);
     }
 
-    /// Lets through what may go by now, and sets the shard's alarm for the rest.
+    /// Lets through what may go by now, and sets the shard's alarm for the rest. Without room, that is put off: were it
+    /// let through to wait elsewhere, it would all leave at once later, whatever the shard's pace.
     pub(crate) fn release(
         &mut self,
         now: Instant,
         slot: u32,
+        is_room: bool,
         config: &Config,
         mut passed: impl FnMut(KinesisRecord<T>),
     ) {
         let shard = self.shard_mut(slot);
         let wake = loop {
             let Some(first) = shard.waiting.first() else { break Instant::NEVER };
+            if !is_room {
+                let expiry = shard.waiting.next_expiry();
+                if !core::mem::replace(&mut shard.is_put_off, true) {
+                    self.put_off.push(slot);
+                }
+                break expiry;
+            }
             if let Err(ready) = shard.pace.try_take(now, first.size(), config) {
                 break ready.round_up(RELEASE_INTERVAL).min(shard.waiting.next_expiry());
             }
@@ -82,6 +91,15 @@ impl<T> Limiter<T> {
                 shard.waiting.push(record.deadline, record.expiry, record);
             }
         }
+    }
+
+    /// Takes the slots that were put off and that `are_ready` now.
+    pub(crate) fn take_put_off(&mut self, are_ready: impl Fn(u32) -> bool) -> Vec<u32> {
+        let ready: Vec<u32> = self.put_off.extract_if(.., |slot| are_ready(*slot)).collect();
+        for slot in &ready {
+            self.shard_mut(*slot).is_put_off = false;
+        }
+        ready
     }
 
     /// Takes a record that has waited until one of its user records expired.
@@ -128,8 +146,9 @@ impl<T> Limiter<T> {
         if index >= self.shards.len() {
             self.shards.resize_with(index + 1, || None);
         }
-        self.shards[index]
-            .get_or_insert_with(|| Box::new(ShardLimiter { pace: Pace::new(), waiting: DeadlineQueue::default() }))
+        self.shards[index].get_or_insert_with(|| {
+            Box::new(ShardLimiter { pace: Pace::new(), waiting: DeadlineQueue::default(), is_put_off: false })
+        })
     }
 }
 
@@ -189,7 +208,7 @@ mod tests {
             let mut passed = Vec::new();
             let record = single(ticket, Some(slot), size, deadline, expiry);
             self.waiting.push((deadline, ticket, slot, expiry));
-            self.limiter.push(self.now, slot, record, &self.config, |record| passed.push(record));
+            self.limiter.push(self.now, slot, record, true, &self.config, |record| passed.push(record));
             self.take_passed(slot, passed);
         }
 
@@ -206,7 +225,7 @@ mod tests {
                         self.expired += 1;
                     }
                     let mut passed = Vec::new();
-                    self.limiter.release(self.now, slot, &self.config, |record| passed.push(record));
+                    self.limiter.release(self.now, slot, true, &self.config, |record| passed.push(record));
                     self.take_passed(slot, passed);
                 }
                 assert!(self.limiter.next_wake() > self.now, "no busy loop");
@@ -284,12 +303,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_put_off_for_want_of_room_goes_at_the_shards_pace_when_there_is_some() {
+        let mut limiter = Limiter::default();
+        let config = Config::builder().rate_limit_records_per_shard(2).build().unwrap();
+        let passed = core::cell::Cell::new(0);
+        let pass = |_| passed.set(passed.get() + 1);
+        for ticket in 0..5 {
+            limiter.push(ms(0), 3, single(ticket, Some(3), 10, ms(1), ms(60_000)), false, &config, pass);
+        }
+        assert_eq!((passed.get(), limiter.next_wake()), (0, ms(60_000)), "woken only to expire");
+        assert!(limiter.take_put_off(|_| false).is_empty());
+        assert_eq!(limiter.take_put_off(|_| true), alloc::vec![3], "once, however often");
+        limiter.release(ms(50_000), 3, true, &config, pass);
+        assert_eq!((passed.get(), limiter.next_wake()), (2, ms(50_500)), "a second's worth, and then what time gives");
+        assert!(limiter.take_put_off(|_| true).is_empty());
+    }
+
+    #[test]
     fn a_slot_that_another_shard_has_now_starts_at_its_own_pace() {
         let mut limiter = Limiter::default();
         let config = Config::builder().rate_limit_records_per_shard(1).build().unwrap();
         let push = |limiter: &mut Limiter<usize>, ticket| {
             let mut passed = 0;
-            limiter.push(ms(0), 3, single(ticket, Some(3), 10, ms(1), ms(2)), &config, |_| passed += 1);
+            limiter.push(ms(0), 3, single(ticket, Some(3), 10, ms(1), ms(2)), true, &config, |_| passed += 1);
             passed
         };
         assert_eq!((push(&mut limiter, 0), push(&mut limiter, 1)), (1, 0));

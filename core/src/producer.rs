@@ -298,15 +298,15 @@ impl<T> Producer<T> {
             && let Some(index) = self.line.pop_front()
         {
             let stream = &mut self.streams[index as usize];
+            *stream.awaits_request() = false;
             if Self::send_one(now, index, stream, &mut self.common) {
                 self.in_flight += 1;
             }
             if stream.has_request(now, &self.common) {
+                *stream.awaits_request() = true;
                 self.line.push_back(index);
-            } else {
-                *stream.awaits_request() = false;
-                self.wakes.arm(index, stream.next_event());
             }
+            self.wakes.arm(index, stream.next_event());
         }
     }
 

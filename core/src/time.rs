@@ -40,6 +40,11 @@ impl Instant {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// The last multiple of `interval` since the origin that is not after `self`.
+    pub(crate) const fn round_down(self, interval: Duration) -> Self {
+        Self(self.0 - self.0 % interval.as_nanos() as u64)
+    }
+
     /// The first multiple of `interval` since the origin that is not before `self`.
     pub(crate) const fn round_up(self, interval: Duration) -> Self {
         let interval = interval.as_nanos() as u64;
@@ -83,6 +88,7 @@ mod tests {
     #[test]
     fn rounding_up_gives_the_next_multiple_or_the_same() {
         let ten = Duration::from_millis(10);
+        assert_eq!((ms(0).round_down(ten), ms(9).round_down(ten), ms(10).round_down(ten)), (ms(0), ms(0), ms(10)));
         assert_eq!((ms(0).round_up(ten), ms(1).round_up(ten), ms(10).round_up(ten)), (ms(0), ms(10), ms(10)));
         assert_eq!((ms(10) + Duration::from_nanos(1)).round_up(ten), ms(20));
     }

@@ -104,11 +104,6 @@ impl Knowledge {
         self.shards.want(now, now);
     }
 
-    /// The last list did not tell all that is needed.
-    pub(super) fn want_shards_later<T>(&mut self, now: Instant, common: &mut Common<T>) {
-        self.shards.want_later(now, &mut common.rng);
-    }
-
     /// The service took a record that went without a prediction: what is not known yet can be asked for now.
     pub(super) fn saw_service(&mut self, now: Instant) {
         self.shards.hurry(now);
@@ -169,6 +164,7 @@ impl<T> Stream<T> {
         let is_first = knowledge.description.is_first();
         match reply {
             Ok(summary) if knowledge.description.succeeded() => {
+                knowledge.description.settle();
                 knowledge.wrong_shards = 0;
                 if common.config.max_record_size().is_none() {
                     let size = summary.max_record_size.unwrap_or(limits::RECORD_SIZE_DEFAULT);
@@ -243,12 +239,10 @@ impl<T> Stream<T> {
     }
 
     fn install_shards(&mut self, now: Instant, common: &mut Common<T>) {
-        self.knowledge.include_closed = false;
+        let had_closed = core::mem::take(&mut self.knowledge.include_closed);
         let listed = core::mem::take(&mut self.knowledge.listed);
         let change = self.knowledge.map.replace(now, listed);
-        if !change.whole {
-            self.knowledge.want_shards_later(now, common);
-        }
+        let whole = change.whole;
         let closed = change.closed.len();
         let moved = self.follow(now, change, common);
         common.notice(Notice::ShardMapRefreshed {
@@ -257,7 +251,13 @@ impl<T> Stream<T> {
             closed,
             moved,
         });
-        self.decide_held(now, common);
+        let decided = self.decide_held(now, had_closed && whole, common);
+        self.knowledge.include_closed = !decided;
+        if whole && decided {
+            self.knowledge.shards.settle();
+        } else {
+            self.knowledge.shards.want_later(now, &mut common.rng);
+        }
         self.start(now, common);
     }
 

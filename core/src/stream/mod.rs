@@ -16,7 +16,7 @@ use crate::kinesis_record::{KinesisRecord, Pending};
 use crate::limiter::Limiter;
 use crate::outcome::{AttemptError, code};
 use crate::stream::knowledge::Knowledge;
-use crate::stream::reply::Held;
+use crate::stream::reply::Stray;
 use crate::time::Instant;
 
 /// All that a producer has for one stream. Idle, it is looked at by nobody.
@@ -35,8 +35,8 @@ pub(crate) struct Stream<T> {
     /// Records that wait out a backoff, by its end.
     backing_off: DeadlineQueue<Vec<Pending<T>>>,
     /// Aggregates that were stored on a shard whose range is not known yet, by their expiry.
-    held: DeadlineQueue<Held<T>>,
-    /// The producer will give it a request when another one ends.
+    held: DeadlineQueue<Stray<T>>,
+    /// The producer will give it a request when another one ends. Until then, nothing more can leave.
     awaits_request: bool,
 }
 
@@ -93,7 +93,10 @@ impl<T> Stream<T> {
             return self.collector.push(KinesisRecord::single(user, None, deadline, expiry), config);
         };
         let slot = shard.slot;
-        let pass = |record| self.limiter.push(now, slot, record, config, |record| self.collector.push(record, config));
+        let is_room = !self.awaits_request;
+        let pass = |record| {
+            self.limiter.push(now, slot, record, is_room, config, |record| self.collector.push(record, config));
+        };
         if config.aggregation_enabled() {
             let limits = AggregateLimits {
                 count: config.aggregation_max_count(),
@@ -126,9 +129,7 @@ impl<T> Stream<T> {
                 self.release(now, slot, common);
             }
             self.close_due(now, common);
-            while let Some(record) = self.collector.pop_expired(now, &common.config) {
-                self.take_apart(now, record, common);
-            }
+            self.expire_collected(now, common);
             if self.limiter.next_wake() > now && self.aggregator.next_wake() > now {
                 break;
             }
@@ -151,7 +152,15 @@ impl<T> Stream<T> {
     }
 
     /// The records of a request that should be sent now.
-    pub(crate) fn take_request(&mut self, now: Instant, common: &Common<T>) -> Option<Vec<KinesisRecord<T>>> {
+    pub(crate) fn take_request(&mut self, now: Instant, common: &mut Common<T>) -> Option<Vec<KinesisRecord<T>>> {
+        for slot in self.limiter.take_put_off(|slot| self.collector.has_room(slot, &common.config)) {
+            self.release(now, slot, common);
+        }
+        if self.has_request(now, common) {
+            // Should the tick for it be late: what has expired is not sent.
+            self.expire_divided(now, common);
+            self.expire_collected(now, common);
+        }
         if let Some(part) = self.divided.pop_front() {
             return Some(part);
         }
@@ -201,8 +210,8 @@ impl<T> Stream<T> {
         for user in users {
             common.fail_closed(&self.name, user);
         }
-        while let Some(held) = self.held.pop() {
-            self.give_up_held(held, common);
+        while let Some(stray) = self.held.pop() {
+            self.give_up_held(stray, common);
         }
     }
 
@@ -241,7 +250,8 @@ impl<T> Stream<T> {
     fn close(&mut self, now: Instant, slot: u32, common: &mut Common<T>) {
         let config = &common.config;
         if let Some(record) = self.aggregator.close(slot) {
-            self.limiter.push(now, slot, record, config, |record| self.collector.push(record, config));
+            let is_room = !self.awaits_request;
+            self.limiter.push(now, slot, record, is_room, config, |record| self.collector.push(record, config));
         }
     }
 
@@ -251,7 +261,8 @@ impl<T> Stream<T> {
         while let Some(record) = self.limiter.pop_expired(now, slot) {
             self.take_apart(now, record, common);
         }
-        self.limiter.release(now, slot, &common.config, |record| self.collector.push(record, &common.config));
+        let (is_room, config) = (!self.awaits_request, &common.config);
+        self.limiter.release(now, slot, is_room, config, |record| self.collector.push(record, config));
         if !self.limiter.is_backlogged(slot) {
             self.aggregator.resume(slot);
         }
@@ -265,6 +276,12 @@ impl<T> Stream<T> {
             } else {
                 self.route(now, user, now, common);
             }
+        }
+    }
+
+    fn expire_collected(&mut self, now: Instant, common: &mut Common<T>) {
+        while let Some(record) = self.collector.pop_expired(now, &common.config) {
+            self.take_apart(now, record, common);
         }
     }
 

@@ -7,20 +7,40 @@ use core::time::Duration;
 use super::{Stream, users_of};
 use crate::action::Notice;
 use crate::aggregator::Aggregate;
-use crate::common::Common;
-use crate::kinesis_record::{KinesisRecord, Packed, Pending};
+use crate::common::{Common, RELEASE_INTERVAL};
+use crate::kinesis_record::{KinesisRecord, Pending};
 use crate::outcome::{Attempt, AttemptError, code};
 use crate::retrier::{Judgement, Verdict};
 use crate::time::Instant;
 
-/// An aggregate that is stored on a shard whose range is not known: whether consumers read its user records is open.
+/// A shard that takes records is listed within this time at the latest. The service names no time; its lists follow a
+/// reshard within seconds.
+const LISTED_WITHIN: Duration = Duration::from_secs(60);
+
+/// A Kinesis record that the service took.
 #[derive(Debug)]
-pub(super) struct Held<T> {
+struct Stored<T> {
     record: KinesisRecord<T>,
+    place: Place,
+}
+
+/// Where and when.
+#[derive(Debug)]
+struct Place {
     shard_id: Arc<str>,
     sequence_number: Arc<str>,
     start: Instant,
     end: Instant,
+}
+
+/// An aggregate that is stored on another shard than predicted: whether consumers read it is to be decided.
+#[derive(Debug)]
+pub(super) struct Stray<T> {
+    /// Its user records, with their positions, but for those that have expired.
+    users: Vec<(u64, Pending<T>)>,
+    /// The least and the largest hash key of all that are in it, expired or not: consumers look at all of them.
+    span: (u128, u128),
+    place: Place,
 }
 
 /// What one reply had to tell the operator.
@@ -87,8 +107,8 @@ impl<T> Stream<T> {
         match verdict {
             Verdict::Stored { shard_id, sequence_number } => {
                 common.stats.kinesis_records += 1;
-                let stored = Held { record, shard_id, sequence_number, start: sent, end: now };
-                self.stored(now, stored, tally, common);
+                let place = Place { shard_id, sequence_number, start: sent, end: now };
+                self.stored(now, Stored { record, place }, tally, common);
             }
             Verdict::Fail(error) => self.refused(now, sent, record, &error, common),
             Verdict::Divide(error) if !record.is_aggregated() => self.refused(now, sent, record, &error, common),
@@ -116,8 +136,8 @@ impl<T> Stream<T> {
     }
 
     /// Decides what a stored Kinesis record means for each of its user records.
-    fn stored(&mut self, now: Instant, stored: Held<T>, tally: &mut Tally, common: &mut Common<T>) {
-        let as_predicted = stored.record.shard.as_ref().is_none_or(|shard| shard.id == stored.shard_id);
+    fn stored(&mut self, now: Instant, stored: Stored<T>, tally: &mut Tally, common: &mut Common<T>) {
+        let as_predicted = stored.record.shard.as_ref().is_none_or(|shard| shard.id == stored.place.shard_id);
         if as_predicted {
             if stored.record.shard.is_none() {
                 self.knowledge.saw_service(now);
@@ -125,34 +145,50 @@ impl<T> Stream<T> {
             return succeed_all(stored, common);
         }
         tally.wrong_shard += 1;
-        self.knowledge.saw_wrong_shard(now, stored.start, common);
+        self.knowledge.saw_wrong_shard(now, stored.place.start, common);
         if !stored.record.is_aggregated() {
             // Kinesis itself routed it: it is where its key belongs.
             return succeed_all(stored, common);
         }
-        self.accept_by_range(now, stored, common);
+        if let Err(stray) = self.accept_by_range(now, Stray::new(stored), common) {
+            if common.abandoned {
+                return self.give_up_held(stray, common);
+            }
+            self.knowledge.saw_unknown_shard(now);
+            self.hold(stray, common);
+        }
     }
 
     /// Accepts an aggregate whose user records all lie in the shard's range; retries all of them if one does not. The
     /// KCL's code drops the whole aggregate then, also the user records that would belong to the shard
-    /// (`AggregatorUtil.deaggregate` takes back those before the first stranger and ends there). If the range is not
-    /// known, holds the aggregate: resending on ignorance would make duplicates.
-    fn accept_by_range(&mut self, now: Instant, stored: Held<T>, common: &mut Common<T>) {
-        let Some((first, last)) = self.knowledge.map.range(&stored.shard_id) else {
-            if common.abandoned {
-                return self.give_up_held(stored, common);
+    /// (`AggregatorUtil.deaggregate` takes back those before the first stranger and ends there).
+    ///
+    /// Gives the aggregate back if the range is not known: resending on ignorance would make duplicates.
+    fn accept_by_range(&mut self, now: Instant, stray: Stray<T>, common: &mut Common<T>) -> Result<(), Stray<T>> {
+        let Some((first, last)) = self.knowledge.map.range(&stray.place.shard_id) else { return Err(stray) };
+        let Stray { users, span, place } = stray;
+        if first <= span.0 && span.1 <= last {
+            for (position, user) in users {
+                place.succeed(user, Some(position), common);
             }
-            self.knowledge.saw_unknown_shard(now);
-            return self.held.push(stored.record.expiry, Instant::NEVER, stored);
-        };
-        let in_range = |packed: &Packed<T>| (first..=last).contains(&packed.user.entry.hash_key);
-        if stored.record.users.iter().all(in_range) {
-            return succeed_all(stored, common);
+            return Ok(());
         }
-        let Held { mut record, shard_id, start, end, .. } = stored;
-        let message = alloc::format!("stored on {shard_id} in an aggregate that does not lie in its range");
-        note_attempt(&mut record, end, start, &Arc::new(AttemptError::new(code::WRONG_SHARD, message)));
-        for user in users_of(record) {
+        let message = alloc::format!("stored on {} in an aggregate that does not lie in its range", place.shard_id);
+        let error = Arc::new(AttemptError::new(code::WRONG_SHARD, message));
+        self.send_again(now, users, &place, &error, common);
+        Ok(())
+    }
+
+    fn send_again(
+        &mut self,
+        now: Instant,
+        users: Vec<(u64, Pending<T>)>,
+        place: &Place,
+        error: &Arc<AttemptError>,
+        common: &mut Common<T>,
+    ) {
+        for (_, mut user) in users {
+            place.note(&mut user, error);
             if common.abandoned {
                 common.fail_closed(&self.name, user);
             } else {
@@ -161,36 +197,52 @@ impl<T> Stream<T> {
         }
     }
 
-    /// A new list of shards is there: decides what waited for it. If some still cannot be decided, asks again.
-    pub(super) fn decide_held(&mut self, now: Instant, common: &mut Common<T>) {
-        let undecided: Vec<Held<T>> = core::iter::from_fn(|| self.held.pop()).collect();
-        for held in undecided {
-            self.accept_by_range(now, held, common);
-        }
-        if !self.held.is_empty() {
-            self.knowledge.want_shards_later(now, common);
-        }
+    /// Keeps an aggregate until its shard's range is known, or the first of its user records expires.
+    fn hold(&mut self, stray: Stray<T>, common: &Common<T>) {
+        let expiries = stray.users.iter().map(|(_, user)| common.expiry(user));
+        self.held.push(expiries.min().unwrap_or(Instant::NEVER), Instant::NEVER, stray);
     }
 
-    /// Fails what could not be decided within its time-to-live.
-    pub(super) fn expire_held(&mut self, now: Instant, common: &mut Common<T>) {
-        while let Some(held) = self.held.pop_due(now) {
-            self.give_up_held(held, common);
-        }
-    }
-
-    /// Fails an aggregate of which nobody knows whether consumers read it.
-    pub(super) fn give_up_held(&mut self, held: Held<T>, common: &mut Common<T>) {
-        let Held { mut record, shard_id, start, end, .. } = held;
-        let message = alloc::format!("stored on {shard_id}, whose range could not be learned");
-        let error = Arc::new(AttemptError::new(code::WRONG_SHARD, message).ambiguous());
-        note_attempt(&mut record, end, start, &error);
-        for user in users_of(record) {
-            if common.abandoned {
-                common.fail_closed(&self.name, user);
+    /// A new list of shards is there: decides what waited for it, and says whether that is all. `complete` says that the
+    /// list has every shard of the stream, closed ones too.
+    pub(super) fn decide_held(&mut self, now: Instant, complete: bool, common: &mut Common<T>) -> bool {
+        let undecided: Vec<Stray<T>> = core::iter::from_fn(|| self.held.pop()).collect();
+        for stray in undecided {
+            let Err(stray) = self.accept_by_range(now, stray, common) else { continue };
+            if complete && stray.place.end + LISTED_WITHIN <= now {
+                // The shard is gone, with its stream.
+                let error = stray.undecided();
+                self.send_again(now, stray.users, &stray.place, &error, common);
             } else {
+                self.hold(stray, common);
+            }
+        }
+        self.held.is_empty()
+    }
+
+    /// Fails what could not be decided within its time-to-live; what came later in the same aggregate goes on waiting.
+    pub(super) fn expire_held(&mut self, now: Instant, common: &mut Common<T>) {
+        while let Some(mut stray) = self.held.pop_due(now) {
+            let error = stray.undecided();
+            let (expired, others): (Vec<_>, Vec<_>) =
+                stray.users.into_iter().partition(|(_, user)| common.expiry(user) <= now);
+            for (_, mut user) in expired {
+                stray.place.note(&mut user, &error);
                 common.fail_expired(&self.name, user);
             }
+            stray.users = others;
+            if !stray.users.is_empty() {
+                self.hold(stray, common);
+            }
+        }
+    }
+
+    /// Fails an aggregate of which nobody will know whether consumers read it: the deadline of a close has passed.
+    pub(super) fn give_up_held(&mut self, stray: Stray<T>, common: &mut Common<T>) {
+        let error = stray.undecided();
+        for (_, mut user) in stray.users {
+            stray.place.note(&mut user, &error);
+            common.fail_closed(&self.name, user);
         }
     }
 
@@ -219,7 +271,7 @@ impl<T> Stream<T> {
         let wait = common.rng.up_to(backoff(attempts, common));
         // When the first of them expires, that one fails and the others go on.
         let first_expiry = users.iter().map(|user| common.expiry(user)).min().unwrap_or(Instant::NEVER);
-        let wake = first_expiry.min(now + wait);
+        let wake = first_expiry.min((now + wait).round_down(RELEASE_INTERVAL).max(now));
         self.backing_off.push(wake, Instant::NEVER, users);
     }
 
@@ -250,13 +302,38 @@ impl<T> Stream<T> {
     }
 }
 
-fn succeed_all<T>(stored: Held<T>, common: &mut Common<T>) {
-    let Held { record, shard_id, sequence_number, start, end } = stored;
-    let aggregated = record.is_aggregated();
-    for (position, user) in users_of(record).enumerate() {
-        let sub_sequence_number = aggregated.then_some(position as u64);
-        let attempt = Attempt { start, end, error: None };
+impl<T> Stray<T> {
+    fn new(stored: Stored<T>) -> Self {
+        let Stored { record, place } = stored;
+        let hash_keys = || record.users.iter().map(|packed| packed.user.entry.hash_key);
+        let span = (hash_keys().min().unwrap_or(0), hash_keys().max().unwrap_or(0));
+        Self { users: (0..).zip(users_of(record)).collect(), span, place }
+    }
+
+    fn undecided(&self) -> Arc<AttemptError> {
+        let message = alloc::format!("stored on {}, whose range could not be learned", self.place.shard_id);
+        Arc::new(AttemptError::new(code::WRONG_SHARD, message).ambiguous())
+    }
+}
+
+impl Place {
+    fn succeed<T>(&self, user: Pending<T>, sub_sequence_number: Option<u64>, common: &mut Common<T>) {
+        let Self { shard_id, sequence_number, start, end } = self;
+        let attempt = Attempt { start: *start, end: *end, error: None };
         common.succeed(user, shard_id.clone(), sequence_number.clone(), sub_sequence_number, attempt);
+    }
+
+    /// Notes that the attempt which ended here was not good enough.
+    fn note<T>(&self, user: &mut Pending<T>, error: &Arc<AttemptError>) {
+        user.failed.push(Attempt { start: self.start, end: self.end, error: Some(error.clone()) });
+    }
+}
+
+fn succeed_all<T>(stored: Stored<T>, common: &mut Common<T>) {
+    let Stored { record, place } = stored;
+    let aggregated = record.is_aggregated();
+    for (position, user) in (0..).zip(users_of(record)) {
+        place.succeed(user, aggregated.then_some(position), common);
     }
 }
 

@@ -5,6 +5,7 @@
 mod batching;
 mod chaos;
 mod classification;
+mod findings;
 mod knowledge;
 mod lifecycle;
 mod rig;
