@@ -84,44 +84,72 @@ impl Reading {
         partition_key: &str,
         data: &Bytes,
     ) {
-        let base = ConsumedRecord {
-            shard_id: shard_id.to_owned(),
-            sequence_number: sequence_number.to_owned(),
-            sub_sequence_number: 0,
-            aggregated: false,
-            partition_key: partition_key.to_owned(),
-            explicit_hash_key: None,
-            data: data.clone(),
-        };
-        // Whatever is not an aggregate in every detail is a plain record.
-        let Some(aggregate) = parse(data) else { return self.records.push(base) };
-        let before = self.records.len();
-        for (position, record) in aggregate.records.iter().enumerate() {
-            let Some(user) = aggregate.user(record) else {
-                self.dropped += (aggregate.records.len() - position) as u64;
-                return;
-            };
-            if (range.0..=range.1).contains(&user.hash_key()) {
-                self.records.push(ConsumedRecord {
-                    sub_sequence_number: position as u64,
-                    aggregated: true,
-                    partition_key: user.partition_key.to_owned(),
-                    explicit_hash_key: user.explicit_hash_key,
-                    data: user.data,
-                    ..base.clone()
-                });
-                continue;
-            }
-            match self.out_of_range {
-                OutOfRange::DropsItself => self.dropped += 1,
-                OutOfRange::DropsAggregate => {
-                    self.records.truncate(before);
-                    self.dropped += aggregate.records.len() as u64;
-                    return;
-                }
-            }
+        let records = &mut self.records;
+        self.dropped += deaggregate(range, partition_key, data, self.out_of_range, |user| {
+            records.push(ConsumedRecord {
+                shard_id: shard_id.to_owned(),
+                sequence_number: sequence_number.to_owned(),
+                sub_sequence_number: user.sub_sequence_number,
+                aggregated: user.aggregated,
+                partition_key: user.partition_key.to_owned(),
+                explicit_hash_key: user.explicit_hash_key,
+                data: user.data.clone(),
+            });
+        });
+    }
+}
+
+/// A user record in a Kinesis record, as a consumer sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct UserRecord<'a> {
+    /// Its place in an aggregated Kinesis record; 0 for one that is not.
+    pub sub_sequence_number: u64,
+    /// Whether the Kinesis record was aggregated.
+    pub aggregated: bool,
+    /// Its own partition key.
+    pub partition_key: &'a str,
+    /// Its own explicit hash key, if it is in an aggregate and was put with one.
+    pub explicit_hash_key: Option<u128>,
+    /// Its data.
+    pub data: &'a Bytes,
+}
+
+/// Shows the user records of a Kinesis record from the shard with this range of hash keys (first and last), in order.
+/// Says how many a consumer drops.
+pub fn deaggregate(
+    range: (u128, u128),
+    partition_key: &str,
+    data: &Bytes,
+    out_of_range: OutOfRange,
+    mut show: impl FnMut(UserRecord<'_>),
+) -> u64 {
+    // Whatever is not an aggregate in every detail is a plain record.
+    let Some(aggregate) = parse(data) else {
+        show(UserRecord { sub_sequence_number: 0, aggregated: false, partition_key, explicit_hash_key: None, data });
+        return 0;
+    };
+    let all = aggregate.records.len();
+    // Reading ends at the first one whose keys cannot be found.
+    let users: Vec<User<'_>> = aggregate.records.iter().map_while(|record| aggregate.user(record)).collect();
+    let lies_in_range = |user: &User<'_>| (range.0..=range.1).contains(&user.hash_key());
+    let good: Vec<bool> = users.iter().map(lies_in_range).collect();
+    if out_of_range == OutOfRange::DropsAggregate && good.contains(&false) {
+        return all as u64;
+    }
+    let mut shown = 0;
+    for (position, (user, good)) in users.iter().zip(good).enumerate() {
+        if good {
+            shown += 1;
+            show(UserRecord {
+                sub_sequence_number: position as u64,
+                aggregated: true,
+                partition_key: user.partition_key,
+                explicit_hash_key: user.explicit_hash_key,
+                data: user.data,
+            });
         }
     }
+    (all - shown) as u64
 }
 
 fn parse(blob: &Bytes) -> Option<AggregatedRecord> {
@@ -140,7 +168,7 @@ fn parse(blob: &Bytes) -> Option<AggregatedRecord> {
 struct User<'a> {
     partition_key: &'a str,
     explicit_hash_key: Option<u128>,
-    data: Bytes,
+    data: &'a Bytes,
 }
 
 impl User<'_> {
@@ -152,13 +180,13 @@ impl User<'_> {
 
 impl AggregatedRecord {
     /// A user record with its keys, if the tables have them.
-    fn user(&self, record: &Record) -> Option<User<'_>> {
+    fn user<'a>(&'a self, record: &'a Record) -> Option<User<'a>> {
         let partition_key = self.partition_key_table.get(usize::try_from(record.partition_key_index?).ok()?)?;
         let explicit_hash_key = match record.explicit_hash_key_index {
             Some(index) => Some(self.explicit_hash_key_table.get(usize::try_from(index).ok()?)?.parse().ok()?),
             None => None,
         };
-        Some(User { partition_key, explicit_hash_key, data: record.data.clone()? })
+        Some(User { partition_key, explicit_hash_key, data: record.data.as_ref()? })
     }
 }
 

@@ -136,6 +136,20 @@ impl Kinesis {
         shards.flat_map(|shard| shard.records.iter().map(|record| (&*shard.id, shard.range, record)))
     }
 
+    /// The open shards of a stream with their ranges (first and last hash key), in the order of these.
+    pub fn open_shards(&self, stream: &str) -> impl Iterator<Item = (&str, (u128, u128))> {
+        let stream = self.streams.get(stream).into_iter();
+        stream.flat_map(|stream| stream.open_shards().map(|shard| (&*shard.id, shard.range)))
+    }
+
+    /// Sets the most KiB that a record of a stream may have, also to less than the service allows, so that a simulation
+    /// of records that are too large need not carry megabytes.
+    pub fn limit_record_size(&mut self, stream: &str, kib: usize) {
+        if let Some(stream) = self.streams.get_mut(stream) {
+            stream.max_record_size = kib * 1_024;
+        }
+    }
+
     /// CreateStream.
     ///
     /// # Errors
