@@ -1,28 +1,70 @@
-//! A seeded world for kpl's state machine: producers that put, a model of Kinesis that stores, a network that loses, and
-//! an oracle that sees it all.
+//! A seeded world for kpl: producers that put, a model of Kinesis that stores, a network that loses, and an oracle that
+//! sees it all.
 //!
 //! One entry, [`World::run`], takes its choices from bytes: a seed's, or a fuzzer's. A run has a virtual clock that jumps
-//! to the next event. Its faults are sampled, each of them off in many runs. At the end everything heals, the producer
-//! is closed, and all must drain; then the oracle judges what callers were told by what a consumer reads.
+//! to the next event. Its faults are sampled, each of them off in many runs. At the end everything heals and all must
+//! drain; then the oracle judges what callers were told by what a consumer reads. What it judges by is in `oracle/`, one
+//! file for each promise.
+//!
+//! A world runs at one of two levels: around the state machine alone ([`Level::Core`], the fastest), or around the
+//! drive loop that ships, on a simulated runtime and transport ([`Level::Driver`]). World and oracle are the same.
 //!
 //! The same bytes give the same run, to the last event: [`Report::trace_hash`].
 //!
 //! ```
-//! let report = kpl_simulator::run_seed(42).unwrap_or_else(|finding| panic!("{finding}"));
-//! assert_eq!(report.trace_hash, kpl_simulator::run_seed(42).unwrap().trace_hash);
+//! use kpl_simulator::{Level, run_seed};
+//!
+//! let report = run_seed(Level::Core, 42).unwrap_or_else(|finding| panic!("{finding}"));
+//! assert_eq!(report.trace_hash, run_seed(Level::Core, 42).unwrap().trace_hash);
 //! ```
 
+mod calendar;
+mod choices;
 mod network;
 mod options;
 mod oracle;
+mod service;
+mod subject;
+mod trace;
+mod workload;
 mod world;
 
 use std::fmt;
+use std::time::Duration;
 
 use arbitrary::Unstructured;
 
 pub use options::Options;
 pub use world::World;
+
+/// What is put into a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Level {
+    /// The state machine of kpl-core alone.
+    Core,
+    /// The handle and the drive loop of kpl-driver, on a simulated runtime.
+    #[cfg(feature = "driver")]
+    Driver,
+}
+
+impl Level {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Core,
+        #[cfg(feature = "driver")]
+        Self::Driver,
+    ];
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Core => "core",
+            #[cfg(feature = "driver")]
+            Self::Driver => "driver",
+        })
+    }
+}
 
 /// A run in which every promise was kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,9 +73,8 @@ pub struct Report {
     pub records: u64,
     /// Of those, how many got a receipt.
     pub succeeded: u64,
-    /// Whether the run came to its end and was judged as a whole. Else its bytes were used up before, and only what is
-    /// checked on the way was.
-    pub complete: bool,
+    /// How long it took, by its own clock.
+    pub virtual_time: Duration,
     /// Tells one run from another: the hash of all its events.
     pub trace_hash: u64,
 }
@@ -41,8 +82,12 @@ pub struct Report {
 /// A promise that was broken.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// Which, and how.
-    pub what: String,
+    /// The level of the world.
+    pub level: Level,
+    /// The promise.
+    pub promise: &'static str,
+    /// How it was broken.
+    pub how: String,
     /// What the world was like.
     pub options: Options,
     /// The last events, a line each.
@@ -55,7 +100,8 @@ impl fmt::Display for Finding {
             writeln!(f, "{line}")?;
         }
         writeln!(f, "\n{:#?}", self.options)?;
-        write!(f, "\nFINDING: {}", self.what)
+        writeln!(f, "\nPROMISE  {}", self.promise)?;
+        write!(f, "BROKEN   {}", self.how)
     }
 }
 
@@ -66,19 +112,29 @@ impl std::error::Error for Finding {}
 /// # Errors
 ///
 /// The first [`Finding`].
-pub fn run_seed(seed: u64) -> Result<Report, Box<Finding>> {
-    World::run(&mut Unstructured::new(&bytes_of(seed)))
+pub fn run_seed(level: Level, seed: u64) -> Result<Report, Box<Finding>> {
+    World::run(level, &mut Unstructured::new(&bytes_of(seed)))
 }
 
-/// As many bytes as a run may want, from a seed (SplitMix64).
-fn bytes_of(seed: u64) -> Vec<u8> {
-    let mut state = seed;
-    let words = std::iter::repeat_with(|| {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+/// Worlds that found something once: `regressions.txt`.
+pub fn regressions() -> Vec<(Level, u64)> {
+    let lines = include_str!("../regressions.txt").lines().filter(|line| !line.starts_with('#'));
+    let worlds = lines.map(|line| {
+        let mut words = line.split(' ');
+        let level = words.next().and_then(|word| Level::ALL.iter().find(|level| level.to_string() == word));
+        // A level that this build does not have is left out.
+        Some((*level?, words.next()?.parse().unwrap_or_else(|_| panic!("no seed: {line}"))))
     });
-    words.take(64 << 10).flat_map(u64::to_le_bytes).collect()
+    worlds.flatten().collect()
+}
+
+/// As many bytes as a run may want, from a seed.
+fn bytes_of(seed: u64) -> Vec<u8> {
+    const WORDS: usize = 16 << 10;
+    let mut dice = choices::Dice::new(seed);
+    let mut bytes = Vec::with_capacity(WORDS * 8);
+    for _ in 0..WORDS {
+        bytes.extend(dice.next().to_le_bytes());
+    }
+    bytes
 }

@@ -1,47 +1,148 @@
-//! Runs worlds by their seeds: `cargo run --release -p kpl-simulator -- --from 0 --count 1000`.
+//! Runs worlds by their seeds: `cargo run --release -p kpl-simulator -- --count 1000`.
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
+use kpl_simulator::{Finding, Level, regressions, run_seed};
 
-/// Run kpl's state machine in seeded worlds, and report the first promise that it breaks.
+/// Run kpl in seeded worlds where everything goes wrong, and report promises that it breaks.
 #[derive(Parser)]
 struct Args {
-    /// One seed, instead of many
+    /// The state machine alone, or the drive loop around it; both, if not told
     #[arg(long)]
+    level: Option<Level>,
+    /// One seed, instead of many
+    #[arg(long, conflicts_with_all = ["from", "fresh", "records"])]
     seed: Option<u64>,
     /// The first of many seeds
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// How many
+    /// Take the first seed from a text, a commit's hash for instance
+    #[arg(long, value_name = "TEXT", conflicts_with = "from")]
+    fresh: Option<String>,
+    /// Run the worlds that found something once
+    #[arg(long, conflicts_with_all = ["seed", "from", "fresh", "records", "count"])]
+    regressions: bool,
+    /// How many seeds
     #[arg(long, default_value_t = 1_000)]
     count: u64,
+    /// Run until so many user records were put, instead of a number of seeds
+    #[arg(long, conflicts_with = "count")]
+    records: Option<u64>,
+    /// Threads
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// Go on after a finding, and list them all, without their traces
+    #[arg(long)]
+    keep_going: bool,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let seeds = args.seed.map_or(args.from..args.from + args.count, |seed| seed..seed + 1);
-    let (start, mut records, mut succeeded, mut complete) = (Instant::now(), 0, 0, 0);
-    for seed in seeds.clone() {
-        match kpl_simulator::run_seed(seed) {
-            Ok(report) => {
-                records += report.records;
-                succeeded += report.succeeded;
-                complete += u64::from(report.complete);
-            }
-            Err(finding) => {
-                println!("{finding}");
-                println!("\nREPRODUCE WITH: cargo run --release -p kpl-simulator -- --seed {seed}");
-                return ExitCode::FAILURE;
+    let levels = args.level.map_or(Level::ALL.to_vec(), |level| vec![level]);
+    let mut code = ExitCode::SUCCESS;
+    for level in levels {
+        if !run(&args, level) {
+            code = ExitCode::FAILURE;
+            if !args.keep_going {
+                break;
             }
         }
     }
-    let seconds = start.elapsed().as_secs_f64();
-    println!(
-        "{} worlds ({complete} to their end), {records} records, {succeeded} with a receipt, no finding; {:.0} records/s",
-        seeds.end - seeds.start,
-        records as f64 / seconds
-    );
-    ExitCode::SUCCESS
+    code
+}
+
+/// What a number of runs came to.
+#[derive(Default)]
+struct Total {
+    worlds: AtomicU64,
+    records: AtomicU64,
+    succeeded: AtomicU64,
+    virtual_seconds: AtomicU64,
+}
+
+/// Runs all seeds at a level. Says whether every promise was kept.
+fn run(args: &Args, level: Level) -> bool {
+    let found: Vec<u64> = regressions().into_iter().filter(|(at, _)| *at == level).map(|(_, seed)| seed).collect();
+    let from = match (&args.seed, &args.fresh) {
+        (Some(seed), _) => *seed,
+        (None, Some(text)) => seed_of(text),
+        (None, None) => args.from,
+    };
+    let count = match (args.seed, args.records) {
+        _ if args.regressions => found.len() as u64,
+        (Some(_), _) => 1,
+        (None, Some(_)) => u64::MAX,
+        (None, None) => args.count,
+    };
+    let (total, next, stop) = (Total::default(), AtomicU64::new(0), AtomicBool::new(false));
+    let findings: Mutex<Vec<(u64, Box<Finding>)>> = Mutex::default();
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= count {
+                        break;
+                    }
+                    let seed = if args.regressions { found[n as usize] } else { from.wrapping_add(n) };
+                    total.worlds.fetch_add(1, Ordering::Relaxed);
+                    match run_seed(level, seed) {
+                        Ok(report) => {
+                            let records = total.records.fetch_add(report.records, Ordering::Relaxed) + report.records;
+                            total.succeeded.fetch_add(report.succeeded, Ordering::Relaxed);
+                            total.virtual_seconds.fetch_add(report.virtual_time.as_secs(), Ordering::Relaxed);
+                            if args.records.is_some_and(|most| records >= most) {
+                                stop.store(true, Ordering::Relaxed);
+                            }
+                        }
+                        Err(finding) => {
+                            if let Ok(mut findings) = findings.lock() {
+                                findings.push((seed, finding));
+                            }
+                            stop.fetch_or(!args.keep_going, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let mut findings = findings.into_inner().unwrap_or_default();
+    findings.sort_by_key(|(seed, _)| *seed);
+    for (seed, finding) in &findings {
+        if args.keep_going {
+            println!("seed {seed}: {}\n    {}", finding.promise, finding.how);
+        } else {
+            println!("{finding}");
+        }
+        println!("REPRODUCE WITH: cargo run --release -p kpl-simulator -- --level {level} --seed {seed}\n");
+    }
+    println!("{level}: {}", total.in_words(from, findings.len(), start.elapsed() * args.jobs as u32));
+    findings.is_empty()
+}
+
+impl Total {
+    fn in_words(&self, from: u64, findings: usize, time: Duration) -> String {
+        let [worlds, records, succeeded, seconds] =
+            [&self.worlds, &self.records, &self.succeeded, &self.virtual_seconds].map(|n| n.load(Ordering::Relaxed));
+        format!(
+            "{worlds} worlds from seed {from}, {} virtual hours, {records} user records, {succeeded} with a receipt, {}; \
+             {:.0} records/s a core",
+            seconds / 3_600,
+            match findings {
+                0 => "no finding".to_owned(),
+                n => format!("{n} FINDINGS"),
+            },
+            records as f64 / time.as_secs_f64()
+        )
+    }
+}
+
+/// FNV-1a.
+fn seed_of(text: &str) -> u64 {
+    text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }

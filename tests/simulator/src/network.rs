@@ -1,74 +1,78 @@
-//! What happens to requests: time, loss, and the service's answers as a driver would tell them.
+//! What happens to a request on its way, and to its reply.
 
 use std::time::Duration;
 
-use kpl_core::{
-    Batch, Delivery, ListShardsRequest, ListedShard, RecordReply, Reply, RequestError, ShardPage, StreamSummary,
-};
-use kpl_emulator::api::{DescribeStreamSummary, ListShards, PutRecords, PutRecordsEntry, ShardFilter};
-use kpl_emulator::{Kinesis, ServiceError};
+use kpl_core::{Delivery, RecordReply, Reply, RequestError};
 
-/// A batch as it goes over the wire. The batch itself stays with the driver.
-pub(crate) fn wire<T>(batch: &Batch<T>) -> PutRecords {
-    let records = batch.records().iter().map(|record| PutRecordsEntry {
-        partition_key: record.partition_key().to_owned(),
-        explicit_hash_key: record.explicit_hash_key().map(|key| key.to_string()),
-        data: record.data(),
-    });
-    PutRecords { stream_name: Some(batch.stream().to_string()), stream_arn: None, records: records.collect() }
+use crate::choices::Choices;
+use crate::options::{Network, ms};
+
+/// What becomes of a PutRecords request. Times are from now on, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fate {
+    /// No connection.
+    NotSent { after: Duration },
+    /// It never arrives.
+    Lost,
+    /// It arrives, and the service answers HTTP 500, whether or not it has stored the records.
+    Http500 { there: Duration, stored: bool, back: Duration },
+    /// It arrives, is carried out, and the reply goes back, unless it is lost.
+    Served { there: Duration, back: Option<Duration>, garbled: Option<Garbled> },
 }
 
-pub(crate) fn put_records(kinesis: &mut Kinesis, now: Duration, request: PutRecords) -> Reply {
-    match kinesis.put_records(now, request) {
-        Ok(output) => Reply::Records(
-            output
-                .records
-                .into_iter()
-                .map(|record| RecordReply {
-                    shard_id: record.shard_id,
-                    sequence_number: record.sequence_number,
-                    error_code: record.error_code,
-                    error_message: record.error_message,
-                })
-                .collect(),
-        ),
-        Err(error) => Reply::Failed(refusal(error)),
+/// What is wrong with a reply.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Garbled {
+    TooFew,
+    TooMany,
+    None,
+    EmptySequenceNumber,
+    NothingSaid,
+}
+
+impl Fate {
+    pub(crate) fn choose(network: &Network, c: &mut Choices<'_, '_>) -> Self {
+        let (there, back) = (latency(network, c), latency(network, c));
+        if c.chance(network.not_sent) {
+            Self::NotSent { after: there }
+        } else if c.chance(network.request_lost) {
+            Self::Lost
+        } else if c.chance(network.http_500) {
+            Self::Http500 { there, stored: c.chance(100), back }
+        } else {
+            let all =
+                [Garbled::TooFew, Garbled::TooMany, Garbled::None, Garbled::EmptySequenceNumber, Garbled::NothingSaid];
+            Self::Served {
+                there,
+                back: if c.chance(network.reply_lost) { None } else { Some(back) },
+                garbled: if c.chance(network.garbled) { Some(c.pick(&all)) } else { None },
+            }
+        }
     }
+
+    /// When nothing goes wrong any more.
+    pub(crate) const HEALED: Self = Self::Served { there: ms(5), back: Some(ms(5)), garbled: None };
 }
 
-pub(crate) fn list_shards(
-    kinesis: &Kinesis,
-    now: Duration,
-    request: &ListShardsRequest,
-    page_size: Option<i64>,
-) -> Result<ShardPage, RequestError> {
-    let filter = ShardFilter { r#type: "AT_LATEST".into(), ..ShardFilter::default() };
-    let request = match &request.next_token {
-        Some(token) => ListShards { next_token: Some(token.clone()), max_results: page_size, ..ListShards::default() },
-        None => ListShards {
-            shard_filter: (!request.include_closed).then_some(filter),
-            max_results: page_size,
-            ..ListShards::of(&*request.stream)
-        },
-    };
-    let output = kinesis.list_shards(now, &request).map_err(refusal)?;
-    let shards = output.shards.into_iter().map(|shard| ListedShard {
-        id: shard.shard_id.into(),
-        start: shard.hash_key_range.starting_hash_key,
-        end: shard.hash_key_range.ending_hash_key,
-        closed: shard.sequence_number_range.ending_sequence_number.is_some(),
-        parents: [shard.parent_shard_id.map(Into::into), shard.adjacent_parent_shard_id.map(Into::into)],
-    });
-    Ok(ShardPage { shards: shards.collect(), next_token: output.next_token })
+pub(crate) fn latency(network: &Network, c: &mut Choices<'_, '_>) -> Duration {
+    network.latency + if network.jitter.is_zero() { Duration::ZERO } else { c.up_to(network.jitter) }
 }
 
-pub(crate) fn describe(kinesis: &Kinesis, now: Duration, stream: &str) -> Result<StreamSummary, RequestError> {
-    let request = DescribeStreamSummary { stream_name: Some(stream.into()), stream_arn: None };
-    let output = kinesis.describe_stream_summary(now, &request).map_err(refusal)?.stream_description_summary;
-    Ok(StreamSummary {
-        max_record_size: Some(output.max_record_size_in_kib * 1_024),
-        auto_distribution: output.record_distribution_strategy == "AUTO",
-    })
+impl Garbled {
+    pub(crate) fn apply(self, reply: &mut Reply) {
+        let Reply::Records(records) = reply else { return };
+        match self {
+            Self::TooFew => drop(records.pop()),
+            Self::TooMany => records.push(RecordReply::failed("InternalFailure", "one too many")),
+            Self::None => records.clear(),
+            Self::EmptySequenceNumber => {
+                for record in records.iter_mut().filter(|record| record.sequence_number.is_some()) {
+                    record.sequence_number = Some(String::new());
+                }
+            }
+            Self::NothingSaid => records.iter_mut().for_each(|record| *record = RecordReply::default()),
+        }
+    }
 }
 
 pub(crate) fn time_out() -> RequestError {
@@ -81,8 +85,4 @@ pub(crate) fn not_sent() -> RequestError {
 
 pub(crate) fn http_500() -> RequestError {
     RequestError::new(Delivery::Unanswered, "InternalFailure", "HTTP 500")
-}
-
-fn refusal(error: ServiceError) -> RequestError {
-    RequestError::new(Delivery::Refused, error.code, error.message)
 }

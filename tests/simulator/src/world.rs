@@ -1,119 +1,93 @@
-//! The run itself: events in the order of their time, and the promises that are checked as they go by.
+//! The run itself: events in the order of their time.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arbitrary::Unstructured;
-use kpl_core::{
-    Action, Batch, Config, DescribeRequest, FlushId, Instant, ListShardsRequest, Producer, PutError, Reply,
-    RequestError, ShardPage, StreamSummary, UserRecord,
-};
-use kpl_emulator::api::{CreateStream, ListShards, MergeShards, PutRecords, PutRecordsEntry, SplitShard};
-use kpl_emulator::{Faults, Kinesis};
+use kpl_core::{Config, Instant, ListShardsRequest, RecordDistribution, Reply};
+use kpl_emulator::api::PutRecordsEntry;
 
-use crate::network;
-use crate::options::{Keys, Options, ms};
-use crate::oracle::{OTHERS, Oracle};
-use crate::{Finding, Report};
+use crate::calendar::Calendar;
+use crate::choices::{Choices, Dice};
+use crate::network::{self, Fate, Garbled};
+use crate::options::{Ending, Options, ms};
+use crate::oracle::{Broken, Oracle};
+use crate::service::Service;
+use crate::subject::{self, Answer, Effect, End, Subject};
+use crate::trace::{Trace, note};
+use crate::{Finding, Level, Report, workload};
 
-/// Lines of the trace that a finding shows.
-const TRACE_LINES: usize = 400;
+/// When a run starts. Not at zero, so that nothing works by chance.
+pub(crate) const START: Instant = Instant::from_nanos(1_000_000_000_000);
 
-/// After everything heals, all must be resolved within: the longest backoff of a question about a stream, twice, a
-/// request's time-out, and the longest wait of a shard that was throttled down to a 64th of its pace.
-const DRAIN_MAX: Duration = Duration::from_secs(120);
+/// How long a driver waits for the reply to a request.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// How long after a stream was made again, and its shards were learned, records may be in it that went by the old ones.
+const MISLED_FOR: Duration = Duration::from_secs(60);
 
 /// A producer, a service and a network, at one point of virtual time.
-#[derive(Debug)]
 pub struct World<'u, 'b> {
-    u: &'u mut Unstructured<'b>,
+    choices: Choices<'u, 'b>,
     options: Options,
     now: Instant,
-    producer: Producer<u64>,
-    kinesis: Kinesis,
-    streams: Vec<String>,
-    events: BinaryHeap<Reverse<Scheduled>>,
-    scheduled: u64,
-    batches: BTreeMap<u64, Batch<u64>>,
+    subject: Box<dyn Subject>,
+    service: Service,
+    calendar: Calendar<Event>,
     oracle: Oracle,
-    /// Flushes that are not done, with the number of records taken before each.
-    flushes: BTreeMap<FlushId, u64>,
+    /// Questions that the subject waits for, by id.
+    questions: BTreeMap<u64, Question>,
+    /// Of each stream, which one of its name the subject knows the shards of, and since when.
+    shards_of: Vec<(u32, Instant)>,
+    flushes: u64,
     healed: bool,
-    /// When everything has to be resolved, once everything is healed.
-    drained_by: Instant,
-    jumped: Duration,
-    trace: VecDeque<String>,
-    trace_hash: u64,
-}
-
-#[derive(Debug)]
-struct Scheduled {
-    at: Instant,
-    order: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
+    ended: bool,
+    /// There is no handle any more.
+    dropped: bool,
+    closed: bool,
+    trace: Trace,
 }
 
 #[derive(Debug)]
 enum Event {
-    Burst,
+    Burst(Dice),
     Flush,
     Reshard,
+    Delete(usize),
+    Create(usize),
+    SwitchAuto,
     Others,
+    /// The producer is ticked though nothing is due.
+    Spurious,
+    End(End),
     Heal,
-    /// A request reaches the service; its reply, if it is not lost, takes so long.
+    /// A request reaches the service.
     Arrives {
-        batch: u64,
-        request: PutRecords,
-        back: Option<Duration>,
+        id: u64,
+        stream: usize,
+        records: Vec<PutRecordsEntry>,
+        then: Then,
     },
-    Answered {
-        batch: u64,
-        reply: Reply,
-    },
-    Listed(ListShardsRequest, Result<ShardPage, RequestError>),
-    Described(DescribeRequest, Result<StreamSummary, RequestError>),
+    Answered(u64, Answer),
+    TimeOut(u64),
 }
 
-type Outcome = Result<(), Stop>;
-
-/// Why a run ends before its time.
-enum Stop {
-    Finding(String),
-    /// The bytes are used up: what would be chosen next does not matter any more.
-    OutOfBytes,
+/// What becomes of a request that the service has got.
+#[derive(Clone, Copy, Debug)]
+enum Then {
+    Http500 { stored: bool, back: Duration },
+    Served { back: Option<Duration>, garbled: Option<Garbled> },
 }
 
-impl From<arbitrary::Error> for Stop {
-    fn from(_: arbitrary::Error) -> Self {
-        Self::OutOfBytes
-    }
-}
-
-impl From<String> for Stop {
-    fn from(what: String) -> Self {
-        Self::Finding(what)
-    }
+#[derive(Debug)]
+enum Question {
+    Put { sent: Instant, stream: usize, records: Vec<PutRecordsEntry> },
+    List { request: ListShardsRequest, incarnation: u32 },
+    Describe { stream: Arc<str> },
 }
 
 impl<'u, 'b> World<'u, 'b> {
@@ -122,424 +96,519 @@ impl<'u, 'b> World<'u, 'b> {
     /// # Errors
     ///
     /// The first broken promise.
-    pub fn run(u: &'u mut Unstructured<'b>) -> Result<Report, Box<Finding>> {
-        let Ok(options) = Options::sample(u) else { return Ok(Report::default()) };
-        let mut world = Self::new(u, options);
-        let result = world.live();
-        match result {
-            Ok(()) | Err(Stop::OutOfBytes) => Ok(Report {
-                records: world.oracle.puts.len() as u64,
-                succeeded: world.oracle.succeeded,
-                complete: result.is_ok(),
-                trace_hash: world.trace_hash,
-            }),
-            Err(Stop::Finding(what)) => {
-                Err(Box::new(Finding { what, options: world.options, trace: world.trace.into_iter().collect() }))
-            }
-        }
-    }
-
-    fn new(u: &'u mut Unstructured<'b>, options: Options) -> Self {
-        let settings = &options.config;
-        let config = Config::builder()
-            .aggregation_enabled(settings.aggregation)
-            .aggregation_max_size(settings.aggregation_max_size)
-            .record_max_buffered_time(settings.buffered)
-            .record_ttl(settings.ttl)
-            .max_in_flight_requests(settings.in_flight)
-            .max_outstanding_records(settings.outstanding)
-            .fail_if_throttled(settings.fail_if_throttled)
-            .seed(settings.seed)
-            .build()
-            .unwrap_or_default();
-        let now = Instant::from_nanos(1_000_000_000_000);
-        let mut kinesis = Kinesis::new(kpl_emulator::Options { seed: settings.seed, ..Default::default() });
-        let streams: Vec<String> = (0..options.streams).map(|n| format!("s{n}")).collect();
-        for stream in &streams {
-            // A fresh service takes any stream.
-            let _ = kinesis.create_stream(wall(now), &CreateStream::new(stream, options.shards));
-        }
-        kinesis.set_faults(Faults {
-            throttle_rate: f64::from(options.faults.throttle) / 256.0,
-            internal_failure_rate: f64::from(options.faults.internal_failure) / 256.0,
-            ..Faults::default()
+    pub fn run(level: Level, u: &'u mut Unstructured<'b>) -> Result<Report, Box<Finding>> {
+        let bytes = u.peek_bytes(u.len()).unwrap_or_default();
+        let (report, broken, ..) = Self::new(level, u, Trace::default()).live_and_judge();
+        let Some(broken) = broken else { return Ok(report) };
+        // The same once more, in words.
+        let mut again = Unstructured::new(bytes);
+        let (_, again, options, trace) = World::new(level, &mut again, Trace::in_words()).live_and_judge();
+        let Broken { promise, how } = again.unwrap_or_else(|| Broken {
+            promise: "the same choices give the same run",
+            how: format!("this was broken once, and not again: {broken:?}"),
         });
+        Err(Box::new(Finding { level, promise, how, options, trace }))
+    }
+
+    fn new(level: Level, u: &'u mut Unstructured<'b>, trace: Trace) -> Self {
+        let mut choices = Choices::new(u);
+        let options = Options::sample(&mut choices);
+        let service = Service::new(START, &options);
+        let mut oracle = Oracle::new(&options, service.record_size_max());
+        if level != Level::Core {
+            oracle.facts.late = options.callers.oversleep;
+        }
+        let subject =
+            subject::make(level, config(&options, service.record_size_max()), START, &options.callers, choices.dice());
         Self {
-            u,
-            now,
-            producer: Producer::new(config, now),
-            kinesis,
-            streams,
-            options,
-            events: BinaryHeap::new(),
-            scheduled: 0,
-            batches: BTreeMap::new(),
-            oracle: Oracle::default(),
-            flushes: BTreeMap::new(),
+            choices,
+            now: START,
+            subject,
+            service,
+            calendar: Calendar::default(),
+            oracle,
+            questions: BTreeMap::new(),
+            shards_of: vec![(0, START); options.work.streams],
+            flushes: 0,
             healed: false,
-            drained_by: Instant::NEVER,
-            jumped: Duration::ZERO,
-            trace: VecDeque::new(),
-            trace_hash: 0xCBF2_9CE4_8422_2325,
+            ended: false,
+            dropped: false,
+            closed: false,
+            trace,
+            options,
         }
     }
 
-    fn live(&mut self) -> Outcome {
-        self.plan()?;
+    fn live_and_judge(mut self) -> (Report, Option<Broken>, Options, Vec<String>) {
+        let lived = catch_unwind(AssertUnwindSafe(|| self.live()));
+        let kept = lived.unwrap_or_else(|panic| {
+            let said = panic.downcast_ref::<String>().cloned();
+            let said = said.or_else(|| panic.downcast_ref::<&str>().map(|said| (*said).to_owned()));
+            Err(Broken { promise: "nothing panics", how: said.unwrap_or_default() })
+        });
+        let report = Report {
+            records: self.oracle.taken,
+            succeeded: self.oracle.succeeded,
+            trace_hash: self.trace.hash(),
+            virtual_time: self.now.saturating_since(START),
+        };
+        (report, kept.err(), self.options, self.trace.into_lines())
+    }
+
+    fn live(&mut self) -> Result<(), Broken> {
+        self.plan();
+        self.after(false)?;
         loop {
-            let event = self.events.peek().map_or(Instant::NEVER, |Reverse(next)| next.at);
-            let tick = self.producer.next_tick().unwrap_or(Instant::NEVER);
-            if event == Instant::NEVER && tick == Instant::NEVER {
-                break;
+            let questions = &self.questions;
+            let event = self.calendar.next(|event| match event {
+                Event::Answered(id, _) | Event::TimeOut(id) => !questions.contains_key(id),
+                _ => false,
+            });
+            let wake = self.subject.next_wake();
+            if event == Instant::NEVER && wake == Instant::NEVER {
+                if self.ended {
+                    break;
+                }
+                // All has drained by itself, and the producer is idle.
+                self.end(End::Close(Duration::MAX));
+                self.after(false)?;
+                continue;
             }
-            self.now = self.now.max(event.min(tick));
-            if self.now > self.drained_by && !self.producer.is_drained() {
-                let records = self.producer.outstanding_records();
-                return Err(Stop::Finding(format!(
-                    "{records} records are left {DRAIN_MAX:?} after everything has healed"
-                )));
+            self.now = self.now.max(event.min(wake));
+            self.jump();
+            self.subject.advance(self.now);
+            self.after(wake <= self.now && event > self.now)?;
+            while let Some(event) = self.calendar.pop_due(self.now) {
+                self.happen(event)?;
+                self.after(false)?;
             }
-            if self.options.faults.jumps > 0 && !self.healed && self.chance(self.options.faults.jumps)? {
-                let jump = *self.u.choose(&[ms(50), ms(3_000), ms(40_000)])?;
-                self.now = self.now + jump;
-                self.jumped += jump;
-                self.note(&format!("the clock jumps by {jump:?}"));
-            }
-            self.producer.tick(self.now);
-            self.carry_out()?;
-            while self.events.peek().is_some_and(|Reverse(next)| next.at <= self.now)
-                && let Some(Reverse(next)) = self.events.pop()
-            {
-                self.happen(next.event)?;
-                self.carry_out()?;
-            }
-            self.producer.tick(self.now);
-            self.carry_out()?;
-            if let Some(next) = self.producer.next_tick()
-                && next <= self.now
-            {
-                return Err(Stop::Finding(format!("after a tick at {:?} the next one is to be at {next:?}", self.now)));
+            if self.choices.are_over() && !self.healed {
+                self.heal();
+                self.after(false)?;
             }
         }
-        if !self.producer.is_drained() || self.producer.outstanding_bytes() != 0 {
-            let records = self.producer.outstanding_records();
-            return Err(Stop::Finding(format!("nothing is to come, and {records} records are left")));
-        }
-        if !self.flushes.is_empty() {
-            return Err(Stop::Finding(format!("flushes that never end: {:?}", self.flushes)));
-        }
-        self.oracle.judge(&self.kinesis, &self.streams).map_err(Stop::Finding)
+        let streams: Vec<_> = self.service.streams.iter().map(|stream| stream.name.clone()).collect();
+        let counts = self.subject.counts();
+        self.oracle.judge(&self.service.kinesis, &streams, counts.as_ref(), self.closed)
     }
 
-    /// Puts the workload on the calendar.
-    fn plan(&mut self) -> Outcome {
-        let mut at = self.now;
-        for _ in 0..self.options.bursts {
-            at = at + self.up_to(self.options.pause_max)?;
-            self.schedule(at, Event::Burst);
+    /// Puts down on the calendar what is to happen.
+    fn plan(&mut self) {
+        let Self { options, choices: c, calendar, .. } = self;
+        let mut at = START;
+        for _ in 0..options.work.bursts {
+            at = at + c.up_to(options.work.pause_max);
+            calendar.put_down(at, Event::Burst(c.dice()));
         }
-        let length = at.saturating_since(self.now) + ms(500);
-        for _ in 0..self.options.flushes {
-            let at = self.now + self.up_to(length)?;
-            self.schedule(at, Event::Flush);
+        let length = at.saturating_since(START) + ms(500);
+        let mut some_time = |c: &mut Choices<'_, '_>, times: usize, event: &dyn Fn(&mut Choices<'_, '_>) -> Event| {
+            for _ in 0..times {
+                let at = START + c.up_to(length);
+                calendar.put_down(at, event(c));
+            }
+        };
+        some_time(c, options.work.flushes, &|_| Event::Flush);
+        some_time(c, options.service.reshards, &|_| Event::Reshard);
+        some_time(c, options.service.rebirths, &|c| Event::Delete(c.int(0..=options.work.streams - 1)));
+        some_time(c, options.service.auto_switches, &|_| Event::SwitchAuto);
+        some_time(c, options.callers.spurious_wakes, &|_| Event::Spurious);
+        match options.ending {
+            Ending::Drained | Ending::Closed(_) => {}
+            Ending::ClosedEarly(within) => some_time(c, 1, &|_| Event::End(End::Close(within))),
+            Ending::Dropped => some_time(c, 1, &|_| Event::End(End::Drop)),
+            Ending::RuntimeEnds => some_time(c, 1, &|_| Event::End(End::Runtime)),
         }
-        for _ in 0..self.options.reshards {
-            let at = self.now + self.up_to(length)?;
-            self.schedule(at, Event::Reshard);
-        }
-        if self.options.faults.others {
+        if options.service.others {
             for n in 0..length.as_millis().min(20_000) / 100 {
-                self.schedule(self.now + ms(100 * n as u64), Event::Others);
+                calendar.put_down(START + ms(100 * n as u64), Event::Others);
             }
         }
-        self.schedule(self.now + length, Event::Heal);
-        Ok(())
+        calendar.put_down(START + length, Event::Heal);
     }
 
-    fn happen(&mut self, event: Event) -> Outcome {
+    fn jump(&mut self) {
+        if !self.healed && self.choices.chance(self.options.network.jumps) {
+            let jump = self.choices.pick(&[ms(50), ms(3_000), ms(40_000)]);
+            self.now = self.now + jump;
+            self.oracle.facts.late += jump;
+            note!(self.trace, self.now, "the clock has jumped by {:?}", jump);
+        }
+    }
+
+    /// Lets the subject do what is to be done at this time, carries it out, and looks at what there is to see.
+    fn after(&mut self, woken: bool) -> Result<(), Broken> {
+        self.subject.settle();
+        while let Some(effect) = self.subject.effect() {
+            self.carry_out(effect)?;
+        }
+        let (counts, next_wake) = (self.subject.counts(), self.subject.next_wake());
+        self.oracle.step(self.now, woken, counts.as_ref(), next_wake)
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), Broken> {
         match event {
-            Event::Burst => {
-                let count = self.u.int_in_range(1..=self.options.burst_max)?;
-                for _ in 0..count {
-                    self.put()?;
-                }
-            }
+            Event::Burst(dice) => self.burst(dice),
+            Event::Flush if self.dropped => {}
             Event::Flush => {
-                let flush = self.producer.flush(self.now);
-                self.flushes.insert(flush, self.oracle.puts.len() as u64);
-                self.note(&format!("{flush:?} of {} records", self.oracle.puts.len()));
+                self.flushes += 1;
+                note!(self.trace, self.now, "flush {}", self.flushes);
+                self.oracle.flush(self.now, self.flushes);
+                self.subject.flush(self.flushes);
             }
-            Event::Reshard => self.reshard()?,
-            Event::Others => self.others(),
+            Event::Reshard if !self.healed => {
+                let stream = self.some_stream();
+                if let Some(done) = self.service.reshard(self.now, stream, &mut self.choices) {
+                    note!(self.trace, self.now, "stream s{}: {}", stream, done);
+                }
+            }
+            Event::Delete(stream) if !self.healed => {
+                note!(self.trace, self.now, "stream s{} is deleted", stream);
+                let name = self.service.streams[stream].name.clone();
+                self.oracle.deleted(&self.service.kinesis, stream, &name)?;
+                self.service.delete(stream);
+                let back = self.now + self.choices.up_to(ms(3_000));
+                self.calendar.put_down(back, Event::Create(stream));
+            }
+            Event::Create(stream) => {
+                note!(self.trace, self.now, "stream s{} is made again", stream);
+                self.service.create(self.now, stream);
+            }
+            Event::SwitchAuto if !self.healed => {
+                let stream = self.some_stream();
+                let auto = self.service.switch_auto(stream);
+                note!(self.trace, self.now, "stream s{}: keys are ignored: {}", stream, auto);
+            }
+            Event::Others if !self.healed => self.service.others(self.now),
+            Event::Reshard | Event::Delete(_) | Event::SwitchAuto | Event::Others => {}
+            Event::Spurious => self.subject.advance(self.now),
+            Event::End(end) => self.end(end),
             Event::Heal => self.heal(),
-            Event::Arrives { batch, request, back } => {
-                let reply = network::put_records(&mut self.kinesis, wall(self.now), request);
-                self.note(&format!("request {batch} arrives: {}", brief(&reply)));
-                if let Some(back) = back {
-                    self.schedule(self.now + back, Event::Answered { batch, reply });
-                }
-            }
-            Event::Answered { batch: id, reply } => {
-                if let Some(batch) = self.batches.remove(&id) {
-                    self.note(&format!("request {id} is answered: {}", brief(&reply)));
-                    self.producer.respond(self.now, batch, reply);
-                }
-            }
-            Event::Listed(request, reply) => {
-                let listed = reply.as_ref().map(|page| page.shards.len());
-                self.note(&format!("shards of {}: {listed:?}", request.stream));
-                self.producer.respond_shards(self.now, &request, reply);
-            }
-            Event::Described(request, reply) => self.producer.respond_stream(self.now, &request, reply),
+            Event::Arrives { id, stream, records, then } => self.arrive(id, stream, records, then),
+            Event::Answered(id, answer) => self.answer(id, answer),
+            Event::TimeOut(id) => self.time_out(id),
         }
         Ok(())
     }
 
-    fn put(&mut self) -> Outcome {
-        let ticket = self.oracle.puts.len() as u64;
-        let stream = self.u.choose(&self.streams)?.clone();
-        let size = self.u.int_in_range(0..=self.options.size_max)?;
-        // The ticket must be found again: in the data if there is room for it, else in the key.
-        let in_data = size >= 8;
-        let mut data = vec![0; size];
-        if in_data {
-            data[..8].copy_from_slice(&ticket.to_le_bytes());
-        }
-        let key = match self.options.keys {
-            _ if !in_data => format!("#{ticket}"),
-            Keys::Hot => "hot".into(),
-            Keys::Few | Keys::Borders => format!("few-{}", self.u.int_in_range(0..=20)?),
-            Keys::Distinct => format!("distinct-{ticket}"),
-        };
-        let mut record = UserRecord::new(stream.as_str(), key, data);
-        let borders = matches!(self.options.keys, Keys::Borders);
-        if borders || self.chance(self.options.explicit)? {
-            let hash_key = if borders { self.border(&stream)? } else { self.u.arbitrary::<u128>()? };
-            record = record.explicit_hash_key(hash_key.to_string());
-        }
-        let prepared =
-            record.prepare().map_err(|error| Stop::Finding(format!("a legal record is refused: {error}")))?;
-        let before = self.producer.outstanding_records();
-        match self.producer.put(self.now, prepared, ticket) {
-            Ok(()) => self.oracle.taken(self.now),
-            Err(PutError::Full { .. }) if before >= self.options.config.outstanding => {}
-            Err(PutError::Closed { .. }) if self.healed => {}
-            Err(error) => return Err(Stop::Finding(format!("a put is refused without reason: {error}"))),
-        }
-        if self.producer.outstanding_records() > self.options.config.outstanding {
-            return Err(Stop::Finding("more records are outstanding than allowed".into()));
-        }
-        self.carry_out()
+    fn some_stream(&mut self) -> usize {
+        self.choices.int(0..=self.options.work.streams - 1)
     }
 
-    /// A hash key at the border of an open shard.
-    fn border(&mut self, stream: &str) -> Result<u128, Stop> {
-        let shards = self.open_shards(stream);
-        let (_, first, last) = self.u.choose(&shards)?;
-        Ok(*self.u.choose(&[*first, *last, first.saturating_add(1)])?)
-    }
-
-    fn carry_out(&mut self) -> Outcome {
-        while let Some(action) = self.producer.poll_action() {
-            match action {
-                Action::SendBatch(batch) => self.send(batch)?,
-                Action::ListShards(request) => {
-                    let delay = self.latency()? + self.latency()?;
-                    let page_size =
-                        if self.options.faults.small_pages { Some(self.u.int_in_range(1..=3)?) } else { None };
-                    let reply = if self.fault(self.options.faults.list_fails)? {
-                        Err(network::time_out())
-                    } else {
-                        network::list_shards(&self.kinesis, wall(self.now), &request, page_size)
-                    };
-                    // A stale list is one that takes long.
-                    let stale = self.fault(self.options.faults.list_stale)?;
-                    let at = self.now + delay + if stale { ms(5_000) } else { Duration::ZERO };
-                    self.schedule(at, Event::Listed(request, reply));
-                }
-                Action::DescribeStream(request) => {
-                    let reply = if self.fault(self.options.faults.list_fails)? {
-                        Err(network::time_out())
-                    } else {
-                        network::describe(&self.kinesis, wall(self.now), &request.stream)
-                    };
-                    let at = self.now + self.latency()?;
-                    self.schedule(at, Event::Described(request, reply));
-                }
-                Action::ResolveRecord(ticket, result) => {
-                    let told = result.as_ref().map(|receipt| receipt.shard_id.to_string());
-                    self.note(&format!("record {ticket}: {:?}", told.map_err(|failure| failure.error.code.clone())));
-                    let config = self.producer.config();
-                    let longest = config.record_ttl().saturating_add(config.request_timeout() + self.jumped + ms(1));
-                    self.oracle.resolve(self.now, ticket, result, longest)?;
-                }
-                Action::FlushDone(flush) => {
-                    let covered = self.flushes.remove(&flush).ok_or_else(|| format!("{flush:?} ends twice"))?;
-                    if let Some(open) = self.oracle.puts[..covered as usize].iter().position(|put| put.result.is_none())
-                    {
-                        return Err(Stop::Finding(format!("{flush:?} is done, and record {open} is not resolved")));
-                    }
-                }
-                Action::CancelRequests => {
-                    self.note("requests are cancelled");
-                    for batch in self.batches.keys().copied().collect::<Vec<_>>() {
-                        let reply = Reply::Failed(network::time_out());
-                        self.schedule(self.now, Event::Answered { batch, reply });
-                    }
-                }
-                Action::Notice(_) => {}
-                _ => return Err(Stop::Finding("an action that the world does not know".into())),
-            }
-        }
-        Ok(())
-    }
-
-    /// Decides at once what will become of a request, and puts it on the calendar.
-    fn send(&mut self, batch: Batch<u64>) -> Outcome {
-        let id = self.scheduled;
-        let request = network::wire(&batch);
-        self.note(&format!("request {id} of {} Kinesis records to {}", request.records.len(), batch.stream()));
-        let size: usize = request.records.iter().map(|record| record.data.len() + record.partition_key.len()).sum();
-        if request.records.is_empty() || request.records.len() > 500 || size > 10 << 20 {
-            let records = request.records.len();
-            return Err(Stop::Finding(format!("a request of {records} records and {size} bytes")));
-        }
-        self.batches.insert(id, batch);
-        if self.batches.len() > self.options.config.in_flight {
-            return Err(Stop::Finding(format!("{} requests are under way at once", self.batches.len())));
-        }
-        let answer = |reply: RequestError| Event::Answered { batch: id, reply: Reply::Failed(reply) };
-        let (there, back) = (self.latency()?, self.latency()?);
-        // Whatever else happens, the driver's time-out comes.
-        let time_out = self.now + self.producer.config().request_timeout();
-        self.schedule(time_out, answer(network::time_out()));
-        if self.fault(self.options.faults.refused)? {
-            self.schedule(self.now + there, answer(network::not_sent()));
-        } else if self.fault(self.options.faults.http_500)? {
-            self.schedule(self.now + there + back, answer(network::http_500()));
-        } else if !self.fault(self.options.faults.request_lost)? {
-            let back = if self.fault(self.options.faults.reply_lost)? { None } else { Some(back) };
-            self.schedule(self.now + there, Event::Arrives { batch: id, request, back });
-        }
-        Ok(())
-    }
-
-    /// Splits a shard or merges two.
-    fn reshard(&mut self) -> Outcome {
-        let stream = self.u.choose(&self.streams)?.clone();
-        let shards = self.open_shards(&stream);
-        let at = self.u.choose_index(shards.len())?;
-        let (id, first, last) = &shards[at];
-        let now = wall(self.now);
-        let done = if self.u.arbitrary()? || shards.len() == at + 1 {
-            let request = SplitShard {
-                stream_name: Some(stream.clone()),
-                shard_to_split: id.clone(),
-                new_starting_hash_key: (first + (last - first) / self.u.int_in_range(2..=5)?).to_string(),
-                stream_arn: None,
-            };
-            self.kinesis.split_shard(now, &request).map(|_| "split")
-        } else {
-            let request = MergeShards {
-                stream_name: Some(stream.clone()),
-                shard_to_merge: id.clone(),
-                adjacent_shard_to_merge: shards[at + 1].0.clone(),
-                stream_arn: None,
-            };
-            self.kinesis.merge_shards(now, &request).map(|_| "merged")
-        };
-        self.note(&format!("{id} of {stream} is {done:?}"));
-        Ok(())
-    }
-
-    /// Other producers take what the shards give.
-    fn others(&mut self) {
-        for stream in self.streams.clone() {
-            for (_, first, _) in self.open_shards(&stream).into_iter().take(20) {
-                let record = PutRecordsEntry {
-                    partition_key: OTHERS.into(),
-                    explicit_hash_key: Some(first.to_string()),
-                    data: vec![0; 100_000].into(),
-                };
-                let request = PutRecords { stream_name: Some(stream.clone()), stream_arn: None, records: vec![record] };
-                // Throttled or not, they have tried.
-                let _ = self.kinesis.put_records(wall(self.now), request);
-            }
+    fn burst(&mut self, mut dice: Dice) {
+        let stream = dice.up_to(self.options.work.streams - 1);
+        let shards = self.service.open_shards(stream);
+        let name = self.service.streams[stream].name.clone();
+        let count = 1 + dice.up_to(self.options.work.burst_max - 1);
+        note!(self.trace, self.now, "{} records from {} are put into s{}", count, self.oracle.next_ticket(), stream);
+        for _ in 0..count {
+            let ticket = self.oracle.next_ticket();
+            let record = workload::record(&self.options.work, &mut dice, ticket, &name, &shards);
+            self.oracle.offered(self.now, stream, &record);
+            self.subject.put(ticket, record);
         }
     }
 
-    /// Ends all faults, and closes the producer.
+    /// Ends all faults. What was asked for before may still be lost.
     fn heal(&mut self) {
-        self.note("everything heals");
-        self.healed = true;
-        self.kinesis.set_faults(Faults::default());
-        let deadline = self.options.close_within.map_or(Instant::NEVER, |within| self.now + within);
-        self.producer.close(self.now, deadline);
-        self.note(&format!("closed until {deadline:?}"));
-        self.drained_by = self.now + DRAIN_MAX;
-    }
-
-    fn open_shards(&self, stream: &str) -> Vec<(String, u128, u128)> {
-        let listed = self.kinesis.list_shards(wall(self.now), &ListShards::of(stream));
-        let mut open: Vec<_> = listed
-            .map(|page| page.shards)
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|shard| shard.sequence_number_range.ending_sequence_number.is_none())
-            .map(|shard| (shard.shard_id, shard.hash_key_range.starting_hash_key, shard.hash_key_range.ending_hash_key))
-            .collect();
-        open.sort_unstable_by_key(|(_, first, _)| *first);
-        open
-    }
-
-    fn schedule(&mut self, at: Instant, event: Event) {
-        self.scheduled += 1;
-        self.events.push(Reverse(Scheduled { at, order: self.scheduled, event }));
-    }
-
-    fn latency(&mut self) -> Result<Duration, Stop> {
         if self.healed {
-            return Ok(ms(5));
+            return;
         }
-        Ok(self.options.faults.latency + self.up_to(self.options.faults.jitter)?)
-    }
-
-    /// Whether a fault of this rate happens now.
-    fn fault(&mut self, rate: u8) -> Result<bool, Stop> {
-        if self.healed { Ok(false) } else { self.chance(rate) }
-    }
-
-    fn chance(&mut self, of_256: u8) -> Result<bool, Stop> {
-        Ok(of_256 > 0 && self.u.arbitrary::<u8>()? < of_256)
-    }
-
-    fn up_to(&mut self, most: Duration) -> Result<Duration, Stop> {
-        Ok(Duration::from_micros(self.u.int_in_range(0..=most.as_micros() as u64)?))
-    }
-
-    fn note(&mut self, event: &str) {
-        let line = format!("{:>14?} {event}", self.now);
-        for byte in line.bytes() {
-            self.trace_hash = (self.trace_hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+        note!(self.trace, self.now, "everything heals");
+        self.healed = true;
+        self.oracle.healed(self.now);
+        self.service.heal(self.now);
+        if let Ending::Closed(within) = self.options.ending {
+            self.end(End::Close(within));
         }
-        if self.trace.len() == TRACE_LINES {
-            self.trace.pop_front();
+    }
+
+    fn end(&mut self, end: End) {
+        note!(self.trace, self.now, "the producer ends: {}", format!("{end:?}"));
+        self.ended = true;
+        self.dropped |= matches!(end, End::Drop);
+        let gives_up_at = match end {
+            End::Close(within) => self.now + within,
+            End::Drop => Instant::NEVER,
+            End::Runtime => {
+                self.oracle.facts.runtime_ended = true;
+                self.now
+            }
+        };
+        // Tasks that wait for a flush have the handle, too, so that the last one may go later.
+        self.oracle.closing(self.now, gives_up_at, !matches!(end, End::Drop));
+        self.subject.end(end);
+    }
+
+    fn carry_out(&mut self, effect: Effect) -> Result<(), Broken> {
+        let now = self.now;
+        match effect {
+            Effect::Taken(ticket) => self.oracle.taken(now, ticket),
+            Effect::Refused(ticket, refusal, record) => {
+                note!(self.trace, now, "record {} is refused: {:?}", ticket, refusal);
+                self.oracle.refused(ticket, refusal, &record)
+            }
+            Effect::GivenUp(ticket) => {
+                note!(self.trace, now, "the put of record {} is dropped", ticket);
+                self.oracle.given_up(ticket)
+            }
+            Effect::Resolved(ticket, result) => {
+                match &result {
+                    Ok(receipt) => note!(self.trace, now, "record {} is in {}", ticket, receipt.shard_id),
+                    Err(failure) => note!(self.trace, now, "record {} failed: {}", ticket, failure.error.code),
+                }
+                self.oracle.resolved(now, ticket, &result)
+            }
+            Effect::Flushed(number) => {
+                note!(self.trace, now, "flush {} is done", number);
+                self.oracle.flushed(number)
+            }
+            Effect::Closed => {
+                note!(self.trace, now, "the close is done");
+                self.closed = true;
+                Ok(())
+            }
+            Effect::PutRecords { id, stream, records } => self.send(id, &stream, records),
+            Effect::ListShards { id, request } => self.list_shards(id, request),
+            Effect::DescribeStream { id, stream } => self.describe(id, stream),
+            Effect::Dropped(id) => {
+                if let Some(Question::Put { sent, records, .. }) = self.questions.remove(&id) {
+                    note!(self.trace, now, "nobody waits for request {} any more", id);
+                    self.oracle.disturbed(&records);
+                    self.oracle.answered(now, sent);
+                }
+                Ok(())
+            }
+            Effect::Broken(how) => Err(Broken { promise: "the rules of the contract are kept", how }),
         }
-        self.trace.push_back(line);
+    }
+
+    /// Decides at once what will become of a request.
+    fn send(&mut self, id: u64, stream: &str, records: Vec<PutRecordsEntry>) -> Result<(), Broken> {
+        let stream = self.service.index_of(stream);
+        note!(self.trace, self.now, "request {} takes {} Kinesis records to s{}", id, records.len(), stream);
+        let service = &self.service;
+        self.oracle.sent(self.now, stream, &records, &|| service.open_shards(stream))?;
+        let c = &mut self.choices;
+        let fate = if self.healed { Fate::HEALED } else { Fate::choose(&self.options.network, c) };
+        let panics = !self.healed && c.chance(self.options.callers.panics);
+        let arrives = |there, then| (self.now + there, Event::Arrives { id, stream, records: records.clone(), then });
+        match fate {
+            Fate::NotSent { after } => {
+                let answer = Answer::Put(Reply::Failed(network::not_sent()));
+                self.calendar.put_down(self.now + after, Event::Answered(id, answer));
+            }
+            Fate::Lost => {}
+            Fate::Http500 { there, stored, back } => {
+                let (at, event) = arrives(there, Then::Http500 { stored, back });
+                self.calendar.put_down(at, event);
+            }
+            Fate::Served { there, back, garbled } => {
+                let (at, event) = arrives(there, Then::Served { back, garbled });
+                self.calendar.put_down(at, event);
+            }
+        }
+        // Whatever else happens, the driver's time-out comes.
+        self.calendar.put_down(self.now + REQUEST_TIMEOUT, Event::TimeOut(id));
+        if panics {
+            let after = c.up_to(ms(100));
+            self.calendar.put_down(self.now + after, Event::Answered(id, Answer::Panic));
+        }
+        self.questions.insert(id, Question::Put { sent: self.now, stream, records });
+        Ok(())
+    }
+
+    /// A request reaches the service.
+    fn arrive(&mut self, id: u64, stream: usize, records: Vec<PutRecordsEntry>, then: Then) {
+        let Stored { back, reply } = match then {
+            Then::Http500 { stored, back } => {
+                if stored {
+                    self.store(stream, records);
+                }
+                Stored { back: Some(back), reply: Reply::Failed(network::http_500()) }
+            }
+            Then::Served { back, garbled } => {
+                let mut reply = match self.service.refusal(&mut self.choices) {
+                    Some(refusal) => Reply::Failed(refusal),
+                    None => self.store(stream, records),
+                };
+                if let Some(garbled) = garbled.filter(|_| matches!(reply, Reply::Records(_))) {
+                    garbled.apply(&mut reply);
+                    self.oracle.facts.miscounted = true;
+                    if let Some(Question::Put { records, .. }) = self.questions.get(&id) {
+                        self.oracle.disturbed(records);
+                    }
+                }
+                Stored { back, reply }
+            }
+        };
+        note!(self.trace, self.now, "request {} arrives: {}", id, Brief(&reply));
+        if let Some(back) = back {
+            self.calendar.put_down(self.now + back, Event::Answered(id, Answer::Put(reply)));
+        }
+    }
+
+    fn store(&mut self, stream: usize, records: Vec<PutRecordsEntry>) -> Reply {
+        let incarnation = self.service.streams[stream].incarnation;
+        let (known, since) = self.shards_of[stream];
+        // What was packed by the shards of its predecessor may be on its way for a while.
+        if incarnation > 1 && (known != incarnation || self.now < since + MISLED_FOR) {
+            self.oracle.misled(&records);
+        }
+        let name = self.service.streams[stream].name.clone();
+        self.service.put_records(self.now, &name, records)
+    }
+
+    fn answer(&mut self, id: u64, answer: Answer) {
+        let Some(question) = self.questions.remove(&id) else { return };
+        match (&question, &answer) {
+            (Question::Put { sent, stream, records }, Answer::Put(reply)) => {
+                note!(self.trace, self.now, "request {} is answered: {}", id, Brief(reply));
+                match reply {
+                    Reply::Records(results) => {
+                        for code in results.iter().filter_map(|result| result.error_code.as_ref()) {
+                            self.oracle.error(*stream, code);
+                        }
+                    }
+                    Reply::Failed(error) => {
+                        self.oracle.error(*stream, &error.code);
+                        if error.delivery == kpl_core::Delivery::Unanswered {
+                            self.oracle.disturbed(records);
+                        }
+                    }
+                    _ => {}
+                }
+                self.oracle.answered(self.now, *sent);
+            }
+            (Question::Put { sent, records, .. }, _) => {
+                note!(self.trace, self.now, "request {} ends by a panic", id);
+                self.oracle.disturbed(records);
+                self.oracle.answered(self.now, *sent);
+            }
+            (Question::List { request, incarnation }, Answer::List(reply)) => {
+                let stream = self.service.index_of(&request.stream);
+                let listed = reply.as_ref().map_or(0, |page| page.shards.len());
+                note!(self.trace, self.now, "{} shards of s{} are listed", listed, stream);
+                if reply.is_ok() && self.shards_of[stream].0 != *incarnation {
+                    self.shards_of[stream] = (*incarnation, self.now);
+                }
+                match reply {
+                    Ok(page) if page.next_token.is_some() => {}
+                    reply => self.oracle.heard(self.now, stream, true, reply.is_ok()),
+                }
+            }
+            (Question::Describe { stream }, answer) => {
+                let well = matches!(answer, Answer::Describe(Ok(_)));
+                let stream = self.service.index_of(stream);
+                note!(self.trace, self.now, "s{} is described: {}", stream, well);
+                self.oracle.heard(self.now, stream, false, well);
+            }
+            (Question::List { .. }, _) => {}
+        }
+        self.subject.answer(id, answer);
+    }
+
+    fn time_out(&mut self, id: u64) {
+        let answer = match self.questions.get(&id) {
+            Some(Question::Put { .. }) => Answer::Put(Reply::Failed(network::time_out())),
+            Some(Question::List { .. }) => Answer::List(Err(network::time_out())),
+            Some(Question::Describe { .. }) => Answer::Describe(Err(network::time_out())),
+            None => return,
+        };
+        self.answer(id, answer);
+    }
+
+    fn list_shards(&mut self, id: u64, request: ListShardsRequest) -> Result<(), Broken> {
+        let stream = self.service.index_of(&request.stream);
+        note!(self.trace, self.now, "the shards of s{} are asked for", stream);
+        self.oracle.asked_for_shards(self.now, stream, request.next_token.is_none())?;
+        let reply = self.service.list_shards(self.now, &request, &mut self.choices);
+        self.answer_later(id, Answer::List(reply));
+        let incarnation = self.service.streams[stream].incarnation;
+        self.questions.insert(id, Question::List { request, incarnation });
+        Ok(())
+    }
+
+    fn describe(&mut self, id: u64, stream: Arc<str>) -> Result<(), Broken> {
+        let index = self.service.index_of(&stream);
+        note!(self.trace, self.now, "s{} is to be described", index);
+        self.oracle.asked_for_summary(self.now, index)?;
+        let reply = self.service.describe(self.now, &stream, &mut self.choices);
+        self.answer_later(id, Answer::Describe(reply));
+        self.questions.insert(id, Question::Describe { stream });
+        Ok(())
+    }
+
+    fn answer_later(&mut self, id: u64, answer: Answer) {
+        let delay = if self.healed { ms(10) } else { network::latency(&self.options.network, &mut self.choices) * 2 };
+        self.calendar.put_down(self.now + delay, Event::Answered(id, answer));
+        self.calendar.put_down(self.now + REQUEST_TIMEOUT, Event::TimeOut(id));
     }
 }
 
-/// The service's clock: the same time.
-fn wall(now: Instant) -> Duration {
-    Duration::from_nanos(now.as_nanos())
+struct Stored {
+    back: Option<Duration>,
+    reply: Reply,
 }
 
-fn brief(reply: &Reply) -> String {
-    match reply {
-        Reply::Records(records) => {
-            let stored = records.iter().filter(|record| record.sequence_number.is_some()).count();
-            format!("{stored} of {} stored", records.len())
+fn config(options: &Options, record_size_max: usize) -> Config {
+    let settings = &options.config;
+    let distribution = match options.service.auto {
+        _ if !settings.told => RecordDistribution::Detect,
+        true => RecordDistribution::Auto,
+        false => RecordDistribution::ByKey,
+    };
+    let config = Config::builder()
+        .record_distribution(distribution)
+        .max_record_size(settings.told.then_some(record_size_max))
+        .aggregation_enabled(settings.aggregation)
+        .aggregation_max_count(settings.aggregation_max_count)
+        .aggregation_max_size(settings.aggregation_max_size)
+        .collection_max_count(settings.collection_max_count)
+        .collection_max_size_per_shard(settings.collection_max_size_per_shard)
+        .record_max_buffered_time(settings.buffered)
+        .record_ttl(settings.ttl)
+        .max_in_flight_requests(settings.in_flight)
+        .max_outstanding_records(settings.outstanding_records)
+        .max_outstanding_bytes(settings.outstanding_bytes)
+        .rate_limit_records_per_shard(settings.records_per_second)
+        .rate_limit_bytes_per_shard(settings.bytes_per_second)
+        .request_timeout(REQUEST_TIMEOUT)
+        .fail_if_throttled(settings.fail_if_throttled)
+        .seed(settings.seed)
+        .build();
+    config.unwrap_or_else(|error| unreachable!("options are legal: {error}"))
+}
+
+/// A reply in short.
+struct Brief<'a>(&'a Reply);
+
+impl Hash for Brief<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self.0 {
+            Reply::Records(records) => {
+                records.iter().for_each(|record| record.sequence_number.is_some().hash(state));
+            }
+            Reply::Failed(error) => error.code.hash(state),
+            _ => {}
         }
-        other => format!("{other:?}"),
+    }
+}
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Reply::Records(records) => {
+                let stored = records.iter().filter(|record| record.sequence_number.is_some()).count();
+                write!(f, "{stored} of {} stored", records.len())
+            }
+            Reply::Failed(error) => write!(f, "{error}"),
+            other => write!(f, "{other:?}"),
+        }
+    }
+}
+
+impl fmt::Debug for World<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World").field("now", &self.now).field("options", &self.options).finish_non_exhaustive()
     }
 }

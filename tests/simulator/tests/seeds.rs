@@ -1,27 +1,39 @@
-//! A hundred worlds in every test run; `cargo run --release -p kpl-simulator` runs as many as one likes.
+//! Some worlds in every test run; `cargo run --release -p kpl-simulator` runs as many as one likes.
 
 use std::fmt::Write as _;
 
-#[test]
-fn in_a_hundred_worlds_every_promise_is_kept() {
+use kpl_simulator::{Level, regressions, run_seed};
+
+#[track_caller]
+fn run(seeds: impl IntoIterator<Item = (Level, u64)>) {
     let mut findings = String::new();
-    let mut complete = 0;
-    for seed in 0..100 {
-        match kpl_simulator::run_seed(seed) {
-            Ok(report) => complete += u32::from(report.complete),
-            Err(finding) => {
-                let _ = writeln!(findings, "{finding}\nREPRODUCE WITH: cargo run -p kpl-simulator -- --seed {seed}\n");
-            }
+    for (level, seed) in seeds {
+        if let Err(finding) = run_seed(level, seed) {
+            let _ = writeln!(
+                findings,
+                "{finding}\nREPRODUCE WITH: cargo run --release -p kpl-simulator -- --level {level} --seed {seed}\n"
+            );
         }
     }
     assert!(findings.is_empty(), "{findings}");
-    assert!(complete >= 95, "only {complete} of 100 worlds came to their end");
+}
+
+#[test]
+fn in_forty_worlds_at_each_level_every_promise_is_kept() {
+    run(Level::ALL.iter().flat_map(|level| (0..40).map(|seed| (*level, seed))));
+}
+
+#[test]
+fn what_was_found_once_is_not_found_again() {
+    run(regressions());
 }
 
 #[test]
 fn a_seed_is_a_run_to_the_last_event() {
-    for seed in 0..10 {
-        assert_eq!(kpl_simulator::run_seed(seed).unwrap(), kpl_simulator::run_seed(seed).unwrap());
+    for level in Level::ALL {
+        for seed in 0..10 {
+            assert_eq!(run_seed(*level, seed).unwrap(), run_seed(*level, seed).unwrap());
+        }
+        assert_ne!(run_seed(*level, 1).unwrap().trace_hash, run_seed(*level, 2).unwrap().trace_hash);
     }
-    assert_ne!(kpl_simulator::run_seed(1).unwrap().trace_hash, kpl_simulator::run_seed(2).unwrap().trace_hash);
 }

@@ -1,0 +1,409 @@
+//! What a user was promised, against what a user was told and what a consumer reads. One file for each promise.
+//!
+//! The oracle knows what the world did: what it put, lost, garbled and refused. It does not know how the producer works,
+//! and believes nothing that it says of itself: every claim is compared with the world's own account.
+
+mod as_put;
+mod attempts;
+mod caps;
+mod causes;
+mod consumed;
+mod flushes;
+mod latency;
+mod pace;
+mod progress;
+mod questions;
+mod resolved_once;
+mod time_to_live;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kpl_core::{Instant, RecordResult, UserRecord};
+use kpl_emulator::Kinesis;
+use kpl_emulator::api::PutRecordsEntry;
+
+use crate::options::Options;
+use crate::subject::{Counts, Refusal};
+use crate::workload::fingerprint;
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Broken {
+    /// The promise, as it was given.
+    pub(crate) promise: &'static str,
+    /// How it was broken.
+    pub(crate) how: String,
+}
+
+pub(crate) type Kept = Result<(), Broken>;
+
+/// Says how a promise was broken.
+macro_rules! broken {
+    ($($how:tt)*) => { Err($crate::oracle::Broken { promise: PROMISE, how: format!($($how)*) }) };
+}
+pub(crate) use broken;
+
+/// A user record that was put.
+#[derive(Debug)]
+struct Put {
+    stream: usize,
+    /// When it was put, and from when on the producer had it.
+    at: Instant,
+    /// Bytes of data and key.
+    size: usize,
+    explicit_hash_key: Option<u128>,
+    /// Of its key and data.
+    fingerprint: u64,
+    state: State,
+    /// When it was flushed first, or the producer closed.
+    flushed_at: Option<Instant>,
+    /// A request with it got no answer, or not the service's.
+    disturbed: bool,
+    /// It was stored in a stream of which the producer could not know that it is another one of the same name.
+    misled: bool,
+    /// How often consumers read it.
+    reads: u32,
+    /// Consumers read it where the receipt says.
+    read_as_told: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Offered,
+    Refused,
+    GivenUp,
+    Taken,
+    Succeeded(Place),
+    Failed { ambiguous: bool },
+}
+
+/// Where consumers find a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    shard_id: Arc<str>,
+    sequence_number: Arc<str>,
+    sub_sequence_number: u64,
+}
+
+/// What the world did and the promises hang on.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    options: Options,
+    /// By how much the clock jumped, all in all, and sleeps ended late.
+    pub(crate) late: Duration,
+    /// Error codes that the service gave.
+    codes: BTreeSet<Box<str>>,
+    /// Whether replies had too few or too many results.
+    pub(crate) miscounted: bool,
+    /// Most bytes in a record.
+    pub(crate) record_size_max: usize,
+    pub(crate) closing: bool,
+    /// When a close gives up.
+    pub(crate) gives_up_at: Instant,
+    pub(crate) runtime_ended: bool,
+    /// When everything healed, and how many bytes were outstanding then.
+    healed: Option<(Instant, usize)>,
+    /// PutRecords requests that are neither answered nor dropped.
+    pub(crate) under_way: usize,
+    streams: Vec<StreamFacts>,
+    /// Records accepted and not resolved, and their bytes.
+    outstanding_records: usize,
+    outstanding_bytes: usize,
+}
+
+#[derive(Debug)]
+struct StreamFacts {
+    /// It has been deleted.
+    reborn: bool,
+    /// When its first questions, for summary and shards, were answered, well or not: records wait for that.
+    heard_at: [Instant; 2],
+    /// When its shards were known first.
+    shards_known_at: Instant,
+    /// When the first record was put into it.
+    first_put_at: Instant,
+    /// The service throttled it.
+    throttled: bool,
+    /// Nothing has happened, or will, that makes the producer's shards other than the service's.
+    steady: bool,
+}
+
+/// All records of a run, by ticket, and the promises.
+#[derive(Debug)]
+pub(crate) struct Oracle {
+    puts: Vec<Put>,
+    pub(crate) facts: Facts,
+    attempts: attempts::Attempts,
+    caps: caps::Caps,
+    consumed: consumed::Consumed,
+    flushes: flushes::Flushes,
+    latency: latency::Latency,
+    pace: pace::Pace,
+    progress: progress::Progress,
+    questions: questions::Questions,
+    pub(crate) taken: u64,
+    pub(crate) succeeded: u64,
+    failed: u64,
+}
+
+impl Oracle {
+    pub(crate) fn new(options: &Options, record_size_max: usize) -> Self {
+        let service = &options.service;
+        let steady = service.reshards == 0
+            && service.rebirths == 0
+            && service.list_fails == 0
+            && service.list_untrue == 0
+            && !service.auto
+            && service.auto_switches == 0;
+        // Who is told does not ask.
+        let summary_at = if options.config.told { Instant::from_nanos(0) } else { Instant::NEVER };
+        let shards_at = if options.config.told && service.auto { Instant::from_nanos(0) } else { Instant::NEVER };
+        let stream = || StreamFacts {
+            reborn: false,
+            heard_at: [summary_at, shards_at],
+            shards_known_at: Instant::NEVER,
+            first_put_at: Instant::NEVER,
+            throttled: false,
+            steady,
+        };
+        let facts = Facts {
+            late: Duration::ZERO,
+            codes: BTreeSet::new(),
+            miscounted: false,
+            record_size_max,
+            closing: false,
+            gives_up_at: Instant::NEVER,
+            runtime_ended: false,
+            healed: None,
+            under_way: 0,
+            streams: (0..options.work.streams).map(|_| stream()).collect(),
+            outstanding_records: 0,
+            outstanding_bytes: 0,
+            options: options.clone(),
+        };
+        Self {
+            puts: Vec::new(),
+            attempts: attempts::Attempts::default(),
+            caps: caps::Caps,
+            consumed: consumed::Consumed::default(),
+            flushes: flushes::Flushes::default(),
+            latency: latency::Latency::new(options),
+            pace: pace::Pace::new(options),
+            progress: progress::Progress::default(),
+            questions: questions::Questions::new(options.work.streams),
+            taken: 0,
+            succeeded: 0,
+            failed: 0,
+            facts,
+        }
+    }
+
+    pub(crate) fn healed(&mut self, now: Instant) {
+        self.facts.healed = Some((now, self.facts.outstanding_bytes));
+    }
+
+    /// The ticket of the next record.
+    pub(crate) fn next_ticket(&self) -> u64 {
+        self.puts.len() as u64
+    }
+
+    pub(crate) fn offered(&mut self, now: Instant, stream: usize, record: &UserRecord) {
+        let first_put_at = &mut self.facts.streams[stream].first_put_at;
+        *first_put_at = now.min(*first_put_at);
+        self.puts.push(Put {
+            stream,
+            at: now,
+            size: record.data.len() + record.partition_key.len(),
+            explicit_hash_key: record.explicit_hash_key.as_ref().and_then(|key| key.parse().ok()),
+            fingerprint: fingerprint(&record.partition_key, &record.data),
+            state: State::Offered,
+            flushed_at: None,
+            disturbed: false,
+            misled: false,
+            reads: 0,
+            read_as_told: false,
+        });
+    }
+
+    pub(crate) fn taken(&mut self, now: Instant, ticket: u64) -> Kept {
+        let put = self.put_mut(ticket)?;
+        put.at = now;
+        let size = put.size;
+        resolved_once::taken(put, ticket)?;
+        self.progress.effect();
+        self.taken += 1;
+        self.facts.outstanding_records += 1;
+        self.facts.outstanding_bytes += size;
+        Ok(())
+    }
+
+    pub(crate) fn refused(&mut self, ticket: u64, refusal: Refusal, record: &UserRecord) -> Kept {
+        let put = self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))?;
+        resolved_once::refused(put, ticket)?;
+        as_put::given_back(put, ticket, record)?;
+        self.caps.refused(&self.facts, put, refusal)
+    }
+
+    pub(crate) fn given_up(&mut self, ticket: u64) -> Kept {
+        resolved_once::given_up(self.put_mut(ticket)?, ticket)
+    }
+
+    pub(crate) fn resolved(&mut self, now: Instant, ticket: u64, result: &RecordResult) -> Kept {
+        let put = self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))?;
+        resolved_once::resolved(put, ticket, result)?;
+        self.facts.outstanding_records -= 1;
+        self.facts.outstanding_bytes -= put.size;
+        time_to_live::resolved(&self.facts, now, put, ticket, result)?;
+        self.attempts.resolved(&self.facts, put, ticket, result)?;
+        match result {
+            Ok(receipt) => {
+                self.succeeded += 1;
+                self.latency.succeeded(&self.facts, put, ticket, receipt)?;
+            }
+            Err(failure) => {
+                self.failed += 1;
+                as_put::given_back(put, ticket, &failure.record)?;
+                causes::failed(&self.facts, now, put, ticket, failure)?;
+            }
+        }
+        self.progress.resolved(now);
+        self.flushes.resolved(ticket);
+        Ok(())
+    }
+
+    pub(crate) fn flush(&mut self, now: Instant, number: u64) {
+        self.flushes.asked(number, self.puts.iter().map(|put| put.state == State::Taken).collect());
+        self.hasten(now);
+    }
+
+    /// The producer is closed: it takes no more, and gives up at `gives_up_at`.
+    pub(crate) fn closing(&mut self, now: Instant, gives_up_at: Instant, hastens: bool) {
+        self.facts.closing = true;
+        self.facts.gives_up_at = gives_up_at.min(self.facts.gives_up_at);
+        if hastens {
+            self.hasten(now);
+        }
+    }
+
+    /// What is outstanding now waits for nothing any more.
+    fn hasten(&mut self, now: Instant) {
+        for put in self.puts.iter_mut().filter(|put| put.state == State::Taken) {
+            put.flushed_at.get_or_insert(now);
+        }
+    }
+
+    pub(crate) fn flushed(&mut self, number: u64) -> Kept {
+        self.flushes.done(number)
+    }
+
+    /// A PutRecords request is on its way.
+    pub(crate) fn sent(
+        &mut self,
+        now: Instant,
+        stream: usize,
+        records: &[PutRecordsEntry],
+        shards: &dyn Fn() -> Vec<(String, (u128, u128))>,
+    ) -> Kept {
+        self.facts.under_way += 1;
+        self.progress.effect();
+        self.caps.sent(&self.facts, records)?;
+        self.latency.sent(&self.facts, now, stream, records);
+        self.pace.sent(&self.facts, now, stream, records, self.latency.was_capped(), shards)
+    }
+
+    /// A request that was sent at `sent` is answered, or nobody waits for its answer any more.
+    pub(crate) fn answered(&mut self, now: Instant, sent: Instant) {
+        self.facts.under_way -= 1;
+        self.attempts.request(sent, now);
+        self.progress.effect();
+    }
+
+    /// The service gave this error code to a record of a stream, or to all of them.
+    pub(crate) fn error(&mut self, stream: usize, code: &str) {
+        if !self.facts.codes.contains(code) {
+            self.facts.codes.insert(code.into());
+        }
+        if matches!(code, "ProvisionedThroughputExceededException" | "ThrottlingException") {
+            self.facts.streams[stream].throttled = true;
+        }
+    }
+
+    /// These records went with a request that got no answer, or not the service's.
+    pub(crate) fn disturbed(&mut self, records: &[PutRecordsEntry]) {
+        for ticket in consumed::tickets(records) {
+            if let Some(put) = self.puts.get_mut(ticket as usize) {
+                put.disturbed = true;
+            }
+        }
+    }
+
+    /// These records went by the shards of a stream that is gone, into one of the same name.
+    pub(crate) fn misled(&mut self, records: &[PutRecordsEntry]) {
+        for ticket in consumed::tickets(records) {
+            if let Some(put) = self.puts.get_mut(ticket as usize) {
+                put.misled = true;
+            }
+        }
+    }
+
+    pub(crate) fn asked_for_shards(&mut self, now: Instant, stream: usize, is_first_page: bool) -> Kept {
+        self.progress.effect();
+        self.questions.shards(&self.facts, now, stream, is_first_page)
+    }
+
+    pub(crate) fn asked_for_summary(&mut self, now: Instant, stream: usize) -> Kept {
+        self.progress.effect();
+        self.questions.summary(&self.facts, now, stream)
+    }
+
+    /// A question about a stream is answered to its end: the one for its shards, or the one for its summary.
+    pub(crate) fn heard(&mut self, now: Instant, stream: usize, shards: bool, well: bool) {
+        let stream = &mut self.facts.streams[stream];
+        let heard_at = &mut stream.heard_at[usize::from(shards)];
+        *heard_at = now.min(*heard_at);
+        if shards && well {
+            stream.shards_known_at = now.min(stream.shards_known_at);
+        }
+    }
+
+    /// A stream is about to be deleted: consumers read what it has.
+    pub(crate) fn deleted(&mut self, kinesis: &Kinesis, stream: usize, name: &str) -> Kept {
+        self.facts.streams[stream].reborn = true;
+        self.consumed.read(kinesis, name, &self.facts, &mut self.puts)
+    }
+
+    /// Everything that was to be done at this time is done.
+    pub(crate) fn step(&mut self, now: Instant, woken: bool, counts: Option<&Counts>, next_wake: Instant) -> Kept {
+        self.flushes.step()?;
+        self.progress.step(&self.facts, now, woken, next_wake)?;
+        if let Some(counts) = counts {
+            self.caps.step(&self.facts, counts)?;
+            resolved_once::step(&self.facts, now, counts)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing is to come any more: judges the run as a whole.
+    pub(crate) fn judge(
+        &mut self,
+        kinesis: &Kinesis,
+        streams: &[Arc<str>],
+        counts: Option<&Counts>,
+        closed: bool,
+    ) -> Kept {
+        resolved_once::judge(&self.facts, &self.puts, closed)?;
+        self.flushes.judge()?;
+        if let Some(counts) = counts {
+            resolved_once::empty(counts, [self.taken, self.succeeded, self.failed])?;
+        }
+        for stream in streams {
+            self.consumed.read(kinesis, stream, &self.facts, &mut self.puts)?;
+        }
+        self.consumed.judge(&self.facts, &mut self.puts)
+    }
+
+    fn put_mut(&mut self, ticket: u64) -> Result<&mut Put, Broken> {
+        self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))
+    }
+}

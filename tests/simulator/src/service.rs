@@ -1,0 +1,310 @@
+//! The service of a world: the emulator's model, with faults that its users see and it does not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kpl_core::{
+    Delivery, Instant, ListShardsRequest, ListedShard, RecordReply, Reply, RequestError, ShardPage, StreamSummary,
+};
+use kpl_emulator::api::{
+    CreateStream, DeleteStream, DescribeStreamSummary, ListShards, MergeShards, PutRecords, PutRecordsEntry,
+    ShardFilter, SplitShard, UpdateStreamRecordDistributionStrategy,
+};
+use kpl_emulator::{Faults, Kinesis, ServiceError};
+
+use crate::choices::Choices;
+use crate::options::{self, Options};
+use crate::workload::OTHERS;
+
+/// Error codes for whole requests: some pass.
+const PASSING: [&str; 5] =
+    ["ExpiredTokenException", "ThrottlingException", "InternalFailure", "KMSThrottlingException", "SomethingNew"];
+/// And some do not.
+pub(crate) const PERMANENT: [&str; 3] = ["AccessDeniedException", "KMSDisabledException", "UnknownOperationException"];
+
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) kinesis: Kinesis,
+    options: options::Service,
+    pub(crate) streams: Vec<Stream>,
+    healed: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) name: Arc<str>,
+    shards: u32,
+    pub(crate) exists: bool,
+    /// Which stream of this name it is.
+    pub(crate) incarnation: u32,
+    auto: bool,
+    /// Its open shards as they were at other times.
+    past: Vec<Vec<ListedShard>>,
+}
+
+impl Service {
+    pub(crate) fn new(now: Instant, options: &Options) -> Self {
+        let service = &options.service;
+        let mut kinesis = Kinesis::new(kpl_emulator::Options {
+            seed: options.config.seed,
+            oversized_record_fails_alone: service.oversized_fails_alone,
+            ..Default::default()
+        });
+        kinesis.set_faults(Faults {
+            throttle_rate: f64::from(service.throttle) / 256.0,
+            internal_failure_rate: f64::from(service.internal_failure) / 256.0,
+            ..Faults::default()
+        });
+        let streams = (0..options.work.streams).map(|n| Stream {
+            name: format!("s{n}").into(),
+            shards: options.work.shards,
+            exists: false,
+            incarnation: 0,
+            auto: service.auto,
+            past: Vec::new(),
+        });
+        let mut this = Self { kinesis, options: service.clone(), streams: streams.collect(), healed: false };
+        for stream in 0..this.streams.len() {
+            this.create(now, stream);
+        }
+        this
+    }
+
+    /// Ends all faults.
+    pub(crate) fn heal(&mut self, now: Instant) {
+        self.healed = true;
+        self.kinesis.set_faults(Faults::default());
+        for stream in 0..self.streams.len() {
+            self.create(now, stream);
+        }
+    }
+
+    pub(crate) fn index_of(&self, name: &str) -> usize {
+        // As many as a hand has fingers.
+        self.streams.iter().position(|stream| &*stream.name == name).unwrap_or(0)
+    }
+
+    /// Most bytes in a record.
+    pub(crate) fn record_size_max(&self) -> usize {
+        self.options.record_kib.map_or(1 << 20, |kib| kib * 1_024)
+    }
+
+    /// Why a request is refused as a whole, if it is.
+    pub(crate) fn refusal(&self, c: &mut Choices<'_, '_>) -> Option<RequestError> {
+        if self.healed || !c.chance(self.options.refused) {
+            return None;
+        }
+        let code = if self.options.permanent { c.pick(&PERMANENT) } else { c.pick(&PASSING) };
+        Some(RequestError::new(Delivery::Refused, code, "told to refuse"))
+    }
+
+    pub(crate) fn put_records(&mut self, now: Instant, stream: &str, records: Vec<PutRecordsEntry>) -> Reply {
+        let request = PutRecords { stream_name: Some(stream.into()), stream_arn: None, records };
+        match self.kinesis.put_records(wall(now), request) {
+            Ok(output) => Reply::Records(
+                output
+                    .records
+                    .into_iter()
+                    .map(|record| RecordReply {
+                        shard_id: record.shard_id,
+                        sequence_number: record.sequence_number,
+                        error_code: record.error_code,
+                        error_message: record.error_message,
+                    })
+                    .collect(),
+            ),
+            Err(error) => Reply::Failed(refused(error)),
+        }
+    }
+
+    pub(crate) fn list_shards(
+        &mut self,
+        now: Instant,
+        request: &ListShardsRequest,
+        c: &mut Choices<'_, '_>,
+    ) -> Result<ShardPage, RequestError> {
+        let fails = if self.healed { 0 } else { self.options.list_fails };
+        if c.chance(fails) {
+            return Err(if c.chance(128) {
+                crate::network::time_out()
+            } else {
+                RequestError::new(Delivery::Refused, "LimitExceededException", "told to refuse")
+            });
+        }
+        let small_pages = self.options.small_pages && !self.healed;
+        let page_size = if small_pages { Some(c.int(1..=3)) } else { None };
+        let filter = ShardFilter { r#type: "AT_LATEST".into(), ..ShardFilter::default() };
+        let wire = match &request.next_token {
+            Some(token) => {
+                ListShards { next_token: Some(token.clone()), max_results: page_size, ..ListShards::default() }
+            }
+            None => ListShards {
+                shard_filter: (!request.include_closed).then_some(filter),
+                max_results: page_size,
+                ..ListShards::of(&*request.stream)
+            },
+        };
+        let output = self.kinesis.list_shards(wall(now), &wire).map_err(refused)?;
+        let mut shards: Vec<ListedShard> = output
+            .shards
+            .into_iter()
+            .map(|shard| ListedShard {
+                id: shard.shard_id.into(),
+                start: shard.hash_key_range.starting_hash_key,
+                end: shard.hash_key_range.ending_hash_key,
+                closed: shard.sequence_number_range.ending_sequence_number.is_some(),
+                parents: [shard.parent_shard_id.map(Into::into), shard.adjacent_parent_shard_id.map(Into::into)],
+            })
+            .collect();
+        if !self.healed && c.chance(self.options.list_untrue) {
+            let past = &self.streams[self.index_of(&request.stream)].past;
+            let old = || past.last().cloned().unwrap_or_default();
+            match c.int(0..=2) {
+                0 if !past.is_empty() => shards = past[c.int(0..=past.len() - 1)].clone(),
+                1 => shards.extend(old()),
+                _ if shards.len() > 1 => drop(shards.swap_remove(c.int(0..=shards.len() - 1))),
+                _ => {}
+            }
+        }
+        Ok(ShardPage { shards, next_token: output.next_token })
+    }
+
+    pub(crate) fn describe(
+        &mut self,
+        now: Instant,
+        stream: &str,
+        c: &mut Choices<'_, '_>,
+    ) -> Result<StreamSummary, RequestError> {
+        let fails = if self.healed { 0 } else { self.options.describe_fails };
+        if c.chance(fails) {
+            return Err(if c.chance(128) {
+                crate::network::time_out()
+            } else {
+                RequestError::new(Delivery::Refused, "AccessDeniedException", "no permission to describe")
+            });
+        }
+        let request = DescribeStreamSummary { stream_name: Some(stream.into()), stream_arn: None };
+        let output = self.kinesis.describe_stream_summary(wall(now), &request).map_err(refused)?;
+        let summary = output.stream_description_summary;
+        Ok(StreamSummary {
+            max_record_size: Some(summary.max_record_size_in_kib * 1_024),
+            auto_distribution: summary.record_distribution_strategy == "AUTO",
+        })
+    }
+
+    /// The open shards of a stream with their ranges, in the order of these.
+    pub(crate) fn open_shards(&self, stream: usize) -> Vec<(String, (u128, u128))> {
+        let shards = self.kinesis.open_shards(&self.streams[stream].name);
+        shards.map(|(id, range)| (id.to_owned(), range)).collect()
+    }
+
+    /// Splits a shard, or merges two. Says what was done.
+    pub(crate) fn reshard(&mut self, now: Instant, stream: usize, c: &mut Choices<'_, '_>) -> Option<String> {
+        let shards = self.open_shards(stream);
+        if shards.is_empty() {
+            return None;
+        }
+        let at = c.int(0..=shards.len() - 1);
+        let (id, (first, last)) = &shards[at];
+        let name = self.streams[stream].name.to_string();
+        self.remember(now, stream);
+        if c.chance(128) || shards.len() == at + 1 {
+            let request = SplitShard {
+                stream_name: Some(name),
+                shard_to_split: id.clone(),
+                new_starting_hash_key: (first + (last - first) / c.int(2..=5)).to_string(),
+                stream_arn: None,
+            };
+            self.kinesis.split_shard(wall(now), &request).ok()?;
+            Some(format!("{id} is split"))
+        } else {
+            let other = &shards[at + 1].0;
+            let request = MergeShards {
+                stream_name: Some(name),
+                shard_to_merge: id.clone(),
+                adjacent_shard_to_merge: other.clone(),
+                stream_arn: None,
+            };
+            self.kinesis.merge_shards(wall(now), &request).ok()?;
+            Some(format!("{id} and {other} are merged"))
+        }
+    }
+
+    /// Makes a stream, if it is not there.
+    pub(crate) fn create(&mut self, now: Instant, stream: usize) {
+        let Stream { name, shards, exists, incarnation, auto, past } = &mut self.streams[stream];
+        if *exists {
+            return;
+        }
+        // Another one has other shards, too.
+        let shards = *shards + *incarnation % 3;
+        let request = CreateStream {
+            record_distribution_strategy: auto.then(|| "AUTO".to_owned()),
+            ..CreateStream::new(&**name, shards)
+        };
+        *exists = self.kinesis.create_stream(wall(now), &request).is_ok();
+        *incarnation += 1;
+        past.clear();
+        if let Some(kib) = self.options.record_kib {
+            self.kinesis.limit_record_size(name, kib);
+        }
+    }
+
+    pub(crate) fn delete(&mut self, stream: usize) {
+        let Stream { name, exists, .. } = &mut self.streams[stream];
+        *exists = false;
+        let _ = self.kinesis.delete_stream(&DeleteStream { stream_name: Some(name.to_string()), stream_arn: None });
+    }
+
+    /// From now on, keys count if they did not, and do not if they did. Says whether they do not.
+    pub(crate) fn switch_auto(&mut self, stream: usize) -> bool {
+        let Stream { name, auto, .. } = &mut self.streams[stream];
+        *auto = !*auto;
+        let request = UpdateStreamRecordDistributionStrategy {
+            stream_name: Some(name.to_string()),
+            stream_arn: None,
+            record_distribution_strategy: if *auto { "AUTO" } else { "USER_PARTITION_KEY" }.into(),
+        };
+        let _ = self.kinesis.update_record_distribution(&request);
+        *auto
+    }
+
+    /// Other producers take what the shards give.
+    pub(crate) fn others(&mut self, now: Instant) {
+        for stream in 0..self.streams.len() {
+            for (_, (first, _)) in self.open_shards(stream).into_iter().take(20) {
+                let record = PutRecordsEntry {
+                    partition_key: OTHERS.into(),
+                    explicit_hash_key: Some(first.to_string()),
+                    data: vec![0; 100_000].into(),
+                };
+                // Throttled or not, they have tried.
+                let _ = self.put_records(now, &self.streams[stream].name.clone(), vec![record]);
+            }
+        }
+    }
+
+    fn remember(&mut self, now: Instant, stream: usize) {
+        let open = self.kinesis.list_shards(wall(now), &ListShards::of(&*self.streams[stream].name));
+        let shards = open.map(|page| page.shards).unwrap_or_default().into_iter();
+        let open = shards.filter(|shard| shard.sequence_number_range.ending_sequence_number.is_none());
+        let listed = open.map(|shard| ListedShard {
+            id: shard.shard_id.into(),
+            start: shard.hash_key_range.starting_hash_key,
+            end: shard.hash_key_range.ending_hash_key,
+            closed: false,
+            parents: [shard.parent_shard_id.map(Into::into), shard.adjacent_parent_shard_id.map(Into::into)],
+        });
+        let listed = listed.collect();
+        self.streams[stream].past.push(listed);
+    }
+}
+
+/// The service's clock: the same time.
+fn wall(now: Instant) -> Duration {
+    Duration::from_nanos(now.as_nanos())
+}
+
+fn refused(error: ServiceError) -> RequestError {
+    RequestError::new(Delivery::Refused, error.code, error.message)
+}

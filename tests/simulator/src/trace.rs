@@ -1,0 +1,64 @@
+//! What happened, a line an event.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use kpl_core::Instant;
+use rustc_hash::FxHasher;
+
+/// Lines that a finding shows.
+const LINES: usize = 400;
+
+/// The hash of all events of a run; and, if they are wanted, the last of them in words.
+#[derive(Default)]
+pub(crate) struct Trace {
+    hasher: FxHasher,
+    lines: Option<VecDeque<String>>,
+}
+
+/// Notes an event: what goes into the line goes into the hash. Words are made only if somebody will read them.
+macro_rules! note {
+    ($trace:expr, $now:expr, $text:literal $(, $value:expr)* $(,)?) => {{
+        let trace: &mut $crate::trace::Trace = &mut $trace;
+        trace.mix(&($text.len() as u64, $now));
+        $(trace.mix(&$value);)*
+        if trace.is_read() {
+            trace.line($now, format_args!($text $(, $value)*));
+        }
+    }};
+}
+pub(crate) use note;
+
+impl Trace {
+    /// A trace that keeps its last lines.
+    pub(crate) fn in_words() -> Self {
+        Self { hasher: FxHasher::default(), lines: Some(VecDeque::new()) }
+    }
+
+    pub(crate) fn mix(&mut self, value: &impl Hash) {
+        value.hash(&mut self.hasher);
+    }
+
+    pub(crate) fn is_read(&self) -> bool {
+        self.lines.is_some()
+    }
+
+    pub(crate) fn line(&mut self, now: Instant, event: fmt::Arguments<'_>) {
+        let Some(lines) = &mut self.lines else { return };
+        if lines.len() == LINES {
+            lines.pop_front();
+        }
+        // From the start of the run, in seconds.
+        let since_start = now.saturating_since(crate::world::START);
+        lines.push_back(format!("{:>13.6}s  {event}", since_start.as_secs_f64()));
+    }
+
+    pub(crate) fn hash(&self) -> u64 {
+        self.hasher.finish()
+    }
+
+    pub(crate) fn into_lines(self) -> Vec<String> {
+        self.lines.map(Vec::from).unwrap_or_default()
+    }
+}

@@ -1,0 +1,65 @@
+//! What is put, and how it is found again.
+
+use std::hash::Hasher;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kpl_core::UserRecord;
+use rustc_hash::FxHasher;
+
+use crate::choices::Dice;
+use crate::options::{Keys, Work};
+
+/// The partition key of what other producers put.
+pub(crate) const OTHERS: &str = "others";
+
+/// Makes a user record that can be told from all others: by its data if there is room, else by its partition key.
+pub(crate) fn record(
+    work: &Work,
+    dice: &mut Dice,
+    ticket: u64,
+    stream: &Arc<str>,
+    shards: &[(String, (u128, u128))],
+) -> UserRecord {
+    let size = dice.up_to(work.size_max);
+    let in_data = size >= 8;
+    let mut data = vec![ticket as u8; size];
+    if in_data {
+        data[..8].copy_from_slice(&ticket.to_le_bytes());
+    }
+    let key = match work.keys {
+        _ if !in_data => format!("#{ticket}"),
+        Keys::Hot => "hot".into(),
+        Keys::Few | Keys::Borders => format!("few-{}", dice.up_to(20)),
+        Keys::Distinct => format!("distinct-{ticket}"),
+    };
+    let record = UserRecord::new(stream.clone(), key, data);
+    match work.keys {
+        Keys::Borders if !shards.is_empty() => {
+            let (_, (first, last)) = shards[dice.up_to(shards.len() - 1)];
+            let keys = [first, last, first.saturating_add(1)];
+            record.explicit_hash_key(keys[dice.up_to(2)].to_string())
+        }
+        _ if dice.chance(work.explicit) => record.explicit_hash_key(dice.next_u128().to_string()),
+        _ => record,
+    }
+}
+
+/// The ticket of a user record that a consumer reads; `None` for those of other producers.
+pub(crate) fn ticket_of(partition_key: &str, data: &[u8]) -> Option<u64> {
+    if partition_key == OTHERS {
+        return None;
+    }
+    match data.first_chunk() {
+        Some(bytes) => Some(u64::from_le_bytes(*bytes)),
+        None => partition_key.strip_prefix('#').and_then(|ticket| ticket.parse().ok()),
+    }
+}
+
+/// Tells a record by its key and data.
+pub(crate) fn fingerprint(partition_key: &str, data: &Bytes) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write(partition_key.as_bytes());
+    hasher.write(data);
+    hasher.finish()
+}
