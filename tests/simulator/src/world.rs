@@ -564,6 +564,7 @@ fn config(options: &Options, record_size_max: usize) -> Config {
         .aggregation_max_count(settings.aggregation_max_count)
         .aggregation_max_size(settings.aggregation_max_size)
         .collection_max_count(settings.collection_max_count)
+        .collection_max_size(settings.collection_max_size)
         .collection_max_size_per_shard(settings.collection_max_size_per_shard)
         .record_max_buffered_time(settings.buffered)
         .record_ttl(settings.ttl)

@@ -1,9 +1,11 @@
-use kpl_core::{Attempt, Instant, RecordResult};
+use kpl_core::{Attempt, AttemptError, Instant, RecordResult};
 use rustc_hash::FxHashSet;
 
 use super::{Facts, Kept, Put, broken};
+use crate::service::PERMANENT;
 
-const PROMISE: &str = "attempts tell what happened, and are ambiguous only if an answer was missing";
+const PROMISE: &str = "attempts tell what happened, are ambiguous only if an answer was missing, and end where waiting \
+                       cannot mend it";
 
 /// When requests were sent, and when they were answered.
 #[derive(Debug, Default)]
@@ -17,7 +19,7 @@ impl Attempts {
     }
 
     pub(super) fn resolved(&self, facts: &Facts, put: &Put, ticket: u64, result: &RecordResult) -> Kept {
-        let mut last_end = put.at;
+        let (mut last_end, mut is_over) = (put.at, false);
         let mut check = |attempt: &Attempt| {
             // The end of the runtime may come between a request and its being sent.
             let unsent = || facts.runtime_ended && attempt.error.as_ref().is_some_and(|error| &*error.code == "Closed");
@@ -26,6 +28,9 @@ impl Attempts {
             }
             if attempt.start < last_end {
                 return broken!("record {ticket}, put at {:?}, has an attempt out of order: {attempt:?}", put.at);
+            }
+            if std::mem::replace(&mut is_over, attempt.error.as_ref().is_some_and(|error| is_permanent(error))) {
+                return broken!("record {ticket} was refused for good, and tried again: {attempt:?}");
             }
             last_end = attempt.end;
             // What could not be decided in time, for want of the shard's range, is ambiguous too.
@@ -56,4 +61,8 @@ impl Attempts {
         }
         Ok(())
     }
+}
+
+fn is_permanent(error: &AttemptError) -> bool {
+    PERMANENT.contains(&&*error.code) || &*error.code == "ResourceNotFoundException"
 }

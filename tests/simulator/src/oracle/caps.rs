@@ -33,7 +33,7 @@ impl Caps {
             return broken!("a request has {} records", records.len());
         }
         let size: usize = records.iter().map(|record| record.data.len() + record.partition_key.len()).sum();
-        if size > 5 << 20 && records.len() > 1 {
+        if size > settings.collection_max_size && records.len() > 1 {
             return broken!("a request has {size} bytes");
         }
         let aggregated = records.iter().filter(|record| record.partition_key == "a");
