@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use kpl_core::{
     Delivery, Instant, ListShardsRequest, ListedShard, RecordReply, Reply, RequestError, ShardPage, StreamSummary,
 };
@@ -276,7 +277,7 @@ impl Service {
                 let record = PutRecordsEntry {
                     partition_key: OTHERS.into(),
                     explicit_hash_key: Some(first.to_string()),
-                    data: vec![0; 100_000].into(),
+                    data: Bytes::from_static(&[0; 100_000]),
                 };
                 // Throttled or not, they have tried.
                 let _ = self.put_records(now, &self.streams[stream].name.clone(), vec![record]);
