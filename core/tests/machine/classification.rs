@@ -259,6 +259,7 @@ fn what_waiting_cannot_mend_fails_at_once() {
             assert_eq!((&*failure.error.code, failure.attempts.len()), (code, 1));
             assert!(!failure.is_ambiguous());
         }
+        assert_eq!(rig.lists.is_empty(), code != "ResourceNotFoundException", "only then the shards may be others");
     }
 }
 

@@ -58,16 +58,19 @@ fn after_an_outage_the_map_is_had_as_soon_as_records_go_through() {
         for request in std::mem::take(&mut rig.lists) {
             rig.producer.respond_shards(rig.now, &request, Err(down()));
         }
+        for request in std::mem::take(&mut rig.describes) {
+            rig.producer.respond_stream(rig.now, &request, Err(down()));
+        }
         while !rig.batches.is_empty() {
             rig.answer(kpl_core::Reply::Failed(down()));
         }
         rig.run_for(SEC);
     }
-    assert!(rig.lists.is_empty(), "the next one comes within half a minute");
+    assert!(rig.lists.is_empty() && rig.describes.is_empty(), "the next ones come within half a minute");
     rig.run_until_sent();
     rig.answer_all_stored(&equal_shards(1));
     rig.run_for(SEC);
-    assert_eq!(rig.lists.len(), 1, "now that the service answers, within a second");
+    assert_eq!((rig.lists.len(), rig.describes.len()), (1, 1), "now that the service answers, within a second");
 }
 
 #[test]
@@ -117,6 +120,25 @@ fn a_list_without_end_ends() {
         rig.drain();
     }
     assert!(rig.lists.is_empty());
+}
+
+#[test]
+fn a_list_without_an_open_shard_is_no_list() {
+    let mut rig = Rig::with_shards(Config::builder(), 2);
+    rig.run_for(5 * SEC);
+    rig.put(1, "a");
+    rig.run_for(100 * MS);
+    rig.answer_records([RecordReply::stored(shard_id(1), "1")]); // asks for the shards
+    let closed = equal_shards(2).into_iter().map(|shard| ListedShard { closed: true, ..shard });
+    rig.answer_inquiries(&closed.collect::<Vec<_>>());
+    assert!(
+        rig.notices.iter().any(|notice| matches!(notice, Notice::InquiryFailed { code, .. } if &**code == "No Shards"))
+    );
+    (1..3).for_each(|key| {
+        rig.put(key, "a");
+    });
+    rig.run_for(100 * MS);
+    assert_eq!(rig.shape(), [[2]], "what was known before holds");
 }
 
 #[test]
