@@ -269,6 +269,10 @@ mod tests {
                     || sum(None) >= size
                     || (0..3).any(|slot| sum(Some(slot)) >= per_shard);
                 prop_assert_eq!(collector.is_due(now, &config), due, "{:?}", model);
+                for slot in 0..4 {
+                    let room = model.len() < count && sum(None) < size && sum(Some(slot)) < per_shard;
+                    prop_assert_eq!(collector.has_room(slot, &config), room, "slot {} of {:?}", slot, model);
+                }
                 let first = |time: fn(&Waiting) -> Instant| model.iter().map(time).min().unwrap_or(Instant::NEVER);
                 prop_assert_eq!(collector.next_deadline(), first(|waiting| waiting.0));
                 prop_assert_eq!(collector.next_expiry(), first(|waiting| waiting.2));

@@ -71,6 +71,17 @@ fn a_shard_that_no_complete_list_has_is_gone_with_its_stream() {
     }
 }
 
+#[test]
+fn lists_with_holes_never_say_that_a_shard_is_gone() {
+    let (mut rig, first, second) = stray(Config::builder().record_ttl(Duration::MAX), 500 * MS);
+    for _ in 0..200 {
+        rig.answer_inquiries(&[shard(0, 0, 9)]);
+        rig.run_for(SEC);
+    }
+    assert!(rig.batches.is_empty(), "sent again, it might be read twice");
+    assert!(![first, second].iter().any(|ticket| rig.results.contains_key(ticket)));
+}
+
 /// A put that came before a late tick used to send what had expired.
 #[test]
 fn what_has_expired_is_not_sent_by_a_put_before_a_late_tick() {
