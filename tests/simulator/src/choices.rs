@@ -22,6 +22,11 @@ impl<'u, 'b> Choices<'u, 'b> {
         self.u.is_empty()
     }
 
+    /// How much there is to choose by.
+    pub(crate) fn bytes_left(&self) -> usize {
+        self.u.len()
+    }
+
     /// True in so many of 256 cases.
     pub(crate) fn chance(&mut self, of_256: u8) -> bool {
         of_256 > 0 && !self.are_over() && self.u.arbitrary::<u8>().is_ok_and(|byte| byte < of_256)

@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
+use cpu_time::ThreadTime;
 use kpl_simulator::{Finding, Level, regressions, run_seed};
 
 /// Run kpl in seeded worlds where everything goes wrong, and report promises that it breaks.
@@ -62,6 +63,7 @@ struct Total {
     records: AtomicU64,
     succeeded: AtomicU64,
     virtual_seconds: AtomicU64,
+    cpu_nanos: AtomicU64,
 }
 
 /// Runs all seeds at a level. Says whether every promise was kept.
@@ -80,10 +82,10 @@ fn run(args: &Args, level: Level) -> bool {
     };
     let (total, next, stop) = (Total::default(), AtomicU64::new(0), AtomicBool::new(false));
     let findings: Mutex<Vec<(u64, Box<Finding>)>> = Mutex::default();
-    let start = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..args.jobs {
             scope.spawn(|| {
+                let start = ThreadTime::now();
                 while !stop.load(Ordering::Relaxed) {
                     let n = next.fetch_add(1, Ordering::Relaxed);
                     if n >= count {
@@ -108,6 +110,7 @@ fn run(args: &Args, level: Level) -> bool {
                         }
                     }
                 }
+                total.cpu_nanos.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
             });
         }
     });
@@ -121,17 +124,18 @@ fn run(args: &Args, level: Level) -> bool {
         }
         println!("REPRODUCE WITH: cargo run --release -p kpl-simulator -- --level {level} --seed {seed}\n");
     }
-    println!("{level}: {}", total.in_words(from, findings.len(), start.elapsed() * args.jobs as u32));
+    println!("{level}: {}", total.in_words(from, findings.len()));
     findings.is_empty()
 }
 
 impl Total {
-    fn in_words(&self, from: u64, findings: usize, time: Duration) -> String {
+    fn in_words(&self, from: u64, findings: usize) -> String {
+        let time = Duration::from_nanos(self.cpu_nanos.load(Ordering::Relaxed));
         let [worlds, records, succeeded, seconds] =
             [&self.worlds, &self.records, &self.succeeded, &self.virtual_seconds].map(|n| n.load(Ordering::Relaxed));
         format!(
             "{worlds} worlds from seed {from}, {} virtual hours, {records} user records, {succeeded} with a receipt, {}; \
-             {:.0} records/s a core",
+             {:.0} records a second of CPU time",
             seconds / 3_600,
             match findings {
                 0 => "no finding".to_owned(),

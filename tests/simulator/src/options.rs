@@ -115,6 +115,7 @@ pub(crate) struct Service {
 
 /// What the application and its runtime do. At level (a) there is neither; see `crate::subject`.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "driver"), allow(dead_code, reason = "there are no callers without it"))]
 pub(crate) struct Callers {
     /// Whether puts wait for room, and for how long before they are dropped.
     pub(crate) put_patience: Option<Duration>,
@@ -181,14 +182,16 @@ impl Work {
             301..=3_000 => c.pick(&[60, 1, 10]),
             _ => c.pick(&[10, 1, 30]),
         };
+        // Few bytes make a small world, which a fuzzer runs often.
+        let room = 1 + c.bytes_left() / 4;
         Self {
             streams: if c.chance(100) { c.int(2..=5) } else { 1 },
             shards: if c.chance(32) { c.int(20..=200) } else { c.int(1..=8) },
             keys: c.pick(&[Keys::Hot, Keys::Few, Keys::Distinct, Keys::Borders]),
             size_max,
             explicit: c.pick(&[0, 0, 60, 255]),
-            bursts: c.int(1..=if burst_max > 300 { 12 } else { 40 }),
-            burst_max,
+            bursts: c.int(1..=if burst_max > 300 { 12 } else { 40 }).min(room),
+            burst_max: burst_max.min(room),
             pause_max: c.pick(&[Duration::ZERO, ms(20), ms(300), ms(3_000)]),
             flushes: if c.chance(128) { c.int(1..=6) } else { 0 },
         }

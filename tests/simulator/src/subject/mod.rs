@@ -64,7 +64,8 @@ pub(crate) enum Effect {
     Taken(u64),
     /// The record is not accepted, and comes back.
     Refused(u64, Refusal, UserRecord),
-    /// The caller lost patience, or the record went with a task that ended.
+    /// The caller lost patience.
+    #[cfg_attr(not(feature = "driver"), allow(dead_code, reason = "there are no callers without it"))]
     GivenUp(u64),
     Resolved(u64, RecordResult),
     Flushed(u64),
