@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use cpu_time::ThreadTime;
@@ -36,6 +36,9 @@ struct Args {
     /// Threads
     #[arg(long, default_value_t = 1)]
     jobs: usize,
+    /// Seconds after which a world that does not end is a finding, too
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    patience: u64,
     /// Go on after a finding, and list them all, without their traces
     #[arg(long)]
     keep_going: bool,
@@ -82,9 +85,22 @@ fn run(args: &Args, level: Level) -> bool {
     };
     let (total, next, stop) = (Total::default(), AtomicU64::new(0), AtomicBool::new(false));
     let findings: Mutex<Vec<(u64, Box<Finding>)>> = Mutex::default();
+    let at_work: Vec<AtWork> = (0..args.jobs).map(|_| AtWork::default()).collect();
+    let running = AtomicUsize::new(args.jobs);
     std::thread::scope(|scope| {
-        for _ in 0..args.jobs {
-            scope.spawn(|| {
+        scope.spawn(|| {
+            while running.load(Ordering::Relaxed) > 0 {
+                std::thread::sleep(Duration::from_millis(50));
+                if let Some(seed) = at_work.iter().find_map(|worker| worker.stuck_at(args.patience)) {
+                    println!("PROMISE  every world ends\nBROKEN   this one did not within {} s", args.patience);
+                    println!("{}", repeat(level, seed));
+                    std::process::exit(1);
+                }
+            }
+        });
+        for worker in &at_work {
+            let (total, next, stop, findings, found, running) = (&total, &next, &stop, &findings, &found, &running);
+            scope.spawn(move || {
                 let start = ThreadTime::now();
                 while !stop.load(Ordering::Relaxed) {
                     let n = next.fetch_add(1, Ordering::Relaxed);
@@ -93,6 +109,7 @@ fn run(args: &Args, level: Level) -> bool {
                     }
                     let seed = if args.regressions { found[n as usize] } else { from.wrapping_add(n) };
                     total.worlds.fetch_add(1, Ordering::Relaxed);
+                    worker.starts(seed);
                     match run_seed(level, seed) {
                         Ok(report) => {
                             let records = total.records.fetch_add(report.records, Ordering::Relaxed) + report.records;
@@ -110,7 +127,9 @@ fn run(args: &Args, level: Level) -> bool {
                         }
                     }
                 }
+                worker.ends();
                 total.cpu_nanos.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                running.fetch_sub(1, Ordering::Relaxed);
             });
         }
     });
@@ -122,10 +141,40 @@ fn run(args: &Args, level: Level) -> bool {
         } else {
             println!("{finding}");
         }
-        println!("REPRODUCE WITH: cargo run --release -p kpl-simulator -- --level {level} --seed {seed}\n");
+        println!("{}\n", repeat(level, *seed));
     }
     println!("{level}: {}", total.in_words(from, findings.len()));
     findings.is_empty()
+}
+
+/// The command that runs a world again.
+fn repeat(level: Level, seed: u64) -> String {
+    format!("REPRODUCE WITH: cargo run --release -p kpl-simulator -- --level {level} --seed {seed}")
+}
+
+/// The world that a thread is in, and since when.
+#[derive(Default)]
+struct AtWork(Mutex<Option<(u64, Instant)>>);
+
+impl AtWork {
+    fn starts(&self, seed: u64) {
+        self.set(Some((seed, Instant::now())));
+    }
+
+    fn ends(&self) {
+        self.set(None);
+    }
+
+    fn stuck_at(&self, patience: u64) -> Option<u64> {
+        let at_work = *self.0.lock().ok()?;
+        at_work.filter(|(_, since)| since.elapsed().as_secs() >= patience).map(|(seed, _)| seed)
+    }
+
+    fn set(&self, to: Option<(u64, Instant)>) {
+        if let Ok(mut at_work) = self.0.lock() {
+            *at_work = to;
+        }
+    }
 }
 
 impl Total {
