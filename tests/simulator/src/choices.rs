@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arbitrary::Unstructured;
 use arbitrary::unstructured::Int;
+use fastrand::Rng;
 
 /// Choices made by bytes: a seed's, or a fuzzer's. When the bytes are used up, nothing more goes wrong.
 #[derive(Debug)]
@@ -46,38 +47,7 @@ impl<'u, 'b> Choices<'u, 'b> {
     }
 
     /// A generator for the many small things that are not worth bytes of their own.
-    pub(crate) fn dice(&mut self) -> Dice {
-        Dice::new(self.int(0..=u64::from(u32::MAX)))
-    }
-}
-
-/// A small seeded generator (SplitMix64).
-#[derive(Clone, Debug)]
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// From zero to `most`, inclusive.
-    pub(crate) fn up_to(&mut self, most: usize) -> usize {
-        ((u128::from(self.next()) * (most as u128 + 1)) >> 64) as usize
-    }
-
-    pub(crate) fn chance(&mut self, of_256: u8) -> bool {
-        of_256 > 0 && self.up_to(255) < of_256 as usize
-    }
-
-    pub(crate) fn next_u128(&mut self) -> u128 {
-        u128::from(self.next()) << 64 | u128::from(self.next())
+    pub(crate) fn dice(&mut self) -> Rng {
+        Rng::with_seed(self.int(0..=u64::from(u32::MAX)))
     }
 }

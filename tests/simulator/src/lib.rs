@@ -130,11 +130,7 @@ pub fn regressions() -> Vec<(Level, u64)> {
 
 /// As many bytes as a run may want, from a seed.
 fn bytes_of(seed: u64) -> Vec<u8> {
-    const WORDS: usize = 16 << 10;
-    let mut dice = choices::Dice::new(seed);
-    let mut bytes = Vec::with_capacity(WORDS * 8);
-    for _ in 0..WORDS {
-        bytes.extend(dice.next().to_le_bytes());
-    }
+    let mut bytes = vec![0; 128 << 10];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes
 }

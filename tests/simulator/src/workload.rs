@@ -4,10 +4,10 @@ use std::hash::Hasher;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fastrand::Rng;
 use kpl_core::UserRecord;
 use rustc_hash::FxHasher;
 
-use crate::choices::Dice;
 use crate::options::{Keys, Work};
 
 /// The partition key of what other producers put.
@@ -16,12 +16,12 @@ pub(crate) const OTHERS: &str = "others";
 /// Makes a user record that can be told from all others: by its data if there is room, else by its partition key.
 pub(crate) fn record(
     work: &Work,
-    dice: &mut Dice,
+    dice: &mut Rng,
     ticket: u64,
     stream: &Arc<str>,
     shards: &[(String, (u128, u128))],
 ) -> UserRecord {
-    let size = dice.up_to(work.size_max);
+    let size = dice.usize(0..=work.size_max);
     let in_data = size >= 8;
     let mut data = vec![ticket as u8; size];
     if in_data {
@@ -30,17 +30,17 @@ pub(crate) fn record(
     let key = match work.keys {
         _ if !in_data => format!("#{ticket}"),
         Keys::Hot => "hot".into(),
-        Keys::Few | Keys::Borders => format!("few-{}", dice.up_to(20)),
+        Keys::Few | Keys::Borders => format!("few-{}", dice.u8(0..=20)),
         Keys::Distinct => format!("distinct-{ticket}"),
     };
     let record = UserRecord::new(stream.clone(), key, data);
     match work.keys {
         Keys::Borders if !shards.is_empty() => {
-            let (_, (first, last)) = shards[dice.up_to(shards.len() - 1)];
+            let (_, (first, last)) = shards[dice.usize(0..shards.len())];
             let keys = [first, last, first.saturating_add(1)];
-            record.explicit_hash_key(keys[dice.up_to(2)].to_string())
+            record.explicit_hash_key(keys[dice.usize(0..keys.len())].to_string())
         }
-        _ if dice.chance(work.explicit) => record.explicit_hash_key(dice.next_u128().to_string()),
+        _ if dice.u8(..) < work.explicit => record.explicit_hash_key(dice.u128(..).to_string()),
         _ => record,
     }
 }

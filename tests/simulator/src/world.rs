@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arbitrary::Unstructured;
+use fastrand::Rng;
 use kpl_core::{Config, Instant, ListShardsRequest, RecordDistribution, Reply};
 use kpl_emulator::api::PutRecordsEntry;
 
 use crate::calendar::Calendar;
-use crate::choices::{Choices, Dice};
+use crate::choices::Choices;
 use crate::network::{self, Fate, Garbled};
 use crate::options::{Ending, Options, ms};
 use crate::oracle::{Broken, Oracle};
@@ -54,7 +55,7 @@ pub struct World<'u, 'b> {
 
 #[derive(Debug)]
 enum Event {
-    Burst(Dice),
+    Burst(Rng),
     Flush,
     Reshard,
     Delete(usize),
@@ -294,11 +295,11 @@ impl<'u, 'b> World<'u, 'b> {
         self.choices.int(0..=self.options.work.streams - 1)
     }
 
-    fn burst(&mut self, mut dice: Dice) {
-        let stream = dice.up_to(self.options.work.streams - 1);
+    fn burst(&mut self, mut dice: Rng) {
+        let stream = dice.usize(0..self.options.work.streams);
         let shards = self.service.open_shards(stream);
         let name = self.service.streams[stream].name.clone();
-        let count = 1 + dice.up_to(self.options.work.burst_max - 1);
+        let count = dice.usize(1..=self.options.work.burst_max);
         note!(self.trace, self.now, "{} records from {} are put into s{}", count, self.oracle.next_ticket(), stream);
         for _ in 0..count {
             let ticket = self.oracle.next_ticket();

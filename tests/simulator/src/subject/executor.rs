@@ -10,11 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use fastrand::Rng;
 use kpl_core::Instant;
 use kpl_driver::Runtime;
 use rustc_hash::FxHashMap;
-
-use crate::choices::Dice;
 
 /// Polls at one time after which tasks are taken to wake each other for ever.
 const POLLS_MAX: u64 = 1_000_000;
@@ -33,7 +32,7 @@ struct Inner {
     alarms: Mutex<BTreeMap<(Instant, u64), Waker>>,
     /// Numbers tasks and alarms.
     numbers: AtomicU64,
-    dice: Mutex<Dice>,
+    dice: Mutex<Rng>,
     /// Whether tasks that are ready run in any order, or first come, first served.
     any_order: bool,
     /// By how much sleeps end late at the most.
@@ -71,8 +70,8 @@ impl Runtime for Executor {
     }
 
     fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send {
-        let late = lock(&self.0.dice).up_to(self.0.oversleep.as_micros() as usize);
-        self.sleep_exactly_until(deadline + Duration::from_micros(late as u64))
+        let late = lock(&self.0.dice).u64(0..=self.0.oversleep.as_micros() as u64);
+        self.sleep_exactly_until(deadline + Duration::from_micros(late))
     }
 
     fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
@@ -83,7 +82,7 @@ impl Runtime for Executor {
 }
 
 impl Executor {
-    pub(super) fn new(now: Instant, any_order: bool, oversleep: Duration, dice: Dice) -> Self {
+    pub(super) fn new(now: Instant, any_order: bool, oversleep: Duration, dice: Rng) -> Self {
         Self(Arc::new(Inner {
             now: AtomicU64::new(now.as_nanos()),
             tasks: Mutex::default(),
@@ -184,7 +183,7 @@ impl Executor {
     fn next_ready(&self) -> Option<u64> {
         let mut ready = lock(&self.0.ready);
         if self.0.any_order && ready.len() > 1 {
-            let any = lock(&self.0.dice).up_to(ready.len() - 1);
+            let any = lock(&self.0.dice).usize(0..ready.len());
             return ready.swap_remove_front(any);
         }
         ready.pop_front()

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
+use fastrand::Rng;
 use kpl_core::{
     Batch, Config, Delivery, DescribeRequest, Instant, ListShardsRequest, Reply, RequestError, ShardPage,
     StreamSummary, UserRecord,
@@ -16,7 +17,6 @@ use tokio::sync::oneshot;
 
 use super::executor::{Executor, lock};
 use super::{Answer, Counts, Effect, End, Refusal, Subject, wire};
-use crate::choices::Dice;
 use crate::options::Callers;
 
 /// The producer with its drive loop, and tasks of callers that put, wait, flush and close.
@@ -153,7 +153,7 @@ impl Subject for Looped {
 }
 
 impl Looped {
-    pub(super) fn new(config: Config, now: Instant, callers: &Callers, dice: Dice) -> Self {
+    pub(super) fn new(config: Config, now: Instant, callers: &Callers, dice: Rng) -> Self {
         let executor = Executor::new(now, callers.any_order, callers.oversleep, dice);
         let mail = Mail::default();
         let producer = Producer::with_transport(executor.clone(), mail.clone(), config);

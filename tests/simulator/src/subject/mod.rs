@@ -9,6 +9,7 @@ mod machine;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fastrand::Rng;
 use kpl_core::{
     Batch, Config, Instant, ListShardsRequest, RecordResult, Reply, RequestError, ShardPage, Stats, StreamSummary,
     UserRecord,
@@ -17,7 +18,6 @@ use kpl_emulator::api::PutRecordsEntry;
 
 use self::machine::Machine;
 use crate::Level;
-use crate::choices::Dice;
 use crate::options::Callers;
 
 /// A producer at one of the two levels. Everything that it does shows as an [`Effect`], after [`settle`](Self::settle).
@@ -47,7 +47,7 @@ pub(crate) trait Subject {
 }
 
 /// A subject at `level`; what callers do, and the order in which tasks run, counts where there are any.
-pub(crate) fn make(level: Level, config: Config, now: Instant, callers: &Callers, dice: Dice) -> Box<dyn Subject> {
+pub(crate) fn make(level: Level, config: Config, now: Instant, callers: &Callers, dice: Rng) -> Box<dyn Subject> {
     #[cfg(not(feature = "driver"))]
     let _ = (callers, dice);
     match level {
