@@ -302,6 +302,9 @@ impl<T> Producer<T> {
             if Self::send_one(now, index, stream, &mut self.common) {
                 self.in_flight += 1;
             }
+            if !stream.has_request(now, &self.common) {
+                stream.resume(now, &mut self.common);
+            }
             if stream.has_request(now, &self.common) {
                 *stream.awaits_request() = true;
                 self.line.push_back(index);

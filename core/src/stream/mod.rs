@@ -153,7 +153,8 @@ impl<T> Stream<T> {
 
     /// The records of a request that should be sent now.
     pub(crate) fn take_request(&mut self, now: Instant, common: &mut Common<T>) -> Option<Vec<KinesisRecord<T>>> {
-        for slot in self.limiter.take_put_off(|slot| self.collector.has_room(slot, &common.config)) {
+        // A shard goes on when all that it let go before has left.
+        for slot in self.limiter.take_put_off(|slot| !self.collector.has_any(slot)) {
             self.release(now, slot, common);
         }
         if self.has_request(now, common) {
@@ -169,6 +170,13 @@ impl<T> Stream<T> {
             return if records.is_empty() { None } else { Some(records) };
         }
         None
+    }
+
+    /// The stream has left the line: shards go on at their pace.
+    pub(crate) fn resume(&mut self, now: Instant, common: &mut Common<T>) {
+        for slot in self.limiter.take_put_off(|_| true) {
+            self.release(now, slot, common);
+        }
     }
 
     /// Whether [`take_request`](Self::take_request) would give something.
