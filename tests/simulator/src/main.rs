@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use cpu_time::ThreadTime;
-use kpl_simulator::{Finding, Level, regressions, run_seed};
+use kpl_simulator::{Finding, Level, Report, regressions, run_seed};
 
 /// Run kpl in seeded worlds where everything goes wrong, and report promises that it breaks.
 #[derive(Parser)]
@@ -110,7 +110,7 @@ fn run(args: &Args, level: Level) -> bool {
                     let seed = if args.regressions { found[n as usize] } else { from.wrapping_add(n) };
                     total.worlds.fetch_add(1, Ordering::Relaxed);
                     worker.starts(seed);
-                    match run_seed(level, seed) {
+                    match run_checked(level, seed, n % TWICE_EVERY == 0) {
                         Ok(report) => {
                             let records = total.records.fetch_add(report.records, Ordering::Relaxed) + report.records;
                             total.succeeded.fetch_add(report.succeeded, Ordering::Relaxed);
@@ -145,6 +145,19 @@ fn run(args: &Args, level: Level) -> bool {
     }
     println!("{level}: {}", total.in_words(from, findings.len()));
     findings.is_empty()
+}
+
+/// How many worlds there are to one that is run twice.
+const TWICE_EVERY: u64 = 50;
+
+/// Runs a world, or runs it twice and compares.
+fn run_checked(level: Level, seed: u64, twice: bool) -> Result<Report, Box<Finding>> {
+    let report = run_seed(level, seed)?;
+    if twice {
+        let again = run_seed(level, seed)?;
+        assert_eq!(report, again, "the same seed gives the same run: --level {level} --seed {seed}");
+    }
+    Ok(report)
 }
 
 /// The command that runs a world again.

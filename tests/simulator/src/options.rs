@@ -80,6 +80,9 @@ pub(crate) struct Network {
     pub(crate) http_500: u8,
     /// The reply has too many or too few results, or results that say nothing.
     pub(crate) garbled: u8,
+    /// Times in which nothing arrives, and how long each of them is at most.
+    pub(crate) outages: usize,
+    pub(crate) outage_max: Duration,
     /// The clock jumps forward.
     pub(crate) jumps: u8,
 }
@@ -164,6 +167,7 @@ impl Options {
                 Ending::RuntimeEnds,
             ]),
         };
+        options.config.ttl = options.config.ttl.max(2 * options.config.buffered);
         options.config.told &= options.service.auto_switches == 0;
         if matches!(options.ending, Ending::Dropped) {
             // Who waits for room has a handle.
@@ -208,12 +212,12 @@ impl Settings {
             collection_max_size: c.pick(&[5 << 20, 5 << 20, 60_000]),
             collection_max_size_per_shard: c.pick(&[256 << 10, 256 << 10, 3_000]),
             buffered: c.pick(&[ms(100), ms(100), Duration::ZERO, ms(5), ms(1_000)]),
-            ttl: c.pick(&[ms(30_000), ms(30_000), ms(2_000), Duration::MAX]),
-            in_flight: c.pick(&[24, 24, 1, 3]),
+            ttl: c.pick(&[ms(30_000), ms(30_000), ms(2_000), ms(300), Duration::MAX]),
+            in_flight: c.pick(&[24, 1, 3]),
             outstanding_records: c.pick(&[100_000, 100_000, 50]),
             outstanding_bytes: c.pick(&[128 << 20, 128 << 20, 20_000]),
-            records_per_second: c.pick(&[1_000, 1_000, 1_000, 50]),
-            bytes_per_second: c.pick(&[1 << 20, 1 << 20, 1 << 20, 60_000]),
+            records_per_second: c.pick(&[1_000, 1_000, 50]),
+            bytes_per_second: c.pick(&[1 << 20, 1 << 20, 60_000]),
             fail_if_throttled: c.chance(40),
             told: c.chance(40),
             seed: c.int(1..=u64::from(u32::MAX)),
@@ -231,6 +235,8 @@ impl Network {
             reply_lost: rate(c),
             http_500: rate(c),
             garbled: if c.chance(64) { rate(c) } else { 0 },
+            outages: if c.chance(80) { c.int(1..=3) } else { 0 },
+            outage_max: c.pick(&[ms(500), ms(5_000), ms(12_000)]),
             jumps: if c.chance(50) { 5 } else { 0 },
         }
     }
@@ -250,7 +256,7 @@ impl Service {
             describe_fails: rate(c),
             others: c.chance(50),
             reshards,
-            rebirths: if c.chance(25) { c.int(1..=3) } else { 0 },
+            rebirths: if c.chance(40) { c.int(1..=3) } else { 0 },
             record_kib: if c.chance(40) { Some(c.pick(&[2, 1, 30])) } else { None },
             oversized_fails_alone: c.chance(128),
             auto: c.chance(20),

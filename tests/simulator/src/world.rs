@@ -45,6 +45,8 @@ pub struct World<'u, 'b> {
     /// Of each stream, which one of its name the subject knows the shards of, and since when.
     shards_of: Vec<(u32, Instant)>,
     flushes: u64,
+    /// Until when nothing arrives.
+    out_until: Instant,
     healed: bool,
     ended: bool,
     /// There is no handle any more.
@@ -62,6 +64,7 @@ enum Event {
     Create(usize),
     SwitchAuto,
     Others,
+    Outage,
     /// The producer is ticked though nothing is due.
     Spurious,
     End(End),
@@ -131,6 +134,7 @@ impl<'u, 'b> World<'u, 'b> {
             questions: BTreeMap::new(),
             shards_of: vec![(0, START); options.work.streams],
             flushes: 0,
+            out_until: START,
             healed: false,
             ended: false,
             dropped: false,
@@ -212,6 +216,7 @@ impl<'u, 'b> World<'u, 'b> {
         some_time(c, options.service.reshards, &|_| Event::Reshard);
         some_time(c, options.service.rebirths, &|c| Event::Delete(c.int(0..=options.work.streams - 1)));
         some_time(c, options.service.auto_switches, &|_| Event::SwitchAuto);
+        some_time(c, options.network.outages, &|_| Event::Outage);
         some_time(c, options.callers.spurious_wakes, &|_| Event::Spurious);
         match options.ending {
             Ending::Drained | Ending::Closed(_) => {}
@@ -265,7 +270,7 @@ impl<'u, 'b> World<'u, 'b> {
             Event::Delete(stream) if !self.healed => {
                 note!(self.trace, self.now, "stream s{} is deleted", stream);
                 let name = self.service.streams[stream].name.clone();
-                self.oracle.deleted(&self.service.kinesis, stream, &name)?;
+                self.oracle.deleted(self.now, &self.service.kinesis, stream, &name)?;
                 self.service.delete(stream);
                 let back = self.now + self.choices.up_to(ms(3_000));
                 self.calendar.put_down(back, Event::Create(stream));
@@ -280,10 +285,15 @@ impl<'u, 'b> World<'u, 'b> {
                 note!(self.trace, self.now, "stream s{}: keys are ignored: {}", stream, auto);
             }
             Event::Others if !self.healed => self.service.others(self.now),
-            Event::Reshard | Event::Delete(_) | Event::SwitchAuto | Event::Others => {}
+            Event::Outage if !self.healed => {
+                self.out_until = self.now + self.choices.up_to(self.options.network.outage_max);
+                note!(self.trace, self.now, "nothing arrives until {:?}", self.out_until);
+            }
+            Event::Reshard | Event::Delete(_) | Event::SwitchAuto | Event::Others | Event::Outage => {}
             Event::Spurious => self.subject.advance(self.now),
             Event::End(end) => self.end(end),
             Event::Heal => self.heal(),
+            Event::Arrives { .. } if self.is_out() => {}
             Event::Arrives { id, stream, records, then } => self.arrive(id, stream, records, then),
             Event::Answered(id, answer) => self.answer(id, answer),
             Event::TimeOut(id) => self.time_out(id),
@@ -540,9 +550,16 @@ impl<'u, 'b> World<'u, 'b> {
     }
 
     fn answer_later(&mut self, id: u64, answer: Answer) {
+        self.calendar.put_down(self.now + REQUEST_TIMEOUT, Event::TimeOut(id));
+        if self.is_out() {
+            return;
+        }
         let delay = if self.healed { ms(10) } else { network::latency(&self.options.network, &mut self.choices) * 2 };
         self.calendar.put_down(self.now + delay, Event::Answered(id, answer));
-        self.calendar.put_down(self.now + REQUEST_TIMEOUT, Event::TimeOut(id));
+    }
+
+    fn is_out(&self) -> bool {
+        !self.healed && self.now < self.out_until
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) fn failed(facts: &Facts, now: Instant, put: &Put, ticket: u64, failur
         code @ ("ProvisionedThroughputExceededException" | "ThrottlingException") => {
             given(code) && settings.fail_if_throttled
         }
-        code @ "ResourceNotFoundException" => given(code) && facts.streams[put.stream].reborn,
+        code @ "ResourceNotFoundException" => given(code) && facts.streams[put.stream].deleted_at.is_some(),
         code => given(code) && PERMANENT.contains(&code),
     };
     if has_cause {

@@ -71,7 +71,7 @@ impl Consumed {
     }
 
     /// What was told, against what was read.
-    pub(super) fn judge(&mut self, facts: &Facts, puts: &mut [Put]) -> Kept {
+    pub(super) fn judge(&mut self, puts: &mut [Put]) -> Kept {
         for (ticket, places) in self.early.drain() {
             let put = &mut puts[ticket as usize];
             if let State::Succeeded(told) = &put.state {
@@ -79,15 +79,14 @@ impl Consumed {
             }
         }
         for (ticket, put) in puts.iter().enumerate() {
-            judge_one(put, ticket, facts.streams[put.stream].reborn)?;
+            judge_one(put, ticket)?;
         }
         Ok(())
     }
 }
 
-fn judge_one(put: &Put, ticket: usize, reborn: bool) -> Kept {
-    // Shards of a stream that was made anew have the names of the old ones and other ranges.
-    if reborn && put.misled {
+fn judge_one(put: &Put, ticket: usize) -> Kept {
+    if put.misled {
         return Ok(());
     }
     match &put.state {
@@ -97,8 +96,7 @@ fn judge_one(put: &Put, ticket: usize, reborn: bool) -> Kept {
         State::Failed { ambiguous: false } if put.reads > 0 => {
             broken!("record {ticket} failed for certain, and consumers read it")
         }
-        // What was stored on a shard that is gone with its stream is sent again.
-        State::Succeeded(_) | State::Failed { .. } if put.reads > 1 && !put.disturbed && !reborn => {
+        State::Succeeded(_) | State::Failed { .. } if put.reads > 1 && !put.disturbed => {
             broken!("record {ticket} is read {} times, and every reply was had", put.reads)
         }
         _ => Ok(()),

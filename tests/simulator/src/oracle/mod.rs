@@ -57,11 +57,14 @@ struct Put {
     /// Of its key and data.
     fingerprint: u64,
     state: State,
+    /// Its time came before its stream's shards were known: it went as it was, to wherever its key belongs.
+    was_blind: bool,
     /// When it was flushed first, or the producer closed.
     flushed_at: Option<Instant>,
     /// A request with it got no answer, or not the service's.
     disturbed: bool,
-    /// It was stored in a stream of which the producer could not know that it is another one of the same name.
+    /// It met two streams of one name, whose shards have the same names and other ranges: it was stored in one that the
+    /// producer did not know yet, or in one that was gone before its fate was decided.
     misled: bool,
     /// How often consumers read it.
     reads: u32,
@@ -115,14 +118,14 @@ pub(crate) struct Facts {
 
 #[derive(Debug)]
 struct StreamFacts {
-    /// It has been deleted.
-    reborn: bool,
+    /// When it was deleted, last.
+    deleted_at: Option<Instant>,
     /// When its first questions, for summary and shards, were answered, well or not: records wait for that.
     heard_at: [Instant; 2],
     /// When its shards were known first.
     shards_known_at: Instant,
-    /// When the first record was put into it.
-    first_put_at: Instant,
+    /// Records that could not wait for that, and are not resolved.
+    blind: usize,
     /// The service throttled it.
     throttled: bool,
     /// Nothing has happened, or will, that makes the producer's shards other than the service's.
@@ -152,7 +155,6 @@ impl Oracle {
         let service = &options.service;
         let steady = service.reshards == 0
             && service.rebirths == 0
-            && service.list_fails == 0
             && service.list_untrue == 0
             && !service.auto
             && service.auto_switches == 0;
@@ -160,10 +162,10 @@ impl Oracle {
         let summary_at = if options.config.told { Instant::from_nanos(0) } else { Instant::NEVER };
         let shards_at = if options.config.told && service.auto { Instant::from_nanos(0) } else { Instant::NEVER };
         let stream = || StreamFacts {
-            reborn: false,
+            deleted_at: None,
             heard_at: [summary_at, shards_at],
             shards_known_at: Instant::NEVER,
-            first_put_at: Instant::NEVER,
+            blind: 0,
             throttled: false,
             steady,
         };
@@ -209,8 +211,6 @@ impl Oracle {
     }
 
     pub(crate) fn offered(&mut self, now: Instant, stream: usize, record: &UserRecord) {
-        let first_put_at = &mut self.facts.streams[stream].first_put_at;
-        *first_put_at = now.min(*first_put_at);
         self.puts.push(Put {
             stream,
             at: now,
@@ -218,6 +218,7 @@ impl Oracle {
             explicit_hash_key: record.explicit_hash_key.as_ref().and_then(|key| key.parse().ok()),
             fingerprint: fingerprint(&record.partition_key, &record.data),
             state: State::Offered,
+            was_blind: false,
             flushed_at: None,
             disturbed: false,
             misled: false,
@@ -227,7 +228,7 @@ impl Oracle {
     }
 
     pub(crate) fn taken(&mut self, now: Instant, ticket: u64) -> Kept {
-        let put = self.put_mut(ticket)?;
+        let put = self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))?;
         put.at = now;
         let size = put.size;
         resolved_once::taken(put, ticket)?;
@@ -246,7 +247,8 @@ impl Oracle {
     }
 
     pub(crate) fn given_up(&mut self, ticket: u64) -> Kept {
-        resolved_once::given_up(self.put_mut(ticket)?, ticket)
+        let put = self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))?;
+        resolved_once::given_up(put, ticket)
     }
 
     pub(crate) fn resolved(&mut self, now: Instant, ticket: u64, result: &RecordResult) -> Kept {
@@ -254,6 +256,9 @@ impl Oracle {
         resolved_once::resolved(put, ticket, result)?;
         self.facts.outstanding_records -= 1;
         self.facts.outstanding_bytes -= put.size;
+        let about = &mut self.facts.streams[put.stream];
+        put.misled |= about.deleted_at.is_some_and(|deleted_at| put.at <= deleted_at);
+        about.blind -= usize::from(put.was_blind);
         time_to_live::resolved(&self.facts, now, put, ticket, result)?;
         self.attempts.resolved(&self.facts, put, ticket, result)?;
         match result {
@@ -359,17 +364,29 @@ impl Oracle {
 
     /// A question about a stream is answered to its end: the one for its shards, or the one for its summary.
     pub(crate) fn heard(&mut self, now: Instant, stream: usize, shards: bool, well: bool) {
-        let stream = &mut self.facts.streams[stream];
-        let heard_at = &mut stream.heard_at[usize::from(shards)];
+        let about = &mut self.facts.streams[stream];
+        let heard_at = &mut about.heard_at[usize::from(shards)];
         *heard_at = now.min(*heard_at);
-        if shards && well {
-            stream.shards_known_at = now.min(stream.shards_known_at);
+        if shards && well && about.shards_known_at == Instant::NEVER {
+            about.shards_known_at = now;
+            let buffered = self.facts.options.config.buffered;
+            let of_stream = |put: &Put| put.stream == stream && !matches!(put.state, State::Offered | State::Refused);
+            // The wait ends with the first record's time, or with an answer that is none.
+            let waited = about.heard_at[1] == now
+                && self.puts.iter().find(|put| of_stream(put)).is_none_or(|first| now < first.at + buffered);
+            if !waited {
+                let left = |put: &&mut Put| put.stream == stream && put.state == State::Taken;
+                for put in self.puts.iter_mut().filter(left) {
+                    put.was_blind = true;
+                    about.blind += 1;
+                }
+            }
         }
     }
 
     /// A stream is about to be deleted: consumers read what it has.
-    pub(crate) fn deleted(&mut self, kinesis: &Kinesis, stream: usize, name: &str) -> Kept {
-        self.facts.streams[stream].reborn = true;
+    pub(crate) fn deleted(&mut self, now: Instant, kinesis: &Kinesis, stream: usize, name: &str) -> Kept {
+        self.facts.streams[stream].deleted_at = Some(now);
         self.consumed.read(kinesis, name, &self.facts, &mut self.puts)
     }
 
@@ -400,10 +417,6 @@ impl Oracle {
         for stream in streams {
             self.consumed.read(kinesis, stream, &self.facts, &mut self.puts)?;
         }
-        self.consumed.judge(&self.facts, &mut self.puts)
-    }
-
-    fn put_mut(&mut self, ticket: u64) -> Result<&mut Put, Broken> {
-        self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))
+        self.consumed.judge(&mut self.puts)
     }
 }

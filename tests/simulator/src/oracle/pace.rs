@@ -46,9 +46,8 @@ impl Pace {
         let (settings, about) = (&facts.options.config, &facts.streams[stream]);
         // Parts of a divided request go as they are, and what is refused costs a shard nothing.
         let divided = facts.options.service.record_kib.is_some();
-        // Records whose time came before their stream's shards were known went as they were.
-        let blind = about.first_put_at + settings.buffered <= about.shards_known_at;
-        if !about.steady || blind || divided {
+        // What went before the shards were known went without a pace.
+        if !about.steady || about.shards_known_at == Instant::NEVER || about.blind > 0 || divided {
             return Ok(());
         }
         let shards = self.streams[stream].get_or_insert_with(|| Shards {
@@ -61,7 +60,7 @@ impl Pace {
             let size = record.data.len() + record.partition_key.len();
             // Records wait in the collector for company, and then go together with those that came after them.
             // Where the cap on requests under way held them, that is a second's worth at the most. Releases are rounded.
-            let late = settings.buffered + facts.late + ms(10);
+            let late = settings.buffered + facts.late + ms(50);
             let spread = late.as_nanos() as u64 + if capped { SECOND } else { 0 };
             for (paid_at, amount, rate) in [
                 (&mut sent.records_paid_at, 1, settings.records_per_second),
