@@ -6,7 +6,7 @@ use core::time::Duration;
 use crate::rng::Rng;
 use crate::time::Instant;
 
-/// The first wait after a failure, and the least between two questions.
+/// The first wait after a failure, of which half is jitter, and the wait for what an answer did not tell yet.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// The longest wait after failures.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
