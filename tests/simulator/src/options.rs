@@ -169,6 +169,11 @@ impl Options {
         };
         options.config.ttl = options.config.ttl.max(2 * options.config.buffered);
         options.config.told &= options.service.auto_switches == 0;
+        if options.service.rebirths > 0 && c.chance(128) {
+            // What is lost with a stream shows when nothing expires and its shards change.
+            options.config.ttl = Duration::MAX;
+            options.service.reshards = options.service.reshards.max(6);
+        }
         if matches!(options.ending, Ending::Dropped) {
             // Who waits for room has a handle.
             options.callers.put_patience = None;
