@@ -143,7 +143,8 @@ fn run(args: &Args, level: Level) -> bool {
         }
         println!("{}\n", repeat(level, *seed));
     }
-    println!("{level}: {}", total.in_words(from, findings.len()));
+    let which = if args.regressions { "that found something once".to_owned() } else { format!("from seed {from}") };
+    println!("{level}: {}", total.in_words(&which, findings.len()));
     findings.is_empty()
 }
 
@@ -191,12 +192,12 @@ impl AtWork {
 }
 
 impl Total {
-    fn in_words(&self, from: u64, findings: usize) -> String {
+    fn in_words(&self, which: &str, findings: usize) -> String {
         let time = Duration::from_nanos(self.cpu_nanos.load(Ordering::Relaxed));
         let [worlds, records, succeeded, seconds] =
             [&self.worlds, &self.records, &self.succeeded, &self.virtual_seconds].map(|n| n.load(Ordering::Relaxed));
         format!(
-            "{worlds} worlds from seed {from}, {} virtual hours, {records} user records, {succeeded} with a receipt, {}; \
+            "{worlds} worlds {which}, {} virtual hours, {records} user records, {succeeded} with a receipt, {}; \
              {:.0} records a second of CPU time",
             seconds / 3_600,
             match findings {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::time::Duration;
 
 use kpl_core::Instant;
 use rustc_hash::FxHasher;
@@ -49,9 +50,8 @@ impl Trace {
         if lines.len() == LINES {
             lines.pop_front();
         }
-        // From the start of the run, in seconds.
-        let since_start = now.saturating_since(crate::world::START);
-        lines.push_back(format!("{:>13.6}s  {event}", since_start.as_secs_f64()));
+        let now = Duration::from_nanos(now.as_nanos());
+        lines.push_back(format!("{:>16.9}s  {event}", now.as_secs_f64()));
     }
 
     pub(crate) fn hash(&self) -> u64 {

@@ -22,8 +22,8 @@ use crate::subject::{self, Answer, Effect, End, Subject};
 use crate::trace::{Trace, note};
 use crate::{Finding, Level, Report, workload};
 
-/// When a run starts. Not at zero, so that nothing works by chance.
-pub(crate) const START: Instant = Instant::from_nanos(1_000_000_000_000);
+/// When a run starts: at 1,000 s. Not at zero, so that nothing works by chance.
+const START: Instant = Instant::from_nanos(1_000_000_000_000);
 
 /// How long a driver waits for the reply to a request.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(6);
