@@ -138,7 +138,6 @@ pub(crate) struct Oracle {
     puts: Vec<Put>,
     pub(crate) facts: Facts,
     attempts: attempts::Attempts,
-    caps: caps::Caps,
     consumed: consumed::Consumed,
     flushes: flushes::Flushes,
     latency: latency::Latency,
@@ -187,7 +186,6 @@ impl Oracle {
         Self {
             puts: Vec::new(),
             attempts: attempts::Attempts::default(),
-            caps: caps::Caps,
             consumed: consumed::Consumed::default(),
             flushes: flushes::Flushes::default(),
             latency: latency::Latency::new(options),
@@ -243,7 +241,7 @@ impl Oracle {
         let put = self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))?;
         resolved_once::refused(put, ticket)?;
         as_put::given_back(put, ticket, record)?;
-        self.caps.refused(&self.facts, put, refusal)
+        caps::refused(&self.facts, put, refusal)
     }
 
     pub(crate) fn given_up(&mut self, ticket: u64) -> Kept {
@@ -312,7 +310,7 @@ impl Oracle {
     ) -> Kept {
         self.facts.under_way += 1;
         self.progress.effect();
-        self.caps.sent(&self.facts, records)?;
+        caps::sent(&self.facts, records)?;
         self.latency.sent(&self.facts, now, stream, records);
         self.pace.sent(&self.facts, now, stream, records, self.latency.was_capped(), shards)
     }
@@ -395,7 +393,7 @@ impl Oracle {
         self.flushes.step()?;
         self.progress.step(&self.facts, now, woken, next_wake)?;
         if let Some(counts) = counts {
-            self.caps.step(&self.facts, counts)?;
+            caps::step(&self.facts, counts)?;
             resolved_once::step(&self.facts, now, counts)?;
         }
         Ok(())
