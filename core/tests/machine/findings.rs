@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kpl_core::{Config, ConfigBuilder, RecordReply};
+use kpl_core::{Config, ConfigBuilder, RecordReply, UserRecord};
 
 use crate::rig::*;
 
@@ -119,4 +119,26 @@ fn while_no_request_can_leave_shards_let_nothing_go() {
     rig.answer_all_stored(&equal_shards(2));
     let stored = rig.results.len() - 1;
     assert!((20..=24).contains(&stored), "{stored}: a second's worth besides, and not six");
+}
+
+/// What was put off behind requests of another stream goes on as soon as there is room, without waiting for a reply.
+#[test]
+fn a_shard_that_was_held_up_goes_on_when_its_stream_has_left_the_line() {
+    let config = Config::builder().max_in_flight_requests(2).aggregation_enabled(false);
+    let mut rig = Rig::with_shards(config, 1);
+    for _ in 0..2 {
+        rig.put_record(UserRecord::new("t", "k", "hangs"));
+        rig.answer_inquiries(&equal_shards(1));
+        rig.run_for(100 * MS);
+    }
+    assert_eq!(rig.batches.len(), 2);
+    rig.put(1, "first");
+    rig.run_for(100 * MS);
+    rig.put(2, "put off");
+    for _ in 0..2 {
+        rig.answer_records([RecordReply::stored(shard_id(0), "1")]);
+    }
+    assert_eq!(rig.shape(), [[1]], "the first");
+    rig.run_for(100 * MS);
+    assert_eq!(rig.shape(), [[1], [1]], "and, in its time, the other, though the first is not answered");
 }
