@@ -8,7 +8,7 @@ use kpl_core::{
     Delivery, Instant, ListShardsRequest, ListedShard, RecordReply, Reply, RequestError, ShardPage, StreamSummary,
 };
 use kpl_emulator::api::{
-    CreateStream, DeleteStream, DescribeStreamSummary, ListShards, MergeShards, PutRecords, PutRecordsEntry,
+    CreateStream, DeleteStream, DescribeStreamSummary, ListShards, MergeShards, PutRecords, PutRecordsEntry, Shard,
     ShardFilter, SplitShard, UpdateStreamRecordDistributionStrategy,
 };
 use kpl_emulator::{Faults, Kinesis, ServiceError};
@@ -146,17 +146,7 @@ impl Service {
             },
         };
         let output = self.kinesis.list_shards(wall(now), &wire).map_err(refused)?;
-        let mut shards: Vec<ListedShard> = output
-            .shards
-            .into_iter()
-            .map(|shard| ListedShard {
-                id: shard.shard_id.into(),
-                start: shard.hash_key_range.starting_hash_key,
-                end: shard.hash_key_range.ending_hash_key,
-                closed: shard.sequence_number_range.ending_sequence_number.is_some(),
-                parents: [shard.parent_shard_id.map(Into::into), shard.adjacent_parent_shard_id.map(Into::into)],
-            })
-            .collect();
+        let mut shards: Vec<ListedShard> = output.shards.into_iter().map(listed).collect();
         if !self.healed && c.chance(self.options.list_untrue) {
             let past = &self.streams[self.index_of(&request.stream)].past;
             let old = || past.last().cloned().unwrap_or_default();
@@ -287,17 +277,18 @@ impl Service {
 
     fn remember(&mut self, now: Instant, stream: usize) {
         let open = self.kinesis.list_shards(wall(now), &ListShards::of(&*self.streams[stream].name));
-        let shards = open.map(|page| page.shards).unwrap_or_default().into_iter();
-        let open = shards.filter(|shard| shard.sequence_number_range.ending_sequence_number.is_none());
-        let listed = open.map(|shard| ListedShard {
-            id: shard.shard_id.into(),
-            start: shard.hash_key_range.starting_hash_key,
-            end: shard.hash_key_range.ending_hash_key,
-            closed: false,
-            parents: [shard.parent_shard_id.map(Into::into), shard.adjacent_parent_shard_id.map(Into::into)],
-        });
-        let listed = listed.collect();
-        self.streams[stream].past.push(listed);
+        let shards = open.map(|page| page.shards).unwrap_or_default().into_iter().map(listed);
+        self.streams[stream].past.push(shards.filter(|shard| !shard.closed).collect());
+    }
+}
+
+fn listed(shard: Shard) -> ListedShard {
+    ListedShard {
+        id: shard.shard_id.into(),
+        start: shard.hash_key_range.starting_hash_key,
+        end: shard.hash_key_range.ending_hash_key,
+        closed: shard.sequence_number_range.ending_sequence_number.is_some(),
+        parents: [shard.parent_shard_id.map(Into::into), shard.adjacent_parent_shard_id.map(Into::into)],
     }
 }
 

@@ -229,7 +229,7 @@ impl Oracle {
         let put = self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))?;
         put.at = now;
         let size = put.size;
-        resolved_once::taken(put, ticket)?;
+        resolved_once::decided(put, ticket, State::Taken)?;
         self.progress.effect();
         self.taken += 1;
         self.facts.outstanding_records += 1;
@@ -239,14 +239,14 @@ impl Oracle {
 
     pub(crate) fn refused(&mut self, ticket: u64, refusal: Refusal, record: &UserRecord) -> Kept {
         let put = self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))?;
-        resolved_once::refused(put, ticket)?;
+        resolved_once::decided(put, ticket, State::Refused)?;
         as_put::given_back(put, ticket, record)?;
         caps::refused(&self.facts, put, refusal)
     }
 
     pub(crate) fn given_up(&mut self, ticket: u64) -> Kept {
         let put = self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))?;
-        resolved_once::given_up(put, ticket)
+        resolved_once::decided(put, ticket, State::GivenUp)
     }
 
     pub(crate) fn resolved(&mut self, now: Instant, ticket: u64, result: &RecordResult) -> Kept {

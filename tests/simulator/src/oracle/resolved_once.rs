@@ -9,34 +9,13 @@ pub(super) fn unknown(ticket: u64) -> Broken {
     Broken { promise: PROMISE, how: format!("ticket {ticket} was never given") }
 }
 
-pub(super) fn taken(put: &mut Put, ticket: u64) -> Kept {
-    match put.state {
-        State::Offered => {
-            put.state = State::Taken;
-            Ok(())
-        }
-        ref state => broken!("record {ticket} is accepted, but it is {state:?}"),
+/// A record that was offered is accepted, refused, or given up.
+pub(super) fn decided(put: &mut Put, ticket: u64, state: State) -> Kept {
+    if put.state != State::Offered {
+        return broken!("record {ticket} becomes {state:?}, but it is {:?}", put.state);
     }
-}
-
-pub(super) fn refused(put: &mut Put, ticket: u64) -> Kept {
-    match put.state {
-        State::Offered => {
-            put.state = State::Refused;
-            Ok(())
-        }
-        ref state => broken!("record {ticket} is refused, but it is {state:?}"),
-    }
-}
-
-pub(super) fn given_up(put: &mut Put, ticket: u64) -> Kept {
-    match put.state {
-        State::Offered => {
-            put.state = State::GivenUp;
-            Ok(())
-        }
-        ref state => broken!("the put of record {ticket} is dropped, but it is {state:?}"),
-    }
+    put.state = state;
+    Ok(())
 }
 
 pub(super) fn resolved(put: &mut Put, ticket: u64, result: &RecordResult) -> Kept {
