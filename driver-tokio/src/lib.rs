@@ -61,6 +61,10 @@
 //! [`Producer::close`] takes no more records and ends when all are resolved; [`Producer::close_within`] gives up after a
 //! time. Every outcome resolves, whatever happens: also when the last handle is dropped, or the runtime is shut down.
 //!
+//! # Without an event loop
+//!
+//! [`blocking::Producer`] has the same names, waits, and takes time-outs: from any thread, with no runtime of yours.
+//!
 //! # Settings
 //!
 //! Names and defaults are the KPL's: [`Config::builder`].
@@ -80,6 +84,7 @@
 //!
 //! The producer tells about throttling, resharding and the like by `tracing`, never a line a record.
 
+pub mod blocking;
 pub mod http_client;
 
 use std::error::Error;
@@ -115,7 +120,12 @@ impl Default for Tokio {
     ///
     /// Outside a tokio runtime.
     fn default() -> Self {
-        let handle = tokio::runtime::Handle::current();
+        Self::new(tokio::runtime::Handle::current())
+    }
+}
+
+impl Tokio {
+    fn new(handle: tokio::runtime::Handle) -> Self {
         Self { origin: Clock::new().now(), started: tokio::time::Instant::now(), handle }
     }
 }

@@ -134,7 +134,7 @@ async fn unless_cancelled<A>(shared: &Shared, answer: impl Future<Output = A>) -
 }
 
 /// Ends with the first of two futures; `None` if that was the second. The other one is dropped.
-async fn race<T>(first: impl Future<Output = T>, second: impl Future<Output = ()>) -> Option<T> {
+pub(crate) async fn race<T>(first: impl Future<Output = T>, second: impl Future<Output = ()>) -> Option<T> {
     let (mut first, mut second) = (pin!(first), pin!(second));
     poll_fn(|cx| {
         if let Poll::Ready(value) = first.as_mut().poll(cx) {
@@ -146,7 +146,7 @@ async fn race<T>(first: impl Future<Output = T>, second: impl Future<Output = ()
 }
 
 /// Lets the runtime run something else first.
-async fn yield_now() {
+pub(crate) async fn yield_now() {
     let mut yielded = false;
     poll_fn(|cx| {
         if yielded {

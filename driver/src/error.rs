@@ -36,6 +36,13 @@ pub enum PutError {
         /// The record.
         record: Box<UserRecord>,
     },
+    /// A put that waits was called inside an async task, whose thread may be the one that it would wait for. Only
+    /// [`blocking`](crate::blocking) says so.
+    #[error("a blocking put inside an async task: use the async producer, or `try_put`, or a thread for blocking code")]
+    AsyncTask {
+        /// The record.
+        record: Box<UserRecord>,
+    },
     /// The producer is closed, or its runtime was shut down.
     #[error("the producer is closed")]
     Closed {
@@ -48,14 +55,20 @@ impl PutError {
     /// The record that was not taken.
     pub fn record(&self) -> &UserRecord {
         match self {
-            Self::Invalid { record, .. } | Self::Full { record, .. } | Self::Closed { record } => record,
+            Self::Invalid { record, .. }
+            | Self::Full { record, .. }
+            | Self::AsyncTask { record }
+            | Self::Closed { record } => record,
         }
     }
 
     /// Takes the record back.
     pub fn into_record(self) -> UserRecord {
         match self {
-            Self::Invalid { record, .. } | Self::Full { record, .. } | Self::Closed { record } => *record,
+            Self::Invalid { record, .. }
+            | Self::Full { record, .. }
+            | Self::AsyncTask { record }
+            | Self::Closed { record } => *record,
         }
     }
 }
@@ -75,6 +88,10 @@ pub enum FromEnvError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Called inside an async task, where waiting may stop the thread that it waits for. Only
+    /// [`blocking`](crate::blocking) says so.
+    #[error("a blocking call inside an async task: use the async producer, or a thread for blocking code")]
+    AsyncTask,
     /// The HTTP client could not be made.
     #[error("the HTTP client could not be made: {0}")]
     HttpClient(String),

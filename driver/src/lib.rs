@@ -14,10 +14,14 @@
 //! 4. The drive loop resolves the [`Outcome`].
 
 mod aws;
+pub mod blocking;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod drive;
 mod error;
 mod notices;
 mod outcome;
+mod park;
 mod producer;
 mod room;
 mod runtime;

@@ -10,7 +10,7 @@ use aws_sdk_kinesis::Client;
 use bytes::Bytes;
 use kpl_core::{Config, Instant, PreparedRecord, Stats, UserRecord};
 
-use crate::aws::AwsTransport;
+use crate::aws::{self, AwsTransport};
 use crate::drive::DriveLoop;
 use crate::error::{FromEnvError, PutError};
 use crate::outcome::Outcome;
@@ -99,10 +99,7 @@ impl<R: AwsRuntime> Producer<R> {
     /// A producer by an SDK config that the application has loaded itself. Where it has no sleep, or no HTTP client,
     /// the runtime's is taken.
     pub fn from_sdk_config(sdk_config: &SdkConfig, config: Config) -> Self {
-        let mut client_config = aws_sdk_kinesis::config::Builder::from(sdk_config);
-        // The SDK panics without one.
-        client_config.set_sleep_impl(Some(sdk_config.sleep_impl().unwrap_or_else(R::sleep_impl)));
-        Self::new(Client::from_conf(client_config.build()), config)
+        Self::new(aws::client::<R>(sdk_config), config)
     }
 
     /// A producer over a client of the AWS SDK, whose region, endpoint, credentials and HTTP client count. Its retries
@@ -159,20 +156,22 @@ impl<R: Runtime> Producer<R> {
     ///
     /// As [`put`](Self::put).
     pub async fn put_record(&self, record: UserRecord) -> Result<Outcome, PutError> {
+        self.put_waiting(&mut Some(prepare(record)?)).await
+    }
+
+    /// Puts the record in `waiting`, which stays there as long as there is no room for it: also when this is dropped.
+    pub(crate) async fn put_waiting(&self, waiting: &mut Option<PreparedRecord>) -> Result<Outcome, PutError> {
         let room = &self.shared().room;
-        let mut record = prepare(record)?;
-        if !room.has_line() {
-            match self.try_put_prepared(record) {
-                Err(Refused::Full { record: back, .. }) => record = back,
-                done => return Ok(done?),
-            }
+        if !room.has_line()
+            && let Some(done) = self.put_if_room(waiting)
+        {
+            return done;
         }
         let _turn = room.line_up().await;
         loop {
             let made = room.listen(); // before looking: no wake-up is lost
-            match self.try_put_prepared(record) {
-                Err(Refused::Full { record: back, .. }) => record = back,
-                done => return Ok(done?),
+            if let Some(done) = self.put_if_room(waiting) {
+                return done;
             }
             made.await;
         }
@@ -252,6 +251,18 @@ impl<R: Runtime> Producer<R> {
         &self.handle.shared
     }
 
+    /// `None`, and the record stays where it is, if there is no room for it.
+    fn put_if_room(&self, waiting: &mut Option<PreparedRecord>) -> Option<Result<Outcome, PutError>> {
+        let record = waiting.take().unwrap_or_else(|| unreachable!("the record waits until it is put"));
+        match self.try_put_prepared(record) {
+            Err(Refused::Full { record, .. }) => {
+                *waiting = Some(record);
+                None
+            }
+            done => Some(done.map_err(PutError::from)),
+        }
+    }
+
     fn try_put_prepared(&self, record: PreparedRecord) -> Result<Outcome, Refused> {
         use kpl_core::PutError as Core;
         self.shared().try_put(record).map_err(|refused| match refused {
@@ -280,6 +291,6 @@ impl From<Refused> for PutError {
     }
 }
 
-fn prepare(record: UserRecord) -> Result<PreparedRecord, PutError> {
+pub(crate) fn prepare(record: UserRecord) -> Result<PreparedRecord, PutError> {
     record.prepare().map_err(|error| PutError::Invalid { reason: error.reason, record: error.record })
 }

@@ -9,6 +9,7 @@ mod tests;
 use std::error::Error;
 use std::time::Duration;
 
+use aws_config::SdkConfig;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::StalledStreamProtectionConfig;
 use aws_sdk_kinesis::config::retry::RetryConfig;
@@ -22,6 +23,13 @@ use self::errors::NeverConnected;
 use self::handover::Handover;
 use crate::runtime::AwsRuntime;
 use crate::transport::Transport;
+
+/// A client by a config, whose sleep, if it has none, is the runtime's: the SDK panics without one.
+pub(crate) fn client<R: AwsRuntime>(sdk_config: &SdkConfig) -> Client {
+    let mut config = aws_sdk_kinesis::config::Builder::from(sdk_config);
+    config.set_sleep_impl(Some(sdk_config.sleep_impl().unwrap_or_else(R::sleep_impl)));
+    Client::from_conf(config.build())
+}
 
 /// PutRecords, ListShards and DescribeStreamSummary of an [`aws_sdk_kinesis::Client`].
 ///
@@ -63,6 +71,12 @@ impl AwsTransport {
             config.set_http_client(Some(http_client));
         }
         Self { client: Client::from_conf(config.build()), never_connected: R::never_connected }
+    }
+
+    /// The client with all that was set.
+    #[cfg(feature = "conformance")]
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// What an error says of a request that `handover` watched.

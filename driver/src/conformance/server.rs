@@ -1,0 +1,157 @@
+//! An HTTP server of plain threads, which shows what came and answers as it is told.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// What came.
+pub(super) struct Request {
+    pub(super) path: String,
+    headers: Vec<(String, String)>,
+    pub(super) body: Vec<u8>,
+}
+
+impl Request {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a field of the body's JSON that is a string without escapes.
+    pub(super) fn field(&self, name: &str) -> String {
+        let body = String::from_utf8_lossy(&self.body);
+        let value = body.split_once(&format!("\"{name}\":\"")).and_then(|(_, rest)| rest.split_once('"'));
+        value.map(|(value, _)| value.to_owned()).unwrap_or_default()
+    }
+}
+
+/// What goes back.
+pub(super) enum Answer {
+    Json(String),
+    /// After a time.
+    Later(Duration, String),
+    /// In pieces, with pauses.
+    InPieces(String),
+    /// The connection is closed when half of it has been written.
+    CutOff(String),
+    Redirect(&'static str),
+    /// The connection is closed.
+    Close,
+}
+
+/// Listens on loopback, on a free port, until it is dropped.
+pub(super) struct Server {
+    addr: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Server {
+    pub(super) fn start(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap_or_else(|error| panic!("no free port: {error}"));
+        let addr = listener.local_addr().unwrap_or_else(|error| panic!("no address: {error}"));
+        let (connections, stopped) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let (count, stop, answer) = (connections.clone(), stopped.clone(), Arc::new(answer));
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                count.fetch_add(1, Ordering::SeqCst);
+                let answer = answer.clone();
+                // An error is a client that went away.
+                thread::spawn(move || converse(&stream, &*answer));
+            }
+        });
+        Self { addr, connections, stopped }
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// How many connections there were.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        // Wakes the listener.
+        let _ = TcpStream::connect(self.addr);
+    }
+}
+
+fn converse(stream: &TcpStream, answer: &impl Fn(&Request) -> Answer) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    // No thread stays for ever.
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut reader = BufReader::new(stream);
+    while let Some(request) = read(&mut reader, stream)? {
+        match answer(&request) {
+            Answer::Json(body) => write(stream, &body)?,
+            Answer::Later(time, body) => {
+                thread::sleep(time);
+                write(stream, &body)?;
+            }
+            Answer::InPieces(body) => {
+                let response = response(&body);
+                for piece in response.as_bytes().chunks(response.len() / 4 + 1) {
+                    { stream }.write_all(piece)?;
+                    thread::sleep(Duration::from_millis(10));
+                }
+            }
+            Answer::CutOff(body) => {
+                let response = response(&body);
+                return { stream }.write_all(&response.as_bytes()[..response.len() - body.len() / 2]);
+            }
+            Answer::Redirect(to) => {
+                { stream }.write_all(
+                    format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n")
+                        .as_bytes(),
+                )?;
+            }
+            Answer::Close => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+fn response(body: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn write(mut stream: &TcpStream, body: &str) -> io::Result<()> {
+    stream.write_all(response(body).as_bytes())
+}
+
+/// The next request of a connection; `None` at its end. A body without a length is not read.
+fn read(reader: &mut BufReader<&TcpStream>, mut stream: &TcpStream) -> io::Result<Option<Request>> {
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let Some(path) = line.split(' ').nth(1).map(str::to_owned) else {
+        return Ok(None);
+    };
+    let mut headers = Vec::new();
+    loop {
+        line.clear();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    let mut request = Request { path, headers, body: Vec::new() };
+    if request.header("expect").is_some() {
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+    }
+    let length = request.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    request.body.resize(length, 0);
+    reader.read_exact(&mut request.body)?;
+    Ok(Some(request))
+}

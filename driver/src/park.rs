@@ -1,0 +1,97 @@
+//! Waiting for a future on a thread that has no runtime.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+/// Polls a future on this thread, which sleeps in between, until it ends; `None` if that takes longer than `patience`.
+///
+/// A future that is ready costs one poll, and no allocation.
+pub(crate) fn wait_for<T>(future: impl Future<Output = T>, patience: Option<Duration>) -> Option<T> {
+    let mut future = pin!(future);
+    if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        return Some(value);
+    }
+    // A patience beyond what the clock can show has no end.
+    let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+    let parked = Arc::new(Parked { thread: thread::current(), woken: AtomicBool::new(false) });
+    let waker = Waker::from(parked.clone());
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return Some(value);
+        }
+        while !parked.woken.swap(false, Ordering::Acquire) {
+            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                None => thread::park(),
+                Some(Duration::ZERO) => return None,
+                Some(left) => thread::park_timeout(left),
+            }
+        }
+    }
+}
+
+/// A thread that waits. The flag is what counts: others may unpark the thread, too, or use up an unpark.
+struct Parked {
+    thread: Thread,
+    woken: AtomicBool,
+}
+
+impl Wake for Parked {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, poll_fn};
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[test]
+    fn what_is_ready_needs_no_patience_and_what_is_not_uses_it_up() {
+        assert_eq!(wait_for(async { 1 }, Some(Duration::ZERO)), Some(1));
+        assert_eq!(wait_for(pending::<()>(), Some(Duration::ZERO)), None);
+        let start = Instant::now();
+        assert_eq!(wait_for(pending::<()>(), Some(Duration::from_millis(20))), None);
+        assert!(start.elapsed() >= Duration::from_millis(20));
+    }
+
+    #[test]
+    fn another_thread_ends_the_wait() {
+        for patience in [None, Some(Duration::from_secs(60)), Some(Duration::MAX)] {
+            let (sender, receiver) = oneshot::channel();
+            let thread = thread::spawn(move || {
+                thread::sleep(Duration::from_millis(2));
+                sender.send(7)
+            });
+            assert_eq!(wait_for(receiver, patience), Some(Ok(7)));
+            thread.join().unwrap().unwrap();
+        }
+    }
+
+    #[test]
+    fn strangers_who_unpark_and_wakes_during_the_poll_do_no_harm() {
+        let mut polls = 0;
+        let woken_at_once = poll_fn(|cx| {
+            polls += 1;
+            thread::current().unpark();
+            cx.waker().wake_by_ref();
+            // The future itself may park, and use up an unpark.
+            thread::park();
+            if polls == 5 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        assert_eq!(wait_for(woken_at_once, Some(Duration::from_secs(60))), Some(()));
+    }
+}
