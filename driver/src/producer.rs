@@ -90,7 +90,8 @@ impl<R: AwsRuntime> Producer<R> {
             .sleep_impl(R::sleep_impl())
             .load()
             .await;
-        if sdk_config.region().is_none() {
+        // An empty one comes from a variable that is set to nothing; no request could be made with it.
+        if sdk_config.region().is_none_or(|region| region.as_ref().is_empty()) {
             return Err(FromEnvError::NoRegion);
         }
         Ok(Self::from_sdk_config(&sdk_config, config))

@@ -63,8 +63,10 @@ fn region_endpoint_credentials_and_ca_bundle_come_from_the_environment() {
 
 #[test]
 fn what_the_environment_lacks_is_said() {
-    let said = child(&[]);
-    assert!(said.contains("error: no AWS region is set: set AWS_REGION, or `region` in the profile"), "{said}");
+    for none in [&[][..], &[("AWS_REGION", "")]] {
+        let said = child(none);
+        assert!(said.contains("error: no AWS region is set: set AWS_REGION, or `region` in the profile"), "{said}");
+    }
     let said = child(&[("AWS_REGION", "us-east-1"), ("AWS_CA_BUNDLE", "/nowhere/ca.pem")]);
     assert!(said.contains("error: AWS_CA_BUNDLE is \"/nowhere/ca.pem\", which cannot be used: No such file"), "{said}");
     let said = child(&[("AWS_REGION", "us-east-1"), ("AWS_CA_BUNDLE", "/dev/null")]);

@@ -99,7 +99,7 @@ fn each_answer_reaches_its_request<R: AwsRuntime>(runtime: &R) {
     }
     for _ in 0..16 * 20 {
         let Ok((key, answer)) = answers.recv_timeout(PATIENCE) else {
-            super::broken(OWN_ANSWER, "a request did not end within 20 s, or panicked");
+            super::broken(OWN_ANSWER, "a request did not end within 10 s, or panicked");
         };
         promised(answer.as_ref() == Ok(&key), OWN_ANSWER, || format!("request {key} was answered {answer:?}"));
     }
@@ -127,7 +127,7 @@ fn a_slow_answer_never_reaches_another_request<R: AwsRuntime>(runtime: &R) {
     }
     for _ in 0..4 * 12 * 2 {
         let Ok((key, in_time, answer)) = ends.recv_timeout(PATIENCE) else {
-            super::broken(LATE, "a request did not end within 20 s, or panicked");
+            super::broken(LATE, "a request did not end within 10 s, or panicked");
         };
         // A busy machine may make a fast one late; what it may not get is another's answer.
         let own = answer.as_ref().map_or(true, |answered| in_time && *answered == key);

@@ -34,7 +34,7 @@ use crate::park::wait_for;
 use crate::runtime::{AwsRuntime, Runtime};
 
 /// What is to happen at once must happen within this time, on the slowest of machines.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Checks clock, sleep and spawn, and a producer on top of them.
 ///
@@ -42,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 ///
 /// If a promise is broken.
 pub fn runtime<R: Runtime>(runtime: &R) {
+    // What all others need comes first.
+    spawn::check_basics(runtime);
     time::check(runtime);
     spawn::check(runtime);
     producer::check(runtime);
@@ -82,7 +84,7 @@ fn must<R: Runtime, T: Send + 'static>(
     promise: &str,
     future: impl Future<Output = T> + Send + 'static,
 ) -> T {
-    on(runtime, future).unwrap_or_else(|| broken(promise, "it did not end within 20 s, or panicked"))
+    on(runtime, future).unwrap_or_else(|| broken(promise, "it did not end within 10 s, or panicked"))
 }
 
 /// Panics if a promise is broken.

@@ -1,0 +1,226 @@
+//! Without an event loop: real threads, over real HTTP.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
+use kpl_emulator::{Emulator, Faults, Options, Server, consumer};
+use kpl_tokio::blocking::{Producer, WaitError};
+use kpl_tokio::{Config, ConfigBuilder, PutError, UserRecord, aws_sdk_kinesis, http_client};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Rig {
+    emulator: Emulator,
+    server: Server,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let emulator = Emulator::new(Options::default()).with_stream("events", 3);
+        let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None).unwrap();
+        Self { emulator, server }
+    }
+
+    fn answering_after(latency: Duration) -> Self {
+        let rig = Self::new();
+        rig.emulator.set_faults(Faults { latency, ..Faults::default() });
+        rig
+    }
+
+    fn producer(&self, config: ConfigBuilder) -> Producer {
+        let client = aws_sdk_kinesis::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("us-east-1"))
+            .credentials_provider(Credentials::new("AKID", "secret", None, None, "test"))
+            .endpoint_url(self.server.url())
+            .http_client(http_client::new())
+            .build();
+        Producer::new(aws_sdk_kinesis::Client::from_conf(client), config.build().unwrap())
+    }
+
+    fn stored(&self) -> usize {
+        self.emulator.with(|kinesis, _| consumer::read_stream(kinesis, "events")).records.len()
+    }
+}
+
+#[test]
+fn threads_put_flush_wait_and_close() {
+    let rig = Rig::new();
+    let producer = rig.producer(Config::builder());
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let producer = producer.clone();
+            scope.spawn(move || {
+                let put = |n| producer.put("events", format!("key-{thread}-{n}"), "data").unwrap();
+                let outcomes: Vec<_> = (0..500).map(put).collect();
+                producer.flush(PATIENCE).unwrap();
+                for mut outcome in outcomes {
+                    let receipt = outcome.try_result().expect("the flush has ended").unwrap();
+                    assert!(receipt.shard_id.starts_with("shardId-"));
+                    assert_eq!(outcome.wait(PATIENCE), Err(WaitError::AlreadyTold));
+                }
+            });
+        }
+    });
+    let record = UserRecord::new("events", "key", "data").explicit_hash_key("42");
+    let receipt = producer.put_record(record).unwrap().wait(PATIENCE).unwrap();
+    assert_eq!(&*receipt.shard_id, "shardId-000000000000");
+    producer.close(PATIENCE).unwrap();
+    assert_eq!((rig.stored(), producer.outstanding_records()), (4_001, 0));
+    assert!(matches!(producer.put("events", "k", "late"), Err(PutError::Closed { record }) if record.data == "late"));
+}
+
+#[test]
+fn a_time_out_leaves_the_record_on_its_way() {
+    let rig = Rig::answering_after(Duration::from_millis(400));
+    let producer = rig.producer(Config::builder());
+    let mut outcome = producer.put("events", "key", "data").unwrap();
+    let short = Duration::from_millis(20);
+    let start = Instant::now();
+    let timed_out = Err(WaitError::TimedOut { timeout: short });
+    assert_eq!(outcome.wait(short), timed_out);
+    assert!(start.elapsed() >= short);
+    assert_eq!(producer.flush(short).unwrap_err(), *timed_out.as_ref().unwrap_err());
+    assert_eq!(producer.close(short).unwrap_err(), *timed_out.as_ref().unwrap_err());
+    assert_eq!(producer.outstanding_records(), 1);
+    outcome.wait(PATIENCE).unwrap();
+    producer.close(PATIENCE).unwrap();
+    assert_eq!(rig.stored(), 1);
+}
+
+#[test]
+fn what_is_left_after_the_patience_of_a_close_comes_back() {
+    let rig = Rig::answering_after(Duration::from_secs(60));
+    let producer = rig.producer(Config::builder());
+    let mut outcome = producer.put("events", "key", "data").unwrap();
+    producer.close_within(Duration::from_millis(200)).unwrap();
+    let Err(WaitError::Failed(failure)) = outcome.wait(Duration::ZERO) else { panic!("it cannot be stored") };
+    assert_eq!((&*failure.error.code, failure.record), ("Closed", UserRecord::new("events", "key", "data")));
+}
+
+#[test]
+fn a_full_producer_makes_puts_wait() {
+    let rig = Rig::answering_after(Duration::from_millis(300));
+    let producer = rig.producer(Config::builder().max_outstanding_records(1));
+    let first = producer.put("events", "key", "first").unwrap();
+    let record = UserRecord::new("events", "key", "second");
+    let full = producer.try_put_record(record.clone()).unwrap_err();
+    assert!(matches!(&full, PutError::Full { records: 1, .. }), "{full}");
+    let full = producer.put_within(record.clone(), Duration::from_millis(20)).unwrap_err();
+    assert!(matches!(&full, PutError::Full { records: 1, bytes: 8, .. }), "{full}");
+    assert_eq!(full.into_record(), record);
+    // Dropped or cancelled, the outcome is gone, and the record is not.
+    first.cancel();
+    drop(producer.put_record(record).unwrap());
+    producer.flush(PATIENCE).unwrap();
+    assert_eq!(rig.stored(), 2);
+}
+
+#[test]
+fn bad_records_come_back() {
+    let producer = Rig::new().producer(Config::builder());
+    let error = producer.put("events", "", "data").unwrap_err();
+    assert!(matches!(&error, PutError::Invalid { record, .. } if record.data == "data"), "{error}");
+}
+
+/// Every call that waits refuses; what does not wait works.
+fn refused(producer: &Producer) {
+    let error = producer.put("events", "key", "data").unwrap_err();
+    assert!(matches!(&error, PutError::AsyncTask { record } if record.data == "data"), "{error}");
+    let mut outcome = producer.try_put("events", "key", "data").unwrap();
+    assert_eq!(outcome.wait(PATIENCE), Err(WaitError::AsyncTask));
+    assert_eq!(producer.flush(PATIENCE), Err(WaitError::AsyncTask));
+    assert_eq!(producer.close(PATIENCE), Err(WaitError::AsyncTask));
+    assert_eq!(producer.close_within(PATIENCE), Err(WaitError::AsyncTask));
+    let error = Producer::from_env().unwrap_err();
+    assert!(error.to_string().contains("inside an async task"), "{error}");
+}
+
+#[test]
+fn inside_async_tasks_calls_that_wait_say_so() {
+    let rig = Rig::new();
+    let producer = rig.producer(Config::builder());
+    let one = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let two = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    for runtime in [one, two] {
+        runtime.block_on(async {
+            refused(&producer);
+            let tasks_own = producer.clone();
+            tokio::spawn(async move {
+                refused(&tasks_own);
+                tokio::task::yield_now().await;
+                refused(&tasks_own);
+            })
+            .await
+            .unwrap();
+            // The task still has polls left: asking has used none up.
+            for _ in 0..1_000 {
+                assert!(producer.flush(PATIENCE).is_err());
+            }
+            assert!(tokio::task::coop::has_budget_remaining());
+            // A thread for blocking code may block; and outcomes can be awaited.
+            let threads_own = producer.clone();
+            let outcome = tokio::task::spawn_blocking(move || {
+                threads_own.put("events", "key", "data").unwrap().wait(PATIENCE).unwrap();
+                threads_own.put("events", "key", "data").unwrap()
+            });
+            outcome.await.unwrap().await.unwrap();
+        });
+        if runtime.metrics().num_workers() > 1 {
+            let blocks = async {
+                tokio::task::block_in_place(|| producer.put("events", "k", "x").unwrap().wait(PATIENCE).unwrap())
+            };
+            runtime.block_on(async { tokio::spawn(async {}).await.unwrap() });
+            runtime.block_on(blocks);
+        }
+        // Inside the runtime, but in no task.
+        let _entered = runtime.enter();
+        producer.put("events", "key", "data").unwrap().wait(PATIENCE).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
+    assert_eq!(rig.stored(), 2 * (3 + 2 + 1) + 1);
+}
+
+#[test]
+fn an_async_producer_lends_itself_to_threads() {
+    let rig = Rig::new();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let theirs = runtime.block_on(async { rig.producer(Config::builder()).as_async().clone() });
+    let ours = Producer::from(theirs.clone());
+    ours.put("events", "key", "data").unwrap().wait(PATIENCE).unwrap();
+    runtime.block_on(theirs.close());
+    assert!(matches!(ours.put("events", "key", "data"), Err(PutError::Closed { .. })));
+}
+
+/// Set in the child, which runs this one test and does its part there.
+const CHILD: &str = "KPL_TEST_IN_THE_CHILD";
+
+#[test]
+fn the_environment_is_enough() {
+    if std::env::var_os(CHILD).is_some() {
+        match Producer::from_env() {
+            Ok(producer) => {
+                producer.put("events", "key", "from the environment").unwrap().wait(PATIENCE).unwrap();
+                producer.close(PATIENCE).unwrap();
+                println!("stored");
+            }
+            Err(error) => println!("error: {error}"),
+        }
+        return;
+    }
+    let rig = Rig::new();
+    let child = |region: &str| {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["the_environment_is_enough", "--exact", "--nocapture"]).env_clear().env(CHILD, "1");
+        child.envs([("AWS_ACCESS_KEY_ID", "AKID"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_REGION", region)]);
+        child.envs([("AWS_CONFIG_FILE", "/nowhere"), ("AWS_EC2_METADATA_DISABLED", "true")]);
+        let output = child.env("AWS_ENDPOINT_URL", rig.server.url()).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    };
+    let said = child("us-east-1");
+    assert!(said.contains("stored"), "{said}");
+    assert_eq!(rig.stored(), 1);
+    let said = child("");
+    assert!(said.contains("error: no AWS region is set"), "{said}");
+}
