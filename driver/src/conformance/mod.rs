@@ -2,13 +2,10 @@
 //!
 //! Behind the feature `conformance`, to be switched on among the dev-dependencies of a driver. [`driver`] is all of it:
 //!
-//! ```
-//! # use kpl_driver::{AwsRuntime, conformance};
-//! # #[cfg(any())] // there is no driver here
-//! #[test]
-//! fn my_driver_conforms() {
-//!     conformance::driver(&MyRuntime::new());
-//! }
+//! ```no_run
+//! # fn a_test_of_my_driver<MyRuntime: kpl_driver::AwsRuntime>(my_runtime: MyRuntime) {
+//! kpl_driver::conformance::driver(&my_runtime);
+//! # }
 //! ```
 //!
 //! Each check is a promise of [`Runtime`] or [`AwsRuntime`], what a producer needs of it, or what an HTTP client gets
