@@ -51,6 +51,11 @@ fn failure(url: &str) -> Box<PutFailure> {
 }
 
 #[test]
+fn the_driver_conforms() {
+    kpl_driver::conformance::driver(&Smol::default());
+}
+
+#[test]
 fn records_arrive_where_their_receipts_say() {
     let emulator = emulator();
     let server = Server::bind_on_thread(LOOPBACK, &emulator, None).unwrap();

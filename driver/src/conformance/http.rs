@@ -41,15 +41,16 @@ const RUBBISH: &str = "`http_client` refuses a CA bundle that has no certificate
 
 /// A client as a producer has it.
 fn client<R: AwsRuntime>(url: &str, request_timeout: Duration) -> Client {
-    AwsTransport::new::<R>(&bare_client(url), request_timeout).client().clone()
+    AwsTransport::new::<R>(&bare_client::<R>(url), request_timeout).client().clone()
 }
 
-fn bare_client(url: &str) -> Client {
+fn bare_client<R: AwsRuntime>(url: &str) -> Client {
     let config = aws_sdk_kinesis::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::from_static("us-east-1"))
         .credentials_provider(Credentials::new("AKIDTEST", "secret", None, None, "conformance"))
         .endpoint_url(url)
+        .sleep_impl(R::sleep_impl())
         .build();
     Client::from_conf(config)
 }
@@ -247,7 +248,7 @@ fn failure<R: AwsRuntime>(runtime: &R, url: &str) -> Box<PutFailure> {
         .record_max_buffered_time(Duration::from_millis(10))
         .build()
         .unwrap_or_else(|error| unreachable!("the config of a check: {error}"));
-    let transport = AwsTransport::new::<R>(&bare_client(url), config.request_timeout());
+    let transport = AwsTransport::new::<R>(&bare_client::<R>(url), config.request_timeout());
     let producer = Producer::with_transport(runtime.clone(), transport, config);
     let outcome = producer.try_put("events", "key", "data").ok().and_then(|outcome| wait_for(outcome, Some(PATIENCE)));
     match outcome {
