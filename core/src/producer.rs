@@ -28,7 +28,8 @@ use crate::wakes::Wakes;
 ///
 /// - **Events** change the state: [`put`](Self::put), [`tick`](Self::tick), [`respond`](Self::respond),
 ///   [`respond_shards`](Self::respond_shards), [`respond_stream`](Self::respond_stream), [`flush`](Self::flush),
-///   [`close`](Self::close). Each takes the time; time that goes backwards is harmless.
+///   [`close`](Self::close). Each takes the time at which it is called: read the clock after whatever took long, such as a
+///   blocking request. Time that goes backwards is harmless.
 /// - **Actions** tell what is to be done: drain [`poll_action`](Self::poll_action) after any event. Their order is the
 ///   order of effects.
 /// - **Time**: call [`tick`](Self::tick) at [`next_tick`](Self::next_tick), or a bit later, or at any time.
