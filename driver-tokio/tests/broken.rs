@@ -255,8 +255,9 @@ type Answer = Result<
 struct MixedConnector(SharedHttpConnector, Mixed);
 
 impl HttpClient for Mixed {
-    fn http_connector(&self, settings: &HttpConnectorSettings, parts: &RuntimeComponents) -> SharedHttpConnector {
-        SharedHttpConnector::new(MixedConnector(self.client.http_connector(settings, parts), self.clone()))
+    fn http_connector(&self, _: &HttpConnectorSettings, parts: &RuntimeComponents) -> SharedHttpConnector {
+        let no_time_outs = HttpConnectorSettings::builder().build();
+        SharedHttpConnector::new(MixedConnector(self.client.http_connector(&no_time_outs, parts), self.clone()))
     }
 }
 

@@ -94,7 +94,7 @@ impl<R: AwsRuntime> Producer<R> {
         if sdk_config.region().is_none_or(|region| region.as_ref().is_empty()) {
             return Err(FromEnvError::NoRegion);
         }
-        Ok(Self::from_sdk_config(&sdk_config, config))
+        Ok(Self::from_sdk_config(&aws::with_containers_by_name(sdk_config), config))
     }
 
     /// A producer by an SDK config that the application has loaded itself. Where it has no sleep, or no HTTP client,

@@ -1,5 +1,6 @@
 //! The real service, through the AWS SDK.
 
+mod credentials;
 mod errors;
 mod handover;
 mod mapping;
@@ -23,6 +24,8 @@ use self::errors::NeverConnected;
 use self::handover::Handover;
 use crate::runtime::AwsRuntime;
 use crate::transport::Transport;
+
+pub(crate) use self::credentials::with_containers_by_name;
 
 /// A client by a config, whose sleep, if it has none, is the runtime's: the SDK panics without one.
 pub(crate) fn client<R: AwsRuntime>(sdk_config: &SdkConfig) -> Client {
@@ -54,8 +57,12 @@ impl AwsTransport {
     /// A request ends after `request_timeout`, everything included. Connecting gets half of that, so that a connection
     /// that does not come about is told from a reply that does not come.
     pub fn new<R: AwsRuntime>(client: &Client, request_timeout: Duration) -> Self {
-        let timeouts =
-            TimeoutConfig::builder().operation_timeout(request_timeout).connect_timeout(request_timeout / 2).build();
+        let timeouts = TimeoutConfig::builder()
+            .operation_timeout(request_timeout)
+            .connect_timeout(request_timeout / 2)
+            // For HTTP clients that go on with a request when the SDK has dropped it: theirs ends then, too.
+            .read_timeout(request_timeout)
+            .build();
         let mut config = client
             .config()
             .to_builder()

@@ -1,0 +1,70 @@
+//! Credentials of a container whose endpoint has a host name.
+//!
+//! The SDK's default chain asks such an endpoint only if it may have, and for that it must know the address. The one
+//! resolver that it brings needs tokio's threads; this one needs none of a runtime.
+
+use std::env::var_os;
+use std::net::ToSocketAddrs;
+
+use aws_config::SdkConfig;
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
+use aws_config::meta::credentials::CredentialsProviderChain;
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
+use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
+use aws_sdk_kinesis::config::SharedCredentialsProvider;
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
+use tokio::sync::oneshot;
+
+/// The default chain again, with a resolver, if the environment tells where a container's credentials are.
+pub(crate) fn with_containers_by_name(sdk_config: SdkConfig) -> SdkConfig {
+    let is_set = |name| var_os(name).is_some();
+    // The first of the two wins, and is a path on a fixed address.
+    if is_set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") || !is_set("AWS_CONTAINER_CREDENTIALS_FULL_URI") {
+        return sdk_config;
+    }
+    let mut settings = ProviderConfig::without_region()
+        .with_region(sdk_config.region().cloned())
+        .with_use_fips(sdk_config.use_fips())
+        .with_use_dual_stack(sdk_config.use_dual_stack())
+        .with_behavior_version(sdk_config.behavior_version());
+    if let Some(http_client) = sdk_config.http_client() {
+        settings = settings.with_http_client(http_client);
+    }
+    if let Some(sleep_impl) = sdk_config.sleep_impl() {
+        settings = settings.with_sleep_impl(sleep_impl);
+    }
+    if let Some(retries) = sdk_config.retry_config() {
+        settings = settings.with_retry_config(retries.clone());
+    }
+    if let Some(timeouts) = sdk_config.timeout_config() {
+        settings = settings.with_timeout_config(timeouts.clone());
+    }
+    // The machine's metadata, which the default chain has last, would never be asked: the container's turn ends it.
+    let chain = CredentialsProviderChain::first_try("Environment", EnvironmentVariableCredentialsProvider::new())
+        .or_else("Profile", ProfileFileCredentialsProvider::builder().configure(&settings).build())
+        .or_else("WebIdentityToken", WebIdentityTokenCredentialsProvider::builder().configure(&settings).build())
+        .or_else("EcsContainer", EcsCredentialsProvider::builder().configure(&settings).dns(SystemDns).build());
+    sdk_config.into_builder().credentials_provider(SharedCredentialsProvider::new(chain)).build()
+}
+
+/// The machine's resolver, asked on a thread of its own. The SDK asks once for all credentials of a producer.
+#[derive(Debug)]
+struct SystemDns;
+
+impl ResolveDns for SystemDns {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        let (tell, told) = oneshot::channel();
+        let name = name.to_owned();
+        let thread = std::thread::Builder::new().name("kpl-dns".into()).spawn(move || {
+            let found = (&*name, 0).to_socket_addrs();
+            // Whoever asked may have gone.
+            let _ = tell.send(found.map(|addrs| addrs.map(|addr| addr.ip()).collect()));
+        });
+        DnsFuture::new(async move {
+            thread.map_err(ResolveDnsError::new)?;
+            told.await.map_err(ResolveDnsError::new)?.map_err(ResolveDnsError::new)
+        })
+    }
+}
