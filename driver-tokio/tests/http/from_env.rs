@@ -1,5 +1,7 @@
 //! `Producer::from_env`, in a process with an environment of its own.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
@@ -11,8 +13,14 @@ use crate::rig::certificates;
 /// Set in the child, which runs the first test of this file and does its part there.
 const CHILD: &str = "KPL_TEST_IN_THE_CHILD";
 
-/// What a child says in an environment.
+const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKID"), ("AWS_SECRET_ACCESS_KEY", "secret")];
+
+/// What a child says in an environment with credentials.
 fn child(environment: &[(&str, &str)]) -> String {
+    child_without_credentials(&[environment, &KEYS].concat())
+}
+
+fn child_without_credentials(environment: &[(&str, &str)]) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
         .args([
             "from_env::region_endpoint_credentials_and_ca_bundle_come_from_the_environment",
@@ -21,7 +29,6 @@ fn child(environment: &[(&str, &str)]) -> String {
         ])
         .env_clear()
         .env(CHILD, "1")
-        .envs([("AWS_ACCESS_KEY_ID", "AKID"), ("AWS_SECRET_ACCESS_KEY", "secret")])
         .envs([("AWS_CONFIG_FILE", "/nowhere"), ("AWS_EC2_METADATA_DISABLED", "true")])
         .envs(environment.iter().copied())
         .output()
@@ -80,5 +87,29 @@ fn a_proxy_comes_from_the_environment() {
     let proxy = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None).unwrap();
     let endpoint = ("AWS_ENDPOINT_URL", "http://kinesis.invalid");
     let said = child(&[("AWS_REGION", "us-east-1"), endpoint, ("HTTP_PROXY", &proxy.url())]);
+    assert!(said.contains("stored in shardId-000000000000"), "{said}");
+}
+
+#[test]
+fn credentials_of_a_container_come_from_an_endpoint_with_a_host_name() {
+    let emulator = Emulator::new(Options::default()).with_stream("events", 1);
+    let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None).unwrap();
+    let container = TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = format!("http://localhost:{}/role", container.local_addr().unwrap().port());
+    std::thread::spawn(move || {
+        for stream in container.incoming() {
+            let stream = stream.unwrap();
+            BufReader::new(&stream).lines().find(|line| line.as_ref().is_ok_and(String::is_empty));
+            let role =
+                r#"{"AccessKeyId":"AKID","SecretAccessKey":"secret","Token":"t","Expiration":"2099-01-01T00:00:00Z"}"#;
+            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", role.len());
+            (&stream).write_all((head + role).as_bytes()).unwrap();
+        }
+    });
+    let said = child_without_credentials(&[
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ENDPOINT_URL", &server.url()),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &uri),
+    ]);
     assert!(said.contains("stored in shardId-000000000000"), "{said}");
 }
