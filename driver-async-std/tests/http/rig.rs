@@ -1,0 +1,124 @@
+//! Clients, producers, certificates, and a server that says what a test wants.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region, SharedHttpClient};
+use kpl_async_std::{AsyncStd, ConfigBuilder, Producer, aws_sdk_kinesis, http_client};
+use kpl_driver::AwsRuntime;
+use kpl_emulator::{Emulator, Options, Server};
+
+pub(crate) fn client(url: &str, http_client: SharedHttpClient) -> aws_sdk_kinesis::Client {
+    let config = aws_sdk_kinesis::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .credentials_provider(Credentials::new("AKID", "secret", None, None, "test"))
+        .endpoint_url(url)
+        .http_client(http_client)
+        .sleep_impl(AsyncStd::sleep_impl())
+        .build();
+    aws_sdk_kinesis::Client::from_conf(config)
+}
+
+pub(crate) fn producer(url: &str, config: ConfigBuilder) -> Producer {
+    Producer::new(client(url, http_client::new()), config.build().unwrap())
+}
+
+/// The emulator, on a thread of its own: no thread of async-std's enters a tokio runtime.
+pub(crate) fn emulator() -> (Emulator, Server) {
+    let emulator = Emulator::new(Options::default()).with_stream("events", 3);
+    let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None).unwrap();
+    (emulator, server)
+}
+
+/// A CA, and a server's TLS config with a certificate of it.
+pub(crate) fn certificates() -> (String, Arc<rustls::ServerConfig>) {
+    let mut ca = rcgen::CertificateParams::new(vec![]).unwrap();
+    // OpenSSL takes a leaf for self-signed if its name is its issuer's.
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "test authority");
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = rcgen::CertifiedIssuer::self_signed(ca, rcgen::KeyPair::generate().unwrap()).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &ca).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], key.serialize_der().try_into().unwrap())
+        .unwrap();
+    (ca.pem(), Arc::new(config))
+}
+
+/// A request as it came over the wire: its head in lower case.
+pub(crate) struct Heard {
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+/// An HTTP server with a thread for each connection.
+pub(crate) struct Threads {
+    pub(crate) addr: SocketAddr,
+    open: Arc<AtomicUsize>,
+}
+
+impl Threads {
+    /// Serves `answer`, which gives all that is sent back for a request; if it gives `None`, the connection is closed.
+    pub(crate) fn serve(answer: impl Fn(Heard) -> Option<String> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let open = Arc::new(AtomicUsize::new(0));
+        let (answer, count) = (Arc::new(answer), open.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (answer, count) = (answer.clone(), count.clone());
+                count.fetch_add(1, Ordering::SeqCst);
+                std::thread::spawn(move || {
+                    let _ = converse(stream.unwrap(), &*answer);
+                    count.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        Self { addr, open }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Connections that stand.
+    pub(crate) fn connections(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+}
+
+/// Until one of both hangs up.
+fn converse(stream: TcpStream, answer: &dyn Fn(Heard) -> Option<String>) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if reader.read_line(&mut head)? == 0 {
+                return Ok(());
+            }
+        }
+        let head = head.to_lowercase();
+        let len =
+            head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |len| len.parse().unwrap());
+        let mut body = vec![0; len];
+        reader.read_exact(&mut body)?;
+        let Some(answer) = answer(Heard { head, body }) else { return Ok(()) };
+        (&stream).write_all(answer.as_bytes())?;
+    }
+}
+
+/// A 200 with a body.
+pub(crate) fn ok(body: &str) -> Option<String> {
+    Some(format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    ))
+}
