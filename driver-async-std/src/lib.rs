@@ -59,7 +59,11 @@
 //! # Shutdown
 //!
 //! [`Producer::close`] takes no more records and ends when all are resolved; [`Producer::close_within`] gives up after a
-//! time. Every outcome resolves, whatever happens: also when the last handle is dropped, or the runtime is shut down.
+//! time. Every outcome resolves, whatever happens: also when the last handle is dropped.
+//!
+//! # Without an event loop
+//!
+//! [`blocking::Producer`] has the same names, waits, and takes time-outs: from any thread, with no runtime of yours.
 //!
 //! # Settings
 //!
@@ -80,12 +84,13 @@
 //!
 //! # async-std is discontinued
 //!
-//! Its authors have ended it, in favour of smol (RUSTSEC-2025-0052). This crate is for applications that run on it. The
+//! Its authors have ended it, in favour of smol (RUSTSEC-2025-0052): this crate is for applications that run on it. The
 //! way on is a driver for smol, which is a few lines over kpl-driver: `driver/examples/smol.rs` of the repository shows
 //! one.
 //!
 //! The producer tells about throttling, resharding and the like by `tracing`, never a line a record.
 
+pub mod blocking;
 pub mod http_client;
 
 use std::error::Error;
