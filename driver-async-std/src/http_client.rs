@@ -35,20 +35,12 @@ use openssl::x509::X509;
 
 use self::curl::{Curl, TimeOuts};
 
+pub use kpl_driver::CaBundleError;
+
 pub(crate) use self::curl::NoAnswer;
 
 /// When a request ends for which the SDK sets no time-out, as those for credentials may be.
 const LONGEST_REQUEST: Duration = Duration::from_secs(60);
-
-/// A file of certificate authorities that is none.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the CA bundle of {len} bytes cannot be used: {reason}")]
-pub struct CaBundleError {
-    /// Its length.
-    pub len: usize,
-    /// What is wrong with it.
-    pub reason: String,
-}
 
 /// A client that trusts the machine's certificate authorities.
 pub fn new() -> SharedHttpClient {

@@ -28,17 +28,9 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-pub use dangerous::dangerous_without_certificate_verification;
+pub use kpl_driver::CaBundleError;
 
-/// A file of certificate authorities that is none.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the CA bundle of {len} bytes cannot be used: {reason}")]
-pub struct CaBundleError {
-    /// Its length.
-    pub len: usize,
-    /// What is wrong with it.
-    pub reason: String,
-}
+pub use dangerous::dangerous_without_certificate_verification;
 
 /// A client that trusts the machine's certificate authorities.
 pub fn new() -> SharedHttpClient {

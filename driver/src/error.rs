@@ -96,3 +96,13 @@ pub enum FromEnvError {
     #[error("the HTTP client could not be made: {0}")]
     HttpClient(String),
 }
+
+/// A file of certificate authorities that is none: why a driver's HTTP client could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the CA bundle of {len} bytes cannot be used: {reason}")]
+pub struct CaBundleError {
+    /// Its length.
+    pub len: usize,
+    /// What is wrong with it.
+    pub reason: String,
+}

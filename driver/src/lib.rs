@@ -29,7 +29,7 @@ mod shared;
 mod transport;
 
 pub use aws::AwsTransport;
-pub use error::{FromEnvError, PutError};
+pub use error::{CaBundleError, FromEnvError, PutError};
 pub use kpl_core as core;
 pub use outcome::Outcome;
 pub use producer::Producer;

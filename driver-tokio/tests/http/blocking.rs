@@ -3,10 +3,11 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 use kpl_emulator::{Emulator, Faults, Options, Server, consumer};
 use kpl_tokio::blocking::{Producer, WaitError};
-use kpl_tokio::{Config, ConfigBuilder, PutError, UserRecord, aws_sdk_kinesis, http_client};
+use kpl_tokio::{Config, ConfigBuilder, PutError, UserRecord, http_client};
+
+use crate::rig::client;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -29,14 +30,7 @@ impl Rig {
     }
 
     fn producer(&self, config: ConfigBuilder) -> Producer {
-        let client = aws_sdk_kinesis::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("us-east-1"))
-            .credentials_provider(Credentials::new("AKID", "secret", None, None, "test"))
-            .endpoint_url(self.server.url())
-            .http_client(http_client::new())
-            .build();
-        Producer::new(aws_sdk_kinesis::Client::from_conf(client), config.build().unwrap())
+        Producer::new(client(&self.server.url(), http_client::new()), config.build().unwrap())
     }
 
     fn stored(&self) -> usize {
@@ -212,7 +206,7 @@ fn the_environment_is_enough() {
     let rig = Rig::new();
     let child = |region: &str| {
         let mut child = Command::new(std::env::current_exe().unwrap());
-        child.args(["the_environment_is_enough", "--exact", "--nocapture"]).env_clear().env(CHILD, "1");
+        child.args(["blocking::the_environment_is_enough", "--exact", "--nocapture"]).env_clear().env(CHILD, "1");
         child.envs([("AWS_ACCESS_KEY_ID", "AKID"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_REGION", region)]);
         child.envs([("AWS_CONFIG_FILE", "/nowhere"), ("AWS_EC2_METADATA_DISABLED", "true")]);
         let output = child.env("AWS_ENDPOINT_URL", rig.server.url()).output().unwrap();

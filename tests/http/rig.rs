@@ -1,12 +1,15 @@
-//! Clients, producers, certificates, and a server that says what a test wants.
+//! Clients, producers, certificates, and a server that says what a test wants. What is in this folder is a part of each
+//! driver's tests over HTTP; `crate::driver` is what they differ in.
+
+#![allow(dead_code, reason = "each driver's tests use a part of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::driver::{ConfigBuilder, Producer, Runtime, aws_sdk_kinesis, http_client};
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region, SharedHttpClient};
-use kpl_async_std::{AsyncStd, ConfigBuilder, Producer, aws_sdk_kinesis, http_client};
 use kpl_driver::AwsRuntime;
 use kpl_emulator::{Emulator, Options, Server};
 
@@ -17,7 +20,7 @@ pub(crate) fn client(url: &str, http_client: SharedHttpClient) -> aws_sdk_kinesi
         .credentials_provider(Credentials::new("AKID", "secret", None, None, "test"))
         .endpoint_url(url)
         .http_client(http_client)
-        .sleep_impl(AsyncStd::sleep_impl())
+        .sleep_impl(Runtime::sleep_impl())
         .build();
     aws_sdk_kinesis::Client::from_conf(config)
 }

@@ -7,14 +7,14 @@ use async_std::channel::{Sender, bounded};
 use async_std::io::{ReadExt, WriteExt};
 use async_std::net::{TcpListener, TcpStream};
 use async_std::task::{self, JoinHandle};
-use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 use futures_util::future::join_all;
-use kpl_async_std::{AsyncStd, Config, ConfigBuilder, Producer, aws_sdk_kinesis, http_client};
-use kpl_driver::AwsRuntime;
+use kpl_async_std::{Config, ConfigBuilder};
 use kpl_emulator::consumer::{self, Reading};
 use kpl_emulator::{Emulator, Faults, Options, Server};
 
-#[path = "../examples/tide.rs"]
+use crate::rig::producer;
+
+#[path = "../../examples/tide.rs"]
 #[expect(unreachable_pub, reason = "they are the example's")]
 mod service;
 
@@ -30,15 +30,7 @@ struct Rig {
 impl Rig {
     async fn start(emulator: Emulator, config: ConfigBuilder) -> Self {
         let kinesis = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None).unwrap();
-        let client = aws_sdk_kinesis::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("us-east-1"))
-            .credentials_provider(Credentials::new("AKID", "secret", None, None, "test"))
-            .endpoint_url(kinesis.url())
-            .http_client(http_client::new())
-            .sleep_impl(AsyncStd::sleep_impl())
-            .build();
-        let producer = Producer::new(aws_sdk_kinesis::Client::from_conf(client), config.build().unwrap());
+        let producer = producer(&kinesis.url(), config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = bounded(1);

@@ -16,12 +16,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::rig;
+
 #[allow(dead_code, reason = "main is for those who run it")]
-#[path = "../examples/axum.rs"]
+#[path = "../../examples/axum.rs"]
 mod example;
-#[allow(dead_code, reason = "a part of it is used here")]
-#[path = "http/rig.rs"]
-mod rig;
 
 /// The service under test.
 struct Service {
@@ -75,7 +74,7 @@ fn read(emulator: &Emulator) -> Vec<Bytes> {
 
 #[tokio::test]
 async fn a_put_is_answered_before_it_is_stored() {
-    let (emulator, server) = rig::emulator().await;
+    let (emulator, server) = rig::emulator();
     emulator.set_faults(Faults { latency: Duration::from_secs(1), ..Faults::default() });
     let producer = rig::producer(&server.url(), Config::builder());
     let service = Service::start(producer.clone()).await;
@@ -88,7 +87,7 @@ async fn a_put_is_answered_before_it_is_stored() {
 
 #[tokio::test]
 async fn who_waits_is_told_where_the_record_is() {
-    let (emulator, server) = rig::emulator().await;
+    let (emulator, server) = rig::emulator();
     let service = Service::start(rig::producer(&server.url(), Config::builder())).await;
     let answer = service.post("/events/user-123/stored", "hello").await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
@@ -102,7 +101,7 @@ async fn who_waits_is_told_where_the_record_is() {
 
 #[tokio::test]
 async fn what_can_never_be_put_is_a_bad_request() {
-    let (emulator, server) = rig::emulator().await;
+    let (emulator, server) = rig::emulator();
     let service = Service::start(rig::producer(&server.url(), Config::builder())).await;
     // The stream's limit is learned with its first record.
     assert_eq!(service.post("/events/user-123/stored", "hello").await.status, StatusCode::OK);
@@ -126,7 +125,7 @@ async fn what_can_never_be_put_is_a_bad_request() {
 
 #[tokio::test]
 async fn a_full_producer_asks_to_come_back() {
-    let (emulator, server) = rig::emulator().await;
+    let (emulator, server) = rig::emulator();
     emulator.set_faults(Faults { latency: Duration::from_secs(1), ..Faults::default() });
     let producer = rig::producer(&server.url(), Config::builder().max_outstanding_records(1));
     let service = Service::start(producer.clone()).await;
@@ -163,7 +162,7 @@ async fn who_waits_is_told_why_it_failed() {
 
 #[tokio::test]
 async fn a_shutdown_answers_requests_and_sends_what_was_put() {
-    let (emulator, server) = rig::emulator().await;
+    let (emulator, server) = rig::emulator();
     emulator.set_faults(Faults { latency: Duration::from_millis(1_500), ..Faults::default() });
     let service = Service::start(rig::producer(&server.url(), Config::builder())).await;
     let addr = service.addr;

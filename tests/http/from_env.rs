@@ -1,14 +1,12 @@
 //! `Producer::from_env`, in a process with an environment of its own.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
+use crate::driver::{Producer, block_on};
 use kpl_emulator::{Emulator, Options, Server};
-use kpl_tokio::Producer;
 
-use crate::rig::certificates;
+use crate::rig::{Threads, certificates, ok};
 
 /// Set in the child, which runs the first test of this file and does its part there.
 const CHILD: &str = "KPL_TEST_IN_THE_CHILD";
@@ -37,8 +35,7 @@ fn child_without_credentials(environment: &[(&str, &str)]) -> String {
 }
 
 fn in_the_child() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    block_on(async {
         match Producer::from_env().await {
             Ok(producer) => {
                 let receipt = producer.put("events", "k", "from the environment").await.unwrap().await.unwrap();
@@ -94,22 +91,18 @@ fn a_proxy_comes_from_the_environment() {
 fn credentials_of_a_container_come_from_an_endpoint_with_a_host_name() {
     let emulator = Emulator::new(Options::default()).with_stream("events", 1);
     let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None).unwrap();
-    let container = TcpListener::bind("127.0.0.1:0").unwrap();
-    let uri = format!("http://localhost:{}/role", container.local_addr().unwrap().port());
-    std::thread::spawn(move || {
-        for stream in container.incoming() {
-            let stream = stream.unwrap();
-            BufReader::new(&stream).lines().find(|line| line.as_ref().is_ok_and(String::is_empty));
-            let role =
-                r#"{"AccessKeyId":"AKID","SecretAccessKey":"secret","Token":"t","Expiration":"2099-01-01T00:00:00Z"}"#;
-            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", role.len());
-            (&stream).write_all((head + role).as_bytes()).unwrap();
-        }
+    let container = Threads::serve(|heard| {
+        assert!(heard.head.starts_with("get /role http/1.1") && heard.head.contains("authorization: token"));
+        ok(r#"{"AccessKeyId":"AKID","SecretAccessKey":"secret","Token":"t","Expiration":"2099-01-01T00:00:00Z"}"#)
     });
+    let uri = format!("http://localhost:{}/role", container.addr.port());
     let said = child_without_credentials(&[
         ("AWS_REGION", "us-east-1"),
         ("AWS_ENDPOINT_URL", &server.url()),
         ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &uri),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "token"),
     ]);
     assert!(said.contains("stored in shardId-000000000000"), "{said}");
+    let data = emulator.with(|kinesis, _| kinesis.records("events").map(|(_, _, record)| record.data.clone()).next());
+    assert_eq!(data.unwrap(), "from the environment");
 }
