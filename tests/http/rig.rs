@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::driver::{ConfigBuilder, Producer, Runtime, aws_sdk_kinesis, http_client};
+use crate::driver::{ConfigBuilder, Producer, Runtime};
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region, SharedHttpClient};
 use kpl_driver::AwsRuntime;
 use kpl_emulator::{Emulator, Options, Server};
@@ -26,7 +26,8 @@ pub(crate) fn client(url: &str, http_client: SharedHttpClient) -> aws_sdk_kinesi
 }
 
 pub(crate) fn producer(url: &str, config: ConfigBuilder) -> Producer {
-    Producer::new(client(url, http_client::new()), config.build().unwrap())
+    let http_client = Runtime::http_client(None).unwrap();
+    Producer::new(client(url, http_client), config.build().unwrap())
 }
 
 /// The emulator, on a thread of its own: no thread of async-std's enters a tokio runtime.

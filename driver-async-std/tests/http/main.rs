@@ -19,8 +19,7 @@ mod tls;
 mod driver {
     pub(crate) use async_std::task::{block_on, sleep};
     pub(crate) use kpl_async_std::{
-        AsyncStd as Runtime, Config, ConfigBuilder, Producer, PutError, PutFailure, UserRecord, aws_sdk_kinesis,
-        http_client,
+        AsyncStd as Runtime, Config, ConfigBuilder, Producer, PutError, PutFailure, UserRecord, http_client,
     };
 
     /// What is said of a host that is not known.

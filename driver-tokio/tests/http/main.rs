@@ -18,8 +18,7 @@ mod tls;
 /// What the tests of all drivers need to know of this one.
 mod driver {
     pub(crate) use kpl_tokio::{
-        Config, ConfigBuilder, Producer, PutError, PutFailure, Tokio as Runtime, UserRecord, aws_sdk_kinesis,
-        http_client,
+        Config, ConfigBuilder, Producer, PutError, PutFailure, Tokio as Runtime, UserRecord, http_client,
     };
     pub(crate) use tokio::time::sleep;
 
