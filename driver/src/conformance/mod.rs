@@ -53,6 +53,15 @@ pub fn runtime<R: Runtime>(runtime: &R) {
 /// If a promise is broken.
 pub fn driver<R: AwsRuntime>(runtime: &R) {
     self::runtime(runtime);
+    http_client(runtime);
+}
+
+/// The second half of [`driver`] by itself: the HTTP client.
+///
+/// # Panics
+///
+/// If a promise is broken.
+pub fn http_client<R: AwsRuntime>(runtime: &R) {
     http::check(runtime);
 }
 
