@@ -102,7 +102,7 @@ impl Runtime for Broken {
         match self.fault {
             // It begins at once, and forgets what it has waited already.
             Fault::SleepEndsEarly => tokio::time::sleep(wait.saturating_sub(Duration::from_millis(3))).await,
-            Fault::SleepEndsLate => tokio::time::sleep(wait + Duration::from_millis(100)).await,
+            Fault::SleepEndsLate => tokio::time::sleep(wait + Duration::from_millis(500)).await,
             Fault::SleepNeedsAFuture => assert!(!wait.is_zero(), "the deadline has passed"),
             Fault::SleepOverflows => {
                 let year = Duration::from_secs(365 * 86_400);

@@ -37,7 +37,8 @@ async fn ask(client: &aws_sdk_kinesis::Client, name: &str) -> Option<String> {
     Some(answer.stream_description_summary()?.stream_name().to_owned())
 }
 
-const SLOW: &str = "150 ms";
+/// Much longer than the patience, so that no busy machine makes it in time.
+const SLOW: &str = "1500 ms";
 
 #[async_std::test]
 async fn a_late_answer_never_reaches_another_request() {
@@ -87,14 +88,13 @@ async fn a_large_body_goes_out_at_once_with_its_length() {
     });
     let client = client(&server.url(), http_client::new());
     for len in [0, 1, 1 << 20, 5 << 20] {
-        let start = Instant::now();
         let put = client.put_record().stream_name("events").partition_key("k").data(Blob::new(vec![b'x'; len]));
         put.send().await.unwrap();
-        assert!(start.elapsed() < Duration::from_millis(900), "{len} bytes took {:?}", start.elapsed());
     }
     for (head, len) in heard.lock().unwrap().iter() {
         let lengths: Vec<_> = head.lines().filter(|line| line.starts_with("content-length")).collect();
         assert_eq!(lengths, [format!("content-length: {len}")], "{head}");
+        // Curl would wait a second for the answer to `Expect: 100-continue`.
         assert!(!head.contains("transfer-encoding") && !head.contains("\r\nexpect"), "{head}");
     }
     assert_eq!(server.connections(), 1, "one after the other needs one connection");

@@ -96,7 +96,7 @@ fn sleeps_end_after_their_deadlines_and_soon<R: Runtime>(runtime: &R) {
     }
     late.sort_unstable();
     // The median, and generously: a busy machine delays some of them, but not most.
-    promised(late[100] < Duration::from_millis(50), SOON, || format!("half of them ended {:?} late", late[100]));
+    promised(late[100] < Duration::from_millis(200), SOON, || format!("half of them ended {:?} late", late[100]));
 }
 
 fn the_latest_waker_counts<R: Runtime>(runtime: &R) {
