@@ -6,6 +6,7 @@ use alloc::sync::Arc;
 use core::time::Duration;
 
 use crate::kinesis_record::Batch;
+use crate::metrics::Observations;
 use crate::outcome::RecordResult;
 use crate::outstanding::FlushId;
 
@@ -28,6 +29,9 @@ pub enum Action<T> {
     /// The deadline of a close has passed: give back every batch under way now, as
     /// [`Delivery::Unanswered`](crate::Delivery::Unanswered).
     CancelRequests,
+    /// Give these metrics to whoever wants them: all that was observed since the last time. Comes every
+    /// `metrics_upload_interval` in which something was observed, and when the producer is drained.
+    ExportMetrics(Box<Observations>),
     /// Tell the operator.
     Notice(Notice),
 }

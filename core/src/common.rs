@@ -111,19 +111,15 @@ impl<T> Common<T> {
         self.actions.push_back(Action::ResolveRecord(user.ticket, Err(Box::new(failure))));
     }
 
-    pub(crate) fn fail_expired(&mut self, stream: &Arc<str>, user: Pending<T>) {
+    /// Counts a record whose time-to-live has run out, and says so.
+    pub(crate) fn expired<U>(&mut self, user: &Pending<U>) -> AttemptError {
         self.expired += 1;
         let ttl = self.config.record_ttl();
         let message = match user.failed.last().and_then(|attempt| attempt.error.as_ref()) {
             Some(last) => alloc::format!("not stored within record_ttl ({ttl:?}); last error: {last}"),
             None => alloc::format!("not sent within record_ttl ({ttl:?})"),
         };
-        self.fail(stream, user, AttemptError::new(code::EXPIRED, message));
-    }
-
-    pub(crate) fn fail_closed(&mut self, stream: &Arc<str>, user: Pending<T>) {
-        let message = "the producer was closed before the record was stored";
-        self.fail(stream, user, AttemptError::new(code::CLOSED, message));
+        AttemptError::new(code::EXPIRED, message)
     }
 
     /// Says once for a turn how many records expired.

@@ -6,6 +6,7 @@ use core::ops::RangeInclusive;
 use core::time::Duration;
 
 use crate::limits;
+use crate::metrics::{MetricsGranularity, MetricsLevel};
 
 /// A value outside its range, found when a [`Config`] is built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -130,6 +131,12 @@ config! {
     max_record_size: Option<usize> = None, in OrNone(1_024..=limits::RECORD_SIZE_MAX);
     /// How the streams spread their records over shards. Default [`RecordDistribution::Detect`].
     record_distribution: RecordDistribution = RecordDistribution::Detect;
+    /// Which metrics are kept and exported. Default [`MetricsLevel::None`] (the KPL's is detailed).
+    metrics_level: MetricsLevel = MetricsLevel::None;
+    /// How finely they are told apart. Default [`MetricsGranularity::Shard`].
+    metrics_granularity: MetricsGranularity = MetricsGranularity::Shard;
+    /// Time from one export of metrics to the next. Default 60 s.
+    metrics_upload_interval: Duration = Duration::from_secs(60), in Duration::from_secs(1)..=Duration::from_secs(3600);
     /// Seed of the jitter. Drivers set it at random; a simulator sets it to repeat a run. Default 0.
     seed: u64 = 0;
 }

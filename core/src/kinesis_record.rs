@@ -133,6 +133,11 @@ impl<T> KinesisRecord<T> {
         }
     }
 
+    /// Bytes of [`data`](Self::data).
+    pub(crate) fn data_size(&self) -> usize {
+        if self.is_aggregated() { FRAME_SIZE + self.message_size } else { self.first().data.len() }
+    }
+
     fn first(&self) -> &Entry {
         &self.users[0].user.entry
     }

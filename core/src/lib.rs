@@ -95,6 +95,7 @@ mod inquiry;
 mod kinesis_record;
 mod limiter;
 pub mod limits;
+pub mod metrics;
 mod outcome;
 mod outstanding;
 mod producer;

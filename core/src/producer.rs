@@ -1,8 +1,10 @@
 //! The state machine: events in, actions out.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use hashbrown::HashMap;
 
@@ -10,6 +12,7 @@ use crate::action::{Action, DescribeRequest, ListShardsRequest};
 use crate::common::{Common, Stats};
 use crate::config::Config;
 use crate::kinesis_record::{Batch, Pending};
+use crate::metrics::{MetricsWindow, Observations, Reporter};
 use crate::outstanding::FlushId;
 use crate::record::{InvalidRecord, PreparedRecord};
 use crate::reply::{Reply, RequestError, ShardPage, StreamSummary};
@@ -47,6 +50,7 @@ pub struct Producer<T> {
     line: VecDeque<u32>,
     in_flight: usize,
     close_at: Option<Instant>,
+    reporter: Reporter,
 }
 
 /// A record that [`Producer::put`] did not take, given back with its ticket.
@@ -88,8 +92,8 @@ pub enum PutError<T> {
 impl<T> Producer<T> {
     /// A producer at `now`, idle.
     pub fn new(config: Config, now: Instant) -> Self {
-        let _ = now;
         Self {
+            reporter: Reporter::new(&config, now),
             common: Common::new(config),
             streams: Vec::new(),
             by_name: HashMap::new(),
@@ -128,6 +132,10 @@ impl<T> Producer<T> {
         let generation = common.outstanding.admit(now, size);
         let user = Pending { entry: record.entry, ticket, put_at: now, generation, failed: Vec::new() };
         let deadline = now + common.config.record_max_buffered_time();
+        if let Some(metrics) = stream.metrics() {
+            metrics.received(now);
+            self.reporter.observed(now);
+        }
         stream.accept(now, user, deadline, common);
         self.send(now, index);
         Ok(())
@@ -139,9 +147,9 @@ impl<T> Producer<T> {
             self.work(now, index);
         }
         if self.close_at.is_some_and(|close_at| close_at <= now) && !self.common.abandoned {
-            self.abandon();
+            self.abandon(now);
         }
-        self.finish_flushes();
+        self.finish(now);
     }
 
     /// What became of a [`Batch`].
@@ -151,9 +159,10 @@ impl<T> Producer<T> {
         let judgement = retrier::judge(reply, records.len(), self.common.config.fail_if_throttled());
         let stream = &mut self.streams[stream_index as usize];
         stream.on_reply(now, started, records, judgement, &mut self.common);
+        self.reporter.observed(now);
         self.work(now, stream_index);
         self.serve_line(now);
-        self.finish_flushes();
+        self.finish(now);
     }
 
     /// A page of the stream's shards, or why there is none.
@@ -167,7 +176,7 @@ impl<T> Producer<T> {
             self.streams[index as usize].on_shards(now, reply, &mut self.common);
             self.work(now, index);
         }
-        self.finish_flushes();
+        self.finish(now);
     }
 
     /// The stream's summary, or why there is none.
@@ -181,7 +190,7 @@ impl<T> Producer<T> {
             self.streams[index as usize].on_description(now, reply, &mut self.common);
             self.work(now, index);
         }
-        self.finish_flushes();
+        self.finish(now);
     }
 
     /// Sends without waiting for more what has been put so far. [`Action::FlushDone`] tells when every record put
@@ -189,7 +198,7 @@ impl<T> Producer<T> {
     pub fn flush(&mut self, now: Instant) -> FlushId {
         let flush = self.common.outstanding.flush();
         self.flush_streams(now);
-        self.finish_flushes();
+        self.finish(now);
         flush
     }
 
@@ -216,7 +225,7 @@ impl<T> Producer<T> {
             return None;
         }
         let close_at = self.close_at.filter(|_| !self.common.abandoned).unwrap_or(Instant::NEVER);
-        Some(self.wakes.next().min(close_at)).filter(|at| *at != Instant::NEVER)
+        Some(self.wakes.next().min(close_at).min(self.reporter.due())).filter(|at| *at != Instant::NEVER)
     }
 
     /// Whether actions wait to be polled.
@@ -247,6 +256,21 @@ impl<T> Producer<T> {
     /// Counts since the producer was made.
     pub fn stats(&self) -> Stats {
         self.common.stats
+    }
+
+    /// What has been measured, to be rolled up outside any lock. Empty with `metrics_level` none.
+    pub fn metrics(&mut self, now: Instant, window: MetricsWindow) -> Observations {
+        let start = match window {
+            MetricsWindow::Total => None,
+            MetricsWindow::Seconds(seconds) => {
+                Some(Instant::from_nanos(now.as_nanos().saturating_sub(Duration::from_secs(seconds).as_nanos() as u64)))
+            }
+        };
+        let mut observations = Observations::new(start, now, self.common.config.metrics_granularity());
+        for stream in &mut self.streams {
+            stream.look_at_metrics(now, &mut observations, window);
+        }
+        observations
     }
 
     /// PutRecords requests under way.
@@ -330,11 +354,11 @@ impl<T> Producer<T> {
     }
 
     /// The deadline of a close has passed: nothing waits any more, and what is under way is called back.
-    fn abandon(&mut self) {
+    fn abandon(&mut self, now: Instant) {
         self.common.abandoned = true;
         self.line.clear();
         for stream in &mut self.streams {
-            stream.abandon(&mut self.common);
+            stream.abandon(now, &mut self.common);
             *stream.awaits_request() = false;
         }
         if self.in_flight > 0 {
@@ -342,9 +366,17 @@ impl<T> Producer<T> {
         }
     }
 
-    fn finish_flushes(&mut self) {
+    /// Tells what an event has brought to its end: flushes, and the time for a report.
+    fn finish(&mut self, now: Instant) {
         while let Some(flush) = self.common.outstanding.pop_flushed() {
             self.common.actions.push_back(Action::FlushDone(flush));
+        }
+        if let Some(start) = self.reporter.take_due(now, self.is_drained()) {
+            let mut observations = Observations::new(Some(start), now, self.common.config.metrics_granularity());
+            for stream in &mut self.streams {
+                stream.report_metrics(now, &mut observations);
+            }
+            self.common.actions.push_back(Action::ExportMetrics(Box::new(observations)));
         }
     }
 }

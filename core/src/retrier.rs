@@ -22,6 +22,16 @@ pub(crate) enum Verdict {
     Fail(Arc<AttemptError>),
 }
 
+impl Verdict {
+    /// Why it is not stored.
+    pub(crate) fn error(&self) -> Option<&Arc<AttemptError>> {
+        match self {
+            Self::Stored { .. } => None,
+            Self::Throttled(error) | Self::Retry(error) | Self::Divide(error) | Self::Fail(error) => Some(error),
+        }
+    }
+}
+
 /// What a reply says about the Kinesis records of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Judgement {

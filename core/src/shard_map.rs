@@ -77,6 +77,12 @@ impl ShardMap {
         self.known.get(&shard.id).and_then(|known| known.slot).filter(|slot| *slot == shard.slot)
     }
 
+    /// A shard by its name, if it has a slot.
+    pub(crate) fn by_name(&self, shard_id: &str) -> Option<ShardRef> {
+        let (id, known) = self.known.get_key_value(shard_id)?;
+        Some(ShardRef { slot: known.slot?, id: id.clone() })
+    }
+
     pub(crate) fn open_shards(&self) -> usize {
         self.open.len()
     }

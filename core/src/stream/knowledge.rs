@@ -268,6 +268,9 @@ impl<T> Stream<T> {
             orphans.extend(core::iter::from_fn(|| self.limiter.pop(slot)));
             orphans.extend(self.aggregator.close(slot));
         }
+        if let Some(metrics) = &mut self.metrics {
+            metrics.forget(&change.forgotten);
+        }
         for slot in change.forgotten {
             self.limiter.forget(slot);
         }

@@ -3,6 +3,7 @@
 mod knowledge;
 mod reply;
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -14,6 +15,7 @@ use crate::common::Common;
 use crate::deadline_queue::DeadlineQueue;
 use crate::kinesis_record::{KinesisRecord, Pending};
 use crate::limiter::Limiter;
+use crate::metrics::{MetricsWindow, Observations, StreamMetrics};
 use crate::outcome::{AttemptError, code};
 use crate::stream::knowledge::Knowledge;
 use crate::stream::reply::Stray;
@@ -36,6 +38,8 @@ pub(crate) struct Stream<T> {
     backing_off: DeadlineQueue<Vec<Pending<T>>>,
     /// Aggregates that were stored on a shard whose range is not known yet, by their expiry.
     held: DeadlineQueue<Stray<T>>,
+    /// What is measured, if anything.
+    metrics: Option<Box<StreamMetrics>>,
     /// The producer will give it a request when another one ends. Until then, nothing more can leave.
     awaits_request: bool,
 }
@@ -52,6 +56,7 @@ impl<T> Stream<T> {
             divided: VecDeque::new(),
             backing_off: DeadlineQueue::default(),
             held: DeadlineQueue::default(),
+            metrics: StreamMetrics::new(&common.config),
             awaits_request: false,
         }
     }
@@ -74,12 +79,31 @@ impl<T> Stream<T> {
         }
     }
 
+    /// What is measured, if anything.
+    pub(crate) fn metrics(&mut self) -> Option<&mut StreamMetrics> {
+        self.metrics.as_deref_mut()
+    }
+
+    /// Gives what has been measured since the last report.
+    pub(crate) fn report_metrics(&mut self, now: Instant, observations: &mut Observations) {
+        if let Some(metrics) = self.metrics.as_deref_mut().filter(|metrics| metrics.is_dirty()) {
+            observations.report(now, &self.name, metrics);
+        }
+    }
+
+    /// Shows what has been measured.
+    pub(crate) fn look_at_metrics(&mut self, now: Instant, observations: &mut Observations, window: MetricsWindow) {
+        if let Some(metrics) = self.metrics.as_deref_mut() {
+            observations.look(now, &self.name, metrics, window);
+        }
+    }
+
     /// Gives a record to its shard's aggregate, or sends it on alone.
     fn route(&mut self, now: Instant, user: Pending<T>, deadline: Instant, common: &mut Common<T>) {
         let (size, limit) = (user.entry.size(), self.knowledge.max_record_size());
         if size > limit {
             let message = alloc::format!("data and partition_key have {size} bytes, but the stream's limit is {limit}");
-            return common.fail(&self.name, user, AttemptError::new(code::RECORD_TOO_LARGE, message));
+            return self.fail(now, user, AttemptError::new(code::RECORD_TOO_LARGE, message), common);
         }
         let expiry = common.expiry(&user);
         let deadline = match deadline {
@@ -201,7 +225,7 @@ impl<T> Stream<T> {
     }
 
     /// Fails everything that is not under way: the deadline of a close has passed.
-    pub(crate) fn abandon(&mut self, common: &mut Common<T>) {
+    pub(crate) fn abandon(&mut self, now: Instant, common: &mut Common<T>) {
         let mut records: Vec<KinesisRecord<T>> = Vec::new();
         let slots: Vec<u32> = self.aggregator.open_slots().collect();
         for slot in slots {
@@ -216,17 +240,35 @@ impl<T> Stream<T> {
         users.extend(self.early.drain(..).map(|(user, _)| user));
         users.extend(core::iter::from_fn(|| self.backing_off.pop()).flatten());
         for user in users {
-            common.fail_closed(&self.name, user);
+            self.fail_closed(now, user, common);
         }
         while let Some(stray) = self.held.pop() {
-            self.give_up_held(stray, common);
+            self.give_up_held(now, stray, common);
         }
+    }
+
+    fn fail(&mut self, now: Instant, user: Pending<T>, error: AttemptError, common: &mut Common<T>) {
+        if let Some(metrics) = &mut self.metrics {
+            let has_expired = &*error.code == code::EXPIRED;
+            metrics.failed(now, &user, self.knowledge.shard(user.entry.hash_key), has_expired);
+        }
+        common.fail(&self.name, user, error);
+    }
+
+    fn fail_expired(&mut self, now: Instant, user: Pending<T>, common: &mut Common<T>) {
+        let error = common.expired(&user);
+        self.fail(now, user, error, common);
+    }
+
+    fn fail_closed(&mut self, now: Instant, user: Pending<T>, common: &mut Common<T>) {
+        let message = "the producer was closed before the record was stored";
+        self.fail(now, user, AttemptError::new(code::CLOSED, message), common);
     }
 
     /// Starts a retry: ahead of newer records, by a deadline of half the usual time.
     fn retry(&mut self, now: Instant, user: Pending<T>, common: &mut Common<T>) {
         if common.expiry(&user) <= now {
-            return common.fail_expired(&self.name, user);
+            return self.fail_expired(now, user, common);
         }
         common.stats.user_records_retried += 1;
         let deadline = now + common.config.record_max_buffered_time() / 2;
@@ -280,7 +322,7 @@ impl<T> Stream<T> {
     fn take_apart(&mut self, now: Instant, record: KinesisRecord<T>, common: &mut Common<T>) {
         for user in users_of(record) {
             if common.expiry(&user) <= now {
-                common.fail_expired(&self.name, user);
+                self.fail_expired(now, user, common);
             } else {
                 self.route(now, user, now, common);
             }

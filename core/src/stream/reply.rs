@@ -8,7 +8,7 @@ use super::{Stream, users_of};
 use crate::action::Notice;
 use crate::aggregator::Aggregate;
 use crate::common::{Common, RELEASE_INTERVAL};
-use crate::kinesis_record::{KinesisRecord, Pending};
+use crate::kinesis_record::{KinesisRecord, Pending, ShardRef};
 use crate::outcome::{Attempt, AttemptError, code};
 use crate::retrier::{Judgement, Verdict};
 use crate::time::Instant;
@@ -61,6 +61,13 @@ impl<T> Stream<T> {
         common: &mut Common<T>,
     ) {
         let mut tally = Tally::default();
+        if let Some(metrics) = &mut self.metrics {
+            let error = match &judgement {
+                Judgement::Whole(verdict) => verdict.error(),
+                Judgement::Each(_) => None,
+            };
+            metrics.request_ended(now, sent, &records, error.map(|error| &*error.code));
+        }
         match judgement {
             Judgement::Whole(Verdict::Divide(error)) if records.len() > 1 && !common.abandoned => {
                 self.divide_request(now, sent, records, &error);
@@ -72,6 +79,12 @@ impl<T> Stream<T> {
             }
             Judgement::Each(verdicts) => {
                 for (record, verdict) in records.into_iter().zip(verdicts) {
+                    if let Some(metrics) = &mut self.metrics {
+                        match verdict.error() {
+                            None => metrics.stored(now, &record),
+                            Some(error) => metrics.refused(now, &record, &error.code),
+                        }
+                    }
                     self.settle(now, sent, record, verdict, &mut tally, common);
                 }
             }
@@ -95,13 +108,7 @@ impl<T> Stream<T> {
         tally: &mut Tally,
         common: &mut Common<T>,
     ) {
-        let error = match &verdict {
-            Verdict::Stored { .. } => None,
-            Verdict::Throttled(error) | Verdict::Retry(error) | Verdict::Divide(error) | Verdict::Fail(error) => {
-                Some(error)
-            }
-        };
-        if let Some(error) = error {
+        if let Some(error) = verdict.error() {
             note_attempt(&mut record, now, sent, error);
         }
         match verdict {
@@ -114,7 +121,7 @@ impl<T> Stream<T> {
             Verdict::Divide(error) if !record.is_aggregated() => self.refused(now, sent, record, &error, common),
             _ if common.abandoned => {
                 for user in users_of(record) {
-                    common.fail_closed(&self.name, user);
+                    self.fail_closed(now, user, common);
                 }
             }
             Verdict::Throttled(_) => {
@@ -142,17 +149,17 @@ impl<T> Stream<T> {
             if stored.record.shard.is_none() {
                 self.knowledge.saw_service(now);
             }
-            return succeed_all(stored, common);
+            return self.succeed_all(stored, common);
         }
         tally.wrong_shard += 1;
         self.knowledge.saw_wrong_shard(now, stored.place.start, common);
         if !stored.record.is_aggregated() {
             // Kinesis itself routed it: it is where its key belongs.
-            return succeed_all(stored, common);
+            return self.succeed_all(stored, common);
         }
         if let Err(stray) = self.accept_by_range(now, Stray::new(stored), common) {
             if common.abandoned {
-                return self.give_up_held(stray, common);
+                return self.give_up_held(now, stray, common);
             }
             self.knowledge.saw_unknown_shard(now);
             self.hold(stray, common);
@@ -168,9 +175,8 @@ impl<T> Stream<T> {
         let Some((first, last)) = self.knowledge.map.range(&stray.place.shard_id) else { return Err(stray) };
         let Stray { users, span, place } = stray;
         if first <= span.0 && span.1 <= last {
-            for (position, user) in users {
-                place.succeed(user, Some(position), common);
-            }
+            let users = users.into_iter().map(|(position, user)| (Some(position), user));
+            self.succeed(&place, None, users, common);
             return Ok(());
         }
         let message = alloc::format!("stored on {} in an aggregate that does not lie in its range", place.shard_id);
@@ -190,10 +196,40 @@ impl<T> Stream<T> {
         for (_, mut user) in users {
             place.note(&mut user, error);
             if common.abandoned {
-                common.fail_closed(&self.name, user);
+                self.fail_closed(now, user, common);
             } else {
                 self.retry(now, user, common);
             }
+        }
+    }
+
+    fn succeed_all(&mut self, stored: Stored<T>, common: &mut Common<T>) {
+        let Stored { record, place } = stored;
+        let (aggregated, shard) = (record.is_aggregated(), record.shard.clone());
+        let users = (0..).zip(users_of(record)).map(|(position, user)| (aggregated.then_some(position), user));
+        self.succeed(&place, shard, users, common);
+    }
+
+    /// Tells the callers of user records that are stored together. `predicted` may be where.
+    fn succeed(
+        &mut self,
+        place: &Place,
+        predicted: Option<ShardRef>,
+        users: impl Iterator<Item = (Option<u64>, Pending<T>)>,
+        common: &mut Common<T>,
+    ) {
+        let Self { metrics, knowledge, .. } = self;
+        let mut successes = metrics.as_mut().map(|metrics| {
+            // Nearly always it is as predicted, and no name is looked up.
+            let shard = predicted.filter(|shard| shard.id == place.shard_id);
+            let shard = shard.or_else(|| knowledge.map.by_name(&place.shard_id));
+            metrics.successes(place.end, place.start, shard.as_ref(), &place.shard_id)
+        });
+        for (position, user) in users {
+            if let Some(successes) = &mut successes {
+                successes.add(&user);
+            }
+            place.succeed(user, position, common);
         }
     }
 
@@ -228,7 +264,7 @@ impl<T> Stream<T> {
                 stray.users.into_iter().partition(|(_, user)| common.expiry(user) <= now);
             for (_, mut user) in expired {
                 stray.place.note(&mut user, &error);
-                common.fail_expired(&self.name, user);
+                self.fail_expired(now, user, common);
             }
             stray.users = others;
             if !stray.users.is_empty() {
@@ -238,11 +274,11 @@ impl<T> Stream<T> {
     }
 
     /// Fails an aggregate of which nobody will know whether consumers read it: the deadline of a close has passed.
-    pub(super) fn give_up_held(&mut self, stray: Stray<T>, common: &mut Common<T>) {
+    pub(super) fn give_up_held(&mut self, now: Instant, stray: Stray<T>, common: &mut Common<T>) {
         let error = stray.undecided();
         for (_, mut user) in stray.users {
             stray.place.note(&mut user, &error);
-            common.fail_closed(&self.name, user);
+            self.fail_closed(now, user, common);
         }
     }
 
@@ -255,7 +291,7 @@ impl<T> Stream<T> {
         common: &mut Common<T>,
     ) {
         for user in users_of(record) {
-            common.fail(&self.name, user, AttemptError::clone(error));
+            self.fail(now, user, AttemptError::clone(error), common);
         }
         self.on_missing(now, sent, error, common);
     }
@@ -265,7 +301,7 @@ impl<T> Stream<T> {
         let (expired, users): (Vec<Pending<T>>, Vec<Pending<T>>) =
             users_of(record).partition(|user| common.expiry(user) <= now);
         for user in expired {
-            common.fail_expired(&self.name, user);
+            self.fail_expired(now, user, common);
         }
         let Some(attempts) = users.iter().map(|user| user.failed.len()).max() else { return };
         let wait = common.rng.up_to(backoff(attempts, common));
@@ -326,14 +362,6 @@ impl Place {
     /// Notes that the attempt which ended here was not good enough.
     fn note<T>(&self, user: &mut Pending<T>, error: &Arc<AttemptError>) {
         user.failed.push(Attempt { start: self.start, end: self.end, error: Some(error.clone()) });
-    }
-}
-
-fn succeed_all<T>(stored: Stored<T>, common: &mut Common<T>) {
-    let Stored { record, place } = stored;
-    let aggregated = record.is_aggregated();
-    for (position, user) in (0..).zip(users_of(record)) {
-        place.succeed(user, aggregated.then_some(position), common);
     }
 }
 

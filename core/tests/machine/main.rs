@@ -8,4 +8,5 @@ mod classification;
 mod findings;
 mod knowledge;
 mod lifecycle;
+mod metrics;
 mod rig;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kpl_core::metrics::MetricsReport;
 use kpl_core::{
     Action, Batch, Config, ConfigBuilder, DescribeRequest, FlushId, Instant, ListShardsRequest, ListedShard, Notice,
     Producer, PutFailure, Receipt, RecordReply, RecordResult, Reply, ShardPage, StreamSummary, UserRecord,
@@ -21,6 +22,7 @@ pub struct Rig {
     pub describes: Vec<DescribeRequest>,
     pub flushed: Vec<FlushId>,
     pub notices: Vec<Notice>,
+    pub reports: Vec<MetricsReport>,
     pub cancelled: bool,
     next_ticket: u64,
     sequence: u64,
@@ -40,6 +42,7 @@ impl Rig {
             describes: vec![],
             flushed: vec![],
             notices: vec![],
+            reports: vec![],
             cancelled: false,
             next_ticket: 0,
             sequence: 0,
@@ -92,6 +95,7 @@ impl Rig {
                 Action::FlushDone(flush) => self.flushed.push(flush),
                 Action::CancelRequests => self.cancelled = true,
                 Action::Notice(notice) => self.notices.push(notice),
+                Action::ExportMetrics(observations) => self.reports.push(observations.roll_up()),
                 _ => panic!("an action that the rig does not know"),
             }
         }

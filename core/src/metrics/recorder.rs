@@ -1,0 +1,335 @@
+//! Takes what one stream's pipeline observes.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::histogram::Histogram;
+use super::series::{self, Series};
+use super::{Metric, MetricsGranularity, MetricsLevel, StatisticSet};
+use crate::config::Config;
+use crate::kinesis_record::{KinesisRecord, Pending, ShardRef};
+use crate::time::Instant;
+
+/// Metrics that a shard has, and that a stream has: the first ones of [`Metric::ALL`], all but `ErrorsByCode`.
+pub(super) const SHARD_SETS: usize = Metric::ErrorsByCode as usize;
+pub(super) const STREAM_SETS: usize = Metric::ALL.len();
+
+/// Error codes told apart in a stream. The service has about twenty; what is beyond goes under [`OTHER`].
+const CODES_MAX: usize = 64;
+const OTHER: &str = "Other";
+
+/// All that is kept for one stream, in slots that are found by number.
+///
+/// What is known of a shard is counted there and nowhere else; a report adds it up.
+#[derive(Debug)]
+pub(crate) struct StreamMetrics {
+    is_detailed: bool,
+    by_shard: bool,
+    pub(super) own: Place<STREAM_SETS>,
+    /// By the slot that the shard map gives a shard.
+    pub(super) shards: Vec<Option<Box<Shard>>>,
+    /// Shards without a slot: they are gone, or only replies have named them.
+    pub(super) others: BTreeMap<Arc<str>, Box<Shard>>,
+    pub(super) codes: Vec<Arc<str>>,
+    pub(super) latency: Latencies,
+    /// Accepted and not yet resolved.
+    pending: u64,
+    /// Something has been observed since the last report.
+    pub(super) is_dirty: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub(super) id: Arc<str>,
+    pub(super) place: Place<SHARD_SETS>,
+}
+
+/// What is counted in one place.
+#[derive(Debug, Default)]
+pub(super) struct Place<const N: usize> {
+    pub(super) series: Series<N>,
+    /// `ErrorsByCode`, by the number of the code.
+    pub(super) errors: Vec<(usize, Series<1>)>,
+}
+
+impl<const N: usize> Place<N> {
+    fn error(&mut self, second: u64, code: usize) {
+        let position = self.errors.iter().position(|(known, _)| *known == code);
+        let position = position.unwrap_or_else(|| {
+            self.errors.push((code, Series::default()));
+            self.errors.len() - 1
+        });
+        self.errors[position].1.at(second)[0].observe(1.0);
+    }
+}
+
+/// Latencies since the last report, and those before it.
+#[derive(Debug, Default)]
+pub(super) struct Latencies {
+    pub(super) put_to_ack: [Histogram; 2],
+    pub(super) buffering: [Histogram; 2],
+}
+
+impl StreamMetrics {
+    /// `None` if nothing is to be kept.
+    pub(crate) fn new(config: &Config) -> Option<Box<Self>> {
+        if config.metrics_level() == MetricsLevel::None {
+            return None;
+        }
+        Some(Box::new(Self {
+            is_detailed: config.metrics_level() == MetricsLevel::Detailed,
+            by_shard: config.metrics_granularity() == MetricsGranularity::Shard,
+            own: Place::default(),
+            shards: Vec::new(),
+            others: BTreeMap::new(),
+            codes: Vec::new(),
+            latency: Latencies::default(),
+            pending: 0,
+            is_dirty: false,
+        }))
+    }
+
+    /// Whether something has been observed since the last report.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.is_dirty
+    }
+
+    /// A user record was accepted.
+    #[inline]
+    pub(crate) fn received(&mut self, now: Instant) {
+        self.pending += 1;
+        self.is_dirty = true;
+        if self.is_detailed {
+            self.own(now)[Metric::UserRecordsReceived as usize].observe(1.0);
+        }
+    }
+
+    /// A reply came, or none will: what its request was like, and the error if all of it failed.
+    pub(crate) fn request_ended<T>(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        records: &[KinesisRecord<T>],
+        error: Option<&str>,
+    ) {
+        let second = series::second(now);
+        if self.is_detailed {
+            let mut user_records = 0;
+            for record in records {
+                user_records += record.user_records();
+                let size = record.user_records() as f64;
+                self.observe(second, record.shard.as_ref(), Metric::UserRecordsPerKinesisRecord, size);
+            }
+            let own = self.own(now);
+            own[Metric::RequestTime as usize].observe(millis(now.saturating_since(sent)));
+            own[Metric::KinesisRecordsPerPutRecordsRequest as usize].observe(records.len() as f64);
+            own[Metric::UserRecordsPerPutRecordsRequest as usize].observe(user_records as f64);
+        }
+        if let Some(code) = error {
+            self.own(now)[Metric::AllErrors as usize].observe(1.0);
+            let code = self.code(code);
+            self.own.error(second, code);
+        }
+    }
+
+    /// A Kinesis record was stored.
+    pub(crate) fn stored<T>(&mut self, now: Instant, record: &KinesisRecord<T>) {
+        let is_detailed = self.is_detailed;
+        let size = record.data_size() as f64;
+        let sets = self.sets(series::second(now), record.shard.as_ref());
+        sets[Metric::KinesisRecordsPut as usize].observe(1.0);
+        sets[Metric::AllErrors as usize].observe(0.0);
+        if is_detailed {
+            sets[Metric::KinesisRecordsDataPut as usize].observe(size);
+        }
+    }
+
+    /// A Kinesis record was refused while others of its request may have been stored.
+    pub(crate) fn refused<T>(&mut self, now: Instant, record: &KinesisRecord<T>, code: &str) {
+        let second = series::second(now);
+        let sets = self.sets(second, record.shard.as_ref());
+        sets[Metric::KinesisRecordsPut as usize].observe(0.0);
+        sets[Metric::AllErrors as usize].observe(1.0);
+        let code = self.code(code);
+        match record.shard.as_ref().filter(|_| self.by_shard) {
+            Some(shard) => self.shard(shard).place.error(second, code),
+            None => self.own.error(second, code),
+        }
+    }
+
+    /// User records end as stored on a shard, by name and, if the shard map has it, by slot; all by the same request.
+    pub(crate) fn successes(
+        &mut self,
+        end: Instant,
+        sent: Instant,
+        shard: Option<&ShardRef>,
+        shard_id: &Arc<str>,
+    ) -> Successes<'_> {
+        self.is_dirty = true;
+        let second = series::second(end);
+        let Self { is_detailed, by_shard, own, shards, others, latency, pending, .. } = self;
+        let sets: &mut [StatisticSet] = match shard {
+            _ if !*by_shard => own.series.at(second),
+            Some(shard) => slot_of(shards, others, shard).place.series.at(second),
+            None => named(others, shard_id).place.series.at(second),
+        };
+        Successes { is_detailed: *is_detailed, sent, end, sets, latency, pending }
+    }
+
+    /// A user record failed. `shard` is the one that would have taken it, if that is known.
+    pub(crate) fn failed<T>(&mut self, now: Instant, user: &Pending<T>, shard: Option<&ShardRef>, has_expired: bool) {
+        self.pending = self.pending.saturating_sub(1);
+        let is_detailed = self.is_detailed;
+        let (mut last, mut waits) = (user.put_at, StatisticSet::EMPTY);
+        for attempt in &user.failed {
+            let wait = attempt.start.saturating_since(last);
+            self.latency.buffering[0].observe(wait);
+            waits.observe(millis(wait));
+            last = attempt.end;
+        }
+        let sets = self.sets(series::second(now), shard);
+        sets[Metric::UserRecordsPut as usize].observe(0.0);
+        sets[Metric::BufferingTime as usize].merge(&waits);
+        if has_expired {
+            sets[Metric::UserRecordExpired as usize].observe(1.0);
+        }
+        if is_detailed {
+            sets[Metric::RetriesPerRecord as usize].observe(user.failed.len().saturating_sub(1) as f64);
+        }
+    }
+
+    /// The shard map has given up these slots: others may get them.
+    pub(crate) fn forget(&mut self, slots: &[u32]) {
+        for slot in slots {
+            if let Some(shard) = self.shards.get_mut(*slot as usize).and_then(Option::take) {
+                retire(&mut self.others, shard);
+            }
+        }
+    }
+
+    /// Notes how many user records are pending, if that has not been done in this second.
+    #[inline]
+    fn own(&mut self, now: Instant) -> &mut [StatisticSet; STREAM_SETS] {
+        self.is_dirty = true;
+        let second = series::second(now);
+        let is_new = self.own.series.is_new(second);
+        let pending = self.pending as f64;
+        let sets = self.own.series.at(second);
+        if is_new && self.is_detailed {
+            sets[Metric::UserRecordsPending as usize].observe(pending);
+        }
+        sets
+    }
+
+    /// The sets of a shard, or the stream's own if it is not known or not told apart.
+    #[inline]
+    fn sets(&mut self, second: u64, shard: Option<&ShardRef>) -> &mut [StatisticSet] {
+        self.is_dirty = true;
+        match shard.filter(|_| self.by_shard) {
+            Some(shard) => self.shard(shard).place.series.at(second),
+            None => self.own.series.at(second),
+        }
+    }
+
+    fn observe(&mut self, second: u64, shard: Option<&ShardRef>, metric: Metric, value: f64) {
+        self.sets(second, shard)[metric as usize].observe(value);
+    }
+
+    #[inline]
+    fn shard(&mut self, shard: &ShardRef) -> &mut Shard {
+        slot_of(&mut self.shards, &mut self.others, shard)
+    }
+
+    /// The number of an error code.
+    fn code(&mut self, code: &str) -> usize {
+        if let Some(number) = self.codes.iter().position(|known| **known == *code) {
+            return number;
+        }
+        let is_full = self.codes.len() >= CODES_MAX;
+        if is_full && let Some(number) = self.codes.iter().position(|known| **known == *OTHER) {
+            return number;
+        }
+        self.codes.push(if is_full { OTHER } else { code }.into());
+        self.codes.len() - 1
+    }
+}
+
+/// User records that end with the same request.
+pub(crate) struct Successes<'a> {
+    is_detailed: bool,
+    sent: Instant,
+    end: Instant,
+    sets: &'a mut [StatisticSet],
+    latency: &'a mut Latencies,
+    pending: &'a mut u64,
+}
+
+impl Successes<'_> {
+    /// One more of them.
+    #[inline]
+    pub(crate) fn add<T>(&mut self, user: &Pending<T>) {
+        *self.pending = self.pending.saturating_sub(1);
+        self.latency.put_to_ack[0].observe(self.end.saturating_since(user.put_at));
+        let mut last = user.put_at;
+        for attempt in &user.failed {
+            self.waited(attempt.start.saturating_since(last));
+            last = attempt.end;
+        }
+        self.waited(self.sent.saturating_since(last));
+        self.sets[Metric::UserRecordsPut as usize].observe(1.0);
+        if self.is_detailed {
+            self.sets[Metric::UserRecordsDataPut as usize].observe(user.entry.data.len() as f64);
+            self.sets[Metric::RetriesPerRecord as usize].observe(user.failed.len() as f64);
+        }
+    }
+
+    #[inline]
+    fn waited(&mut self, wait: Duration) {
+        self.latency.buffering[0].observe(wait);
+        self.sets[Metric::BufferingTime as usize].observe(millis(wait));
+    }
+}
+
+/// What is kept for a shard that has a slot. A slot is given to another shard when its own has been gone for a while.
+#[inline]
+fn slot_of<'a>(
+    shards: &'a mut Vec<Option<Box<Shard>>>,
+    others: &mut BTreeMap<Arc<str>, Box<Shard>>,
+    shard: &ShardRef,
+) -> &'a mut Shard {
+    let slot = shard.slot as usize;
+    if slot >= shards.len() {
+        shards.resize_with(slot + 1, || None);
+    }
+    let kept = &mut shards[slot];
+    if kept.as_ref().is_none_or(|kept| kept.id != shard.id) {
+        // It may have been named by replies before the shard map knew it.
+        let new = others.remove(&shard.id).unwrap_or_else(|| Shard::new(&shard.id));
+        if let Some(old) = kept.take() {
+            retire(others, old);
+        }
+        *kept = Some(new);
+    }
+    kept.as_mut().unwrap_or_else(|| unreachable!("it has just been put there"))
+}
+
+fn named<'a>(others: &'a mut BTreeMap<Arc<str>, Box<Shard>>, id: &Arc<str>) -> &'a mut Shard {
+    others.entry(id.clone()).or_insert_with(|| Shard::new(id))
+}
+
+fn retire(others: &mut BTreeMap<Arc<str>, Box<Shard>>, shard: Box<Shard>) {
+    others.insert(shard.id.clone(), shard);
+}
+
+impl Shard {
+    fn new(id: &Arc<str>) -> Box<Self> {
+        Box::new(Self { id: id.clone(), place: Place::default() })
+    }
+}
+
+pub(super) fn millis(duration: Duration) -> f64 {
+    duration.as_nanos() as f64 / 1e6
+}

@@ -1,0 +1,83 @@
+//! When to report.
+
+use core::time::Duration;
+
+use super::MetricsLevel;
+use crate::config::Config;
+use crate::time::Instant;
+
+/// Asks for a report an interval after the last one, if there is something to report: a producer that does nothing wakes
+/// nobody.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    /// `None` if nothing is measured.
+    interval: Option<Duration>,
+    last: Instant,
+    due: Instant,
+}
+
+impl Reporter {
+    pub(crate) fn new(config: &Config, now: Instant) -> Self {
+        let is_on = config.metrics_level() > MetricsLevel::None;
+        Self { interval: is_on.then(|| config.metrics_upload_interval()), last: now, due: Instant::NEVER }
+    }
+
+    /// Something has been observed.
+    #[inline]
+    pub(crate) fn observed(&mut self, now: Instant) {
+        if let Some(interval) = self.interval
+            && self.due == Instant::NEVER
+        {
+            // After a pause, it is collected for a whole interval again.
+            let next = self.last + interval;
+            self.due = if next > now { next } else { now + interval };
+        }
+    }
+
+    /// When the next report is due.
+    pub(crate) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// If a report is to be made now, or is the `last` chance for one: since when.
+    pub(crate) fn take_due(&mut self, now: Instant, last: bool) -> Option<Instant> {
+        if self.due == Instant::NEVER || self.due > now && !last {
+            return None;
+        }
+        self.due = Instant::NEVER;
+        Some(core::mem::replace(&mut self.last, now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::ms;
+
+    fn reporter(level: MetricsLevel) -> Reporter {
+        let config = Config::builder().metrics_level(level).metrics_upload_interval(Duration::from_secs(10));
+        Reporter::new(&config.build().unwrap(), ms(0))
+    }
+
+    #[test]
+    fn a_report_comes_an_interval_after_the_last_if_there_is_something_to_tell() {
+        let mut reporter = reporter(MetricsLevel::Summary);
+        assert_eq!((reporter.due(), reporter.take_due(ms(20_000), true)), (Instant::NEVER, None));
+        reporter.observed(ms(1_000));
+        reporter.observed(ms(2_000));
+        assert_eq!(reporter.due(), ms(10_000));
+        assert_eq!(reporter.take_due(ms(9_999), false), None);
+        assert_eq!(reporter.take_due(ms(10_000), false), Some(ms(0)));
+        assert_eq!(reporter.due(), Instant::NEVER);
+        reporter.observed(ms(50_000));
+        assert_eq!(reporter.due(), ms(60_000), "after a pause, a whole interval");
+        assert_eq!(reporter.take_due(ms(51_000), true), Some(ms(10_000)));
+    }
+
+    #[test]
+    fn without_metrics_there_are_no_reports() {
+        let mut reporter = reporter(MetricsLevel::None);
+        reporter.observed(ms(0));
+        assert_eq!((reporter.due(), reporter.take_due(ms(100_000), true)), (Instant::NEVER, None));
+    }
+}
