@@ -51,9 +51,9 @@ fn a_request_that_is_stored_counts_for_its_shards_its_stream_and_all() {
     for data in ["a", "bb", "ccc"] {
         rig.put(1, data);
     }
-    rig.run_for(80 * MS);
+    rig.run_for(20 * MS);
     rig.put(start_of(1, 2), "dddd");
-    rig.run_for(20 * MS); // they are sent 100 ms after the first put
+    rig.run_for(80 * MS); // they are sent 100 ms after the first put
     assert_eq!(rig.shape(), [[3, 1]]);
     let size = rig.batches[0].records()[0].data().len() as f64;
     rig.run_for(7 * MS);
@@ -72,7 +72,7 @@ fn a_request_that_is_stored_counts_for_its_shards_its_stream_and_all() {
     assert_eq!(values(&report, Metric::KinesisRecordsDataPut), both(&[size], &[4.0]));
     assert_eq!(values(&report, Metric::AllErrors), both(&[0.0], &[0.0]));
     assert_eq!(values(&report, Metric::RetriesPerRecord), both(&[0.0; 3], &[0.0]));
-    assert_eq!(values(&report, Metric::BufferingTime), both(&[100.0; 3], &[20.0]));
+    assert_eq!(values(&report, Metric::BufferingTime), both(&[100.0; 3], &[80.0]));
     assert_eq!(values(&report, Metric::UserRecordsPerKinesisRecord), both(&[3.0], &[1.0]));
     assert_eq!(values(&report, Metric::RequestTime), stream(&[7.0]));
     assert_eq!(values(&report, Metric::KinesisRecordsPerPutRecordsRequest), stream(&[2.0]));
