@@ -42,7 +42,7 @@ impl DriveLoop {
                 // Others on this thread get a turn too.
                 yield_now().await;
             } else if turn.drained {
-                return;
+                return shared.exports.finished(&runtime).await;
             } else if turn.next == Instant::NEVER {
                 woken.await;
             } else {
@@ -93,6 +93,7 @@ fn start<R: Runtime, X: Transport>(action: Action<Ticket>, shared: &Arc<Shared>,
                 *answer = Some(unless_cancelled(shared, transport.describe_stream(request)).await);
             });
         }
+        Action::ExportMetrics(observations) => shared.exports.export(observations, runtime),
         // Everything else has been carried out already.
         _ => {}
     }

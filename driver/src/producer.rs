@@ -8,11 +8,13 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use aws_sdk_kinesis::Client;
 use bytes::Bytes;
+use kpl_core::metrics::{MetricsReport, MetricsWindow};
 use kpl_core::{Config, Instant, PreparedRecord, Stats, UserRecord};
 
 use crate::aws::{self, AwsTransport};
 use crate::drive::DriveLoop;
 use crate::error::{FromEnvError, PutError};
+use crate::metrics::MetricsSink;
 use crate::outcome::Outcome;
 use crate::runtime::{AwsRuntime, Runtime};
 use crate::shared::Shared;
@@ -208,7 +210,8 @@ impl<R: Runtime> Producer<R> {
         let _ = self.shared().flush().await;
     }
 
-    /// Takes no more records, and ends when all are resolved. Each one ends by its time-to-live at the latest.
+    /// Takes no more records, and ends when all are resolved and the sinks of metrics have had time for a last report (up to
+    /// 10 s). Each record ends by its time-to-live at the latest.
     ///
     /// Any handle can close; the others' puts are refused from then on. Dropped early, the close goes on.
     pub async fn close(&self) {
@@ -241,6 +244,30 @@ impl<R: Runtime> Producer<R> {
     /// Counts since the producer was made.
     pub fn stats(&self) -> Stats {
         self.shared().lock().core.stats()
+    }
+
+    /// What has been measured since the producer was made: metrics by name, by stream and by shard, and latencies. Empty
+    /// with `metrics_level` none, the default.
+    pub fn metrics(&self) -> MetricsReport {
+        self.look(MetricsWindow::Total)
+    }
+
+    /// What has been measured in the last `seconds`, the current one included; at most 60 are kept. Without latencies.
+    pub fn metrics_of_last(&self, seconds: u64) -> MetricsReport {
+        self.look(MetricsWindow::Seconds(seconds))
+    }
+
+    fn look(&self, window: MetricsWindow) -> MetricsReport {
+        let now = self.shared().now();
+        // Under the lock it is copied; it is added up after that.
+        let observations = self.shared().lock().core.metrics(now, window);
+        observations.roll_up()
+    }
+
+    /// Gives this sink a report every `metrics_upload_interval` in which something was measured, and a last one when the
+    /// producer is closed. Any number of sinks can be added, best before the first put. See [`crate::metrics`].
+    pub fn export_metrics_to(&self, sink: impl MetricsSink) {
+        self.shared().exports.add(Arc::new(sink));
     }
 
     /// The settings.

@@ -9,6 +9,7 @@ use event_listener::Event;
 use kpl_core::{Action, Delivery, FlushId, Instant, PreparedRecord, PutError, Reply, RequestError};
 use tokio::sync::oneshot;
 
+use crate::metrics::{Event as MetricsEvent, Exports};
 use crate::notices::Notices;
 use crate::outcome::{Outcome, Ticket};
 use crate::room::Room;
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
     finished: AtomicBool,
     finish: Event,
     notices: Notices,
+    pub(crate) exports: Exports,
 }
 
 pub(crate) struct State {
@@ -51,6 +53,7 @@ impl Shared {
             finished: AtomicBool::new(false),
             finish: Event::new(),
             notices: Notices::default(),
+            exports: Exports::default(),
         }
     }
 
@@ -91,7 +94,9 @@ impl Shared {
     /// Starts a close, or brings its deadline forward.
     pub(crate) fn close(&self, deadline: impl FnOnce(Instant) -> Instant) {
         let now = self.now();
-        self.change(|state| state.core.close(now, deadline(now)));
+        let deadline = deadline(now);
+        self.exports.close_by(deadline);
+        self.change(|state| state.core.close(now, deadline));
         // Those who wait for room are told, one after the other, that there will be none.
         self.room.made();
     }
@@ -122,10 +127,13 @@ impl Shared {
     /// Carries out actions one by one, so that none is lost should one panic. Those that take time go to `start`.
     pub(crate) fn carry_out(&self, actions: &mut VecDeque<Action<Ticket>>, mut start: impl FnMut(Action<Ticket>)) {
         let mut resolved = false;
+        let outlets = self.exports.outlets();
+        let observe = |event: MetricsEvent<'_>| outlets.iter().for_each(|outlet| outlet.observe(|| self.now(), event));
         while let Some(action) = actions.pop_front() {
             match action {
                 Action::ResolveRecord(ticket, result) => {
                     resolved = true;
+                    observe(MetricsEvent::Resolved(&result));
                     // Nobody may be waiting for it; the record went its way all the same.
                     let _ = ticket.send(result);
                 }
@@ -134,7 +142,10 @@ impl Shared {
                     self.cancelled.store(true, Ordering::Release);
                     self.cancel.notify(usize::MAX);
                 }
-                Action::Notice(notice) => self.notices.tell(self.now(), &notice),
+                Action::Notice(notice) => {
+                    observe(MetricsEvent::Notice(&notice));
+                    self.notices.tell(self.now(), &notice);
+                }
                 other => start(other),
             }
         }

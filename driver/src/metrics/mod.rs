@@ -1,0 +1,96 @@
+//! Metrics: what the producer measures, and where it is sent.
+//!
+//! With [`metrics_level`](kpl_core::ConfigBuilder::metrics_level) summary or detailed the producer measures;
+//! [`Producer::metrics`](crate::Producer::metrics) shows it at any time, and every
+//! [`metrics_upload_interval`](kpl_core::ConfigBuilder::metrics_upload_interval) it is given to the sinks that
+//! [`Producer::export_metrics_to`](crate::Producer::export_metrics_to) has added.
+//!
+//! A sink that fails, hangs or panics holds up no record: it runs beside, gets [`EXPORT_PATIENCE`], is logged at most once a
+//! minute, and what it did not take is offered again with the next report, up to [`REPORTS_KEPT`] of them.
+
+mod exports;
+mod in_memory;
+
+use std::error::Error;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kpl_core::{Notice, RecordResult};
+
+pub(crate) use self::exports::Exports;
+pub use self::in_memory::{InMemorySink, NullSink};
+
+pub use kpl_core::metrics::{
+    Datum, Histogram, Latency, Metric, MetricsGranularity, MetricsLevel, MetricsReport, StatisticSet, Unit,
+};
+
+/// How long a sink may take for one report.
+pub const EXPORT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many reports are kept for a sink that does not take them; then the oldest is dropped.
+pub const REPORTS_KEPT: usize = 15;
+
+/// A future in a box, so that sinks can be kept side by side.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Why a sink did not take a report.
+pub type SinkError = Box<dyn Error + Send + Sync>;
+
+/// Takes metrics to where they are looked at.
+///
+/// ```
+/// use kpl_driver::metrics::{BoxFuture, Metric, MetricsReport, MetricsSink, SinkError};
+///
+/// struct Print;
+///
+/// impl MetricsSink for Print {
+///     fn export<'a>(&'a self, report: &'a MetricsReport) -> BoxFuture<'a, Result<(), SinkError>> {
+///         Box::pin(async move {
+///             println!("{} user records were stored", report.global(Metric::UserRecordsPut).sum);
+///             Ok(())
+///         })
+///     }
+/// }
+/// ```
+pub trait MetricsSink: Send + Sync + 'static {
+    /// Takes what was observed since the last report, rolled up; nothing in it is empty. After an error, or when it takes
+    /// too long, the same report comes again with the next one.
+    fn export<'a>(&'a self, report: &'a MetricsReport) -> BoxFuture<'a, Result<(), SinkError>>;
+
+    /// Something has just happened. It is called by the drive loop, outside the lock, for every single one: be quick.
+    /// By default nothing is done.
+    fn observe(&self, event: Event<'_>) {
+        let _ = event;
+    }
+
+    /// The sink's name, for the log.
+    fn name(&self) -> &str {
+        std::any::type_name::<Self>()
+    }
+}
+
+impl<S: MetricsSink + ?Sized> MetricsSink for Arc<S> {
+    fn export<'a>(&'a self, report: &'a MetricsReport) -> BoxFuture<'a, Result<(), SinkError>> {
+        S::export(self, report)
+    }
+
+    fn observe(&self, event: Event<'_>) {
+        S::observe(self, event);
+    }
+
+    fn name(&self) -> &str {
+        S::name(self)
+    }
+}
+
+/// What a sink may look at by the piece.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A user record is resolved; its caller is about to be told.
+    Resolved(&'a RecordResult),
+    /// The operator is about to be told.
+    Notice(&'a Notice),
+}
