@@ -88,12 +88,13 @@ impl<const N: usize> Series<N> {
 
     /// Of the last `seconds`, the current one included.
     pub(crate) fn window(&self, now: Instant, seconds: u64) -> [StatisticSet; N] {
-        let after = second(now).max(self.second).saturating_sub(seconds);
+        let now = second(now).max(self.second);
+        let is_in = |second: u64| second.saturating_add(seconds) > now;
         let mut window = [StatisticSet::EMPTY; N];
-        for (_, sets) in self.history.iter().filter(|(second, _)| *second > after) {
+        for (_, sets) in self.history.iter().filter(|(second, _)| is_in(*second)) {
             merge(&mut window, sets);
         }
-        if self.second > after {
+        if is_in(self.second) {
             merge(&mut window, &self.current);
         }
         window
@@ -135,7 +136,7 @@ mod tests {
             let mut series = Series::<1>::default();
             let mut observed: Vec<(u64, f64)> = Vec::new();
             let mut reported = 0;
-            let mut now = 1_000_000;
+            let mut now = 0;
             for (pause, value, report) in steps {
                 now += pause;
                 if report {
@@ -147,8 +148,7 @@ mod tests {
                     observed.push((now, f64::from(value)));
                 }
                 prop_assert_eq!(series.total(), [of(observed.iter())]);
-                let after = now / 1_000 - seconds;
-                let in_window = observed.iter().filter(|(at, _)| at / 1_000 > after);
+                let in_window = observed.iter().filter(|(at, _)| at / 1_000 + seconds > now / 1_000);
                 prop_assert_eq!(series.window(ms(now), seconds), [of(in_window)]);
             }
             prop_assert!(series.history.len() <= 121, "{}", series.history.len());

@@ -90,16 +90,12 @@ impl Exports {
         if outlets.is_empty() {
             return;
         }
-        let (task, runtime, under_way) = (Task::new(&self.under_way), runtime.clone(), self.under_way.clone());
+        let (task, shared, runtime) = (Task::new(&self.under_way), self.under_way.clone(), runtime.clone());
         runtime.clone().spawn(async move {
             let report = Arc::new(observations.roll_up());
             for outlet in outlets.iter() {
                 outlet.lock().push(report.clone());
-                let (task, outlet, its_runtime) = (Task::new(&under_way), outlet.clone(), runtime.clone());
-                runtime.spawn(async move {
-                    outlet.work(&its_runtime).await;
-                    drop(task);
-                });
+                outlet.offer(&shared, &runtime);
             }
             drop(task);
         });
@@ -112,6 +108,8 @@ impl Exports {
 
     /// Ends when the sinks have taken the last report, or after a while.
     pub(crate) async fn finished<R: Runtime>(&self, runtime: &R) {
+        // What was not taken gets a last chance, whether or not there is anything new.
+        self.outlets().iter().for_each(|outlet| outlet.offer(&self.under_way, runtime));
         let now = runtime.now();
         let close_by = Instant::from_nanos(self.close_by.load(Ordering::SeqCst));
         let deadline = close_by.max(now + LAST_REPORT_PATIENCE).min(now + EXPORT_PATIENCE);
@@ -134,6 +132,18 @@ impl Outlet {
         if catch_unwind(AssertUnwindSafe(|| self.sink.observe(event))).is_err() {
             self.complain(now(), "it panicked when it was shown an event");
         }
+    }
+
+    /// Offers what there is in a task of its own: one sink does not wait for another.
+    fn offer<R: Runtime>(&self, under_way: &Arc<UnderWay>, runtime: &R) {
+        if self.lock().reports.is_empty() {
+            return;
+        }
+        let (task, outlet, its_runtime) = (Task::new(under_way), self.clone(), runtime.clone());
+        runtime.spawn(async move {
+            outlet.work(&its_runtime).await;
+            drop(task);
+        });
     }
 
     /// Offers what there is, oldest first, until the sink does not take it.

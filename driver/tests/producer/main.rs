@@ -1,6 +1,7 @@
 //! The producer's promises, on tokio with paused time, against a service that does as it is told.
 
 mod ends;
+mod metrics;
 mod putting;
 mod rig;
 mod trouble;
