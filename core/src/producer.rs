@@ -371,6 +371,7 @@ impl<T> Producer<T> {
         while let Some(flush) = self.common.outstanding.pop_flushed() {
             self.common.actions.push_back(Action::FlushDone(flush));
         }
+        self.reporter.failed(now, self.common.stats.user_records_failed);
         if let Some(start) = self.reporter.take_due(now, self.is_drained()) {
             let mut observations = Observations::new(Some(start), now, self.common.config.metrics_granularity());
             for stream in &mut self.streams {

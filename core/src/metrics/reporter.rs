@@ -14,12 +14,14 @@ pub(crate) struct Reporter {
     interval: Option<Duration>,
     last: Instant,
     due: Instant,
+    /// User records that had failed when it was told last.
+    failed: u64,
 }
 
 impl Reporter {
     pub(crate) fn new(config: &Config, now: Instant) -> Self {
         let is_on = config.metrics_level() > MetricsLevel::None;
-        Self { interval: is_on.then(|| config.metrics_upload_interval()), last: now, due: Instant::NEVER }
+        Self { interval: is_on.then(|| config.metrics_upload_interval()), last: now, due: Instant::NEVER, failed: 0 }
     }
 
     /// Something has been observed.
@@ -31,6 +33,15 @@ impl Reporter {
             // After a pause, it is collected for a whole interval again.
             let next = self.last + interval;
             self.due = if next > now { next } else { now + interval };
+        }
+    }
+
+    /// So many user records have failed since the beginning: by replies, or because their time was over.
+    #[inline]
+    pub(crate) fn failed(&mut self, now: Instant, failed: u64) {
+        if failed != self.failed {
+            self.failed = failed;
+            self.observed(now);
         }
     }
 

@@ -164,6 +164,20 @@ fn what_expires_counts_as_not_put_and_as_expired() {
 }
 
 #[test]
+fn what_expires_while_no_reply_comes_is_told_in_time() {
+    let config = detailed().record_ttl(5 * SEC).metrics_upload_interval(SEC);
+    let mut rig = rig(config.max_in_flight_requests(1).collection_max_count(1).aggregation_enabled(false));
+    for _ in 0..2 {
+        rig.put(start_of(1, 2), "a");
+    }
+    rig.run_for(4 * SEC);
+    assert_eq!((rig.batches.len(), rig.reports.len()), (1, 1), "one is under way, the other waits");
+    rig.run_for(4 * SEC);
+    assert_eq!((rig.batches.len(), rig.reports.len()), (1, 2));
+    assert_eq!(rig.reports[1].global(Metric::UserRecordExpired), set(&[1.0]));
+}
+
+#[test]
 fn a_record_counts_for_the_shard_where_it_is() {
     let mut rig = rig(detailed());
     rig.put(1, "a");
