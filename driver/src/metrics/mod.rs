@@ -8,8 +8,20 @@
 //! A sink that fails, hangs or panics holds up no record: it runs beside, gets [`EXPORT_PATIENCE`], is logged at most once a
 //! minute, and what it did not take is offered again with the next report, up to [`REPORTS_KEPT`] of them.
 
+#[cfg(feature = "dogstatsd")]
+mod dogstatsd;
 mod exports;
+#[cfg(feature = "metrics-facade")]
+mod facade;
 mod in_memory;
+#[cfg(any(feature = "dogstatsd", feature = "metrics-facade", feature = "opentelemetry"))]
+mod leaves;
+#[cfg(any(feature = "dogstatsd", feature = "metrics-facade", feature = "opentelemetry"))]
+mod measures;
+#[cfg(feature = "opentelemetry")]
+mod opentelemetry;
+#[cfg(any(feature = "dogstatsd", feature = "metrics-facade", feature = "opentelemetry"))]
+mod thinning;
 
 use std::error::Error;
 use std::future::Future;
@@ -19,8 +31,14 @@ use std::time::Duration;
 
 use kpl_core::{Notice, RecordResult};
 
+#[cfg(feature = "dogstatsd")]
+pub use self::dogstatsd::{DogStatsdBuilder, DogStatsdSink};
 pub(crate) use self::exports::Exports;
+#[cfg(feature = "metrics-facade")]
+pub use self::facade::MetricsFacadeSink;
 pub use self::in_memory::{InMemorySink, NullSink};
+#[cfg(feature = "opentelemetry")]
+pub use self::opentelemetry::OpenTelemetrySink;
 
 pub use kpl_core::metrics::{
     Datum, Histogram, Latency, Metric, MetricsGranularity, MetricsLevel, MetricsReport, StatisticSet, Unit,

@@ -1,0 +1,68 @@
+//! Sinks for other backends: what arrives there is what the producer says.
+
+#![cfg(any(feature = "dogstatsd", feature = "metrics-facade", feature = "opentelemetry"))]
+
+#[cfg(feature = "dogstatsd")]
+mod dogstatsd;
+#[cfg(feature = "metrics-facade")]
+mod facade;
+mod instruments;
+#[cfg(feature = "opentelemetry")]
+mod opentelemetry;
+#[path = "../producer/rig.rs"]
+mod rig;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kpl_core::{Config, Delivery, RequestError, UserRecord};
+use kpl_driver::metrics::{MetricsLevel, MetricsReport, MetricsSink};
+use tokio::time::sleep;
+
+use rig::{Fate, Service, ms};
+
+const SHARDS: u128 = 3;
+
+/// Drives a producer with this sink through all that is measured, in several reports, and gives its metrics.
+async fn drive(sink: impl MetricsSink) -> MetricsReport {
+    let throttles = Arc::new(AtomicBool::new(true));
+    let for_service = throttles.clone();
+    let service = Service::new(move |request| match request {
+        0 | 3 => Fate::Throttle,
+        1 => Fate::Fail(RequestError::new(Delivery::NotSent, "ConnectFailure", "refused")),
+        6 => Fate::Fail(RequestError::new(Delivery::Refused, "ResourceNotFoundException", "gone")),
+        // What is put now expires.
+        12.. if for_service.load(Ordering::Relaxed) => Fate::Throttle,
+        n => Fate::Store(ms(7 * n as u64)),
+    })
+    .of_shards(SHARDS);
+    let producer = service.producer(
+        Config::builder()
+            .metrics_level(MetricsLevel::Detailed)
+            .metrics_upload_interval(Duration::from_secs(1))
+            .record_ttl(Duration::from_secs(10))
+            .seed(7),
+    );
+    producer.export_metrics_to(sink);
+    for round in 0_u64.. {
+        let stream = if round % 3 == 0 { "orders" } else { "events" };
+        for n in 0..20 + round as usize {
+            let hash_key = service.start_of(n as u128 % SHARDS) + n as u128;
+            let record = UserRecord::new(stream, format!("k{n}"), "x".repeat(n));
+            let record = record.explicit_hash_key(hash_key.to_string());
+            drop(producer.put_record(record).await.unwrap());
+        }
+        sleep(ms(333)).await;
+        if service.requests() > 12 {
+            break;
+        }
+    }
+    producer.flush().await;
+    throttles.store(false, Ordering::Relaxed);
+    for stream in ["orders", "events"] {
+        drop(producer.put(stream, "k", "last").await.unwrap());
+    }
+    producer.close().await;
+    producer.metrics()
+}
