@@ -61,6 +61,24 @@
 //! [`Producer::close`] takes no more records and ends when all are resolved; [`Producer::close_within`] gives up after a
 //! time. Every outcome resolves, whatever happens: also when the last handle is dropped, or the runtime is shut down.
 //!
+//! # Metrics
+//!
+//! Those of the KPL, under their names. With [`metrics_level`](ConfigBuilder::metrics_level) set, [`Producer::metrics`] shows
+//! them at any time, and [`Producer::export_metrics_to`] sends them to a sink every minute: CloudWatch, OpenTelemetry,
+//! Prometheus, DogStatsD, or your own. See [`metrics`].
+//!
+//! ```no_run
+//! # async fn example(producer: kpl_tokio::Producer) {
+//! use kpl_tokio::metrics::Metric;
+//!
+//! let metrics = producer.metrics();
+//! println!("stored: {}", metrics.stream(Metric::UserRecordsPut, "events").sum);
+//! if let Some(latency) = metrics.latency() {
+//!     println!("99 % were stored within {:?}", latency.put_to_ack.quantile(0.99));
+//! }
+//! # }
+//! ```
+//!
 //! # Without an event loop
 //!
 //! [`blocking::Producer`] has the same names, waits, and takes time-outs: from any thread, with no runtime of yours.
@@ -100,7 +118,7 @@ pub use kpl_driver::core::{
     Attempt, AttemptError, Attempts, Config, ConfigBuilder, ConfigError, Instant, InvalidRecord, PutFailure, Receipt,
     RecordDistribution, RecordResult, Stats, UserRecord, code,
 };
-pub use kpl_driver::{FromEnvError, Outcome, PutError};
+pub use kpl_driver::{FromEnvError, Outcome, PutError, metrics};
 
 /// A Kinesis producer on tokio: a handle, to be cloned. See [`kpl_driver::Producer`] for what it can do.
 pub type Producer = kpl_driver::Producer<Tokio>;

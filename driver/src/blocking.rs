@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::aws::AwsTransport;
 use crate::error::{FromEnvError, PutError};
+use crate::metrics::{MetricsReport, MetricsSink};
 use crate::park::wait_for;
 use crate::producer::prepare;
 use crate::runtime::{AwsRuntime, Runtime};
@@ -221,6 +222,21 @@ impl<R: BlockingRuntime> Producer<R> {
     /// Counts since the producer was made.
     pub fn stats(&self) -> Stats {
         self.producer.stats()
+    }
+
+    /// As [`crate::Producer::metrics`].
+    pub fn metrics(&self) -> MetricsReport {
+        self.producer.metrics()
+    }
+
+    /// As [`crate::Producer::metrics_of_last`].
+    pub fn metrics_of_last(&self, seconds: u64) -> MetricsReport {
+        self.producer.metrics_of_last(seconds)
+    }
+
+    /// As [`crate::Producer::export_metrics_to`].
+    pub fn export_metrics_to(&self, sink: impl MetricsSink) {
+        self.producer.export_metrics_to(sink);
     }
 
     /// The settings.

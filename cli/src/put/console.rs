@@ -8,6 +8,7 @@ use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use kpl_tokio::Producer;
 
 use super::feed::Fill;
+use super::metrics::Counts;
 use crate::exit;
 
 /// Between two looks at the producer.
@@ -38,15 +39,14 @@ impl Console {
         }
         let mut rate = Rate { since: Instant::now(), count: 0, per_second: 0.0 };
         loop {
-            let stats = producer.stats();
-            let done = stats.user_records_succeeded;
+            let Counts { succeeded, failed, throttled, .. } = Counts::new(&producer.metrics());
             self.0.set_message(format!(
                 "{} records, {}/s, {} in flight, {} throttled, {} failed",
-                HumanCount(done),
-                HumanCount(rate.per_second(done)),
+                HumanCount(succeeded),
+                HumanCount(rate.per_second(succeeded)),
                 HumanCount(producer.outstanding_records() as u64),
-                HumanCount(stats.kinesis_records_throttled),
-                HumanCount(stats.user_records_failed + fill.refused.load(Ordering::Relaxed)),
+                HumanCount(throttled),
+                HumanCount(failed + fill.refused.load(Ordering::Relaxed)),
             ));
             self.0.tick();
             tokio::time::sleep(REFRESH).await;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use bytes::Bytes;
 use kpl_tokio::{Outcome, Producer, PutError, UserRecord, code};
@@ -182,26 +182,5 @@ impl Feeder {
         if let Ok(place) = self.fed.reserve().await {
             place.send(std::mem::take(&mut self.batch));
         }
-    }
-}
-
-/// The time between a put and the end of its last attempt, which the producer tells since the Unix epoch.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Epoch {
-    wall: u64,
-    monotonic: Instant,
-}
-
-impl Epoch {
-    /// Reads both clocks, as the producer does.
-    pub(crate) fn now() -> Self {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        Self { wall: u64::try_from(wall).unwrap_or(u64::MAX), monotonic: Instant::now() }
-    }
-
-    /// From `put_at` to `end`, in microseconds.
-    pub(crate) fn micros(&self, put_at: Instant, end: kpl_tokio::Instant) -> u64 {
-        let put_at = self.wall + put_at.saturating_duration_since(self.monotonic).as_nanos() as u64;
-        end.as_nanos().saturating_sub(put_at) / 1_000
     }
 }

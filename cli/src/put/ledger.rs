@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use hdrhistogram::Histogram;
 use kpl_tokio::{PutFailure, RecordResult};
 
 use super::console::Console;
 use super::dead_letter::{Data, DeadLetter, DeadLetters};
-use super::feed::{Epoch, InFlight, Place, Refused};
+use super::feed::{InFlight, Place, Refused};
 use crate::verify::{Fate, Tally};
 
 /// Different messages shown for one error code; the rest is counted.
@@ -15,15 +14,11 @@ const MESSAGES_SHOWN: usize = 3;
 
 /// What is known of the lines that have been dealt with.
 pub(crate) struct Ledger {
-    pub(crate) succeeded: u64,
     pub(crate) failed: u64,
-    /// From put to reply, in microseconds, of those that succeeded.
-    pub(crate) latency: Histogram<u64>,
     pub(crate) dead_letters: Option<DeadLetters>,
     pub(crate) tally: Option<Tally>,
     errors: BTreeMap<String, Errors>,
     sources: Vec<String>,
-    epoch: Epoch,
     console: Console,
 }
 
@@ -40,27 +35,14 @@ impl Ledger {
         console: Console,
         dead_letters: Option<DeadLetters>,
         tally: Option<Tally>,
-    ) -> anyhow::Result<Self> {
-        Ok(Self {
-            succeeded: 0,
-            failed: 0,
-            latency: Histogram::new(3)?,
-            dead_letters,
-            tally,
-            errors: BTreeMap::new(),
-            sources,
-            epoch: Epoch::now(),
-            console,
-        })
+    ) -> Self {
+        Self { failed: 0, dead_letters, tally, errors: BTreeMap::new(), sources, console }
     }
 
     /// A line that the producer had taken.
     pub(crate) fn enter(&mut self, line: &InFlight, result: RecordResult) {
         let fate = match result {
             Ok(receipt) => {
-                self.succeeded += 1;
-                // The histogram grows; a microsecond of 584,000 years is the first that it could not take.
-                let _ = self.latency.record(self.epoch.micros(line.put_at, receipt.attempts.last().end));
                 let in_doubt = receipt.attempts.iter().any(kpl_tokio::Attempt::is_ambiguous);
                 if in_doubt { Fate::SucceededMaybeTwice } else { Fate::Succeeded }
             }

@@ -11,6 +11,7 @@ mod interrupts;
 mod keys;
 mod ledger;
 mod lines;
+mod metrics;
 mod summary;
 
 use std::path::PathBuf;
@@ -20,11 +21,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use aws_sdk_kinesis::Client;
 use clap::Args;
 use kpl_core::UserRecord;
 use kpl_emulator::{Emulator, Options, Server};
-use kpl_tokio::{Config, Producer};
+use kpl_tokio::Producer;
 
 use self::console::Console;
 use self::dead_letter::DeadLetters;
@@ -33,6 +33,7 @@ pub(crate) use self::interrupts::Interrupts;
 use self::keys::{KeySource, Pointer};
 use self::ledger::Ledger;
 use self::lines::Source;
+use self::metrics::Counts;
 use self::summary::{Latency, Summary};
 use crate::connection::Connection;
 use crate::settings::Settings;
@@ -73,6 +74,9 @@ pub(crate) struct PutArgs {
     /// of them twice. What was in the stream before does not count. Takes about 50 bytes of memory a distinct line
     #[arg(long)]
     verify: bool,
+    /// While it runs, serve Prometheus text at http://127.0.0.1:PORT/metrics
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    metrics_port: Option<u16>,
     // Groups with headings of their own come last: a heading holds for all that follows.
     #[command(flatten)]
     key: KeyArgs,
@@ -121,7 +125,7 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
     let keys = args.key.source();
     check(&args.stream, &keys)?;
     let settings = if args.emulator.is_unlimited() { args.settings.without_shard_limits() } else { args.settings };
-    let config = settings.config()?;
+    let config = metrics::switch_on(&settings.config()?, args.metrics_port)?;
     let sources = Source::open_all(&args.files)?;
     let dead_letters = args.dead_letter.as_deref().map(|path| DeadLetters::open(path, &args.files)).transpose()?;
 
@@ -138,8 +142,12 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
     let tally = verifier.as_ref().map(|_| Tally::default());
     let console = Console::new();
     let names = sources.iter().map(|source| source.name.clone()).collect();
-    let ledger = Ledger::new(names, console.clone(), dead_letters, tally)?;
-    let mut ran = put(&args.stream, client, config, keys, sources, ledger, interrupts).await?;
+    let ledger = Ledger::new(names, console.clone(), dead_letters, tally);
+    let producer = Producer::new(client, config);
+    if let Some(port) = args.metrics_port {
+        metrics::serve(&producer, port)?;
+    }
+    let mut ran = put(&args.stream, producer, keys, sources, ledger, interrupts).await?;
 
     ran.ledger.say_errors();
     let mut ok = ran.ledger.failed == 0 && ran.read_completely;
@@ -185,15 +193,13 @@ struct Ran {
 
 async fn put(
     stream: &str,
-    client: Client,
-    config: Config,
+    producer: Producer,
     keys: KeySource,
     sources: Vec<Source>,
     ledger: Ledger,
     mut interrupts: Interrupts,
 ) -> anyhow::Result<Ran> {
     let console = ledger.console();
-    let producer = Producer::new(client, config);
     let fingerprints = ledger.tally.is_some();
     let (mut feeder, fed) = Feeder::new(producer.clone(), stream.into(), keys, fingerprints);
     let showing = tokio::spawn({
@@ -226,17 +232,19 @@ async fn put(
         let name = ledger.name(Place { source: error.source, number: error.after_line });
         console.say(&format!("cannot read on after {name}: {}", error.error));
     }
-    let stats = producer.stats();
+    let metrics = producer.metrics();
+    let Counts { succeeded, kinesis_records, requests, retries, throttled, .. } = Counts::new(&metrics);
     let summary = Summary {
-        put: ledger.succeeded + ledger.failed,
-        succeeded: ledger.succeeded,
+        put: succeeded + ledger.failed,
+        succeeded,
+        // Those that the producer never took among them.
         failed: ledger.failed,
-        kinesis_records: stats.kinesis_records,
-        requests: stats.requests,
-        retries: stats.user_records_retried,
-        throttled: stats.kinesis_records_throttled,
+        kinesis_records,
+        requests,
+        retries,
+        throttled,
         elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-        latency_ms: Latency::new(&ledger.latency),
+        latency_ms: Latency::new(&metrics),
         interrupted_after: (!ended).then(|| last.map_or("no line".into(), |last| ledger.name(last))),
         verify: None,
     };

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
+use kpl_tokio::metrics::{Histogram, MetricsReport};
 use serde::Serialize;
 
 use crate::verify::Verification;
@@ -21,7 +21,7 @@ pub(crate) struct Summary {
     pub(crate) requests: u64,
     /// Lines sent again.
     pub(crate) retries: u64,
-    /// Kinesis records that the service throttled.
+    /// Kinesis records, and whole requests, that the service throttled.
     pub(crate) throttled: u64,
     pub(crate) elapsed_ms: u64,
     pub(crate) latency_ms: Latency,
@@ -41,12 +41,11 @@ pub(crate) struct Latency {
 }
 
 impl Latency {
-    pub(crate) fn new(micros: &Histogram<u64>) -> Self {
-        let at = |quantile| (!micros.is_empty()).then(|| micros.value_at_quantile(quantile) as f64 / 1_000.0);
-        let max = (!micros.is_empty()).then(|| micros.max() as f64 / 1_000.0);
-        // The histogram rounds up within its precision; nothing took longer than the longest.
-        let capped = |value: Option<f64>| value.zip(max).map(|(value, max)| value.min(max));
-        Self { p50: capped(at(0.5)), p99: capped(at(0.99)), max }
+    pub(crate) fn new(metrics: &MetricsReport) -> Self {
+        let latency = metrics.latency().map(|latency| &latency.put_to_ack);
+        let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
+        let at = |quantile| latency.and_then(|latency| latency.quantile(quantile)).map(ms);
+        Self { p50: at(0.5), p99: at(0.99), max: latency.and_then(Histogram::max).map(ms) }
     }
 }
 

@@ -7,6 +7,7 @@ mod disturbances;
 mod emulator_process;
 mod failures;
 mod lines;
+mod metrics;
 mod rig;
 mod shards;
 mod usage;

@@ -116,6 +116,11 @@ impl Kinesis {
         self.emulator.with(|kinesis, _| kinesis.counters().requests.get(operation).copied().unwrap_or(0))
     }
 
+    /// Kinesis records stored.
+    pub(crate) fn records_stored(&self) -> u64 {
+        self.emulator.with(|kinesis, _| kinesis.counters().records_stored)
+    }
+
     /// Cuts all connections and stops listening; what is stored stays.
     pub(crate) fn stop(&mut self) {
         self.server = None;

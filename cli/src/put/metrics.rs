@@ -1,0 +1,64 @@
+//! What the producer measures: for the progress, the summary, and Prometheus.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use kpl_core::Config;
+use kpl_tokio::Producer;
+use kpl_tokio::metrics::{Metric, MetricsFacadeSink, MetricsGranularity, MetricsLevel, MetricsReport};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+
+use crate::exit;
+
+/// How fresh a scrape is.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// Upper ends of the buckets of latencies, in seconds.
+const BUCKETS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// The settings with all metrics on: by shard if they are served, else over all.
+pub(super) fn switch_on(config: &Config, port: Option<u16>) -> anyhow::Result<Config> {
+    let granularity = if port.is_some() { MetricsGranularity::Shard } else { MetricsGranularity::Global };
+    let builder = config.to_builder().metrics_level(MetricsLevel::Detailed).metrics_granularity(granularity);
+    Ok(builder.metrics_upload_interval(REFRESH).build()?)
+}
+
+/// Serves Prometheus text on loopback for as long as the process runs.
+pub(super) fn serve(producer: &Producer, port: u16) -> anyhow::Result<()> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    PrometheusBuilder::new()
+        .with_http_listener(address)
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &BUCKETS)?
+        .install()
+        .with_context(|| format!("cannot serve metrics on {address} (--metrics-port)"))?;
+    producer.export_metrics_to(MetricsFacadeSink::new());
+    exit::say(&format!("metrics are at http://{address}/metrics"));
+    Ok(())
+}
+
+/// The counts that are shown.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counts {
+    pub(super) succeeded: u64,
+    pub(super) failed: u64,
+    pub(super) kinesis_records: u64,
+    pub(super) requests: u64,
+    pub(super) retries: u64,
+    pub(super) throttled: u64,
+}
+
+impl Counts {
+    pub(super) fn new(metrics: &MetricsReport) -> Self {
+        let sum = |metric| metrics.global(metric).sum as u64;
+        let ended = metrics.global(Metric::UserRecordsPut);
+        Self {
+            succeeded: ended.sum as u64,
+            failed: ended.count - ended.sum as u64,
+            kinesis_records: sum(Metric::KinesisRecordsPut),
+            requests: metrics.global(Metric::RequestTime).count,
+            retries: sum(Metric::RetriesPerRecord),
+            throttled: metrics.errors("ProvisionedThroughputExceededException").count,
+        }
+    }
+}
