@@ -1,6 +1,7 @@
 //! Over real HTTP, to the emulator or to a socket that misbehaves.
 
 mod blocking;
+mod metrics;
 mod shutdown;
 mod web;
 

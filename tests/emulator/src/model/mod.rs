@@ -71,6 +71,8 @@ impl Options {
 pub struct Counters {
     /// Requests by operation, refused ones included.
     pub requests: BTreeMap<&'static str, u64>,
+    /// Requests answered with HTTP 500, or throttled as a whole.
+    pub requests_failed: u64,
     /// Kinesis records stored.
     pub records_stored: u64,
     /// Bytes of their data.
@@ -127,7 +129,9 @@ impl Kinesis {
     pub fn admit(&mut self, operation: &'static str) -> Fate {
         *self.counters.requests.entry(operation).or_insert(0) += 1;
         let is_put = matches!(operation, "PutRecord" | "PutRecords");
-        self.faults.fate(is_put, &mut self.rng)
+        let fate = self.faults.fate(is_put, &mut self.rng);
+        self.counters.requests_failed += u64::from(fate.http_500 || fate.throttled);
+        fate
     }
 
     /// Every record that is stored in a stream, by shard, in the order of their sequence numbers.
