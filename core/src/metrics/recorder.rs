@@ -57,12 +57,23 @@ pub(super) struct Place<const N: usize> {
 
 impl<const N: usize> Place<N> {
     fn error(&mut self, second: u64, code: usize) {
+        self.errors_of(code).at(second)[0].observe(1.0);
+    }
+
+    pub(super) fn errors_of(&mut self, code: usize) -> &mut Series<1> {
         let position = self.errors.iter().position(|(known, _)| *known == code);
         let position = position.unwrap_or_else(|| {
             self.errors.push((code, Series::default()));
             self.errors.len() - 1
         });
-        self.errors[position].1.at(second)[0].observe(1.0);
+        &mut self.errors[position].1
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.series.merge(other.series);
+        for (code, series) in other.errors {
+            self.errors_of(code).merge(series);
+        }
     }
 }
 
@@ -320,8 +331,12 @@ fn named<'a>(others: &'a mut BTreeMap<Arc<str>, Box<Shard>>, id: &Arc<str>) -> &
     others.entry(id.clone()).or_insert_with(|| Shard::new(id))
 }
 
+/// Keeps what a shard has without its slot. There may be another of its name: of a stream that was made anew.
 fn retire(others: &mut BTreeMap<Arc<str>, Box<Shard>>, shard: Box<Shard>) {
-    others.insert(shard.id.clone(), shard);
+    match others.get_mut(&shard.id) {
+        Some(namesake) => namesake.place.merge(shard.place),
+        None => drop(others.insert(shard.id.clone(), shard)),
+    }
 }
 
 impl Shard {
@@ -332,4 +347,58 @@ impl Shard {
 
 pub(super) fn millis(duration: Duration) -> f64 {
     duration.as_nanos() as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{MetricsWindow, Observations};
+    use crate::testing::ms;
+
+    fn metrics() -> Box<StreamMetrics> {
+        let config = Config::builder().metrics_level(MetricsLevel::Detailed).build().unwrap();
+        StreamMetrics::new(&config).unwrap()
+    }
+
+    /// User records stored in a shard, by the metrics.
+    fn stored(metrics: &mut StreamMetrics, shard: &str) -> u64 {
+        let mut observations = Observations::new(None, ms(9_000), MetricsGranularity::Shard);
+        observations.look(ms(9_000), &"s".into(), metrics, MetricsWindow::Total);
+        observations.roll_up().shard(Metric::UserRecordsPut, "s", shard).count
+    }
+
+    #[test]
+    fn shards_of_one_name_are_one_wherever_they_were() {
+        // A stream is made anew: the same name has another slot, while what was sent before still has the old one.
+        let mut metrics = metrics();
+        let code = metrics.code("InternalFailure");
+        for (second, slot) in [(1, 0), (2, 1), (3, 0)] {
+            let shard = ShardRef { slot, id: "a".into() };
+            metrics.sets(second, Some(&shard))[Metric::UserRecordsPut as usize].observe(1.0);
+            metrics.shard(&shard).place.error(second, code);
+        }
+        assert_eq!(stored(&mut metrics, "a"), 3, "one datum, not two");
+        named(&mut metrics.others, &"a".into()).place.series.at(4)[Metric::UserRecordsPut as usize].observe(1.0);
+        metrics.forget(&[0, 1, 2]);
+        assert_eq!(metrics.others.len(), 1);
+        assert_eq!(stored(&mut metrics, "a"), 4);
+        let place = &mut metrics.others.get_mut("a").unwrap().place;
+        assert_eq!(place.errors_of(code).total()[0].count, 3);
+        let last = place.series.window(ms(4_999), 2)[Metric::UserRecordsPut as usize];
+        assert_eq!(last.count, 2, "windows are those of all of them");
+        // It gets a slot again, and takes all of it along.
+        metrics.sets(5, Some(&ShardRef { slot: 0, id: "a".into() }))[Metric::UserRecordsPut as usize].observe(1.0);
+        assert_eq!((metrics.others.len(), stored(&mut metrics, "a")), (0, 5));
+    }
+
+    #[test]
+    fn error_codes_have_a_bound() {
+        let mut metrics = metrics();
+        for n in 0..1_000 {
+            let code = metrics.code(&alloc::format!("code {n}"));
+            assert_eq!(code, n.min(CODES_MAX));
+        }
+        assert_eq!((&*metrics.codes[CODES_MAX], metrics.codes.len()), (OTHER, CODES_MAX + 1));
+        assert_eq!(metrics.code("code 3"), 3);
+    }
 }

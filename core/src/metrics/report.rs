@@ -209,7 +209,16 @@ impl Observations {
         let mut latencies: Vec<Latency> = Vec::new();
         let mut all: Option<(Histogram, Histogram)> = None;
         let by_stream = self.granularity >= MetricsGranularity::Stream;
-        for StreamSets { name, mut own, shards, codes, latency } in self.streams {
+        for StreamSets { name, mut own, mut shards, codes, latency } in self.streams {
+            // Two of one name are of a stream that was made anew.
+            shards.sort_unstable_by(|a, b| a.shard.cmp(&b.shard));
+            shards.dedup_by(|other, kept| {
+                let is_same = other.shard == kept.shard;
+                if is_same {
+                    add(kept, other, |code| code);
+                }
+                is_same
+            });
             for shard in &shards {
                 add(&mut own, shard, |code| code);
                 if self.granularity >= MetricsGranularity::Shard {
@@ -259,23 +268,10 @@ impl StreamMetrics {
             }
             own.series.absorb(&shard.place.series.total());
             for (code, series) in &shard.place.errors {
-                own.absorb_errors(*code, &series.total());
+                own.errors_of(*code).absorb(&series.total());
             }
             false
         });
-    }
-}
-
-impl Place<STREAM_SETS> {
-    fn absorb_errors(&mut self, code: usize, total: &[StatisticSet]) {
-        match self.errors.iter_mut().find(|(known, _)| *known == code) {
-            Some((_, series)) => series.absorb(total),
-            None => {
-                let mut series = Series::default();
-                series.absorb(total);
-                self.errors.push((code, series));
-            }
-        }
     }
 }
 

@@ -106,6 +106,17 @@ impl<const N: usize> Series<N> {
             && [&self.current, &self.unreported].into_iter().flatten().all(StatisticSet::is_empty)
     }
 
+    /// Takes over all that another has.
+    pub(crate) fn merge(&mut self, mut other: Self) {
+        let second = self.second.max(other.second);
+        self.move_on(second);
+        other.move_on(second);
+        merge(&mut self.reported, &other.reported);
+        merge(&mut self.unreported, &other.unreported);
+        self.history.extend(other.history);
+        self.history.make_contiguous().sort_by_key(|(second, _)| *second);
+    }
+
     /// Takes over the totals of another that is forgotten.
     pub(crate) fn absorb(&mut self, total: &[StatisticSet]) {
         merge(&mut self.reported, total);

@@ -1,13 +1,17 @@
 //! Level (a): the state machine alone, on the shortest way.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
+use kpl_core::metrics::{Metric, MetricsLevel, MetricsWindow};
 use kpl_core::{
     Action, Batch, Config, Delivery, DescribeRequest, FlushId, Instant, ListShardsRequest, Producer, PutError, Reply,
     RequestError, UserRecord,
 };
 
 use super::{Answer, Counts, Effect, End, Refusal, Subject, wire};
+
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// The state machine of kpl-core.
 #[derive(Debug)]
@@ -19,6 +23,8 @@ pub(crate) struct Machine {
     flushes: Vec<(FlushId, u64)>,
     closing: bool,
     effects: VecDeque<Effect>,
+    /// User records that reports have told of: those that were stored, and all that ended.
+    reported: (f64, u64),
 }
 
 #[derive(Debug)]
@@ -115,11 +121,18 @@ impl Subject for Machine {
                 }
                 Action::CancelRequests => self.cancel(),
                 Action::Notice(_) => {}
+                Action::ExportMetrics(observations) => {
+                    let ended = observations.roll_up().global(Metric::UserRecordsPut);
+                    self.reported = (self.reported.0 + ended.sum, self.reported.1 + ended.count);
+                }
                 other => self.effects.push_back(Effect::Broken(format!("an action that nobody knows: {other:?}"))),
             }
         }
         if self.closing && self.core.is_drained() {
             self.closing = false;
+            if let Err(broken) = self.check_metrics() {
+                self.effects.push_back(Effect::Broken(broken));
+            }
             self.effects.push_back(Effect::Closed);
         }
     }
@@ -146,7 +159,11 @@ impl Subject for Machine {
 
 impl Machine {
     pub(super) fn new(config: Config, now: Instant) -> Self {
+        // Everything is measured, and a report comes at the end: a world is shorter than the interval.
+        let measured = config.to_builder().metrics_level(MetricsLevel::Detailed).metrics_upload_interval(HOUR).build();
+        let config = measured.unwrap_or(config);
         Self {
+            reported: (0.0, 0),
             now,
             core: Producer::new(config, now),
             questions: BTreeMap::new(),
@@ -154,6 +171,28 @@ impl Machine {
             flushes: Vec::new(),
             closing: false,
             effects: VecDeque::new(),
+        }
+    }
+
+    /// Whether metrics and counts, which are kept apart, agree; and whether reports have told of all.
+    fn check_metrics(&mut self) -> Result<(), String> {
+        let metrics = self.core.metrics(self.now, MetricsWindow::Total).roll_up();
+        let stats = self.core.stats();
+        let ended = metrics.global(Metric::UserRecordsPut);
+        let succeeded = stats.user_records_succeeded;
+        let told = [
+            ("user records put", metrics.global(Metric::UserRecordsReceived).count, stats.user_records_put),
+            ("user records stored", ended.sum as u64, succeeded),
+            ("user records ended", ended.count, succeeded + stats.user_records_failed),
+            ("Kinesis records stored", metrics.global(Metric::KinesisRecordsPut).sum as u64, stats.kinesis_records),
+            ("requests", metrics.global(Metric::RequestTime).count, stats.requests),
+            ("latencies", metrics.latency().map_or(0, |latency| latency.put_to_ack.count()), succeeded),
+            ("user records stored, by reports", self.reported.0 as u64, succeeded),
+            ("user records ended, by reports", self.reported.1, succeeded + stats.user_records_failed),
+        ];
+        match told.iter().find(|(_, told, counted)| told != counted) {
+            None => Ok(()),
+            Some((what, told, counted)) => Err(format!("{what}: the metrics say {told}, the counts {counted}")),
         }
     }
 
