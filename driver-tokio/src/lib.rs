@@ -103,6 +103,8 @@
 //! The producer tells about throttling, resharding and the like by `tracing`, never a line a record.
 
 pub mod blocking;
+#[cfg(feature = "datadog")]
+pub mod datadog;
 pub mod http_client;
 
 use std::error::Error;

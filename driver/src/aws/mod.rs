@@ -1,7 +1,7 @@
 //! The real service, through the AWS SDK.
 
 mod credentials;
-mod errors;
+pub(crate) mod errors;
 mod handover;
 mod mapping;
 #[cfg(test)]

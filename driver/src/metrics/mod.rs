@@ -8,6 +8,8 @@
 //! A sink that fails, hangs or panics holds up no record: it runs beside, gets [`EXPORT_PATIENCE`], is logged at most once a
 //! minute, and what it did not take is offered again with the next report, up to [`REPORTS_KEPT`] of them.
 
+#[cfg(feature = "cloudwatch")]
+mod cloudwatch;
 #[cfg(feature = "dogstatsd")]
 mod dogstatsd;
 mod exports;
@@ -20,6 +22,7 @@ mod leaves;
 mod measures;
 #[cfg(feature = "opentelemetry")]
 mod opentelemetry;
+mod taken;
 #[cfg(any(feature = "dogstatsd", feature = "metrics-facade", feature = "opentelemetry"))]
 mod thinning;
 
@@ -31,6 +34,8 @@ use std::time::Duration;
 
 use kpl_core::{Notice, RecordResult};
 
+#[cfg(feature = "cloudwatch")]
+pub use self::cloudwatch::{CloudWatchSettingError, CloudWatchSink};
 #[cfg(feature = "dogstatsd")]
 pub use self::dogstatsd::{DogStatsdBuilder, DogStatsdSink};
 pub(crate) use self::exports::Exports;
@@ -39,6 +44,7 @@ pub use self::facade::MetricsFacadeSink;
 pub use self::in_memory::{InMemorySink, NullSink};
 #[cfg(feature = "opentelemetry")]
 pub use self::opentelemetry::OpenTelemetrySink;
+pub use self::taken::Taken;
 
 pub use kpl_core::metrics::{
     Datum, Histogram, Latency, Metric, MetricsGranularity, MetricsLevel, MetricsReport, StatisticSet, Unit,
@@ -111,4 +117,19 @@ pub enum Event<'a> {
     Resolved(&'a RecordResult),
     /// The operator is about to be told.
     Notice(&'a Notice),
+}
+
+/// The name of a stream that is given by name or ARN: of an ARN, what follows `stream/`.
+///
+/// ```
+/// use kpl_driver::metrics::stream_name;
+///
+/// assert_eq!(stream_name("arn:aws:kinesis:eu-central-1:123456789012:stream/orders"), "orders");
+/// assert_eq!(stream_name("orders"), "orders");
+/// ```
+pub fn stream_name(stream: &str) -> &str {
+    match stream.split_once(":stream/") {
+        Some((arn, name)) if arn.starts_with("arn:") => name,
+        _ => stream,
+    }
 }

@@ -1,0 +1,138 @@
+//! A report in Datadog's form.
+
+use std::time::Duration;
+
+use datadog_api_client::datadogV2::model::{MetricIntakeType, MetricPoint, MetricSeries};
+use kpl_driver::metrics::{Histogram, Latency, MetricsReport, Unit, stream_name};
+
+use super::shares::{self, Share};
+
+const PREFIX: &str = "kinesis_producer";
+
+/// Of a tag, by Datadog's documentation.
+const TAG_CHARS_MAX: usize = 200;
+
+/// More than what all that is fixed in a series takes in JSON, its numbers included.
+const BYTES_OF_SERIES: usize = 512;
+
+/// The quantiles that are sent.
+const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)];
+
+/// What is to be sent of a report, in a fixed order: it counts for what has been taken.
+pub(super) fn of<'a>(report: &'a MetricsReport, tags: &'a [String]) -> impl Iterator<Item = MetricSeries> + 'a {
+    let form = Form::new(report, tags);
+    let by_stream = report.latencies.iter().any(|latency| latency.stream.is_some());
+    let latencies = report.latencies.iter().filter(move |latency| latency.stream.is_some() == by_stream);
+    let of_shares = shares::of(report).into_iter().flat_map(move |share| form.of_share(&share));
+    of_shares.chain(latencies.flat_map(move |latency| form.of_latency(latency)))
+}
+
+/// At most so many bytes of JSON: nothing in names and tags is escaped.
+pub(super) fn bytes_of(series: &MetricSeries) -> usize {
+    let tags = series.tags.iter().flatten().map(|tag| tag.len() + 3);
+    BYTES_OF_SERIES + series.metric.len() + tags.sum::<usize>()
+}
+
+/// A tag as Datadog takes it.
+pub(super) fn tag(tag: &str) -> String {
+    let is_taken = |char: char| char.is_alphanumeric() || "_-:./".contains(char);
+    tag.chars().take(TAG_CHARS_MAX).map(|char| if is_taken(char) { char } else { '_' }).collect()
+}
+
+/// What the series of a report have in common.
+#[derive(Clone, Copy)]
+struct Form<'a> {
+    tags: &'a [String],
+    /// In seconds since the Unix epoch.
+    end: Option<i64>,
+    /// In seconds.
+    interval: Option<i64>,
+}
+
+impl<'a> Form<'a> {
+    fn new(report: &MetricsReport, tags: &'a [String]) -> Self {
+        let second = Duration::from_secs(1).as_nanos() as u64;
+        let end = report.end.and_then(|end| i64::try_from(end.as_nanos() / second).ok());
+        let interval = report.start.zip(report.end).map(|(start, end)| {
+            // A close makes reports that are shorter than a second; an interval must be positive.
+            let seconds = end.saturating_since(start).as_secs_f64().round().max(1.0);
+            seconds as i64
+        });
+        Self { tags, end, interval }
+    }
+
+    fn of_share(self, share: &Share<'_>) -> Vec<MetricSeries> {
+        let name = snake_case(share.metric.name());
+        let tags =
+            [("stream", share.stream.map(stream_name)), ("shard", share.shard), ("error_code", share.error_code)];
+        let tags = self.tagged(tags);
+        let unit = match share.metric.unit() {
+            Unit::Bytes => Some("byte"),
+            Unit::Milliseconds => Some("millisecond"),
+            _ => None,
+        };
+        let count = share.count as f64;
+        let mut series = vec![
+            self.count(&format!("{name}.count"), count, &tags, None),
+            self.count(&format!("{name}.sum"), share.sum, &tags, unit),
+            self.gauge(&format!("{name}.avg"), share.sum / count, &tags, unit),
+        ];
+        let extremes = [("min", share.min), ("max", share.max)];
+        let extremes = extremes.into_iter().filter_map(|(part, value)| Some((part, value?)));
+        series.extend(extremes.map(|(part, value)| self.gauge(&format!("{name}.{part}"), value, &tags, unit)));
+        series
+    }
+
+    fn of_latency(self, latency: &Latency) -> Vec<MetricSeries> {
+        let tags = self.tagged([("stream", latency.stream.as_deref().map(stream_name))]);
+        let parts = [("put_to_ack", &latency.put_to_ack), ("buffering", &latency.buffering)];
+        parts.into_iter().flat_map(|(name, histogram)| self.of_histogram(name, histogram, &tags)).collect()
+    }
+
+    /// None if it is empty.
+    fn of_histogram(self, name: &str, histogram: &Histogram, tags: &[String]) -> Vec<MetricSeries> {
+        let Some(max) = histogram.max() else { return Vec::new() };
+        let quantiles =
+            QUANTILES.into_iter().filter_map(|(part, quantile)| Some((part, histogram.quantile(quantile)?)));
+        let times = quantiles.chain([("max", max)]);
+        let gauges = times.map(|(part, time)| {
+            self.gauge(&format!("{name}.{part}"), time.as_secs_f64() * 1_000.0, tags, Some("millisecond"))
+        });
+        let count = self.count(&format!("{name}.count"), histogram.count() as f64, tags, None);
+        [count].into_iter().chain(gauges).collect()
+    }
+
+    fn tagged<const N: usize>(self, tags: [(&str, Option<&str>); N]) -> Vec<String> {
+        let own = tags.into_iter().filter_map(|(name, value)| Some(tag(&format!("{name}:{}", value?))));
+        own.chain(self.tags.iter().cloned()).collect()
+    }
+
+    fn count(self, name: &str, value: f64, tags: &[String], unit: Option<&str>) -> MetricSeries {
+        let mut series = self.series(name, value, tags, unit).type_(MetricIntakeType::COUNT);
+        series.interval = self.interval;
+        series
+    }
+
+    fn gauge(self, name: &str, value: f64, tags: &[String], unit: Option<&str>) -> MetricSeries {
+        self.series(name, value, tags, unit).type_(MetricIntakeType::GAUGE)
+    }
+
+    fn series(self, name: &str, value: f64, tags: &[String], unit: Option<&str>) -> MetricSeries {
+        let mut point = MetricPoint::new().value(value);
+        point.timestamp = self.end;
+        let mut series = MetricSeries::new(format!("{PREFIX}.{name}"), vec![point]).tags(tags.to_vec());
+        series.unit = unit.map(str::to_owned);
+        series
+    }
+}
+
+fn snake_case(name: &str) -> String {
+    let mut snake = String::new();
+    for char in name.chars() {
+        if char.is_ascii_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.push(char.to_ascii_lowercase());
+    }
+    snake
+}
