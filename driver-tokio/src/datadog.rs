@@ -1,7 +1,6 @@
 //! Metrics to Datadog, through its official client, which needs tokio. Feature `datadog`.
 
 mod series;
-mod shares;
 
 use std::error::Error;
 use std::fmt;
@@ -46,8 +45,8 @@ const SERVER_BY_SITE: usize = 2;
 ///   [`tag`](Self::tag). Characters that Datadog does not take become `_`, and tags end after 200 characters.
 /// - **Nothing counts twice**: `sum:kinesis_producer.user_records_put.sum{*}` is the producer's total. So each observation is
 ///   in one series, the finest that `metrics_granularity` has. What belongs to no shard, such as a request that failed, has
-///   no tag `shard`; its `.min` and `.max` are only there where they are known, which is where they matter to those of the
-///   stream. Latencies are by stream, where there are streams.
+///   no tag `shard`, and the `.min` and `.max` of all that the stream has. Latencies are by stream, where there are
+///   streams.
 /// - **Units**: `byte` for bytes, `millisecond` for times, none for counts of things.
 /// - **Time**: a point is at the end of the report, in seconds; counts have its length as their interval. Datadog takes
 ///   points of the last hour.

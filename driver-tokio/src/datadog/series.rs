@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use datadog_api_client::datadogV2::model::{MetricIntakeType, MetricPoint, MetricSeries};
-use kpl_driver::metrics::{Histogram, Latency, MetricsReport, Unit, stream_name};
-
-use super::shares::{self, Share};
+use kpl_driver::metrics::{
+    Histogram, Latency, Leaf, MetricsReport, StatisticSet, Unit, latency_leaves, leaves, stream_name,
+};
 
 const PREFIX: &str = "kinesis_producer";
 
@@ -21,10 +21,8 @@ const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p999", 0.999
 /// What is to be sent of a report, in a fixed order: it counts for what has been taken.
 pub(super) fn of<'a>(report: &'a MetricsReport, tags: &'a [String]) -> impl Iterator<Item = MetricSeries> + 'a {
     let form = Form::new(report, tags);
-    let by_stream = report.latencies.iter().any(|latency| latency.stream.is_some());
-    let latencies = report.latencies.iter().filter(move |latency| latency.stream.is_some() == by_stream);
-    let of_shares = shares::of(report).into_iter().flat_map(move |share| form.of_share(&share));
-    of_shares.chain(latencies.flat_map(move |latency| form.of_latency(latency)))
+    let of_leaves = leaves(report).into_iter().flat_map(move |leaf| form.of_leaf(&leaf));
+    of_leaves.chain(latency_leaves(report).flat_map(move |latency| form.of_latency(latency)))
 }
 
 /// At most so many bytes of JSON: nothing in names and tags is escaped.
@@ -61,26 +59,27 @@ impl<'a> Form<'a> {
         Self { tags, end, interval }
     }
 
-    fn of_share(self, share: &Share<'_>) -> Vec<MetricSeries> {
-        let name = snake_case(share.metric.name());
-        let tags =
-            [("stream", share.stream.map(stream_name)), ("shard", share.shard), ("error_code", share.error_code)];
-        let tags = self.tagged(tags);
-        let unit = match share.metric.unit() {
+    fn of_leaf(self, leaf: &Leaf<'_>) -> Vec<MetricSeries> {
+        let name = snake_case(leaf.metric.name());
+        let (stream, shard, code) = (leaf.stream.map(|stream| stream_name(stream)), leaf.shard, leaf.error_code);
+        let tags = self.tagged([
+            ("stream", stream),
+            ("shard", shard.map(AsRef::as_ref)),
+            ("error_code", code.map(AsRef::as_ref)),
+        ]);
+        let unit = match leaf.metric.unit() {
             Unit::Bytes => Some("byte"),
             Unit::Milliseconds => Some("millisecond"),
             _ => None,
         };
-        let count = share.count as f64;
-        let mut series = vec![
-            self.count(&format!("{name}.count"), count, &tags, None),
-            self.count(&format!("{name}.sum"), share.sum, &tags, unit),
-            self.gauge(&format!("{name}.avg"), share.sum / count, &tags, unit),
-        ];
-        let extremes = [("min", share.min), ("max", share.max)];
-        let extremes = extremes.into_iter().filter_map(|(part, value)| Some((part, value?)));
-        series.extend(extremes.map(|(part, value)| self.gauge(&format!("{name}.{part}"), value, &tags, unit)));
-        series
+        let StatisticSet { count, sum, min, max } = leaf.statistics;
+        vec![
+            self.count(&format!("{name}.count"), count as f64, &tags, None),
+            self.count(&format!("{name}.sum"), sum, &tags, unit),
+            self.gauge(&format!("{name}.avg"), sum / count as f64, &tags, unit),
+            self.gauge(&format!("{name}.min"), min, &tags, unit),
+            self.gauge(&format!("{name}.max"), max, &tags, unit),
+        ]
     }
 
     fn of_latency(self, latency: &Latency) -> Vec<MetricSeries> {

@@ -13,7 +13,7 @@ use kpl_core::metrics::{Metric, MetricsReport};
 use super::leaves::{Leaf, latency_leaves, leaves, pending_changes};
 use super::measures::{self, COUNTERS};
 use super::thinning::seconds;
-use super::{BoxFuture, MetricsSink, SinkError};
+use super::{BoxFuture, MetricsSink, SinkError, stream_name};
 
 /// Bytes of a datagram: what Datadog's own clients take for UDP (`OptimalUDPPayloadSize` of datadog-go), since it fits an
 /// MTU of 1,500. The agent reads up to 8,192 (`dogstatsd_buffer_size`).
@@ -190,7 +190,7 @@ impl DogStatsdSink {
     }
 
     fn count(&self, leaf: &Leaf<'_>) {
-        let (stream, shard) = (leaf.stream.map(clean), leaf.shard.map(clean));
+        let (stream, shard) = (leaf.stream.map(name_of), leaf.shard.map(clean));
         let code = leaf.error_code.map(clean);
         let tags = [("stream", &stream), ("shard", &shard), ("error_code", &code)];
         for measure in COUNTERS.iter().filter(|measure| measure.metric == leaf.metric) {
@@ -212,11 +212,11 @@ impl DogStatsdSink {
             *pending += change;
             // Below 0 only if the sink was added after the first put.
             let value = u64::try_from(*pending).unwrap_or(0);
-            send(self.client.gauge_with_tags(measures::PENDING, value), &[("stream", &stream.map(clean))]);
+            send(self.client.gauge_with_tags(measures::PENDING, value), &[("stream", &stream.map(name_of))]);
         }
         drop(pending);
         for latency in latency_leaves(report) {
-            let stream = latency.stream.as_ref().map(clean);
+            let stream = latency.stream.as_ref().map(name_of);
             self.distribute(measures::PUT_TO_ACK, &stream, &latency.put_to_ack);
             self.distribute(measures::BUFFERING, &stream, &latency.buffering);
         }
@@ -265,6 +265,10 @@ where
 /// A tag without what the protocol gives a meaning.
 fn clean(text: impl AsRef<str>) -> String {
     text.as_ref().replace(['|', ',', '#', '\n', '\r'], "_")
+}
+
+fn name_of(stream: impl AsRef<str>) -> String {
+    clean(stream_name(stream.as_ref()))
 }
 
 fn invalid(what: String) -> io::Error {

@@ -9,7 +9,7 @@ use metrics::{Key, KeyName, Label, Level, Metadata, Recorder, Unit, with_recorde
 use super::leaves::{Leaf, latency_leaves, leaves, pending_changes};
 use super::measures::{self, COUNTERS, Counts, Measure};
 use super::thinning::{OBSERVATIONS_MAX, Thinning};
-use super::{BoxFuture, MetricsSink, SinkError};
+use super::{BoxFuture, MetricsSink, SinkError, stream_name};
 
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
@@ -186,7 +186,7 @@ fn key(name: &KeyName, labels: Vec<Label>) -> Key {
 }
 
 fn stream_label(stream: Option<&Arc<str>>) -> Vec<Label> {
-    stream.map(|stream| Label::new("stream", stream.clone())).into_iter().collect()
+    stream.map(|stream| Label::new("stream", stream_name(stream).to_owned())).into_iter().collect()
 }
 
 fn labels(leaf: &Leaf<'_>) -> Vec<Label> {

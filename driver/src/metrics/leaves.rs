@@ -1,4 +1,4 @@
-//! What of a report goes to backends that add up by themselves: each observation once.
+//! What of a report goes to backends that add up by themselves: each observation once. For sinks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,21 +7,25 @@ use kpl_core::metrics::{Datum, Latency, Metric, MetricsReport, StatisticSet};
 
 /// A metric at its finest: no other leaf has any of it.
 #[derive(Clone, Debug)]
-pub(super) struct Leaf<'a> {
-    pub(super) metric: Metric,
-    pub(super) error_code: Option<&'a Arc<str>>,
-    pub(super) stream: Option<&'a Arc<str>>,
+#[non_exhaustive]
+pub struct Leaf<'a> {
+    /// Which metric.
+    pub metric: Metric,
+    /// Of which error code, for [`Metric::ErrorsByCode`].
+    pub error_code: Option<&'a Arc<str>>,
+    /// Of which stream (its name or ARN, as it was put); `None` is what belongs to none that is told apart.
+    pub stream: Option<&'a Arc<str>>,
     /// `None` is what belongs to no shard, or to none that is told apart.
-    pub(super) shard: Option<&'a Arc<str>>,
+    pub shard: Option<&'a Arc<str>>,
     /// What is left of a whole has the least and the largest of the whole: its own are not known.
-    pub(super) statistics: StatisticSet,
+    pub statistics: StatisticSet,
 }
 
 /// The leaves of a report. Their counts and sums add up to those of all streams.
 ///
 /// They are the shards' data, and of each stream what is in none of its shards: requests that failed as a whole, records
 /// that failed before their shard was known. Errors are told by code only, since each has one.
-pub(super) fn leaves(report: &MetricsReport) -> Vec<Leaf<'_>> {
+pub fn leaves(report: &MetricsReport) -> Vec<Leaf<'_>> {
     let mut leaves = Vec::with_capacity(report.data.len());
     for of_metric in report.data.chunk_by(|a, b| (a.metric, &a.error_code) == (b.metric, &b.error_code)) {
         if of_metric.iter().any(|datum| datum.metric == Metric::ErrorsByCode && datum.error_code.is_none()) {
@@ -59,12 +63,16 @@ fn rest<'a>(whole: &'a Datum, parts: &[Datum]) -> Option<Leaf<'a>> {
 }
 
 /// Latencies at their finest: by stream, if streams are told apart.
-pub(super) fn latency_leaves(report: &MetricsReport) -> impl Iterator<Item = &Latency> + Clone {
+pub fn latency_leaves(report: &MetricsReport) -> impl Iterator<Item = &Latency> + Clone {
     let by_stream = report.latencies.iter().any(|latency| latency.stream.is_some());
     report.latencies.iter().filter(move |latency| latency.stream.is_some() == by_stream)
 }
 
 /// By how many the records that are accepted and not resolved have become more, by stream. Only detailed metrics tell.
+#[cfg_attr(
+    not(any(feature = "dogstatsd", feature = "metrics-facade", feature = "opentelemetry")),
+    allow(dead_code, reason = "for sinks that have a gauge of it")
+)]
 pub(super) fn pending_changes<'a>(leaves: &[Leaf<'a>]) -> BTreeMap<Option<&'a Arc<str>>, i64> {
     let mut changes = BTreeMap::new();
     for leaf in leaves {

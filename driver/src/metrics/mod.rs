@@ -16,7 +16,6 @@ mod exports;
 #[cfg(feature = "metrics-facade")]
 mod facade;
 mod in_memory;
-#[cfg(any(feature = "dogstatsd", feature = "metrics-facade", feature = "opentelemetry"))]
 mod leaves;
 #[cfg(any(feature = "dogstatsd", feature = "metrics-facade", feature = "opentelemetry"))]
 mod measures;
@@ -42,6 +41,7 @@ pub(crate) use self::exports::Exports;
 #[cfg(feature = "metrics-facade")]
 pub use self::facade::MetricsFacadeSink;
 pub use self::in_memory::{InMemorySink, NullSink};
+pub use self::leaves::{Leaf, latency_leaves, leaves};
 #[cfg(feature = "opentelemetry")]
 pub use self::opentelemetry::OpenTelemetrySink;
 pub use self::taken::Taken;

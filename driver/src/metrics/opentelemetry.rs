@@ -9,7 +9,7 @@ use opentelemetry::{KeyValue, global};
 use super::leaves::{Leaf, latency_leaves, leaves, pending_changes};
 use super::measures::{self, COUNTERS, Counts, Measure};
 use super::thinning::{OBSERVATIONS_MAX, Thinning};
-use super::{BoxFuture, MetricsSink, SinkError};
+use super::{BoxFuture, MetricsSink, SinkError, stream_name};
 
 /// Upper bounds of the histograms' buckets, unless a view of the application says otherwise.
 const SECONDS: [f64; 17] =
@@ -187,7 +187,7 @@ fn instrument(meter: &Meter, measure: &Measure) -> Instrument {
 }
 
 fn stream_attribute(stream: Option<&Arc<str>>) -> Vec<KeyValue> {
-    stream.map(|stream| KeyValue::new("stream", stream.clone())).into_iter().collect()
+    stream.map(|stream| KeyValue::new("stream", stream_name(stream).to_owned())).into_iter().collect()
 }
 
 fn attributes(leaf: &Leaf<'_>) -> Vec<KeyValue> {
