@@ -1,6 +1,10 @@
 //! HTTP clients for an `aws_sdk_kinesis::Client`: surf over curl, TLS by OpenSSL, `TCP_NODELAY` on, proxies as the
 //! environment says (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
 //!
+//! **Close the producer before the program ends.** Curl works on a thread of its own, and OpenSSL clears up when the process
+//! exits, whoever still uses it: a TLS handshake that is under way at that moment can crash the process. libcurl's
+//! initialisation at the program's start leaves no way to forbid that from here.
+//!
 //! ```no_run
 //! # #[async_std::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use kpl_async_std::{AsyncStd, Config, Producer, aws_config, http_client};
