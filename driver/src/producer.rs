@@ -76,6 +76,16 @@ impl<R: AwsRuntime> Producer<R> {
     ///
     /// As [`from_env`](Self::from_env).
     pub async fn from_env_with(config: Config) -> Result<Self, FromEnvError> {
+        Ok(Self::from_sdk_config(&Self::sdk_config_from_env().await?, config))
+    }
+
+    /// What [`from_env`](Self::from_env) goes by: for other clients of the AWS SDK beside the producer, such as that of a sink
+    /// for metrics.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_env`](Self::from_env).
+    pub async fn sdk_config_from_env() -> Result<SdkConfig, FromEnvError> {
         let ca_pem = match std::env::var("AWS_CA_BUNDLE") {
             Ok(path) if !path.is_empty() => {
                 let pem = std::fs::read(&path);
@@ -96,7 +106,7 @@ impl<R: AwsRuntime> Producer<R> {
         if sdk_config.region().is_none_or(|region| region.as_ref().is_empty()) {
             return Err(FromEnvError::NoRegion);
         }
-        Ok(Self::from_sdk_config(&aws::with_containers_by_name(sdk_config), config))
+        Ok(aws::with_containers_by_name(sdk_config))
     }
 
     /// A producer by an SDK config that the application has loaded itself. Where it has no sleep, or no HTTP client,
