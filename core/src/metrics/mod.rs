@@ -172,14 +172,8 @@ impl StatisticSet {
     /// Takes an observation.
     #[inline]
     pub fn observe(&mut self, value: f64) {
-        self.observe_times(value, 1);
-    }
-
-    /// Takes the same observation so many times.
-    #[inline]
-    pub(crate) fn observe_times(&mut self, value: f64, times: u64) {
-        self.count += times;
-        self.sum += value * times as f64;
+        self.count += 1;
+        self.sum += value;
         self.min = self.min.min(value);
         self.max = self.max.max(value);
     }
@@ -246,8 +240,5 @@ mod tests {
         assert_eq!(merged, all);
         assert_eq!(all, StatisticSet { count: 4, sum: 11.5, min: 0.0, max: 7.5 });
         assert_eq!((all.average(), StatisticSet::EMPTY.average()), (Some(2.875), None));
-        let mut times = StatisticSet::EMPTY;
-        times.observe_times(2.0, 3);
-        assert_eq!(times, StatisticSet { count: 3, sum: 6.0, min: 2.0, max: 2.0 });
     }
 }
