@@ -15,6 +15,8 @@
 //! # }
 //! ```
 
+use std::path::{Path, PathBuf};
+
 pub mod certs;
 pub mod client;
 pub mod end_to_end;
@@ -26,3 +28,13 @@ pub use certs::Certificates;
 pub use kinesis_mock::KinesisMock;
 pub use proxy::Proxy;
 pub use service::Service;
+
+/// `<target>/name`: a place for what a test or a tool installs, in cargo's build folder.
+#[must_use]
+pub fn build_folder(name: &str) -> PathBuf {
+    let exe = std::env::current_exe().expect("a program knows its own path");
+    // A test's path is `<target>/<profile>/deps/<name>`, with a triple between when cross-compiled; cargo puts this
+    // tag in `<target>`. Documentation tests run from elsewhere.
+    let target = exe.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists());
+    target.map_or_else(|| std::env::temp_dir().join("kpl-suite"), Path::to_path_buf).join(name)
+}

@@ -25,14 +25,9 @@ pub(super) fn main_js() -> Result<PathBuf, String> {
     Ok(package.join("node_modules/kinesis-local/main.js"))
 }
 
-/// Everything of ours, `<target>/kinesis-mock`.
+/// Everything of ours.
 pub(super) fn home() -> PathBuf {
-    let exe = std::env::current_exe().expect("a test knows its own path");
-    // A test's path is `<target>/<profile>/deps/<name>`, with a triple between when cross-compiled; cargo puts this
-    // tag in `<target>`. Documentation tests run from elsewhere.
-    let target = exe.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists());
-    let target = target.map_or_else(|| std::env::temp_dir().join("kpl-suite"), Path::to_path_buf);
-    target.join("kinesis-mock")
+    crate::build_folder("kinesis-mock")
 }
 
 fn check(program: &str) -> Result<(), String> {

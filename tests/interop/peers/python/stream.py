@@ -1,0 +1,25 @@
+"""Reading a stream from its beginning to its end, with boto3."""
+
+import boto3
+
+
+def kinesis():
+    return boto3.client("kinesis")
+
+
+def shards(client, stream):
+    """All shards, also the closed ones."""
+    for page in client.get_paginator("list_shards").paginate(StreamName=stream):
+        yield from page["Shards"]
+
+
+def records(client, stream, shard_id):
+    """All records of a shard, in order, as boto3 gives them."""
+    start = client.get_shard_iterator(StreamName=stream, ShardId=shard_id, ShardIteratorType="TRIM_HORIZON")
+    iterator = start["ShardIterator"]
+    while iterator:
+        page = client.get_records(ShardIterator=iterator)
+        yield from page["Records"]
+        if not page["Records"] and page["MillisBehindLatest"] == 0:
+            return
+        iterator = page.get("NextShardIterator")

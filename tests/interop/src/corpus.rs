@@ -1,0 +1,144 @@
+//! The user records that are put: a fixed set of cases, and random batches from a seed.
+
+use crate::line::User;
+
+/// Some user records that are put together: after each case the producer is flushed.
+#[derive(Debug)]
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) records: Vec<User>,
+}
+
+/// The largest hash key.
+const LAST: u128 = u128::MAX;
+
+/// Of every kind that users put, and of every kind that is at a limit.
+pub(crate) fn cases() -> Vec<Case> {
+    let case = |name, records: Vec<User>| Case { name, records };
+    let numbered = |count: usize, key: &dyn Fn(usize) -> String| {
+        (0..count).map(|n| User::new(key(n), None, format!("record {n}").as_bytes())).collect()
+    };
+    let unicode = ["é", "あいう", "ключ", "🦀🦀", "e\u{301}", "\u{feff}", "a\tb\n", "\u{0}", "ß\u{200d}ﷺ"];
+    vec![
+        case("one record", vec![User::new("key", None, b"alone")]),
+        case("one record with an explicit hash key", vec![User::new("key", Some(LAST / 3), b"alone")]),
+        case("one empty record", vec![User::new("key", None, b"")]),
+        case("two records", numbered(2, &|n| format!("key-{n}"))),
+        case("a repeated key", numbered(10, &|_| "the same".into())),
+        case("distinct keys", numbered(100, &|n| format!("key-{n}"))),
+        case("keys that come again", numbered(100, &|n| format!("key-{}", n * n % 7))),
+        case("Unicode keys", numbered(unicode.len() * 2, &|n| unicode[n % unicode.len()].into())),
+        case("keys of 256 characters", numbered(4, &|n| ["k", "あ", "🦀", "é"][n].repeat(256))),
+        case(
+            "explicit hash keys, distinct",
+            (0..20).map(|n| User::new(format!("key-{n}"), Some(LAST / 20 * n), b"placed")).collect(),
+        ),
+        case(
+            "explicit hash keys, repeated, with other partition keys",
+            (0..30_u32).map(|n| User::new(format!("key-{}", n % 4), Some(u128::from(n % 3)), b"placed")).collect(),
+        ),
+        case(
+            "explicit hash keys, first and last",
+            vec![
+                User::new("first", Some(0), b"0"),
+                User::new("last", Some(LAST), b"2^128 - 1"),
+                User::new("first", Some(0), b"0 again"),
+            ],
+        ),
+        case(
+            "some with explicit hash keys and some without",
+            (0..40).map(|n| User::new(format!("key-{}", n % 5), (n % 3 == 0).then_some(n << 120), b"mixed")).collect(),
+        ),
+        case(
+            "empty data among others",
+            (0..20_u8).map(|n| User::new(format!("key-{n}"), None, &vec![n; usize::from(n % 3)])).collect(),
+        ),
+        case("all bytes", (0..=255_u8).map(|n| User::new("bytes", None, &[n; 3])).collect()),
+        case("data that look like an aggregate", {
+            let nested = kpl_core::codec::encode(&[kpl_core::codec::AggregatedUserRecord {
+                partition_key: "inner".into(),
+                explicit_hash_key: None,
+                data: "inner".into(),
+            }]);
+            vec![
+                User::new("outer", None, &nested),
+                User::new("outer", None, b"\xF3\x89\x9A\xC2"),
+                User::new("outer", None, b"\xF3\x89\x9A\xC2 and no more"),
+            ]
+        }),
+        case(
+            "large data",
+            vec![
+                User::new("large", None, &filled(25_000)),
+                User::new("large", None, &filled(25_000)),
+                User::new("large", None, &filled(50_000)),
+                User::new("larger", None, &filled(51_200)),
+                User::new("larger", None, &filled(60_000)),
+                User::new("small", None, b"small"),
+            ],
+        ),
+        case(
+            "the largest records",
+            vec![User::new("1 MiB", None, &filled((1 << 20) - 5)), User::new("nearly", None, &filled((1 << 20) - 500))],
+        ),
+        case(
+            "around the size of an aggregate",
+            (0..40).map(|n| User::new("around", None, &filled(51_200 / 8 - 20 + n))).collect(),
+        ),
+        case("2,000 records", numbered(2_000, &|n| format!("key-{}", n % 512))),
+    ]
+}
+
+/// All records of all cases.
+pub(crate) fn records() -> Vec<User> {
+    cases().into_iter().flat_map(|case| case.records).collect()
+}
+
+/// Bytes that do not repeat soon.
+fn filled(size: usize) -> Vec<u8> {
+    (0..size).map(|n| (n * n / 7 % 251) as u8).collect()
+}
+
+/// So many batches of 1 to 30 user records of which every part is random, the same for the same seed.
+pub(crate) fn random_batches(seed: u64, count: usize) -> impl Iterator<Item = Vec<User>> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    (0..count).map(move |_| {
+        let keys: Vec<String> = (0..rng.usize(1..8)).map(|_| random_key(&mut rng)).collect();
+        let hash_keys: Vec<u128> = (0..3).map(|_| rng.u128(..) >> rng.u32(0..128)).collect();
+        let explicit = rng.f32();
+        let size_max = [0, 10, 200, 2_000][rng.usize(0..4)];
+        let record = |rng: &mut fastrand::Rng| {
+            let hash_key = (rng.f32() < explicit).then(|| hash_keys[rng.usize(0..hash_keys.len())]);
+            let data: Vec<u8> = (0..rng.usize(0..=size_max)).map(|_| rng.u8(..)).collect();
+            User::new(&*keys[rng.usize(0..keys.len())], hash_key, &data)
+        };
+        (0..rng.usize(1..=30)).map(|_| record(&mut rng)).collect()
+    })
+}
+
+fn random_key(rng: &mut fastrand::Rng) -> String {
+    let length = if rng.u8(..) == 0 { 256 } else { rng.usize(1..=20) };
+    let ascii = rng.bool();
+    (0..length).map(|_| if ascii { rng.alphanumeric() } else { rng.char('\u{1}'..) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_record_is_one_that_a_producer_takes() {
+        for user in records().iter().chain(&random_batches(7, 500).flatten().collect::<Vec<_>>()) {
+            assert!(user.record("events").prepare().is_ok(), "{:.100}", user.partition_key);
+        }
+        let sizes: Vec<usize> = cases().iter().map(|case| case.records.len()).collect();
+        assert!(sizes.contains(&1) && sizes.contains(&2_000));
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_batches() {
+        let batches = |seed| random_batches(seed, 20).collect::<Vec<_>>();
+        assert_eq!(batches(3), batches(3));
+        assert_ne!(batches(3), batches(4));
+    }
+}

@@ -1,0 +1,30 @@
+//! The peers, one file each.
+
+mod aws_kinesis_agg;
+
+use clap::ValueEnum;
+
+use crate::Args;
+use crate::report::Report;
+use crate::service::Service;
+use crate::tools::Tools;
+
+/// A program that others wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Peer {
+    /// The aggregation module for Python
+    AwsKinesisAgg,
+}
+
+/// All of them if none is named.
+pub(crate) fn chosen(named: &[Peer]) -> &[Peer] {
+    if named.is_empty() { Peer::value_variants() } else { named }
+}
+
+impl Peer {
+    pub(crate) async fn run(self, args: &Args, tools: &Tools, service: &Service, report: &mut Report) {
+        match self {
+            Self::AwsKinesisAgg => aws_kinesis_agg::run(args, tools, service, report).await,
+        }
+    }
+}

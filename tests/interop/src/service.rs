@@ -1,0 +1,104 @@
+//! Kinesis for the peers: our emulator, over HTTP and HTTPS; and our producer, to fill it.
+
+use std::process::Command;
+
+use aws_sdk_kinesis::Client;
+use bytes::Bytes;
+use kpl_emulator::{Emulator, Options, Server};
+use kpl_suite::{Certificates, client};
+use kpl_tokio::{Config, Producer};
+
+use crate::corpus::Case;
+use crate::line::{Read, Sent};
+
+/// The emulator, served.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) emulator: Emulator,
+    http: Server,
+    https: Server,
+}
+
+impl Service {
+    /// On free ports of loopback.
+    pub(crate) async fn start() -> anyhow::Result<Self> {
+        // The cases are put at full speed: shards take what comes.
+        let emulator = Emulator::new(Options::unlimited());
+        let http = Server::start(&emulator).await?;
+        let tls = Some(Certificates::generate().server_config());
+        let https = Server::bind(([127, 0, 0, 1], 0).into(), &emulator, tls).await?;
+        Ok(Self { emulator, http, https })
+    }
+
+    /// The HTTPS endpoint. Its certificate is signed by nobody that a client knows.
+    pub(crate) fn https(&self) -> &Server {
+        &self.https
+    }
+
+    /// With what AWS SDKs of every language read: endpoint, region, credentials.
+    pub(crate) fn configure<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        let empty = if cfg!(windows) { "NUL" } else { "/dev/null" };
+        command
+            .env("AWS_ENDPOINT_URL", self.http.url())
+            .env("AWS_REGION", client::REGION)
+            .env("AWS_DEFAULT_REGION", client::REGION)
+            .env("AWS_ACCESS_KEY_ID", "AKIDTEST")
+            .env("AWS_SECRET_ACCESS_KEY", "secret")
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            // Nothing of this machine's owner.
+            .env("AWS_CONFIG_FILE", empty)
+            .env("AWS_SHARED_CREDENTIALS_FILE", empty)
+            .env_remove("AWS_PROFILE")
+            .env_remove("AWS_SESSION_TOKEN")
+            .env("NO_PROXY", "127.0.0.1,localhost")
+    }
+
+    /// Makes a stream of so many shards.
+    pub(crate) fn create_stream(&self, name: &str, shards: u32) {
+        let _same = self.emulator.clone().with_stream(name, shards);
+    }
+
+    /// A client of the AWS SDK for Rust.
+    pub(crate) fn client(&self) -> Client {
+        client::new(&self.http.url(), None)
+    }
+
+    /// Our producer puts all cases, each flushed; gives what a consumer has to read, by the receipts.
+    pub(crate) async fn put_by_ours(&self, stream: &str, cases: &[Case]) -> anyhow::Result<Vec<Read>> {
+        let producer = Producer::new(self.client(), Config::default());
+        let mut expected = Vec::new();
+        for Case { name, records } in cases {
+            let mut outcomes = Vec::with_capacity(records.len());
+            for user in records {
+                outcomes.push(producer.put_record(user.record(stream)).await?);
+            }
+            producer.flush().await;
+            for (user, outcome) in records.iter().zip(outcomes) {
+                let receipt = outcome.await.map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
+                expected.push(Read {
+                    shard_id: receipt.shard_id.to_string(),
+                    sequence_number: receipt.sequence_number.to_string(),
+                    // Consumers say 0 of a record that went alone.
+                    sub_sequence_number: receipt.sub_sequence_number.unwrap_or(0),
+                    partition_key: user.partition_key.clone(),
+                    explicit_hash_key: user.explicit_hash_key.clone(),
+                    data: user.data.clone(),
+                });
+            }
+        }
+        producer.close().await;
+        Ok(expected)
+    }
+
+    /// The Kinesis records of a stream, by shard, as they were sent.
+    pub(crate) fn stored(&self, stream: &str) -> Vec<Sent> {
+        self.emulator.with(|kinesis, _| {
+            let records = kinesis.records(stream).map(|(_, _, record)| Sent {
+                partition_key: record.partition_key.clone(),
+                explicit_hash_key: record.explicit_hash_key.map(|key| key.to_string()),
+                data: Bytes::clone(&record.data),
+            });
+            records.collect()
+        })
+    }
+}

@@ -1,0 +1,104 @@
+//! Getting what peers need, below cargo's build folder, and running it.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, ensure};
+
+use crate::report::Missing;
+
+/// Where peers are installed, and where their few lines of code are.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    home: PathBuf,
+    sources: PathBuf,
+}
+
+impl Tools {
+    pub(crate) fn new() -> Self {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
+        Self { home: kpl_suite::build_folder("interop"), sources }
+    }
+
+    /// A Python with the packages that `peers/python/NAME.txt` names.
+    pub(crate) fn python(&self, name: &str) -> anyhow::Result<Python> {
+        has("python3", "--version")?;
+        let sources = self.sources.join("python");
+        let list = sources.join(format!("{name}.txt"));
+        let (packages, folder) = (fs::read_to_string(&list)?, self.home.join("python").join(name));
+        let bin = folder.join(if cfg!(windows) { "Scripts" } else { "bin" });
+        once(&folder, &packages, || {
+            run(Command::new("python3").args(["-m", "venv"]).arg(&folder), "")?;
+            let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
+            run(Command::new(bin.join("python")).args(pip).arg(&list), "").map(drop)
+        })?;
+        Ok(Python { bin, sources, packages })
+    }
+}
+
+/// A Python with some packages.
+#[derive(Debug)]
+pub(crate) struct Python {
+    bin: PathBuf,
+    sources: PathBuf,
+    packages: String,
+}
+
+impl Python {
+    /// A script of ours.
+    pub(crate) fn script(&self, name: &str) -> Command {
+        let mut command = Command::new(self.bin.join("python"));
+        command.arg(self.sources.join(name)).env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    }
+
+    /// Name and pinned version of a package.
+    pub(crate) fn version(&self, package: &str) -> anyhow::Result<String> {
+        let pinned = |line: &str| line.strip_prefix(package)?.strip_prefix("==").map(|v| format!("{package} {v}"));
+        self.packages.lines().find_map(pinned).with_context(|| format!("{package} is not pinned"))
+    }
+}
+
+/// Runs a program, and gives what it prints.
+pub(crate) fn run(command: &mut Command, input: &str) -> anyhow::Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = spawned.with_context(|| program.clone())?;
+    let mut stdin = child.stdin.take().context("a pipe")?;
+    let output = std::thread::scope(|scope| {
+        // It may print before it has read all. One that ends early says why on its standard error.
+        scope.spawn(move || stdin.write_all(input.as_bytes()));
+        child.wait_with_output()
+    })?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program}: {}: {}", output.status, last_lines(&errors));
+    String::from_utf8(output.stdout).with_context(|| program)
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.trim().lines().collect();
+    lines[lines.len().saturating_sub(12)..].join("\n")
+}
+
+/// Whether a program runs here; it is missing if not.
+fn has(program: &str, flag: &str) -> anyhow::Result<()> {
+    match Command::new(program).arg(flag).output() {
+        Ok(output) if output.status.success() => Ok(()),
+        _ => Err(Missing(format!("`{program}` does not run on this machine")).into()),
+    }
+}
+
+/// Installs into `folder` unless what is there was made from the same `recipe`. What cannot be installed is missing.
+fn once(folder: &Path, recipe: &str, install: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mark = folder.join("installed");
+    if fs::read_to_string(&mark).is_ok_and(|installed| installed == recipe) {
+        return Ok(());
+    }
+    // Mostly there is none.
+    let _ = fs::remove_dir_all(folder);
+    fs::create_dir_all(folder)?;
+    install().map_err(|error| Missing(format!("it cannot be installed: {error:#}")))?;
+    Ok(fs::write(mark, recipe)?)
+}
