@@ -1,5 +1,6 @@
 //! `kpl`: puts lines into Amazon Kinesis Data Streams as the Kinesis Producer Library would, and what goes with that.
 
+mod bench;
 mod blob;
 mod codec;
 mod connection;
@@ -42,6 +43,7 @@ enum Command {
     Decode(codec::DecodeArgs),
     Shards(Box<shards::ShardsArgs>),
     Emulator(emulator::EmulatorArgs),
+    Bench(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Decode(args) => codec::decode(&args),
         Command::Shards(args) => block_on(shards::run(*args)),
         Command::Emulator(args) => block_on(emulator::run(args)),
+        Command::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| exit::report(&error))
 }

@@ -77,6 +77,8 @@ pub struct Counters {
     pub records_stored: u64,
     /// Bytes of their data.
     pub bytes_stored: u64,
+    /// What they cost: each 25 KiB begun of a record's data and partition key.
+    pub payload_units: u64,
     /// Kinesis records throttled, by a shard's limit or by a fault.
     pub records_throttled: u64,
     /// Kinesis records refused with `InternalFailure`.

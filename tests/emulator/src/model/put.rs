@@ -13,6 +13,8 @@ use crate::api::{
 
 const REQUEST_RECORDS_MAX: usize = 500;
 const REQUEST_BYTES_MAX: usize = 10 << 20;
+/// <https://aws.amazon.com/kinesis/data-streams/pricing/>
+const PAYLOAD_UNIT: usize = 25 << 10;
 
 impl Kinesis {
     /// PutRecord.
@@ -127,6 +129,7 @@ impl Kinesis {
         }
         counters.records_stored += 1;
         counters.bytes_stored += entry.data.len() as u64;
+        counters.payload_units += (entry.data.len() + entry.partition_key.len()).div_ceil(PAYLOAD_UNIT) as u64;
         let PutRecordsEntry { partition_key, data, .. } = entry;
         let record = NewRecord { arrived_at: now, partition_key, explicit_hash_key, data };
         let sequence_number = stream.store(shard, record, options.retain_bytes_max);

@@ -1,0 +1,71 @@
+//! What this process has used.
+
+use std::time::Duration;
+
+use cpu_time::ProcessTime;
+use serde::{Deserialize, Serialize};
+
+/// Counts every allocation of the process.
+#[cfg(feature = "count-allocations")]
+#[global_allocator]
+static ALLOCATOR: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;
+
+/// CPU time and allocations between two points, and what memory held.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Usage {
+    pub(super) elapsed: Duration,
+    /// User and system.
+    pub(super) cpu: Duration,
+    /// Resident memory before, at its peak, and after, in KiB; none where the system does not tell.
+    pub(super) resident: Option<[u64; 3]>,
+    /// With the feature `count-allocations`.
+    pub(super) allocations: Option<u64>,
+}
+
+/// A point to measure from.
+pub(super) struct Start {
+    at: std::time::Instant,
+    cpu: ProcessTime,
+    resident: Option<u64>,
+    allocations: Option<u64>,
+}
+
+impl Start {
+    pub(super) fn now() -> Self {
+        // From here on, the peak is the peak since.
+        let _ = std::fs::write("/proc/self/clear_refs", "5");
+        Self {
+            resident: memory("VmRSS:"),
+            allocations: allocations(),
+            at: std::time::Instant::now(),
+            cpu: ProcessTime::now(),
+        }
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        let (cpu, elapsed, allocated) = (self.cpu.elapsed(), self.at.elapsed(), allocations());
+        Usage {
+            elapsed,
+            cpu,
+            resident: self.resident.and_then(|before| Some([before, memory("VmHWM:")?, memory("VmRSS:")?])),
+            allocations: allocated.zip(self.allocations).map(|(now, before)| now - before),
+        }
+    }
+}
+
+fn memory(field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+#[cfg(feature = "count-allocations")]
+fn allocations() -> Option<u64> {
+    let stats = ALLOCATOR.stats();
+    Some((stats.allocations + stats.reallocations) as u64)
+}
+
+#[cfg(not(feature = "count-allocations"))]
+fn allocations() -> Option<u64> {
+    None
+}
