@@ -79,9 +79,8 @@ fn drive(producer: &mut Producer<usize>, mut now: Instant, records: Vec<Prepared
                 Action::DescribeStream(request) => {
                     producer.respond_stream(now, &request, Ok(StreamSummary::default()));
                 }
-                Action::ResolveRecord(_, result) => {
-                    assert!(result.is_ok());
-                    left -= 1;
+                Action::Resolve(records) => {
+                    left -= records.inspect(|(_, result)| assert!(result.is_ok())).count();
                 }
                 _ => {}
             }

@@ -81,10 +81,16 @@ fn run(stream: &Arc<str>, lines: &Receiver<Vec<u8>>, kinesis: &Kinesis, config: 
                     let summary = kinesis.describe_stream(&request);
                     producer.respond_stream(clock.now(), &request, summary);
                 }
-                Action::ResolveRecord(_, Ok(_receipt)) => stored += 1,
-                Action::ResolveRecord(line, Err(failure)) => {
-                    eprintln!("line {line}: {failure}");
-                    failed += 1;
+                Action::Resolve(records) => {
+                    for (line, result) in records {
+                        match result {
+                            Ok(_receipt) => stored += 1,
+                            Err(failure) => {
+                                eprintln!("line {line}: {failure}");
+                                failed += 1;
+                            }
+                        }
+                    }
                 }
                 Action::Notice(notice) => eprintln!("{notice:?}"),
                 // Nothing is flushed, and no request is under way here that could be cancelled.

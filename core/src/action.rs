@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use crate::kinesis_record::Batch;
 use crate::metrics::Observations;
-use crate::outcome::RecordResult;
+use crate::outcome::Resolution;
 use crate::outstanding::FlushId;
 
 /// An effect for the driver to carry out, from [`Producer::poll_action`](crate::Producer::poll_action).
@@ -22,8 +22,9 @@ pub enum Action<T> {
     ListShards(ListShardsRequest),
     /// Ask for the stream's summary ([`Producer::respond_stream`](crate::Producer::respond_stream)).
     DescribeStream(DescribeRequest),
-    /// Tell the caller with this ticket what became of the record.
-    ResolveRecord(T, RecordResult),
+    /// Tell the callers with these tickets what became of their records: all of one Kinesis record at once, since there
+    /// may be thousands in it.
+    Resolve(Resolution<T>),
     /// Everything that was put before this flush is resolved.
     FlushDone(FlushId),
     /// The deadline of a close has passed: give back every batch under way now, as

@@ -1,6 +1,5 @@
 //! What all streams of a producer share.
 
-use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use core::time::Duration;
@@ -8,7 +7,7 @@ use core::time::Duration;
 use crate::action::{Action, Notice};
 use crate::config::Config;
 use crate::kinesis_record::Pending;
-use crate::outcome::{Attempt, AttemptError, Attempts, PutFailure, Receipt, code};
+use crate::outcome::{AttemptError, PutFailure, Resolution, code};
 use crate::outstanding::Outstanding;
 use crate::rng::Rng;
 use crate::time::Instant;
@@ -88,34 +87,29 @@ impl<T> Common<T> {
         turn
     }
 
-    pub(crate) fn succeed(
-        &mut self,
-        user: Pending<T>,
-        shard_id: Arc<str>,
-        sequence_number: Arc<str>,
-        sub_sequence_number: Option<u64>,
-        attempt: Attempt,
-    ) {
+    /// Counts a user record out that is stored.
+    pub(crate) fn count_stored<U>(&mut self, user: &Pending<U>) {
         self.outstanding.release(user.generation, user.entry.size());
         self.stats.user_records_succeeded += 1;
-        let attempts = Attempts::new(user.failed, attempt);
-        let receipt = Receipt { shard_id, sequence_number, sub_sequence_number, attempts };
-        self.actions.push_back(Action::ResolveRecord(user.ticket, Ok(receipt)));
+    }
+
+    pub(crate) fn resolve(&mut self, resolution: Resolution<T>) {
+        self.actions.push_back(Action::Resolve(resolution));
     }
 
     pub(crate) fn fail(&mut self, stream: &Arc<str>, user: Pending<T>, error: AttemptError) {
         self.outstanding.release(user.generation, user.entry.size());
         self.stats.user_records_failed += 1;
         let record = user.entry.into_user_record(stream.clone());
-        let failure = PutFailure { record, error, attempts: user.failed };
-        self.actions.push_back(Action::ResolveRecord(user.ticket, Err(Box::new(failure))));
+        let failure = PutFailure { record, error, attempts: user.failed.into_vec() };
+        self.resolve(Resolution::failed(user.ticket, failure));
     }
 
     /// Counts a record whose time-to-live has run out, and says so.
     pub(crate) fn expired<U>(&mut self, user: &Pending<U>) -> AttemptError {
         self.expired += 1;
         let ttl = self.config.record_ttl();
-        let message = match user.failed.last().and_then(|attempt| attempt.error.as_ref()) {
+        let message = match user.failed.as_slice().last().and_then(|attempt| attempt.error.as_ref()) {
             Some(last) => alloc::format!("not stored within record_ttl ({ttl:?}); last error: {last}"),
             None => alloc::format!("not sent within record_ttl ({ttl:?})"),
         };

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use crate::codec::{self, AGGREGATE_PARTITION_KEY, EncodeItem, FRAME_SIZE, Placement};
-use crate::outcome::Attempt;
+use crate::outcome::FailedAttempts;
 use crate::record::Entry;
 use crate::time::Instant;
 
@@ -19,7 +19,7 @@ pub(crate) struct Pending<T> {
     /// Which flushes cover it: see [`Outstanding`](crate::outstanding::Outstanding).
     pub(crate) generation: u64,
     /// The attempts that failed.
-    pub(crate) failed: Vec<Attempt>,
+    pub(crate) failed: FailedAttempts,
 }
 
 /// A user record in a Kinesis record, with its place in the tables of keys.
@@ -112,7 +112,7 @@ impl<T> KinesisRecord<T> {
 
     /// The explicit hash key to send it with, if any. On the wire it is decimal.
     pub fn explicit_hash_key(&self) -> Option<u128> {
-        if self.is_aggregated() { Some(self.first().hash_key) } else { self.first().explicit_hash_key() }
+        if self.is_aggregated() { Some(self.first().hash_key()) } else { self.first().explicit_hash_key() }
     }
 
     /// The data to send: that of the one user record, not copied, or the aggregate, encoded now.

@@ -51,7 +51,7 @@
 //!             Action::DescribeStream(request) => {
 //!                 producer.respond_stream(now, &request, Ok(StreamSummary::default()));
 //!             }
-//!             Action::ResolveRecord(_ticket, result) => receipts += usize::from(result.is_ok()),
+//!             Action::Resolve(records) => receipts += records.filter(|(_ticket, result)| result.is_ok()).count(),
 //!             Action::Notice(notice) => println!("{notice:?}"),
 //!             _ => {}
 //!         }
@@ -75,7 +75,7 @@
 //! | collector | gathers Kinesis records of a stream into a request, until it is full or due |
 //! | [`Action::SendBatch`] | the driver encodes ([`KinesisRecord::data`]), signs and sends, outside its lock |
 //! | [`Producer::respond`] | the retrier judges each record; it is resolved, or goes back to the aggregator |
-//! | [`Action::ResolveRecord`] | the caller is told |
+//! | [`Action::Resolve`] | the callers are told |
 
 #![no_std]
 
@@ -116,7 +116,7 @@ pub use common::Stats;
 pub use config::{Config, ConfigBuilder, ConfigError, RecordDistribution};
 pub use hash_key::hash_key;
 pub use kinesis_record::{Batch, KinesisRecord};
-pub use outcome::{Attempt, AttemptError, Attempts, PutFailure, Receipt, RecordResult, code};
+pub use outcome::{Attempt, AttemptError, Attempts, PutFailure, Receipt, RecordResult, Resolution, code};
 pub use outstanding::FlushId;
 pub use producer::{Producer, PutError};
 pub use record::{InvalidRecord, PrepareError, PreparedRecord, UserRecord};

@@ -2,9 +2,10 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
+use alloc::vec::{self, Vec};
 use core::fmt;
 
+use crate::kinesis_record::{Packed, Pending};
 use crate::record::UserRecord;
 use crate::time::Instant;
 
@@ -12,18 +13,56 @@ use crate::time::Instant;
 pub type RecordResult = Result<Receipt, Box<PutFailure>>;
 
 /// Proof that a user record is in the stream, where a consumer that follows the KCL's rules reads it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+///
+/// Small: what the user records of one Kinesis record have in common, they share.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Receipt {
+    place: Arc<Place>,
+    position: Option<u32>,
+    failed: FailedAttempts,
+}
+
+impl Receipt {
     /// The shard that took the record.
-    pub shard_id: Arc<str>,
+    pub fn shard_id(&self) -> &str {
+        &self.place.shard_id
+    }
+
     /// The sequence number of the Kinesis record that carries it.
-    pub sequence_number: Arc<str>,
+    pub fn sequence_number(&self) -> &str {
+        &self.place.sequence_number
+    }
+
     /// Its place among the user records of an aggregated Kinesis record: what consumers call the sub-sequence number.
     /// `None` when the record went alone; consumers then say 0.
-    pub sub_sequence_number: Option<u64>,
+    pub fn sub_sequence_number(&self) -> Option<u64> {
+        self.position.map(u64::from)
+    }
+
     /// Every attempt; the last one succeeded.
-    pub attempts: Attempts,
+    pub fn attempts(&self) -> Attempts<'_> {
+        Attempts { failed: self.failed.as_slice(), succeeded: &self.place.attempt }
+    }
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receipt")
+            .field("shard_id", &self.shard_id())
+            .field("sequence_number", &self.sequence_number())
+            .field("sub_sequence_number", &self.sub_sequence_number())
+            .field("attempts", &self.attempts())
+            .finish()
+    }
+}
+
+/// Where and when a Kinesis record was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) shard_id: Arc<str>,
+    pub(crate) sequence_number: Arc<str>,
+    /// The one that succeeded.
+    pub(crate) attempt: Attempt,
 }
 
 /// A user record that did not make it, given back with its history.
@@ -106,18 +145,14 @@ pub mod code {
     pub const RECORD_TOO_LARGE: &str = "Record Too Large";
 }
 
-/// The attempts of a record that succeeded, first to last. Never empty; one attempt takes no allocation.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Attempts {
-    failed: Vec<Attempt>,
-    succeeded: Attempt,
+/// The attempts of a record that succeeded, first to last. Never empty.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Attempts<'a> {
+    failed: &'a [Attempt],
+    succeeded: &'a Attempt,
 }
 
-impl Attempts {
-    pub(crate) fn new(failed: Vec<Attempt>, succeeded: Attempt) -> Self {
-        Self { failed, succeeded }
-    }
-
+impl<'a> Attempts<'a> {
     /// How many attempts it took: 1 or more.
     #[expect(clippy::len_without_is_empty, reason = "there is always the one that succeeded")]
     pub fn len(&self) -> usize {
@@ -125,19 +160,117 @@ impl Attempts {
     }
 
     /// All of them, first to last.
-    pub fn iter(&self) -> impl Iterator<Item = &Attempt> {
-        self.failed.iter().chain(core::iter::once(&self.succeeded))
+    pub fn iter(&self) -> impl Iterator<Item = &'a Attempt> + use<'a> {
+        self.failed.iter().chain(core::iter::once(self.succeeded))
     }
 
     /// The one that succeeded.
-    pub fn last(&self) -> &Attempt {
-        &self.succeeded
+    pub fn last(&self) -> &'a Attempt {
+        self.succeeded
     }
 }
 
-impl fmt::Debug for Attempts {
+impl fmt::Debug for Attempts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// The attempts of a record that failed so far. Nearly always there are none, and then it is but a pointer: every record
+/// that is outstanding has one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::box_collection, reason = "a third of the size of a vector")]
+pub(crate) struct FailedAttempts(Option<Box<Vec<Attempt>>>);
+
+impl FailedAttempts {
+    pub(crate) fn push(&mut self, attempt: Attempt) {
+        self.0.get_or_insert_default().push(attempt);
+    }
+
+    pub(crate) fn as_slice(&self) -> &[Attempt] {
+        self.0.as_ref().map_or(&[], |attempts| attempts)
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<Attempt> {
+        self.0.map_or_else(Vec::new, |attempts| *attempts)
+    }
+}
+
+/// What became of user records that share their fate: their tickets, each with its result, to be handed to the callers.
+///
+/// Results are made as they are read, and what was sent is freed then: the state machine is done with it before.
+pub struct Resolution<T>(Fate<T>);
+
+enum Fate<T> {
+    /// All user records of a Kinesis record: of an aggregate, or a single one.
+    Stored {
+        place: Arc<Place>,
+        users: vec::IntoIter<Packed<T>>,
+        next: Option<u32>,
+    },
+    /// What is left of an aggregate on another shard than predicted, with the positions in it.
+    Strayed {
+        place: Arc<Place>,
+        users: vec::IntoIter<(u32, Pending<T>)>,
+    },
+    Failed(Option<(T, Box<PutFailure>)>),
+}
+
+impl<T> Resolution<T> {
+    pub(crate) fn stored(place: Place, users: Vec<Packed<T>>) -> Self {
+        let next = (users.len() > 1).then_some(0);
+        Self(Fate::Stored { place: Arc::new(place), users: users.into_iter(), next })
+    }
+
+    pub(crate) fn strayed(place: Place, users: Vec<(u32, Pending<T>)>) -> Self {
+        Self(Fate::Strayed { place: Arc::new(place), users: users.into_iter() })
+    }
+
+    pub(crate) fn failed(ticket: T, failure: PutFailure) -> Self {
+        Self(Fate::Failed(Some((ticket, Box::new(failure)))))
+    }
+}
+
+impl<T> Iterator for Resolution<T> {
+    type Item = (T, RecordResult);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let receipt = |place: &Arc<Place>, position, user: Pending<T>| {
+            (user.ticket, Ok(Receipt { place: place.clone(), position, failed: user.failed }))
+        };
+        match &mut self.0 {
+            Fate::Stored { place, users, next } => {
+                let user = users.next()?.user;
+                let position = *next;
+                *next = position.map(|position| position + 1);
+                Some(receipt(place, position, user))
+            }
+            Fate::Strayed { place, users } => users.next().map(|(position, user)| receipt(place, Some(position), user)),
+            Fate::Failed(failed) => failed.take().map(|(ticket, failure)| (ticket, Err(failure))),
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = match &self.0 {
+            Fate::Stored { users, .. } => users.len(),
+            Fate::Strayed { users, .. } => users.len(),
+            Fate::Failed(failed) => usize::from(failed.is_some()),
+        };
+        (left, Some(left))
+    }
+}
+
+impl<T> ExactSizeIterator for Resolution<T> {}
+
+impl<T> fmt::Debug for Resolution<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Fate::Stored { place, .. } | Fate::Strayed { place, .. } => {
+                write!(f, "{} stored: {place:?}", self.len())
+            }
+            Fate::Failed(Some((_, failure))) => write!(f, "{failure:?}"),
+            Fate::Failed(None) => f.write_str("nothing left"),
+        }
     }
 }
 
@@ -152,7 +285,8 @@ mod tests {
         let error = Arc::new(AttemptError::new("InternalFailure", "why"));
         let failed = Attempt { start: ms(1), end: ms(2), error: Some(error) };
         let succeeded = Attempt { start: ms(3), end: Instant::NEVER, error: None };
-        let attempts = Attempts::new(vec![failed.clone(), failed.clone()], succeeded.clone());
+        let twice = [failed.clone(), failed.clone()];
+        let attempts = Attempts { failed: &twice, succeeded: &succeeded };
         let list = vec![failed.clone(), failed, succeeded.clone()];
         assert_eq!((attempts.len(), attempts.last()), (3, &succeeded));
         assert_eq!(attempts.iter().collect::<Vec<_>>(), list.iter().collect::<Vec<_>>());

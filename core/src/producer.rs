@@ -13,6 +13,7 @@ use crate::common::{Common, Stats};
 use crate::config::Config;
 use crate::kinesis_record::{Batch, Pending};
 use crate::metrics::{MetricsWindow, Observations, Reporter};
+use crate::outcome::FailedAttempts;
 use crate::outstanding::FlushId;
 use crate::record::{InvalidRecord, PreparedRecord};
 use crate::reply::{Reply, RequestError, ShardPage, StreamSummary};
@@ -24,7 +25,7 @@ use crate::wakes::Wakes;
 /// A Kinesis producer without clock, socket, thread or randomness of its own.
 ///
 /// `T` is the caller's ticket: what it wants back with the fate of its record. A record and its ticket travel together
-/// by value; every accepted ticket comes back exactly once, in an [`Action::ResolveRecord`], provided that every
+/// by value; every accepted ticket comes back exactly once, in an [`Action::Resolve`], provided that every
 /// [`Action::SendBatch`] is answered.
 ///
 /// # The contract
@@ -130,7 +131,7 @@ impl<T> Producer<T> {
         let common = &mut self.common;
         common.stats.user_records_put += 1;
         let generation = common.outstanding.admit(now, size);
-        let user = Pending { entry: record.entry, ticket, put_at: now, generation, failed: Vec::new() };
+        let user = Pending { entry: record.entry, ticket, put_at: now, generation, failed: FailedAttempts::default() };
         let deadline = now + common.config.record_max_buffered_time();
         if let Some(metrics) = stream.metrics() {
             metrics.received(now);

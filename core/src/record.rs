@@ -58,12 +58,7 @@ impl UserRecord {
     pub fn prepare(self) -> Result<PreparedRecord, PrepareError> {
         match self.check() {
             Ok(explicit) => Ok(PreparedRecord {
-                entry: Entry {
-                    hash_key: explicit.unwrap_or_else(|| hash_key(&self.partition_key)),
-                    explicit: explicit.is_some(),
-                    partition_key: self.partition_key.into_boxed_str(),
-                    data: self.data,
-                },
+                entry: Entry::new(self.partition_key.into_boxed_str(), explicit, self.data),
                 stream: self.stream,
             }),
             Err(reason) => Err(PrepareError { reason, record: Box::new(self) }),
@@ -156,7 +151,7 @@ pub struct PreparedRecord {
 impl PreparedRecord {
     /// The hash key that decides on the shard.
     pub fn hash_key(&self) -> u128 {
-        self.entry.hash_key
+        self.entry.hash_key()
     }
 
     /// Bytes that count against the limits: data and partition key.
@@ -174,20 +169,30 @@ impl From<PreparedRecord> for UserRecord {
 /// A user record without its stream, as the stream's pipeline carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    pub(crate) hash_key: u128,
     pub(crate) data: Bytes,
     pub(crate) partition_key: Box<str>,
+    /// Big-endian: in bytes it takes no more room than it has.
+    hash_key: [u8; 16],
     /// Whether the hash key was given, and is not the partition key's.
-    pub(crate) explicit: bool,
+    explicit: bool,
 }
 
 impl Entry {
+    pub(crate) fn new(partition_key: Box<str>, explicit_hash_key: Option<u128>, data: Bytes) -> Self {
+        let hash_key = explicit_hash_key.unwrap_or_else(|| hash_key(&partition_key)).to_be_bytes();
+        Self { data, partition_key, hash_key, explicit: explicit_hash_key.is_some() }
+    }
+
+    pub(crate) fn hash_key(&self) -> u128 {
+        u128::from_be_bytes(self.hash_key)
+    }
+
     pub(crate) fn size(&self) -> usize {
         self.data.len() + self.partition_key.len()
     }
 
     pub(crate) fn explicit_hash_key(&self) -> Option<u128> {
-        self.explicit.then_some(self.hash_key)
+        self.explicit.then(|| self.hash_key())
     }
 
     pub(crate) fn into_user_record(self, stream: Arc<str>) -> UserRecord {

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use proptest::prelude::*;
 
 use crate::kinesis_record::{KinesisRecord, Pending, ShardRef};
+use crate::outcome::FailedAttempts;
 use crate::record::Entry;
 use crate::time::Instant;
 
@@ -20,13 +21,8 @@ pub(crate) fn shard(slot: u32) -> ShardRef {
 
 /// A user record whose ticket is a number.
 pub(crate) fn user(ticket: usize, partition_key: &str, explicit_hash_key: Option<u128>, size: usize) -> Pending<usize> {
-    let entry = Entry {
-        hash_key: explicit_hash_key.unwrap_or_else(|| crate::hash_key(partition_key)),
-        data: vec![ticket as u8; size].into(),
-        partition_key: partition_key.into(),
-        explicit: explicit_hash_key.is_some(),
-    };
-    Pending { entry, ticket, put_at: ms(0), generation: 0, failed: Vec::new() }
+    let entry = Entry::new(partition_key.into(), explicit_hash_key, vec![ticket as u8; size].into());
+    Pending { entry, ticket, put_at: ms(0), generation: 0, failed: FailedAttempts::default() }
 }
 
 /// A Kinesis record of one user record, of `size` bytes with its key.

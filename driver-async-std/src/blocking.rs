@@ -7,7 +7,7 @@
 //!     let producer = kpl_async_std::blocking::Producer::from_env()?; // region and credentials as the AWS SDK finds them
 //!     let mut outcome = producer.put("events", "user-123", "hello")?; // waits for room, then hands back at once
 //!     let receipt = outcome.wait(Duration::from_secs(30))?;
-//!     println!("{} at {}", receipt.shard_id, receipt.sequence_number);
+//!     println!("{} at {}", receipt.shard_id(), receipt.sequence_number());
 //!     producer.close(Duration::from_secs(60))?;
 //!     Ok(())
 //! }

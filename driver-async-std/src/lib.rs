@@ -8,7 +8,7 @@
 //!     let producer = kpl_async_std::Producer::from_env().await?; // region and credentials as the AWS SDK finds them
 //!     let outcome = producer.put("events", "user-123", "hello").await?; // waits for room, then hands back at once
 //!     let receipt = outcome.await?;
-//!     println!("{} at {}", receipt.shard_id, receipt.sequence_number);
+//!     println!("{} at {}", receipt.shard_id(), receipt.sequence_number());
 //!     producer.close().await;
 //!     Ok(())
 //! }
@@ -45,7 +45,7 @@
 //! ```no_run
 //! # async fn example(outcome: kpl_async_std::Outcome) {
 //! match outcome.await {
-//!     Ok(receipt) => println!("stored after {} attempts", receipt.attempts.len()),
+//!     Ok(receipt) => println!("stored after {} attempts", receipt.attempts().len()),
 //!     // An attempt ended without an answer, a time-out for instance: putting the record again may make a duplicate.
 //!     Err(failure) if failure.is_ambiguous() => println!("{failure}; it may be in the stream all the same"),
 //!     Err(failure) => println!("{failure}; it is not in the stream: {:?}", failure.record),

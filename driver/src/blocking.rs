@@ -43,7 +43,7 @@ pub trait BlockingRuntime: Runtime {
 /// let producer = blocking::Producer::<R>::from_env()?; // a driver says what R is: `kpl_tokio::blocking::Producer`
 /// let mut outcome = producer.put("events", "user-123", "hello")?; // waits for room, then hands back at once
 /// let receipt = outcome.wait(Duration::from_secs(30))?;
-/// println!("{} at {}", receipt.shard_id, receipt.sequence_number);
+/// println!("{} at {}", receipt.shard_id(), receipt.sequence_number());
 /// producer.close(Duration::from_secs(60))?;
 /// # Ok(()) }
 /// ```

@@ -1,11 +1,13 @@
 //! What a put gives at once: the promise of an outcome.
 
+use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use kpl_core::RecordResult;
-use tokio::sync::oneshot;
 
 /// What will become of a record: a future of its [`Receipt`](kpl_core::Receipt), or of its
 /// [`PutFailure`](kpl_core::PutFailure) with the record in it.
@@ -16,29 +18,90 @@ use tokio::sync::oneshot;
 /// ```no_run
 /// # async fn example(outcome: kpl_driver::Outcome) {
 /// match outcome.await {
-///     Ok(receipt) => println!("stored in {}", receipt.shard_id),
+///     Ok(receipt) => println!("stored in {}", receipt.shard_id()),
 ///     Err(failure) => println!("{failure}: {:?}", failure.record),
 /// }
 /// # }
 /// ```
-#[derive(Debug)]
 #[must_use = "dropping the outcome means never to know; the record goes out all the same"]
 pub struct Outcome {
-    receiver: oneshot::Receiver<RecordResult>,
+    slot: Arc<Slot>,
 }
 
 /// The other end, which travels with the record.
-pub(crate) type Ticket = oneshot::Sender<RecordResult>;
+pub(crate) struct Ticket {
+    slot: Arc<Slot>,
+}
+
+/// Where the result is handed over. A record that is outstanding has one, so it is small, and it is all that a put
+/// allocates.
+struct Slot(Mutex<State>);
+
+enum State {
+    Open(Option<Waker>),
+    Resolved(RecordResult),
+    /// The ticket is gone without a result.
+    Lost,
+    Taken,
+}
+
+impl Slot {
+    /// Changes the state under its lock, which nobody holds for more than this.
+    fn with<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends an open slot, and wakes whoever waits.
+    fn end(&self, state: State) {
+        let waker = self.with(|open| match open {
+            State::Open(waker) => {
+                let waker = waker.take();
+                *open = state;
+                waker
+            }
+            _ => None,
+        });
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Ticket {
+    /// Hands the result over. Nobody may be waiting for it; the record went its way all the same.
+    pub(crate) fn complete(self, result: RecordResult) {
+        self.slot.end(State::Resolved(result));
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // After a result, nothing is open any more.
+        self.slot.end(State::Lost);
+    }
+}
 
 impl Outcome {
     pub(crate) fn new() -> (Ticket, Self) {
-        let (ticket, receiver) = oneshot::channel();
-        (ticket, Self { receiver })
+        let slot = Arc::new(Slot(Mutex::new(State::Open(None))));
+        (Ticket { slot: slot.clone() }, Self { slot })
     }
 
     /// The result, if it is there already. Once given, the outcome has nothing more to give.
     pub fn try_result(&mut self) -> Option<RecordResult> {
-        self.receiver.try_recv().ok()
+        self.slot.with(State::take)
+    }
+}
+
+impl State {
+    fn take(&mut self) -> Option<RecordResult> {
+        match mem::replace(self, Self::Taken) {
+            Self::Resolved(result) => Some(result),
+            other => {
+                *self = other;
+                None
+            }
+        }
     }
 }
 
@@ -49,10 +112,58 @@ impl Future for Outcome {
     ///
     /// When it is polled again after it has given its result; and when the state machine has panicked with the record
     /// in it, which is a bug.
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RecordResult> {
-        // Every ticket is resolved by whoever has it last: the drive loop, its guard, or that of a request.
-        Pin::new(&mut self.receiver)
-            .poll(cx)
-            .map(|result| result.unwrap_or_else(|_| panic!("the record was lost by a panic in the state machine")))
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RecordResult> {
+        self.slot.with(|state| match state {
+            State::Open(waker) => {
+                match waker {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    None => *waker = Some(cx.waker().clone()),
+                }
+                Poll::Pending
+            }
+            // Every ticket is resolved by whoever has it last: the drive loop, its guard, or that of a request.
+            State::Lost => panic!("the record was lost by a panic in the state machine"),
+            State::Taken => panic!("the outcome has given its result already"),
+            State::Resolved(_) => state.take().map_or(Poll::Pending, Poll::Ready),
+        })
+    }
+}
+
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.slot.with(|state| match state {
+            State::Open(_) => "open",
+            State::Resolved(_) => "resolved",
+            State::Lost => "lost",
+            State::Taken => "taken",
+        });
+        f.debug_tuple("Outcome").field(&state).finish()
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ticket")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outstanding_record_has_little_to_carry() {
+        assert!(size_of::<Slot>() <= 40, "{} bytes", size_of::<Slot>());
+    }
+
+    #[test]
+    #[should_panic(expected = "lost by a panic")]
+    fn a_ticket_that_is_dropped_leaves_nobody_waiting() {
+        let (ticket, outcome) = Outcome::new();
+        let mut outcome = std::pin::pin!(outcome);
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(outcome.as_mut().poll(&mut context).is_pending());
+        drop(ticket);
+        let _ = outcome.poll(&mut context);
     }
 }

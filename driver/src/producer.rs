@@ -31,7 +31,7 @@ use crate::transport::Transport;
 /// let producer = kpl_driver::Producer::<R>::from_env().await?; // a driver says what R is: `kpl_tokio::Producer`
 /// let outcome = producer.put("events", "user-123", "hello").await?; // waits for room, then hands back at once
 /// let receipt = outcome.await?;
-/// println!("{} at {}", receipt.shard_id, receipt.sequence_number);
+/// println!("{} at {}", receipt.shard_id(), receipt.sequence_number());
 /// producer.close().await;
 /// # Ok(()) }
 /// ```

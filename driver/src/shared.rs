@@ -124,19 +124,22 @@ impl Shared {
         }
     }
 
-    /// Carries out actions one by one, so that none is lost should one panic. Those that take time go to `start`.
+    /// Carries out actions one by one, so that none is lost should one panic, nor a record of one. Those that take time go to `start`.
     pub(crate) fn carry_out(&self, actions: &mut VecDeque<Action<Ticket>>, mut start: impl FnMut(Action<Ticket>)) {
         let mut resolved = false;
         let outlets = self.exports.outlets();
         let observe = |event: MetricsEvent<'_>| outlets.iter().for_each(|outlet| outlet.observe(|| self.now(), event));
-        while let Some(action) = actions.pop_front() {
-            match action {
-                Action::ResolveRecord(ticket, result) => {
-                    resolved = true;
+        while let Some(action) = actions.front_mut() {
+            // It stays where it is until all of its records are resolved.
+            if let Action::Resolve(records) = action {
+                resolved = true;
+                for (ticket, result) in records {
                     observe(MetricsEvent::Resolved(&result));
-                    // Nobody may be waiting for it; the record went its way all the same.
-                    let _ = ticket.send(result);
+                    ticket.complete(result);
                 }
+            }
+            let Some(action) = actions.pop_front() else { break };
+            match action {
                 Action::FlushDone(flush) => self.flushed(flush),
                 Action::CancelRequests => {
                     self.cancelled.store(true, Ordering::Release);
@@ -146,6 +149,7 @@ impl Shared {
                     observe(MetricsEvent::Notice(&notice));
                     self.notices.tell(self.now(), &notice);
                 }
+                Action::Resolve(_) => {}
                 other => start(other),
             }
         }

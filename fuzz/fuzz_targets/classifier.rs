@@ -231,9 +231,11 @@ impl Rig {
                 Action::SendBatch(batch) => self.batches.push(batch),
                 Action::ListShards(request) => self.lists.push(request),
                 Action::DescribeStream(request) => self.descriptions.push(request),
-                Action::ResolveRecord(ticket, result) => {
-                    self.check(ticket, &result);
-                    assert!(self.resolved.insert(ticket, result).is_none(), "ticket {ticket} is resolved twice");
+                Action::Resolve(records) => {
+                    for (ticket, result) in records {
+                        self.check(ticket, &result);
+                        assert!(self.resolved.insert(ticket, result).is_none(), "ticket {ticket} is resolved twice");
+                    }
                 }
                 Action::FlushDone(flush) => {
                     let before = self.flushes.remove(&flush).expect("it was asked for, once");
@@ -254,11 +256,11 @@ impl Rig {
         let open = self.open.contains(&ticket);
         match result {
             Ok(receipt) => {
-                let (shard_id, sequence_number) = (receipt.shard_id.to_string(), receipt.sequence_number.to_string());
-                let place = (shard_id, sequence_number, receipt.sub_sequence_number);
+                let (shard_id, sequence_number) = (receipt.shard_id().to_string(), receipt.sequence_number().to_string());
+                let place = (shard_id, sequence_number, receipt.sub_sequence_number());
                 assert!(self.stored.contains(&(ticket, place)), "a reply said so");
-                assert_eq!(receipt.attempts.iter().any(|attempt| attempt.is_ambiguous()), open);
-                assert_eq!(receipt.attempts.last().error, None);
+                assert_eq!(receipt.attempts().iter().any(|attempt| attempt.is_ambiguous()), open);
+                assert_eq!(receipt.attempts().last().error, None);
             }
             Err(failure) => {
                 assert_eq!(failure.record, self.put[ticket], "it comes back as it was put");

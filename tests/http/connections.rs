@@ -44,8 +44,8 @@ fn a_lost_reply_is_ambiguous_and_nothing_is_sent_again_unasked() {
         }
         emulator.set_faults(Faults::default());
         let receipt = outcome.await.unwrap();
-        assert!(receipt.attempts.iter().any(|attempt| attempt.is_ambiguous()), "{receipt:?}");
-        assert_eq!(emulator.with(|kinesis, _| kinesis.records("events").count()), receipt.attempts.len());
+        assert!(receipt.attempts().iter().any(|attempt| attempt.is_ambiguous()), "{receipt:?}");
+        assert_eq!(emulator.with(|kinesis, _| kinesis.records("events").count()), receipt.attempts().len());
     });
 }
 

@@ -39,7 +39,7 @@ fn in_the_child() {
         match Producer::from_env().await {
             Ok(producer) => {
                 let receipt = producer.put("events", "k", "from the environment").await.unwrap().await.unwrap();
-                println!("stored in {}", receipt.shard_id);
+                println!("stored in {}", receipt.shard_id());
                 producer.close().await;
             }
             Err(error) => println!("error: {error}"),

@@ -21,12 +21,12 @@ fn records_arrive_where_their_receipts_say() {
             let receipt = outcome.await.unwrap();
             let found: Vec<_> = reading.records.iter().filter(|record| record.data == format!("data-{n}")).collect();
             let [record] = found[..] else { panic!("record {n} is there {} times", found.len()) };
-            assert_eq!(record.shard_id, *receipt.shard_id);
-            assert_eq!(record.sequence_number, *receipt.sequence_number);
-            assert_eq!(record.sub_sequence_number, receipt.sub_sequence_number.unwrap_or(0));
+            assert_eq!(record.shard_id, *receipt.shard_id());
+            assert_eq!(record.sequence_number, *receipt.sequence_number());
+            assert_eq!(record.sub_sequence_number, receipt.sub_sequence_number().unwrap_or(0));
             assert_eq!(record.partition_key, format!("key-{n}"));
-            assert_eq!(receipt.attempts.len(), 1);
-            assert!(receipt.attempts.last().start <= receipt.attempts.last().end);
+            assert_eq!(receipt.attempts().len(), 1);
+            assert!(receipt.attempts().last().start <= receipt.attempts().last().end);
         }
         assert!(producer.stats().kinesis_records <= 6, "{:?}", producer.stats());
         producer.close().await;

@@ -132,7 +132,7 @@ impl Latencies {
         let Ok(receipt) = result else { return };
         self.stored += 1;
         self.records.saturating_record(put_at.elapsed().as_micros() as u64);
-        let attempt = receipt.attempts.last();
+        let attempt = receipt.attempts().last();
         self.requests.saturating_record(attempt.end.saturating_since(attempt.start).as_micros() as u64);
     }
 

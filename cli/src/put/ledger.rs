@@ -43,7 +43,7 @@ impl Ledger {
     pub(crate) fn enter(&mut self, line: &InFlight, result: RecordResult) {
         let fate = match result {
             Ok(receipt) => {
-                let in_doubt = receipt.attempts.iter().any(kpl_tokio::Attempt::is_ambiguous);
+                let in_doubt = receipt.attempts().iter().any(kpl_tokio::Attempt::is_ambiguous);
                 if in_doubt { Fate::SucceededMaybeTwice } else { Fate::Succeeded }
             }
             Err(failure) => {

@@ -195,7 +195,7 @@ impl StreamMetrics {
         self.pending = self.pending.saturating_sub(1);
         let is_detailed = self.is_detailed;
         let (mut last, mut waits) = (user.put_at, StatisticSet::EMPTY);
-        for attempt in &user.failed {
+        for attempt in user.failed.as_slice() {
             let wait = attempt.start.saturating_since(last);
             self.latency.buffering[0].observe(wait);
             waits.observe(millis(wait));
@@ -208,7 +208,7 @@ impl StreamMetrics {
             sets[Metric::UserRecordExpired as usize].observe(1.0);
         }
         if is_detailed {
-            sets[Metric::RetriesPerRecord as usize].observe(user.failed.len().saturating_sub(1) as f64);
+            sets[Metric::RetriesPerRecord as usize].observe(user.failed.as_slice().len().saturating_sub(1) as f64);
         }
     }
 
@@ -285,7 +285,7 @@ impl Successes<'_> {
         *self.pending = self.pending.saturating_sub(1);
         self.latency.put_to_ack[0].observe(self.end.saturating_since(user.put_at));
         let mut last = user.put_at;
-        for attempt in &user.failed {
+        for attempt in user.failed.as_slice() {
             self.waited(attempt.start.saturating_since(last));
             last = attempt.end;
         }
@@ -293,7 +293,7 @@ impl Successes<'_> {
         self.sets[Metric::UserRecordsPut as usize].observe(1.0);
         if self.is_detailed {
             self.sets[Metric::UserRecordsDataPut as usize].observe(user.entry.data.len() as f64);
-            self.sets[Metric::RetriesPerRecord as usize].observe(user.failed.len() as f64);
+            self.sets[Metric::RetriesPerRecord as usize].observe(user.failed.as_slice().len() as f64);
         }
     }
 

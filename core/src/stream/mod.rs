@@ -113,7 +113,7 @@ impl<T> Stream<T> {
             _ => now + expiry.saturating_since(now) / 2,
         };
         let config = &common.config;
-        let Some(shard) = self.knowledge.shard(user.entry.hash_key).cloned() else {
+        let Some(shard) = self.knowledge.shard(user.entry.hash_key()).cloned() else {
             return self.collector.push(KinesisRecord::single(user, None, deadline, expiry), config);
         };
         let slot = shard.slot;
@@ -250,7 +250,7 @@ impl<T> Stream<T> {
     fn fail(&mut self, now: Instant, user: Pending<T>, error: AttemptError, common: &mut Common<T>) {
         if let Some(metrics) = &mut self.metrics {
             let has_expired = &*error.code == code::EXPIRED;
-            metrics.failed(now, &user, self.knowledge.shard(user.entry.hash_key), has_expired);
+            metrics.failed(now, &user, self.knowledge.shard(user.entry.hash_key()), has_expired);
         }
         common.fail(&self.name, user, error);
     }

@@ -9,7 +9,7 @@ use crate::action::Notice;
 use crate::aggregator::Aggregate;
 use crate::common::{Common, RELEASE_INTERVAL};
 use crate::kinesis_record::{KinesisRecord, Pending, ShardRef};
-use crate::outcome::{Attempt, AttemptError, code};
+use crate::outcome::{Attempt, AttemptError, Place, Resolution, code};
 use crate::retrier::{Judgement, Verdict};
 use crate::time::Instant;
 
@@ -24,20 +24,11 @@ struct Stored<T> {
     place: Place,
 }
 
-/// Where and when.
-#[derive(Debug)]
-struct Place {
-    shard_id: Arc<str>,
-    sequence_number: Arc<str>,
-    start: Instant,
-    end: Instant,
-}
-
 /// An aggregate that is stored on another shard than predicted: whether consumers read it is to be decided.
 #[derive(Debug)]
 pub(super) struct Stray<T> {
     /// Its user records, with their positions, but for those that have expired.
-    users: Vec<(u64, Pending<T>)>,
+    users: Vec<(u32, Pending<T>)>,
     /// The least and the largest hash key of all that are in it, expired or not: consumers look at all of them.
     span: (u128, u128),
     place: Place,
@@ -114,7 +105,8 @@ impl<T> Stream<T> {
         match verdict {
             Verdict::Stored { shard_id, sequence_number } => {
                 common.stats.kinesis_records += 1;
-                let place = Place { shard_id, sequence_number, start: sent, end: now };
+                let attempt = Attempt { start: sent, end: now, error: None };
+                let place = Place { shard_id, sequence_number, attempt };
                 self.stored(now, Stored { record, place }, tally, common);
             }
             Verdict::Fail(error) => self.refused(now, sent, record, &error, common),
@@ -149,13 +141,13 @@ impl<T> Stream<T> {
             if stored.record.shard.is_none() {
                 self.knowledge.saw_service(now);
             }
-            return self.succeed_all(stored, common);
+            return self.succeed(stored, common);
         }
         tally.wrong_shard += 1;
-        self.knowledge.saw_wrong_shard(now, stored.place.start, common);
+        self.knowledge.saw_wrong_shard(now, stored.place.attempt.start, common);
         if !stored.record.is_aggregated() {
             // Kinesis itself routed it: it is where its key belongs.
-            return self.succeed_all(stored, common);
+            return self.succeed(stored, common);
         }
         if let Err(stray) = self.accept_by_range(now, Stray::new(stored), common) {
             if common.abandoned {
@@ -175,8 +167,8 @@ impl<T> Stream<T> {
         let Some((first, last)) = self.knowledge.map.range(&stray.place.shard_id) else { return Err(stray) };
         let Stray { users, span, place } = stray;
         if first <= span.0 && span.1 <= last {
-            let users = users.into_iter().map(|(position, user)| (Some(position), user));
-            self.succeed(&place, None, users, common);
+            self.count_stored(&place, None, users.iter().map(|(_, user)| user), common);
+            common.resolve(Resolution::strayed(place, users));
             return Ok(());
         }
         let message = alloc::format!("stored on {} in an aggregate that does not lie in its range", place.shard_id);
@@ -188,7 +180,7 @@ impl<T> Stream<T> {
     fn send_again(
         &mut self,
         now: Instant,
-        users: Vec<(u64, Pending<T>)>,
+        users: Vec<(u32, Pending<T>)>,
         place: &Place,
         error: &Arc<AttemptError>,
         common: &mut Common<T>,
@@ -203,33 +195,35 @@ impl<T> Stream<T> {
         }
     }
 
-    fn succeed_all(&mut self, stored: Stored<T>, common: &mut Common<T>) {
+    fn succeed(&mut self, stored: Stored<T>, common: &mut Common<T>) {
         let Stored { record, place } = stored;
-        let (aggregated, shard) = (record.is_aggregated(), record.shard.clone());
-        let users = (0..).zip(users_of(record)).map(|(position, user)| (aggregated.then_some(position), user));
-        self.succeed(&place, shard, users, common);
+        let KinesisRecord { users, shard, .. } = record;
+        self.count_stored(&place, shard, users.iter().map(|packed| &packed.user), common);
+        common.resolve(Resolution::stored(place, users));
     }
 
-    /// Tells the callers of user records that are stored together. `predicted` may be where.
-    fn succeed(
+    /// Counts user records that are stored together. `predicted` may be where.
+    fn count_stored<'a>(
         &mut self,
         place: &Place,
         predicted: Option<ShardRef>,
-        users: impl Iterator<Item = (Option<u64>, Pending<T>)>,
+        users: impl Iterator<Item = &'a Pending<T>>,
         common: &mut Common<T>,
-    ) {
+    ) where
+        T: 'a,
+    {
         let Self { metrics, knowledge, .. } = self;
         let mut successes = metrics.as_mut().map(|metrics| {
             // Nearly always it is as predicted, and no name is looked up.
             let shard = predicted.filter(|shard| shard.id == place.shard_id);
             let shard = shard.or_else(|| knowledge.map.by_name(&place.shard_id));
-            metrics.successes(place.end, place.start, shard.as_ref(), &place.shard_id)
+            metrics.successes(place.attempt.end, place.attempt.start, shard.as_ref(), &place.shard_id)
         });
-        for (position, user) in users {
+        for user in users {
             if let Some(successes) = &mut successes {
-                successes.add(&user);
+                successes.add(user);
             }
-            place.succeed(user, position, common);
+            common.count_stored(user);
         }
     }
 
@@ -245,7 +239,7 @@ impl<T> Stream<T> {
         let undecided: Vec<Stray<T>> = core::iter::from_fn(|| self.held.pop()).collect();
         for stray in undecided {
             let Err(stray) = self.accept_by_range(now, stray, common) else { continue };
-            if complete && stray.place.end + LISTED_WITHIN <= now {
+            if complete && stray.place.attempt.end + LISTED_WITHIN <= now {
                 // The shard is gone, with its stream.
                 let error = stray.undecided();
                 self.send_again(now, stray.users, &stray.place, &error, common);
@@ -303,7 +297,7 @@ impl<T> Stream<T> {
         for user in expired {
             self.fail_expired(now, user, common);
         }
-        let Some(attempts) = users.iter().map(|user| user.failed.len()).max() else { return };
+        let Some(attempts) = users.iter().map(|user| user.failed.as_slice().len()).max() else { return };
         let wait = common.rng.up_to(backoff(attempts, common));
         // When the first of them expires, that one fails and the others go on.
         let first_expiry = users.iter().map(|user| common.expiry(user)).min().unwrap_or(Instant::NEVER);
@@ -341,7 +335,7 @@ impl<T> Stream<T> {
 impl<T> Stray<T> {
     fn new(stored: Stored<T>) -> Self {
         let Stored { record, place } = stored;
-        let hash_keys = || record.users.iter().map(|packed| packed.user.entry.hash_key);
+        let hash_keys = || record.users.iter().map(|packed| packed.user.entry.hash_key());
         let span = (hash_keys().min().unwrap_or(0), hash_keys().max().unwrap_or(0));
         Self { users: (0..).zip(users_of(record)).collect(), span, place }
     }
@@ -353,15 +347,9 @@ impl<T> Stray<T> {
 }
 
 impl Place {
-    fn succeed<T>(&self, user: Pending<T>, sub_sequence_number: Option<u64>, common: &mut Common<T>) {
-        let Self { shard_id, sequence_number, start, end } = self;
-        let attempt = Attempt { start: *start, end: *end, error: None };
-        common.succeed(user, shard_id.clone(), sequence_number.clone(), sub_sequence_number, attempt);
-    }
-
     /// Notes that the attempt which ended here was not good enough.
     fn note<T>(&self, user: &mut Pending<T>, error: &Arc<AttemptError>) {
-        user.failed.push(Attempt { start: self.start, end: self.end, error: Some(error.clone()) });
+        user.failed.push(Attempt { error: Some(error.clone()), ..self.attempt.clone() });
     }
 }
 

@@ -24,9 +24,9 @@ fn success_on_the_predicted_shard_is_success_for_every_user_record() {
     rig.answer_records([RecordReply::stored(shard_id(0), "77")]);
     for (position, ticket) in tickets.into_iter().enumerate() {
         let receipt = rig.receipt(ticket);
-        assert_eq!((&*receipt.shard_id, &*receipt.sequence_number), (&*shard_id(0), "77"));
-        assert_eq!(receipt.sub_sequence_number, Some(position as u64));
-        assert_eq!(receipt.attempts.len(), 1);
+        assert_eq!((&*receipt.shard_id(), &*receipt.sequence_number()), (&*shard_id(0), "77"));
+        assert_eq!(receipt.sub_sequence_number(), Some(position as u64));
+        assert_eq!(receipt.attempts().len(), 1);
     }
     assert!(rig.lists.is_empty(), "nothing to refresh");
     assert_eq!(rig.notices, [], "and nothing to tell");
@@ -38,14 +38,14 @@ fn success_without_a_prediction_is_success() {
     let ticket = rig.put(1, "data");
     rig.run_for(100 * MS); // no map by the deadline: it goes singly
     rig.answer_records([RecordReply::stored(shard_id(5), "1")]);
-    assert_eq!(rig.receipt(ticket).sub_sequence_number, None);
+    assert_eq!(rig.receipt(ticket).sub_sequence_number(), None);
 }
 
 #[test]
 fn a_single_record_on_another_shard_is_success_and_refreshes_the_map() {
     let (mut rig, tickets) = aggregate_under_way(&[1]);
     rig.answer_records([RecordReply::stored(shard_id(9), "1")]);
-    assert_eq!(&*rig.receipt(tickets[0]).shard_id, shard_id(9));
+    assert_eq!(rig.receipt(tickets[0]).shard_id(), shard_id(9));
     assert_eq!(rig.lists.len(), 1);
 }
 
@@ -65,9 +65,9 @@ fn an_aggregate_on_another_known_shard_is_accepted_by_range_and_the_rest_is_retr
     for ticket in tickets {
         let receipt = rig.receipt(ticket);
         let errors: Vec<_> =
-            receipt.attempts.iter().map(|attempt| attempt.error.as_ref().map(|error| &*error.code)).collect();
+            receipt.attempts().iter().map(|attempt| attempt.error.as_ref().map(|error| &*error.code)).collect();
         assert_eq!(errors, [Some("Wrong Shard"), None]);
-        assert!(!receipt.attempts.iter().any(|attempt| attempt.is_ambiguous()), "consumers drop it for certain");
+        assert!(!receipt.attempts().iter().any(|attempt| attempt.is_ambiguous()), "consumers drop it for certain");
     }
 }
 
@@ -90,8 +90,8 @@ fn an_aggregate_on_a_shard_of_unknown_range_is_held_until_the_map_tells() {
     assert!(rig.results.is_empty(), "one lies outside the child, and the KCL drops both: both are retried");
     rig.run_for(50 * MS);
     rig.answer_all_stored(&split);
-    assert_eq!(&*rig.receipt(tickets[0]).shard_id, shard_id(2));
-    assert_eq!(&*rig.receipt(tickets[1]).shard_id, shard_id(3));
+    assert_eq!(rig.receipt(tickets[0]).shard_id(), shard_id(2));
+    assert_eq!(rig.receipt(tickets[1]).shard_id(), shard_id(3));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn a_hold_asks_for_the_shards_even_right_after_a_list() {
     rig.run_for(SEC);
     rig.answer_inquiries(&[child(2, 0, 0, start_of(1, 2) - 1), shard(1, start_of(1, 2), u128::MAX)]);
     for ticket in tickets {
-        assert_eq!(&*rig.receipt(ticket).shard_id, shard_id(2));
+        assert_eq!(rig.receipt(ticket).shard_id(), shard_id(2));
     }
 }
 
@@ -156,8 +156,8 @@ fn a_throttled_record_slows_its_shard_down_and_is_retried() {
         rig.run_for(200 * MS);
         assert_eq!(rig.shape().concat().len(), 2);
         rig.answer_all_stored(&equal_shards(2));
-        assert_eq!(rig.receipt(ticket).attempts.len(), 2);
-        assert_eq!(rig.receipt(other).attempts.len(), 1, "the other shard keeps its pace");
+        assert_eq!(rig.receipt(ticket).attempts().len(), 2);
+        assert_eq!(rig.receipt(other).attempts().len(), 1, "the other shard keeps its pace");
         assert!(rig.notices.iter().any(|notice| matches!(notice, Notice::Throttled { kinesis_records: 1, .. })));
     }
 }
@@ -195,7 +195,7 @@ fn internal_failure_and_anything_unknown_is_retried_with_growing_backoff() {
         }
         assert!(pauses.iter().max().unwrap() > &(300 * MS), "{pauses:?}");
         rig.answer_records([RecordReply::stored(shard_id(0), "1")]);
-        assert_eq!(rig.receipt(tickets[1]).attempts.len(), 9);
+        assert_eq!(rig.receipt(tickets[1]).attempts().len(), 9);
     }
 }
 
@@ -219,7 +219,7 @@ fn without_an_answer_the_attempt_is_ambiguous_and_the_record_is_retried() {
     rig.answer(failed(Delivery::Unanswered, "TimeoutError"));
     rig.run_for(100 * MS + MS);
     rig.answer_records([RecordReply::stored(shard_id(0), "1")]);
-    let ambiguous: Vec<_> = rig.receipt(tickets[0]).attempts.iter().map(|attempt| attempt.is_ambiguous()).collect();
+    let ambiguous: Vec<_> = rig.receipt(tickets[0]).attempts().iter().map(|attempt| attempt.is_ambiguous()).collect();
     assert_eq!(ambiguous, [true, false]);
 }
 
@@ -244,7 +244,7 @@ fn expired_credentials_are_retried() {
     rig.answer(failed(Delivery::Refused, "ExpiredTokenException"));
     rig.run_for(200 * MS);
     rig.answer_records([RecordReply::stored(shard_id(0), "1")]);
-    assert_eq!(rig.receipt(tickets[0]).attempts.len(), 2);
+    assert_eq!(rig.receipt(tickets[0]).attempts().len(), 2);
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn a_poisoned_request_is_divided_until_the_offender_stands_alone() {
             if key == 31 {
                 assert_eq!(&*rig.failure(ticket).error.code, code);
             } else {
-                assert_eq!(&*rig.receipt(ticket).shard_id, shard_id(0));
+                assert_eq!(rig.receipt(ticket).shard_id(), shard_id(0));
             }
         }
         assert!(requests <= 14, "{requests} requests: two for each halving, at most, and the first");
@@ -332,7 +332,7 @@ fn parts_of_a_refused_request_that_wait_expire_record_by_record() {
     assert_eq!(rig.results.len(), 1);
     rig.answer_all_stored(&equal_shards(1));
     for ticket in [first, second, young] {
-        assert_eq!(rig.receipt(ticket).attempts.len(), 2);
+        assert_eq!(rig.receipt(ticket).attempts().len(), 2);
     }
 }
 

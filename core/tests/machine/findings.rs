@@ -41,7 +41,7 @@ fn an_undecided_aggregate_expires_record_by_record() {
     rig.run_for(500 * MS);
     assert_eq!(rig.shape(), [[1]], "consumers drop the aggregate: it is sent again");
     rig.answer_records([RecordReply::stored(shard_id(9), "2")]);
-    assert_eq!(rig.receipt(second).attempts.len(), 2);
+    assert_eq!(rig.receipt(second).attempts().len(), 2);
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn what_is_left_of_an_undecided_aggregate_keeps_its_positions() {
     rig.run_for(4 * SEC);
     assert!(rig.failure(first).is_ambiguous());
     rig.answer_inquiries(&[child(9, 0, 0, u128::MAX)]);
-    assert_eq!(rig.receipt(second).sub_sequence_number, Some(1));
+    assert_eq!(rig.receipt(second).sub_sequence_number(), Some(1));
 }
 
 /// A record that may live for ever used to wait for ever, and the shards were asked for every second.
@@ -66,7 +66,7 @@ fn a_shard_that_no_complete_list_has_is_gone_with_its_stream() {
     assert!((5..15).contains(&lists), "asked for {lists} times: later and later");
     live(&mut rig, 40 * SEC);
     for ticket in [first, second] {
-        let attempts: Vec<_> = rig.receipt(ticket).attempts.iter().map(|attempt| attempt.is_ambiguous()).collect();
+        let attempts: Vec<_> = rig.receipt(ticket).attempts().iter().map(|attempt| attempt.is_ambiguous()).collect();
         assert_eq!(attempts, [true, false], "it may have been read before the stream went");
     }
 }

@@ -87,7 +87,7 @@ fn an_endless_ttl_never_expires() {
     assert!(rig.results.is_empty());
     rig.run_for(60 * SEC);
     rig.answer_all_stored(&equal_shards(1));
-    assert_eq!(rig.receipt(ticket).attempts.len(), 1_001);
+    assert_eq!(rig.receipt(ticket).attempts().len(), 1_001);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The whole state machine, from `put` to `ResolveRecord`, on a hand-cranked clock.
+//! The whole state machine, from `put` to `Resolve`, on a hand-cranked clock.
 
 #![allow(unreachable_pub, reason = "a test binary")]
 

@@ -89,8 +89,10 @@ impl Rig {
                 }
                 Action::ListShards(request) => self.lists.push(request),
                 Action::DescribeStream(request) => self.describes.push(request),
-                Action::ResolveRecord(ticket, result) => {
-                    assert!(self.results.insert(ticket, result).is_none(), "ticket {ticket} resolved twice");
+                Action::Resolve(records) => {
+                    for (ticket, result) in records {
+                        assert!(self.results.insert(ticket, result).is_none(), "ticket {ticket} resolved twice");
+                    }
                 }
                 Action::FlushDone(flush) => self.flushed.push(flush),
                 Action::CancelRequests => self.cancelled = true,

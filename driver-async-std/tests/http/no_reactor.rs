@@ -24,7 +24,7 @@ fn no_tokio_runtime_is_there_and_none_is_needed() {
             emulator.set_faults(Faults::default());
             throttled.await.unwrap()
         });
-        assert!(receipt.await.attempts.len() > 1);
+        assert!(receipt.await.attempts().len() > 1);
 
         let last = producer.put("events", "k", "last").await.unwrap();
         producer.close_within(Duration::from_secs(10)).await;

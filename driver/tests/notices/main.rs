@@ -79,7 +79,7 @@ async fn a_thousand_throttled_replies_in_a_second_are_one_warning() {
     }
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     for outcome in outcomes {
-        assert_eq!(outcome.await.unwrap().attempts.len(), 2);
+        assert_eq!(outcome.await.unwrap().attempts().len(), 2);
     }
     assert_eq!(counts.of(Level::WARN, "throttled: shards are sent to more slowly"), 1);
     assert_eq!(counts.of(Level::INFO, "shard map refreshed"), 1);

@@ -89,8 +89,8 @@ async fn a_request_whose_task_panics_is_retried_as_ambiguous() {
     let producer = service.producer(Config::builder());
     for outcome in put(&producer, 10).await {
         let receipt = timeout(LONG, outcome).await.expect("no outcome stays pending").unwrap();
-        let first = receipt.attempts.iter().next().unwrap();
-        assert_eq!((receipt.attempts.len(), &*first.error.as_ref().unwrap().code), (2, "Task Ended"));
+        let first = receipt.attempts().iter().next().unwrap();
+        assert_eq!((receipt.attempts().len(), &*first.error.as_ref().unwrap().code), (2, "Task Ended"));
         assert!(first.is_ambiguous());
     }
 }

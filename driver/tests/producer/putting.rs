@@ -23,8 +23,8 @@ async fn a_put_gives_a_receipt() {
     sleep(ms(50)).await;
     assert!(producer.oldest_record_age().unwrap() >= ms(50));
     let receipt = outcome.await.unwrap();
-    assert_eq!((&*receipt.shard_id, &*receipt.sequence_number), ("shardId-000000000000", "1"));
-    assert_eq!((receipt.sub_sequence_number, receipt.attempts.len()), (None, 1));
+    assert_eq!((&*receipt.shard_id(), &*receipt.sequence_number()), ("shardId-000000000000", "1"));
+    assert_eq!((receipt.sub_sequence_number(), receipt.attempts().len()), (None, 1));
     assert_eq!(service.stored(), ["hello"]);
     assert_eq!((producer.outstanding_records(), producer.oldest_record_age()), (0, None));
     assert_eq!((producer.stats().user_records_succeeded, producer.stats().requests), (1, 1));
@@ -217,7 +217,7 @@ async fn many_tasks_on_many_threads_lose_nothing() {
             let mut places = vec![];
             for outcome in outcomes {
                 let receipt = outcome.await.unwrap();
-                places.push((receipt.sequence_number.to_string(), receipt.sub_sequence_number));
+                places.push((receipt.sequence_number().to_string(), receipt.sub_sequence_number()));
             }
             places
         });

@@ -25,7 +25,7 @@ async fn without_an_answer_about_the_stream_records_go_out_singly_at_their_deadl
         for outcome in put(&producer, 20) {
             let receipt = timeout(PATIENCE, outcome).await.expect("no outcome stays pending").unwrap();
             assert_eq!(
-                (receipt.sub_sequence_number.is_none(), receipt.attempts.len()),
+                (receipt.sub_sequence_number().is_none(), receipt.attempts().len()),
                 (silent == Question::Shards, 1)
             );
         }
@@ -46,13 +46,13 @@ async fn a_panic_in_a_question_costs_no_record_and_the_question_is_asked_again()
         let producer = service.producer(Config::builder());
         for outcome in put(&producer, 20) {
             let receipt = timeout(PATIENCE, outcome).await.expect("no outcome stays pending").unwrap();
-            assert_eq!(receipt.attempts.len(), 1, "{broken:?}");
+            assert_eq!(receipt.attempts().len(), 1, "{broken:?}");
         }
         sleep(Duration::from_secs(60)).await;
         assert_eq!(service.asked(broken), 2, "{broken:?}");
         for outcome in put(&producer, 20) {
             let receipt = outcome.await.unwrap();
-            assert!(receipt.sub_sequence_number.is_some(), "what was asked again is known now: {broken:?}");
+            assert!(receipt.sub_sequence_number().is_some(), "what was asked again is known now: {broken:?}");
         }
     }
 }
@@ -100,8 +100,8 @@ async fn a_request_that_the_runtime_drops_is_retried() {
     let producer = service.producer_on(rig, Config::default());
     for outcome in put(&producer, 10) {
         let receipt = timeout(PATIENCE, outcome).await.expect("no outcome stays pending").unwrap();
-        assert_eq!(receipt.attempts.len(), 2);
-        assert_eq!(&*receipt.attempts.iter().next().unwrap().error.as_ref().unwrap().code, "Task Ended");
+        assert_eq!(receipt.attempts().len(), 2);
+        assert_eq!(&*receipt.attempts().iter().next().unwrap().error.as_ref().unwrap().code, "Task Ended");
     }
 }
 

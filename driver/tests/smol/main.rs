@@ -59,7 +59,7 @@ fn a_connection_that_was_closed_while_idle_harms_nobody() {
         server.stop().await;
         let _server = Server::bind_on_thread(addr, &emulator, None).unwrap();
         let receipt = producer.put("events", "k", "after").await.unwrap().await.unwrap();
-        assert!(receipt.attempts.iter().all(|attempt| !attempt.is_ambiguous()), "{receipt:?}");
+        assert!(receipt.attempts().iter().all(|attempt| !attempt.is_ambiguous()), "{receipt:?}");
     });
 }
 

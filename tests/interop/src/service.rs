@@ -76,10 +76,10 @@ impl Service {
             for (user, outcome) in records.iter().zip(outcomes) {
                 let receipt = outcome.await.map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
                 expected.push(Read {
-                    shard_id: receipt.shard_id.to_string(),
-                    sequence_number: receipt.sequence_number.to_string(),
+                    shard_id: receipt.shard_id().to_string(),
+                    sequence_number: receipt.sequence_number().to_string(),
                     // Consumers say 0 of a record that went alone.
-                    sub_sequence_number: receipt.sub_sequence_number.unwrap_or(0),
+                    sub_sequence_number: receipt.sub_sequence_number().unwrap_or(0),
                     partition_key: user.partition_key.clone(),
                     explicit_hash_key: user.explicit_hash_key.clone(),
                     data: user.data.clone(),

@@ -350,7 +350,7 @@ impl<'u, 'b> World<'u, 'b> {
             }
             Effect::Resolved(ticket, result) => {
                 match &result {
-                    Ok(receipt) => note!(self.trace, now, "record {} is in {}", ticket, receipt.shard_id),
+                    Ok(receipt) => note!(self.trace, now, "record {} is in {}", ticket, receipt.shard_id()),
                     Err(failure) => note!(self.trace, now, "record {} failed: {}", ticket, failure.error.code),
                 }
                 self.oracle.resolved(now, ticket, &result)

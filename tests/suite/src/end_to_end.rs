@@ -107,7 +107,7 @@ fn assert_read(reading: &Reading, records: &[UserRecord], receipts: &[Receipt]) 
         .iter()
         .zip(receipts)
         .map(|(record, receipt)| {
-            let place = (&*receipt.shard_id, &*receipt.sequence_number, receipt.sub_sequence_number.unwrap_or(0));
+            let place = (&*receipt.shard_id(), &*receipt.sequence_number(), receipt.sub_sequence_number().unwrap_or(0));
             (place, record.partition_key.as_str(), &record.data)
         })
         .collect();
@@ -135,7 +135,7 @@ pub async fn records_are_read_back_as_they_were_put<R: AwsRuntime>(service: &mut
     assert_read(&reading, &records, &receipts);
     assert_eq!(reading.dropped, 0);
     assert!(producer.stats().kinesis_records < 100, "aggregated: {:?}", producer.stats());
-    assert!(receipts.iter().all(|receipt| receipt.attempts.len() == 1));
+    assert!(receipts.iter().all(|receipt| receipt.attempts().len() == 1));
 }
 
 /// Aggregation off.
@@ -196,8 +196,8 @@ pub async fn a_split_and_a_merge_in_the_middle_lose_and_double_nothing<R: AwsRun
 
     let receipts = receipts(outcomes).await;
     assert_read(&service.read_back(STREAM).await, &records, &receipts);
-    assert!(receipts.iter().any(|receipt| receipt.attempts.len() > 1), "some landed on a shard of before");
-    assert!(receipts.iter().flat_map(|receipt| receipt.attempts.iter()).all(|attempt| !attempt.is_ambiguous()));
+    assert!(receipts.iter().any(|receipt| receipt.attempts().len() > 1), "some landed on a shard of before");
+    assert!(receipts.iter().flat_map(|receipt| receipt.attempts().iter()).all(|attempt| !attempt.is_ambiguous()));
 }
 
 /// Oversized records, known to be so at once, learned later, or only by the service.
@@ -242,12 +242,12 @@ pub async fn throttled_records_wait_and_arrive<R: AwsRuntime>(service: &mut Serv
     assert_read(&service.read_back(STREAM).await, &records, &receipts);
     let throttled = |receipt: &Receipt| {
         receipt
-            .attempts
+            .attempts()
             .iter()
             .filter_map(|attempt| attempt.error.as_ref())
             .all(|error| error.code.contains("Throughput"))
     };
-    assert!(receipts.iter().all(|receipt| receipt.attempts.len() > 1 && throttled(receipt)));
+    assert!(receipts.iter().all(|receipt| receipt.attempts().len() > 1 && throttled(receipt)));
 }
 
 /// `fail_if_throttled`.
@@ -335,7 +335,7 @@ pub async fn an_endpoint_that_is_gone_comes_back<R: AwsRuntime>(service: &mut Se
     outcomes.extend(put_all(&producer, &records[40..]).await);
     let receipts = receipts(outcomes).await;
     assert_read(&service.read_back(STREAM).await, &records, &receipts);
-    let refused: Vec<_> = receipts[20..40].iter().flat_map(|receipt| receipt.attempts.iter()).collect();
+    let refused: Vec<_> = receipts[20..40].iter().flat_map(|receipt| receipt.attempts().iter()).collect();
     assert!(refused.iter().any(|attempt| attempt.error.is_some()));
     assert!(refused.iter().all(|attempt| !attempt.is_ambiguous()), "a refused connection sends nothing");
 }

@@ -42,12 +42,12 @@ impl Attempts {
         };
         match result {
             Ok(receipt) => {
-                for attempt in receipt.attempts.iter() {
+                for attempt in receipt.attempts().iter() {
                     check(attempt)?;
                 }
-                let failed = receipt.attempts.iter().filter(|attempt| attempt.error.is_some()).count();
-                if failed + 1 != receipt.attempts.len() || receipt.attempts.last().error.is_some() {
-                    return broken!("record {ticket} succeeded, with attempts {:?}", receipt.attempts);
+                let failed = receipt.attempts().iter().filter(|attempt| attempt.error.is_some()).count();
+                if failed + 1 != receipt.attempts().len() || receipt.attempts().last().error.is_some() {
+                    return broken!("record {ticket} succeeded, with attempts {:?}", receipt.attempts());
                 }
             }
             Err(failure) => {

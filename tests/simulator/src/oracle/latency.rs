@@ -57,7 +57,7 @@ impl Latency {
     pub(super) fn succeeded(&self, facts: &Facts, put: &Put, ticket: u64, receipt: &Receipt) -> Kept {
         let settings = &facts.options.config;
         let stream = &facts.streams[put.stream];
-        let Some(first) = receipt.attempts.iter().next() else { return Ok(()) };
+        let Some(first) = receipt.attempts().iter().next() else { return Ok(()) };
         let buffered = put.at + settings.buffered;
         // A flush cannot place what is not known yet.
         let [summary, shards] = stream.heard_at;

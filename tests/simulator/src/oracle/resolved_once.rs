@@ -24,9 +24,9 @@ pub(super) fn resolved(put: &mut Put, ticket: u64, result: &RecordResult) -> Kep
     }
     put.state = match result {
         Ok(receipt) => State::Succeeded(Place {
-            shard_id: receipt.shard_id.clone(),
-            sequence_number: receipt.sequence_number.clone(),
-            sub_sequence_number: receipt.sub_sequence_number.unwrap_or(0),
+            shard_id: receipt.shard_id().into(),
+            sequence_number: receipt.sequence_number().into(),
+            sub_sequence_number: receipt.sub_sequence_number().unwrap_or(0),
         }),
         Err(failure) => State::Failed { ambiguous: failure.is_ambiguous() },
     };

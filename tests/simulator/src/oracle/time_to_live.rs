@@ -16,7 +16,7 @@ pub(super) fn resolved(facts: &Facts, now: Instant, put: &Put, ticket: u64, resu
         return broken!("record {ticket}, put at {:?}, is resolved after {took:?}", put.at);
     }
     let last_start = match result {
-        Ok(receipt) => Some(receipt.attempts.last().start),
+        Ok(receipt) => Some(receipt.attempts().last().start),
         Err(failure) => failure.attempts.last().map(|attempt| attempt.start),
     };
     match last_start {

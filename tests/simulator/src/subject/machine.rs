@@ -111,7 +111,9 @@ impl Subject for Machine {
                     let id = self.ask(Question::Describe(request));
                     self.effects.push_back(Effect::DescribeStream { id, stream });
                 }
-                Action::ResolveRecord(ticket, result) => self.effects.push_back(Effect::Resolved(ticket, result)),
+                Action::Resolve(records) => {
+                    self.effects.extend(records.map(|(ticket, result)| Effect::Resolved(ticket, result)));
+                }
                 Action::FlushDone(flush) => {
                     let effect = match self.flushes.iter().position(|(id, _)| *id == flush) {
                         Some(position) => Effect::Flushed(self.flushes.swap_remove(position).1),
