@@ -16,6 +16,14 @@ pub(crate) struct AggregateLimits {
     pub(crate) size: usize,
 }
 
+/// What has changed when a record was taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// The record joined others: nothing is due earlier than before, and nothing goes on.
+    Joined,
+    Any,
+}
+
 /// An aggregate that is still open.
 #[derive(Debug)]
 pub(crate) struct Aggregate<T> {
@@ -29,30 +37,29 @@ pub(crate) struct Aggregate<T> {
 
 impl<T> Aggregate<T> {
     pub(crate) fn new(shard: Option<ShardRef>) -> Self {
-        Self {
-            shard,
-            users: Vec::new(),
-            tables: KeyTables::default(),
-            message_size: 0,
-            deadline: Instant::NEVER,
-            expiry: Instant::NEVER,
-        }
+        Self::with(shard, Vec::new(), KeyTables::default())
+    }
+
+    /// With room and tables, both empty.
+    fn with(shard: Option<ShardRef>, users: Vec<Packed<T>>, tables: KeyTables) -> Self {
+        Self { shard, users, tables, message_size: 0, deadline: Instant::NEVER, expiry: Instant::NEVER }
     }
 
     /// Appends a user record, or gives it back if it does not fit.
-    pub(crate) fn try_push(
+    fn try_push(
         &mut self,
         user: Pending<T>,
         deadline: Instant,
         expiry: Instant,
         limits: AggregateLimits,
-    ) -> Result<(), Pending<T>> {
+    ) -> Result<Change, Pending<T>> {
         let placement = self.place(&user);
         if self.users.len() >= limits.count || FRAME_SIZE + self.message_size + placement.message_size > limits.size {
             return Err(user);
         }
+        let joined = deadline >= self.deadline && expiry >= self.expiry;
         self.push_at(user, placement, deadline, expiry);
-        Ok(())
+        Ok(if joined { Change::Joined } else { Change::Any })
     }
 
     /// Appends a user record, whatever the size.
@@ -78,8 +85,15 @@ impl<T> Aggregate<T> {
 
     /// The Kinesis record; `None` if nothing was pushed.
     pub(crate) fn close(self) -> Option<KinesisRecord<T>> {
-        let Self { shard, users, message_size, deadline, expiry, tables: _ } = self;
-        if users.is_empty() { None } else { Some(KinesisRecord::new(users, message_size, shard, deadline, expiry)) }
+        self.close_and_keep().0
+    }
+
+    /// The Kinesis record, and the tables, for another aggregate.
+    fn close_and_keep(self) -> (Option<KinesisRecord<T>>, KeyTables) {
+        let Self { shard, users, message_size, deadline, expiry, mut tables } = self;
+        let record = (!users.is_empty()).then(|| KinesisRecord::new(users, message_size, shard, deadline, expiry));
+        tables.clear();
+        (record, tables)
     }
 }
 
@@ -89,11 +103,18 @@ pub(crate) struct Aggregator<T> {
     /// By the shard's slot.
     open: Vec<Option<Box<Aggregate<T>>>>,
     wakes: Wakes,
+    /// Tables of aggregates that were closed, cleared: their room is about what the next one needs.
+    spare: Vec<KeyTables>,
+    /// User records in the aggregate that was closed last: about what the next one will have.
+    usual: usize,
 }
+
+/// So many tables are kept: shards fill up in turn, and not many at a time.
+const SPARE_MAX: usize = 4;
 
 impl<T> Default for Aggregator<T> {
     fn default() -> Self {
-        Self { open: Vec::new(), wakes: Wakes::default() }
+        Self { open: Vec::new(), wakes: Wakes::default(), spare: Vec::new(), usual: 0 }
     }
 }
 
@@ -103,48 +124,64 @@ impl<T> Aggregator<T> {
     pub(crate) fn add(
         &mut self,
         user: Pending<T>,
-        shard: ShardRef,
+        shard: &ShardRef,
         deadline: Instant,
         expiry: Instant,
         limits: AggregateLimits,
         mut closed: impl FnMut(KinesisRecord<T>),
-    ) {
+    ) -> Change {
         let slot = shard.slot as usize;
         if slot >= self.open.len() {
             self.open.resize_with(slot + 1, || None);
         }
-        let open = self.open[slot].get_or_insert_with(|| Box::new(Aggregate::new(Some(shard.clone()))));
-        let mut result = open.try_push(user, deadline, expiry, limits);
-        if let Err(user) = result {
-            let mut fresh = Aggregate::new(Some(shard.clone()));
-            result = fresh.try_push(user, deadline, expiry, limits);
-            if result.is_ok()
-                && let Some(full) = core::mem::replace(&mut **open, fresh).close()
-            {
-                closed(full);
+        let mut user = user;
+        if let Some(open) = &mut self.open[slot] {
+            match open.try_push(user, deadline, expiry, limits) {
+                Ok(Change::Joined) if open.users.len() < limits.count => return Change::Joined,
+                Ok(_) => {
+                    let (full, deadline) = (open.users.len() >= limits.count, open.deadline);
+                    if full {
+                        self.close(shard.slot).into_iter().for_each(closed);
+                    } else {
+                        self.wakes.arm(shard.slot, deadline);
+                    }
+                    return Change::Any;
+                }
+                Err(refused) => user = refused,
             }
         }
-        match result {
-            Ok(()) => {
-                let (full, deadline) = (open.users.len() >= limits.count, open.deadline);
-                if full {
-                    self.close(shard.slot).into_iter().for_each(closed);
-                } else {
+        // Nothing is open, or the record does not fit into what is: it is the first of a new aggregate, or goes alone.
+        if FRAME_SIZE + user.entry.data.len() > limits.size {
+            closed(KinesisRecord::single(user, Some(shard.clone()), deadline, expiry));
+            return Change::Any;
+        }
+        let room = Vec::with_capacity((self.usual + self.usual / 8).min(limits.count));
+        let mut fresh = Aggregate::with(Some(shard.clone()), room, self.spare.pop().unwrap_or_default());
+        match fresh.try_push(user, deadline, expiry, limits) {
+            Ok(_) => {
+                self.close(shard.slot).into_iter().for_each(&mut closed);
+                self.open[slot] = Some(Box::new(fresh));
+                if limits.count > 1 {
                     self.wakes.arm(shard.slot, deadline);
+                } else {
+                    self.close(shard.slot).into_iter().for_each(closed);
                 }
             }
-            Err(user) => {
-                closed(KinesisRecord::single(user, Some(shard), deadline, expiry));
-                if self.open[slot].as_ref().is_some_and(|open| open.users.is_empty()) {
-                    self.open[slot] = None;
-                }
-            }
+            // Just too large, with its key and its fields. What is open stays open.
+            Err(user) => closed(KinesisRecord::single(user, Some(shard.clone()), deadline, expiry)),
         }
+        Change::Any
     }
 
     /// Closes a shard's aggregate, if one is open.
     pub(crate) fn close(&mut self, slot: u32) -> Option<KinesisRecord<T>> {
-        self.open.get_mut(slot as usize)?.take()?.close()
+        let open = self.open.get_mut(slot as usize)?.take()?;
+        self.usual = open.users.len();
+        let (record, tables) = open.close_and_keep();
+        if self.spare.len() < SPARE_MAX {
+            self.spare.push(tables);
+        }
+        record
     }
 
     /// The earliest time at which an aggregate may be due.
@@ -260,7 +297,7 @@ mod tests {
             let mut aggregator = Aggregator::default();
             let mut closed = Vec::new();
             for user in users() {
-                aggregator.add(user, shard(0), ms(1), ms(2), limits, |record| closed.push(record.user_records()));
+                aggregator.add(user, &shard(0), ms(1), ms(2), limits, |record| closed.push(record.user_records()));
             }
             closed
         };
@@ -357,7 +394,7 @@ mod tests {
                         let expiry = deadline + Duration::from_millis(ttl);
                         let expected = model.add(slot, Kept { ticket: put, plain: plain(&user), deadline, expiry });
                         let mut closed = Vec::new();
-                        aggregator.add(user, shard(slot), deadline, expiry, limits, |record| closed.push(record));
+                        aggregator.add(user, &shard(slot), deadline, expiry, limits, |record| closed.push(record));
                         prop_assert_eq!(tickets(&closed), &expected[..]);
                         out.extend(expected);
                         put += 1;

@@ -91,8 +91,7 @@ impl<T> KinesisRecord<T> {
 
     /// A Kinesis record of one user record, as it is.
     pub(crate) fn single(user: Pending<T>, shard: Option<ShardRef>, deadline: Instant, expiry: Instant) -> Self {
-        let alone = Placement { partition_key_index: 0, explicit_hash_key_index: Some(0), message_size: 0 };
-        Self::new(alloc::vec![Packed::new(user, alone)], 0, shard, deadline, expiry)
+        Self::new(alloc::vec![Packed::new(user, Placement::ALONE)], 0, shard, deadline, expiry)
     }
 
     /// Whether it carries several user records.

@@ -9,6 +9,7 @@ use core::time::Duration;
 use hashbrown::HashMap;
 
 use crate::action::{Action, DescribeRequest, ListShardsRequest};
+use crate::aggregator::Change;
 use crate::common::{Common, Stats};
 use crate::config::Config;
 use crate::kinesis_record::{Batch, Pending};
@@ -45,6 +46,8 @@ pub struct Producer<T> {
     common: Common<T>,
     streams: Vec<Stream<T>>,
     by_name: HashMap<Arc<str>, u32>,
+    /// The stream of the last put.
+    last_put: u32,
     /// When which stream has something to do.
     wakes: Wakes,
     /// Streams that have a request and no leave to send it, in turn.
@@ -98,6 +101,7 @@ impl<T> Producer<T> {
             common: Common::new(config),
             streams: Vec::new(),
             by_name: HashMap::new(),
+            last_put: 0,
             wakes: Wakes::default(),
             line: VecDeque::new(),
             in_flight: 0,
@@ -111,7 +115,6 @@ impl<T> Producer<T> {
     ///
     /// [`PutError`] gives the record and the ticket back: the producer is full or closed, or the record is larger than
     /// the stream allows.
-    #[expect(clippy::result_large_err, reason = "the record comes back as it was, without an allocation")]
     pub fn put(&mut self, now: Instant, record: PreparedRecord, ticket: T) -> Result<(), PutError<T>> {
         if self.common.closing {
             return Err(PutError::Closed { record, ticket });
@@ -137,8 +140,9 @@ impl<T> Producer<T> {
             metrics.received(now);
             self.reporter.observed(now);
         }
-        stream.accept(now, user, deadline, common);
-        self.send(now, index);
+        if stream.accept(now, user, deadline, common) == Change::Any {
+            self.send(now, index);
+        }
         Ok(())
     }
 
@@ -285,7 +289,12 @@ impl<T> Producer<T> {
     }
 
     fn stream_index(&mut self, now: Instant, name: &Arc<str>) -> u32 {
+        // Mostly it is the stream of the put before.
+        if self.streams.get(self.last_put as usize).is_some_and(|stream| stream.name() == name) {
+            return self.last_put;
+        }
         if let Some(&index) = self.by_name.get(name) {
+            self.last_put = index;
             return index;
         }
         let index = self.streams.len() as u32;

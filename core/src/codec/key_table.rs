@@ -14,6 +14,14 @@ pub(crate) struct Placement {
     pub(crate) explicit_hash_key_index: Option<u32>,
     /// Bytes that the record adds to the protobuf message, new keys included.
     pub(crate) message_size: usize,
+    /// Of the partition key, by the tables' own hasher.
+    partition_key_hash: u64,
+}
+
+impl Placement {
+    /// Of a record that goes alone: it has no tables.
+    pub(crate) const ALONE: Self =
+        Self { partition_key_index: 0, explicit_hash_key_index: Some(0), message_size: 0, partition_key_hash: 0 };
 }
 
 /// Which keys the aggregate already has, by index. It holds no keys: it finds them in the records that used them
@@ -33,6 +41,12 @@ struct Slot {
 }
 
 impl KeyTables {
+    /// Forgets all keys and keeps the room.
+    pub(crate) fn clear(&mut self) {
+        self.partition_keys.clear();
+        self.explicit_hash_keys.clear();
+    }
+
     /// Where the keys of the record to be appended at `position` would stand. Changes nothing.
     ///
     /// `keys_at` gives the keys of an earlier record.
@@ -44,9 +58,9 @@ impl KeyTables {
         keys_at: impl Fn(usize) -> (&'a str, Option<u128>),
     ) -> Placement {
         let mut size = 0;
-        let found = self
-            .partition_keys
-            .find(self.hasher.hash_one(partition_key), |slot| keys_at(slot.position as usize).0 == partition_key);
+        let partition_key_hash = self.hasher.hash_one(partition_key);
+        let found =
+            self.partition_keys.find(partition_key_hash, |slot| keys_at(slot.position as usize).0 == partition_key);
         let partition_key_index = found.map_or_else(
             || {
                 size += string_field_size(partition_key.len());
@@ -68,7 +82,7 @@ impl KeyTables {
         });
         let body = record_size(partition_key_index, explicit_hash_key_index, data_len);
         size += 1 + varint_len(body) + body;
-        Placement { partition_key_index, explicit_hash_key_index, message_size: size }
+        Placement { partition_key_index, explicit_hash_key_index, message_size: size, partition_key_hash }
     }
 
     /// Remembers the keys of the record appended at `position`, which [`place`](Self::place) has just placed.
@@ -79,11 +93,11 @@ impl KeyTables {
         keys_at: impl Fn(usize) -> (&'a str, Option<u128>),
     ) {
         let Self { partition_keys, explicit_hash_keys, hasher } = self;
-        let (partition_key, explicit_hash_key) = keys_at(position);
+        let explicit_hash_key = keys_at(position).1;
         let position = position as u32;
         if placement.partition_key_index as usize == partition_keys.len() {
             let slot = Slot { index: placement.partition_key_index, position };
-            partition_keys.insert_unique(hasher.hash_one(partition_key), slot, |slot| {
+            partition_keys.insert_unique(placement.partition_key_hash, slot, |slot| {
                 hasher.hash_one(keys_at(slot.position as usize).0)
             });
         }

@@ -8,7 +8,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::aggregator::{AggregateLimits, Aggregator};
+use crate::aggregator::{AggregateLimits, Aggregator, Change};
 use crate::codec::AGGREGATE_PARTITION_KEY;
 use crate::collector::Collector;
 use crate::common::Common;
@@ -71,12 +71,18 @@ impl<T> Stream<T> {
     }
 
     /// Accepts a record that should be on the network by `deadline`.
-    pub(crate) fn accept(&mut self, now: Instant, user: Pending<T>, deadline: Instant, common: &mut Common<T>) {
+    pub(crate) fn accept(
+        &mut self,
+        now: Instant,
+        user: Pending<T>,
+        deadline: Instant,
+        common: &mut Common<T>,
+    ) -> Change {
         if self.knowledge.is_starting() {
             self.early.push((user, deadline));
-        } else {
-            self.route(now, user, deadline, common);
+            return Change::Any;
         }
+        self.route(now, user, deadline, common)
     }
 
     /// What is measured, if anything.
@@ -99,11 +105,12 @@ impl<T> Stream<T> {
     }
 
     /// Gives a record to its shard's aggregate, or sends it on alone.
-    fn route(&mut self, now: Instant, user: Pending<T>, deadline: Instant, common: &mut Common<T>) {
+    fn route(&mut self, now: Instant, user: Pending<T>, deadline: Instant, common: &mut Common<T>) -> Change {
         let (size, limit) = (user.entry.size(), self.knowledge.max_record_size());
         if size > limit {
             let message = alloc::format!("data and partition_key have {size} bytes, but the stream's limit is {limit}");
-            return self.fail(now, user, AttemptError::new(code::RECORD_TOO_LARGE, message), common);
+            self.fail(now, user, AttemptError::new(code::RECORD_TOO_LARGE, message), common);
+            return Change::Any;
         }
         let expiry = common.expiry(&user);
         let deadline = match deadline {
@@ -113,24 +120,23 @@ impl<T> Stream<T> {
             _ => now + expiry.saturating_since(now) / 2,
         };
         let config = &common.config;
-        let Some(shard) = self.knowledge.shard(user.entry.hash_key()).cloned() else {
-            return self.collector.push(KinesisRecord::single(user, None, deadline, expiry), config);
+        let Some(shard) = self.knowledge.shard(user.entry.hash_key()) else {
+            self.collector.push(KinesisRecord::single(user, None, deadline, expiry), config);
+            return Change::Any;
         };
-        let slot = shard.slot;
         let is_room = !self.awaits_request;
-        let pass = |record| {
-            self.limiter.push(now, slot, record, is_room, config, |record| self.collector.push(record, config));
+        let mut pass = |record| {
+            self.limiter.push(now, shard.slot, record, is_room, config, |record| self.collector.push(record, config));
         };
         if config.aggregation_enabled() {
             let limits = AggregateLimits {
                 count: config.aggregation_max_count(),
                 size: config.aggregation_max_size().min(limit - AGGREGATE_PARTITION_KEY.len()),
             };
-            self.aggregator.add(user, shard, deadline, expiry, limits, pass);
-        } else {
-            let mut pass = pass;
-            pass(KinesisRecord::single(user, Some(shard), deadline, expiry));
+            return self.aggregator.add(user, shard, deadline, expiry, limits, pass);
         }
+        pass(KinesisRecord::single(user, Some(shard.clone()), deadline, expiry));
+        Change::Any
     }
 
     /// Does what is due by now.

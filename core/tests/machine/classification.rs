@@ -24,7 +24,7 @@ fn success_on_the_predicted_shard_is_success_for_every_user_record() {
     rig.answer_records([RecordReply::stored(shard_id(0), "77")]);
     for (position, ticket) in tickets.into_iter().enumerate() {
         let receipt = rig.receipt(ticket);
-        assert_eq!((&*receipt.shard_id(), &*receipt.sequence_number()), (&*shard_id(0), "77"));
+        assert_eq!((receipt.shard_id(), receipt.sequence_number()), (&*shard_id(0), "77"));
         assert_eq!(receipt.sub_sequence_number(), Some(position as u64));
         assert_eq!(receipt.attempts().len(), 1);
     }
