@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
-use crate::codec::{self, AGGREGATE_PARTITION_KEY, EncodeItem, FRAME_SIZE, Placement};
+use crate::codec::{self, AGGREGATE_PARTITION_KEY, EncodeItem, Encoder, FRAME_SIZE, Placement};
 use crate::outcome::FailedAttempts;
 use crate::record::Entry;
 use crate::time::Instant;
@@ -164,5 +164,21 @@ impl<T> Batch<T> {
     /// The records, in the order in which their results must come back.
     pub fn records(&self) -> &[KinesisRecord<T>] {
         &self.records
+    }
+
+    /// The [`KinesisRecord::data`] of all records, for less: aggregates are encoded into one buffer, and their MD5 sums are
+    /// computed side by side.
+    pub fn data(&self) -> Vec<Bytes> {
+        let aggregates = || self.records.iter().filter(|record| record.is_aggregated());
+        let mut encoder = Encoder::with_capacity(aggregates().map(KinesisRecord::data_size).sum());
+        for record in aggregates() {
+            encoder.push(record.users.iter().map(Packed::encode_item), record.message_size);
+        }
+        let mut aggregates = encoder.finish().into_iter();
+        let data = self.records.iter().map(|record| {
+            let aggregate = if record.is_aggregated() { aggregates.next() } else { None };
+            aggregate.unwrap_or_else(|| record.first().data.clone())
+        });
+        data.collect()
     }
 }

@@ -3,11 +3,11 @@
 use alloc::vec::Vec;
 use core::fmt::Write;
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 use md5::{Digest, Md5};
 
 use super::key_table::{KeyTables, record_size};
-use super::{AggregatedUserRecord, FRAME_SIZE, MAGIC, Placement};
+use super::{AggregatedUserRecord, DIGEST_SIZE, FRAME_SIZE, MAGIC, Placement};
 use crate::hash_key::decimal_len;
 
 /// A user record to be encoded, with its keys' places in the tables.
@@ -50,43 +50,88 @@ pub fn encode(records: &[AggregatedUserRecord]) -> Vec<u8> {
 
 /// Encodes records whose places in the tables, and the size of whose message, are known.
 pub(crate) fn encode_message<'a>(items: impl Iterator<Item = EncodeItem<'a>> + Clone, message_size: usize) -> Vec<u8> {
-    let mut blob = Vec::with_capacity(FRAME_SIZE + message_size);
-    blob.put_slice(&MAGIC);
+    let mut encoder = Encoder::with_capacity(FRAME_SIZE + message_size);
+    encoder.push(items, message_size);
+    encoder.seal();
+    encoder.buffer
+}
 
-    // Indexes count up in the order of first use: a record whose index comes next brings its key.
-    let mut keys = 0;
-    for item in items.clone() {
-        if item.partition_key_index == keys {
-            keys += 1;
-            put_bytes(&mut blob, 0x0A, item.partition_key.as_bytes());
-        }
-    }
-    keys = 0;
-    for (key, index) in items.clone().filter_map(|item| item.explicit_hash_key) {
-        if index == keys {
-            keys += 1;
-            blob.put_u8(0x12);
-            put_varint(&mut blob, decimal_len(key));
-            put_decimal(&mut blob, key);
-        }
-    }
-    for item in items {
-        let explicit_hash_key_index = item.explicit_hash_key.map(|(_, index)| index);
-        blob.put_u8(0x1A);
-        put_varint(&mut blob, record_size(item.partition_key_index, explicit_hash_key_index, item.data.len()));
-        blob.put_u8(0x08);
-        put_varint(&mut blob, item.partition_key_index as usize);
-        if let Some(index) = explicit_hash_key_index {
-            blob.put_u8(0x10);
-            put_varint(&mut blob, index as usize);
-        }
-        put_bytes(&mut blob, 0x1A, item.data);
-    }
-    debug_assert_eq!(blob.len(), MAGIC.len() + message_size, "the predicted size is the encoded size");
+/// Encodes aggregated records, one behind the other in one buffer.
+pub(crate) struct Encoder {
+    buffer: Vec<u8>,
+    /// Where each aggregated record ends.
+    ends: Vec<usize>,
+}
 
-    let digest = Md5::digest(&blob[MAGIC.len()..]);
-    blob.put_slice(&digest);
-    blob
+impl Encoder {
+    pub(crate) fn with_capacity(size: usize) -> Self {
+        Self { buffer: Vec::with_capacity(size), ends: Vec::new() }
+    }
+
+    /// Appends an aggregated record, with room for its MD5.
+    pub(crate) fn push<'a>(&mut self, items: impl Iterator<Item = EncodeItem<'a>> + Clone, message_size: usize) {
+        let blob = &mut self.buffer;
+        let start = blob.len();
+        blob.put_slice(&MAGIC);
+
+        // Indexes count up in the order of first use: a record whose index comes next brings its key.
+        let mut keys = 0;
+        for item in items.clone() {
+            if item.partition_key_index == keys {
+                keys += 1;
+                put_bytes(blob, 0x0A, item.partition_key.as_bytes());
+            }
+        }
+        keys = 0;
+        for (key, index) in items.clone().filter_map(|item| item.explicit_hash_key) {
+            if index == keys {
+                keys += 1;
+                blob.put_u8(0x12);
+                put_varint(blob, decimal_len(key));
+                put_decimal(blob, key);
+            }
+        }
+        for item in items {
+            let explicit_hash_key_index = item.explicit_hash_key.map(|(_, index)| index);
+            blob.put_u8(0x1A);
+            put_varint(blob, record_size(item.partition_key_index, explicit_hash_key_index, item.data.len()));
+            blob.put_u8(0x08);
+            put_varint(blob, item.partition_key_index as usize);
+            if let Some(index) = explicit_hash_key_index {
+                blob.put_u8(0x10);
+                put_varint(blob, index as usize);
+            }
+            put_bytes(blob, 0x1A, item.data);
+        }
+        debug_assert_eq!(blob.len() - start, MAGIC.len() + message_size, "the predicted size is the encoded size");
+        blob.put_bytes(0, DIGEST_SIZE);
+        self.ends.push(blob.len());
+    }
+
+    /// Writes the MD5 sums.
+    fn seal(&mut self) {
+        let mut rest = &mut self.buffer[..];
+        let mut start = 0;
+        for end in &self.ends {
+            let (blob, others) = rest.split_at_mut(end - start);
+            let (message, digest) = blob.split_at_mut(blob.len() - DIGEST_SIZE);
+            digest.copy_from_slice(&Md5::digest(&message[MAGIC.len()..]));
+            (rest, start) = (others, *end);
+        }
+    }
+
+    /// The aggregated records, all of them parts of the one buffer.
+    pub(crate) fn finish(mut self) -> Vec<Bytes> {
+        self.seal();
+        let mut buffer = Bytes::from(self.buffer);
+        let mut start = 0;
+        let blob = |end| {
+            let blob = buffer.split_to(end - start);
+            start = end;
+            blob
+        };
+        self.ends.into_iter().map(blob).collect()
+    }
 }
 
 fn put_bytes(blob: &mut Vec<u8>, tag: u8, bytes: &[u8]) {

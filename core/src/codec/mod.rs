@@ -29,7 +29,7 @@ use bytes::Bytes;
 
 pub use decode::{DecodeError, DecodeErrorKind, decode};
 pub use encode::encode;
-pub(crate) use encode::{EncodeItem, encode_message};
+pub(crate) use encode::{EncodeItem, Encoder, encode_message};
 pub(crate) use key_table::{KeyTables, Placement};
 
 /// The first bytes of an aggregated record.

@@ -3,28 +3,12 @@
 use aws_sdk_kinesis::operation::describe_stream_summary::DescribeStreamSummaryOutput;
 use aws_sdk_kinesis::operation::list_shards::ListShardsOutput;
 use aws_sdk_kinesis::operation::put_records::PutRecordsOutput;
-use aws_sdk_kinesis::primitives::Blob;
-use aws_sdk_kinesis::types::{PutRecordsRequestEntry, RecordDistributionStrategy, Shard, StreamDescriptionSummary};
-use kpl_core::{Batch, Delivery, ListedShard, RecordReply, RequestError, ShardPage, StreamSummary};
+use aws_sdk_kinesis::types::{RecordDistributionStrategy, Shard, StreamDescriptionSummary};
+use kpl_core::{ListedShard, RecordReply, ShardPage, StreamSummary};
 
 /// A stream's name and ARN: one of the two.
 pub(super) fn target(stream: &str) -> (Option<String>, Option<String>) {
     if stream.starts_with("arn:") { (None, Some(stream.to_owned())) } else { (Some(stream.to_owned()), None) }
-}
-
-/// The entries of a request: here, aggregates are encoded.
-pub(super) fn entries<T>(batch: &Batch<T>) -> Result<Vec<PutRecordsRequestEntry>, RequestError> {
-    let entries = batch.records().iter().map(|record| {
-        PutRecordsRequestEntry::builder()
-            // An aggregate has just been made and moves in; the SDK wants a single record's data for itself.
-            .data(Blob::new(Vec::from(record.data())))
-            .partition_key(record.partition_key())
-            .set_explicit_hash_key(record.explicit_hash_key().map(|key| key.to_string()))
-            .build()
-    });
-    entries
-        .collect::<Result<_, _>>()
-        .map_err(|error| RequestError::new(Delivery::NotSent, "Build Error", error.to_string()))
 }
 
 pub(super) fn record_replies(output: PutRecordsOutput) -> Vec<RecordReply> {

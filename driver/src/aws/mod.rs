@@ -1,5 +1,6 @@
 //! The real service, through the AWS SDK.
 
+mod body;
 mod credentials;
 pub(crate) mod errors;
 mod handover;
@@ -20,6 +21,7 @@ use aws_sdk_kinesis::types::{ShardFilter, ShardFilterType};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use kpl_core::{Batch, DescribeRequest, ListShardsRequest, Reply, RequestError, ShardPage, StreamSummary};
 
+use self::body::Body;
 use self::errors::NeverConnected;
 use self::handover::Handover;
 use crate::runtime::AwsRuntime;
@@ -97,14 +99,12 @@ impl AwsTransport {
 
 impl Transport for AwsTransport {
     async fn put_records<T: Send + Sync>(&self, batch: &Batch<T>) -> Reply {
-        let entries = match mapping::entries(batch) {
-            Ok(entries) => entries,
-            Err(error) => return Reply::Failed(error),
-        };
+        // Aggregates are encoded here. The SDK gets no records: the whole body is made in one go, and takes its place.
+        let body = Body(body::put_records(batch));
         let (name, arn) = mapping::target(batch.stream());
-        let call = self.client.put_records().set_stream_name(name).set_stream_arn(arn).set_records(Some(entries));
+        let call = self.client.put_records().set_stream_name(name).set_stream_arn(arn).set_records(Some(Vec::new()));
         let handover = Handover::default();
-        match call.customize().interceptor(handover.clone()).send().await {
+        match call.customize().interceptor(handover.clone()).interceptor(body).send().await {
             Ok(output) => Reply::Records(mapping::record_replies(output)),
             Err(error) => Reply::Failed(self.request_error(&error, &handover)),
         }
