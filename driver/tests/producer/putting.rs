@@ -23,7 +23,7 @@ async fn a_put_gives_a_receipt() {
     sleep(ms(50)).await;
     assert!(producer.oldest_record_age().unwrap() >= ms(50));
     let receipt = outcome.await.unwrap();
-    assert_eq!((&*receipt.shard_id(), &*receipt.sequence_number()), ("shardId-000000000000", "1"));
+    assert_eq!((receipt.shard_id(), receipt.sequence_number()), ("shardId-000000000000", "1"));
     assert_eq!((receipt.sub_sequence_number(), receipt.attempts().len()), (None, 1));
     assert_eq!(service.stored(), ["hello"]);
     assert_eq!((producer.outstanding_records(), producer.oldest_record_age()), (0, None));
