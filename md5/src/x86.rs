@@ -11,7 +11,7 @@ use crate::lanes::{Compress, Inputs, State, WIDTH};
 cpufeatures::new!(has_avx2, "avx2");
 cpufeatures::new!(has_avx512, "avx2", "avx512f", "avx512vl");
 
-/// Two logical operations in one, and rotation. 16 lanes of 512 bits are no faster than twice 8, and harder to fill.
+/// Two logical operations in one, and rotation. (On Zen 4, a vector of 512 bits is slower than two, and harder to fill.)
 #[expect(unsafe_code, reason = "code for CPUs that have AVX-512")]
 pub(crate) fn avx512() -> Option<Compress> {
     // SAFETY: the function is handed out only if the CPU has the features that are enabled in it.

@@ -1,4 +1,8 @@
 //! Each implementation that this CPU has, against RFC 1321 and against `md-5`.
+//!
+//! Miri has the CPU that it is told of:
+//!
+//!     RUSTFLAGS=-Ctarget-feature=+avx2,+avx512f,+avx512vl cargo +nightly miri test -p kpl-md5 --test digests
 
 use kpl_md5::{Implementation, digest_each};
 use md5::{Digest, Md5};
