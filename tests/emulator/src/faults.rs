@@ -17,7 +17,7 @@ pub struct Faults {
     pub request_throttle_rate: f64,
     /// Requests answered with HTTP 500 before anything is done.
     pub http_500_rate: f64,
-    /// Requests that are carried out and whose reply is then lost: the connection is closed.
+    /// Requests that are carried out and whose reply is then lost: the connection is closed, or HTTP/2's stream.
     pub drop_reply_rate: f64,
     /// Time from a request to its reply.
     pub latency: Duration,

@@ -2,6 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2;
+use hyper::{Request, StatusCode, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use kpl_emulator::{Emulator, Faults, Options, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -215,4 +220,64 @@ fn it_serves_programs_without_a_runtime() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.contains("200 OK"), "{answer}");
+}
+
+/// HTTP/2 without TLS, as clients speak it that know what the server understands.
+async fn http2(server: &Server) -> http2::SendRequest<Full<Bytes>> {
+    let stream = TcpStream::connect(server.addr()).await.unwrap();
+    let (client, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+fn put_request() -> Request<Full<Bytes>> {
+    let request = Request::post("http://localhost/").header("x-amz-target", "Kinesis_20131202.PutRecords");
+    request.body(PUT.into()).unwrap()
+}
+
+#[tokio::test]
+async fn http2_is_spoken_to_those_who_begin_with_it() {
+    let (emulator, server) = start().await;
+    let mut client = http2(&server).await;
+    for _ in 0..2 {
+        let answer = client.send_request(put_request()).await.unwrap();
+        assert_eq!((answer.status(), answer.version()), (StatusCode::OK, Version::HTTP_2));
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&body).contains(r#""FailedRecordCount":0"#), "{body:?}");
+    }
+    emulator.set_faults(Faults { drop_reply_rate: 1.0, ..Faults::default() });
+    client.send_request(put_request()).await.expect_err("this stream is reset");
+    emulator.set_faults(Faults::default());
+    assert_eq!(client.send_request(put_request()).await.unwrap().status(), 200, "and the connection is still good");
+    assert_eq!(emulator.with(|kinesis, _| kinesis.records("s").count()), 4);
+}
+
+#[tokio::test]
+async fn requests_of_one_http2_connection_are_at_work_side_by_side() {
+    let (emulator, server) = start().await;
+    let latency = Duration::from_millis(300);
+    emulator.set_faults(Faults { latency, ..Faults::default() });
+    let client = http2(&server).await;
+    let start = Instant::now();
+    let requests = (0..20).map(|_| tokio::spawn(client.clone().send_request(put_request())));
+    for request in requests.collect::<Vec<_>>() {
+        assert_eq!(request.await.unwrap().unwrap().status(), 200);
+    }
+    assert!(start.elapsed() < latency * 10, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_stopped_server_has_no_request_of_http2_at_work() {
+    let (emulator, server) = start().await;
+    let latency = Duration::from_millis(200);
+    emulator.set_faults(Faults { latency, ..Faults::default() });
+    let mut client = http2(&server).await;
+    let request = tokio::spawn(client.send_request(put_request()));
+    while emulator.with(|kinesis, _| kinesis.counters().requests.is_empty()) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    server.stop().await;
+    request.await.unwrap().expect_err("it is cut off, unanswered");
+    tokio::time::sleep(latency * 2).await;
+    assert_eq!(emulator.with(|kinesis, _| kinesis.records("s").count()), 0, "and is not carried out afterwards");
 }

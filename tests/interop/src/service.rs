@@ -25,7 +25,7 @@ impl Service {
         // The cases are put at full speed: shards take what comes.
         let emulator = Emulator::new(Options::unlimited());
         let http = Server::start(&emulator).await?;
-        let tls = Some(Certificates::generate().server_config());
+        let tls = Some(Certificates::generate().server_config_offering(&["h2", "http/1.1"]));
         let https = Server::bind(([127, 0, 0, 1], 0).into(), &emulator, tls).await?;
         Ok(Self { emulator, http, https })
     }

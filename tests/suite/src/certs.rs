@@ -72,6 +72,17 @@ impl Certificates {
     /// ```
     #[must_use]
     pub fn server_config(&self) -> Arc<ServerConfig> {
+        self.server_config_offering(&["http/1.1"])
+    }
+
+    /// The same, offering these protocols, the best first.
+    ///
+    /// ```
+    /// let config = kpl_suite::Certificates::generate().server_config_offering(&["h2", "http/1.1"]);
+    /// assert_eq!(config.alpn_protocols[0], b"h2");
+    /// ```
+    #[must_use]
+    pub fn server_config_offering(&self, protocols: &[&str]) -> Arc<ServerConfig> {
         let leaf = CertificateDer::from_pem_slice(self.leaf_pem.as_bytes()).expect("our own PEM");
         let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).expect("our own PEM");
         // The provider is named, not looked up: a second one in the build would make the look-up panic.
@@ -82,7 +93,7 @@ impl Certificates {
             .with_no_client_auth()
             .with_single_cert(vec![leaf], key)
             .expect("a key that fits its certificate");
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Arc::new(config)
     }
 }

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::Emulator;
 use crate::{Kinesis, ServiceError};
 
-/// The reply is lost: the connection is closed without it.
+/// The reply is lost: the connection, or HTTP/2's stream, is closed without it.
 #[derive(Debug, thiserror::Error)]
 #[error("the reply is lost, as asked for")]
 pub(super) struct Lost;

@@ -1,13 +1,15 @@
 //! Listening, connections, and ending them.
 
 use std::io;
+use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use hyper::server::conn::http1;
+use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -19,7 +21,8 @@ use tokio_rustls::rustls::ServerConfig;
 use super::Emulator;
 use super::dispatch::answer;
 
-/// Serves an [`Emulator`] on a port until it is stopped or dropped.
+/// Serves an [`Emulator`] on a port until it is stopped or dropped. It speaks HTTP/1.1 and HTTP/2, as the client begins;
+/// over TLS a client begins with what the config's ALPN protocols offer.
 #[derive(Debug)]
 pub struct Server {
     addr: SocketAddr,
@@ -109,53 +112,87 @@ impl Drop for Server {
     }
 }
 
-/// Serves until it is stopped, and then ends all connections. When this future is dropped they are cut as well.
-async fn run(listener: TcpListener, emulator: Emulator, acceptor: Option<TlsAcceptor>, stopped: oneshot::Receiver<()>) {
-    let mut connections = JoinSet::new();
-    tokio::select! {
-        () = accept(listener, emulator, acceptor, &mut connections) => {}
-        _ = stopped => {}
+/// Connections, and requests of HTTP/2, which have tasks of their own. Dropped, it cuts them all.
+#[derive(Default)]
+struct Tasks(Arc<Mutex<JoinSet<()>>>);
+
+impl Tasks {
+    fn spawner(&self) -> Spawner {
+        Spawner(Arc::downgrade(&self.0))
     }
-    connections.shutdown().await;
+
+    /// Cuts them, and waits until none is at work.
+    async fn shutdown(self) {
+        // A connection may begin a request while it is being cut.
+        loop {
+            let mut tasks = mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+            if tasks.is_empty() {
+                return;
+            }
+            tasks.shutdown().await;
+        }
+    }
 }
 
-async fn accept(
-    listener: TcpListener,
-    emulator: Emulator,
-    acceptor: Option<TlsAcceptor>,
-    connections: &mut JoinSet<()>,
-) {
+/// Begins tasks, as long as the server is there.
+#[derive(Clone)]
+struct Spawner(Weak<Mutex<JoinSet<()>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawner {
+    fn execute(&self, task: F) {
+        let Some(tasks) = self.0.upgrade() else { return };
+        let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+}
+
+/// Serves until it is stopped, and then ends all connections. When this future is dropped they are cut as well.
+async fn run(listener: TcpListener, emulator: Emulator, acceptor: Option<TlsAcceptor>, stopped: oneshot::Receiver<()>) {
+    let tasks = Tasks::default();
+    tokio::select! {
+        () = accept(listener, emulator, acceptor, tasks.spawner()) => {}
+        _ = stopped => {}
+    }
+    tasks.shutdown().await;
+}
+
+async fn accept(listener: TcpListener, emulator: Emulator, acceptor: Option<TlsAcceptor>, spawner: Spawner) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                connections.spawn(serve(stream, emulator.clone(), acceptor.clone()));
-            }
+            Ok((stream, _)) => spawner.execute(serve(stream, emulator.clone(), acceptor.clone(), spawner.clone())),
             // Out of file descriptors, most likely: others end.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
-        while connections.try_join_next().is_some() {}
     }
 }
 
-async fn serve(stream: TcpStream, emulator: Emulator, acceptor: Option<TlsAcceptor>) {
+async fn serve(stream: TcpStream, emulator: Emulator, acceptor: Option<TlsAcceptor>, spawner: Spawner) {
     // Without it, small replies wait for acknowledgements.
     let _ = stream.set_nodelay(true);
     match acceptor {
-        None => serve_http(stream, emulator).await,
+        None => serve_http(stream, emulator, spawner).await,
         // A client that does not trust us, or speaks no TLS, is its own problem.
         Some(acceptor) => {
             if let Ok(stream) = acceptor.accept(stream).await {
-                serve_http(stream, emulator).await;
+                serve_http(stream, emulator, spawner).await;
             }
         }
     }
 }
 
-async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin, emulator: Emulator) {
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    emulator: Emulator,
+    spawner: Spawner,
+) {
     let service = service_fn(move |request| {
         let emulator = emulator.clone();
         async move { answer(request, emulator).await }
     });
+    let mut builder = auto::Builder::new(spawner);
+    builder.http1().timer(TokioTimer::new());
+    builder.http2().timer(TokioTimer::new());
     // Errors are clients that went away, and replies that were to be lost.
-    let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
+    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
