@@ -85,14 +85,14 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str) -> anyhow::Result<Vec<T>> {
 }
 
 /// Base64.
-mod blob {
+pub(crate) mod blob {
     use super::{Bytes, Deserialize, Deserializer, Engine, STANDARD, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(data: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(data: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&STANDARD.encode(data))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
         let text = String::deserialize(deserializer)?;
         STANDARD.decode(text).map(Bytes::from).map_err(serde::de::Error::custom)
     }

@@ -2,12 +2,13 @@
 
 import sys
 
+import boto3
 from aws_kinesis_agg.deaggregator import iter_deaggregate_records
 
 import lines
 import stream
 
-client = stream.kinesis()
+client = boto3.client("kinesis")
 for shard in stream.shards(client, sys.argv[1]):
     for record in stream.records(client, sys.argv[1], shard["ShardId"]):
         for user in iter_deaggregate_records(record, data_format="Boto3"):

@@ -1,10 +1,4 @@
-"""Reading a stream from its beginning to its end, with boto3."""
-
-import boto3
-
-
-def kinesis():
-    return boto3.client("kinesis")
+"""Reading a stream from its beginning to its end, with a client of boto3 or botocore."""
 
 
 def shards(client, stream):
@@ -14,7 +8,7 @@ def shards(client, stream):
 
 
 def records(client, stream, shard_id):
-    """All records of a shard, in order, as boto3 gives them."""
+    """All records of a shard, in order, as the client gives them."""
     start = client.get_shard_iterator(StreamName=stream, ShardId=shard_id, ShardIteratorType="TRIM_HORIZON")
     iterator = start["ShardIterator"]
     while iterator:

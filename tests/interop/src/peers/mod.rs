@@ -1,5 +1,6 @@
 //! The peers, one file each.
 
+mod aiokpl;
 mod aws_kinesis_agg;
 
 use clap::ValueEnum;
@@ -14,6 +15,8 @@ use crate::tools::Tools;
 pub(crate) enum Peer {
     /// The aggregation module for Python
     AwsKinesisAgg,
+    /// A producer in Python
+    Aiokpl,
 }
 
 /// All of them if none is named.
@@ -25,6 +28,7 @@ impl Peer {
     pub(crate) async fn run(self, args: &Args, tools: &Tools, service: &Service, report: &mut Report) {
         match self {
             Self::AwsKinesisAgg => aws_kinesis_agg::run(args, tools, service, report).await,
+            Self::Aiokpl => aiokpl::run(args, tools, service, report).await,
         }
     }
 }
