@@ -36,6 +36,29 @@ impl Tools {
         })?;
         Ok(Python { bin, sources, packages })
     }
+
+    /// Node with the packages that `peers/node/package-lock.json` names.
+    pub(crate) fn node(&self) -> anyhow::Result<Node> {
+        has("node", "--version")?;
+        has("npm", "--version")?;
+        let (sources, folder) = (self.sources.join("node"), self.home.join("node"));
+        let lock = fs::read_to_string(sources.join("package-lock.json"))?;
+        once(&folder, &lock, || {
+            for name in ["package.json", "package-lock.json"] {
+                fs::copy(sources.join(name), folder.join(name))?;
+            }
+            let ci = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"];
+            run(Command::new("npm").args(ci).current_dir(&folder), "").map(drop)
+        })?;
+        for entry in fs::read_dir(&sources)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "mjs") {
+                // Beside the packages, or it would not find them.
+                fs::copy(&path, folder.join(path.file_name().unwrap_or_default()))?;
+            }
+        }
+        Ok(Node { folder, lock: serde_json::from_str(&lock)? })
+    }
 }
 
 /// A Python with some packages.
@@ -58,6 +81,29 @@ impl Python {
     pub(crate) fn version(&self, package: &str) -> anyhow::Result<String> {
         let pinned = |line: &str| line.strip_prefix(package)?.strip_prefix("==").map(|v| format!("{package} {v}"));
         self.packages.lines().find_map(pinned).with_context(|| format!("{package} is not pinned"))
+    }
+}
+
+/// Node with some packages.
+#[derive(Debug)]
+pub(crate) struct Node {
+    folder: PathBuf,
+    lock: serde_json::Value,
+}
+
+impl Node {
+    /// A script of ours.
+    pub(crate) fn script(&self, name: &str) -> Command {
+        let mut command = Command::new("node");
+        // The SDK warns of versions of Node that it will leave behind one day.
+        command.arg(self.folder.join(name)).env("NODE_NO_WARNINGS", "1");
+        command
+    }
+
+    /// Name and pinned version of a package.
+    pub(crate) fn version(&self, package: &str) -> anyhow::Result<String> {
+        let version = self.lock["packages"][format!("node_modules/{package}")]["version"].as_str();
+        version.map(|version| format!("{package} {version}")).with_context(|| format!("{package} is not pinned"))
     }
 }
 
@@ -101,4 +147,27 @@ fn once(folder: &Path, recipe: &str, install: impl FnOnce() -> anyhow::Result<()
     fs::create_dir_all(folder)?;
     install().map_err(|error| Missing(format!("it cannot be installed: {error:#}")))?;
     Ok(fs::write(mark, recipe)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_file_names_no_registry_and_has_what_is_asked_for() {
+        let sources = Tools::new().sources.join("node");
+        let text = fs::read_to_string(sources.join("package-lock.json")).unwrap();
+        assert!(!text.contains("\"resolved\"") && text.contains("\"integrity\""));
+        let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        let package = read(&fs::read_to_string(sources.join("package.json")).unwrap());
+        assert_eq!(read(&text)["packages"][""]["dependencies"], package["dependencies"]);
+    }
+
+    #[test]
+    fn versions_are_those_of_the_pins() {
+        let packages = "aws-kinesis-agg==1.2.3\nboto3==1.44.8\n".to_owned();
+        let python = Python { bin: PathBuf::new(), sources: PathBuf::new(), packages };
+        assert_eq!(python.version("boto3").unwrap(), "boto3 1.44.8");
+        assert!(python.version("boto").is_err() && python.version("agg").is_err());
+    }
 }

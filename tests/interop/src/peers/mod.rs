@@ -2,6 +2,7 @@
 
 mod aiokpl;
 mod aws_kinesis_agg;
+mod aws_kinesis_agg_node;
 
 use clap::ValueEnum;
 
@@ -15,6 +16,8 @@ use crate::tools::Tools;
 pub(crate) enum Peer {
     /// The aggregation module for Python
     AwsKinesisAgg,
+    /// The aggregation module for Node, with the AWS SDK for JavaScript
+    AwsKinesisAggNode,
     /// A producer in Python
     Aiokpl,
 }
@@ -28,6 +31,7 @@ impl Peer {
     pub(crate) async fn run(self, args: &Args, tools: &Tools, service: &Service, report: &mut Report) {
         match self {
             Self::AwsKinesisAgg => aws_kinesis_agg::run(args, tools, service, report).await,
+            Self::AwsKinesisAggNode => aws_kinesis_agg_node::run(args, tools, service, report).await,
             Self::Aiokpl => aiokpl::run(args, tools, service, report).await,
         }
     }
