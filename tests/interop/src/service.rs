@@ -23,7 +23,12 @@ impl Service {
     /// On free ports of loopback.
     pub(crate) async fn start() -> anyhow::Result<Self> {
         // The cases are put at full speed: shards take what comes.
-        let emulator = Emulator::new(Options::unlimited());
+        Self::with(Options::unlimited()).await
+    }
+
+    /// The same, with other options.
+    pub(crate) async fn with(options: Options) -> anyhow::Result<Self> {
+        let emulator = Emulator::new(options);
         let http = Server::start(&emulator).await?;
         let tls = Some(Certificates::generate().server_config_offering(&["h2", "http/1.1"]));
         let https = Server::bind(([127, 0, 0, 1], 0).into(), &emulator, tls).await?;

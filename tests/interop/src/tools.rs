@@ -77,6 +77,13 @@ impl Python {
         command
     }
 
+    /// A module of a package, as a program.
+    pub(crate) fn module(&self, name: &str) -> Command {
+        let mut command = Command::new(self.bin.join("python"));
+        command.args(["-m", name]);
+        command
+    }
+
     /// Name and pinned version of a package.
     pub(crate) fn version(&self, package: &str) -> anyhow::Result<String> {
         let pinned = |line: &str| line.strip_prefix(package)?.strip_prefix("==").map(|v| format!("{package} {v}"));

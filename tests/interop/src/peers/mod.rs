@@ -1,6 +1,7 @@
 //! The peers, one file each.
 
 mod aiokpl;
+mod api;
 mod aws_kinesis_agg;
 mod aws_kinesis_agg_node;
 
@@ -20,6 +21,12 @@ pub(crate) enum Peer {
     AwsKinesisAggNode,
     /// A producer in Python
     Aiokpl,
+    /// The AWS SDK for Python
+    Boto3,
+    /// The AWS command line
+    AwsCli,
+    /// The AWS SDK for JavaScript
+    AwsSdkJs,
 }
 
 /// All of them if none is named.
@@ -33,6 +40,9 @@ impl Peer {
             Self::AwsKinesisAgg => aws_kinesis_agg::run(args, tools, service, report).await,
             Self::AwsKinesisAggNode => aws_kinesis_agg_node::run(args, tools, service, report).await,
             Self::Aiokpl => aiokpl::run(args, tools, service, report).await,
+            Self::Boto3 => api::boto3(tools, report).await,
+            Self::AwsCli => api::aws_cli(tools, report).await,
+            Self::AwsSdkJs => api::aws_sdk_js(tools, report).await,
         }
     }
 }
