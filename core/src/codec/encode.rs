@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 
 use bytes::{BufMut, Bytes};
-use md5::{Digest, Md5};
 
 use super::key_table::{KeyTables, record_size};
 use super::{AggregatedUserRecord, DIGEST_SIZE, FRAME_SIZE, MAGIC, Placement};
@@ -112,12 +111,13 @@ impl Encoder {
     fn seal(&mut self) {
         let mut rest = &mut self.buffer[..];
         let mut start = 0;
-        for end in &self.ends {
-            let (blob, others) = rest.split_at_mut(end - start);
-            let (message, digest) = blob.split_at_mut(blob.len() - DIGEST_SIZE);
-            digest.copy_from_slice(&Md5::digest(&message[MAGIC.len()..]));
+        let to_digest = self.ends.iter().filter_map(|end| {
+            let (blob, others) = core::mem::take(&mut rest).split_at_mut(end - start);
             (rest, start) = (others, *end);
-        }
+            let (message, digest) = blob.split_last_chunk_mut::<DIGEST_SIZE>()?;
+            Some((&message[MAGIC.len()..], digest))
+        });
+        kpl_md5::digest_each(to_digest);
     }
 
     /// The aggregated records, all of them parts of the one buffer.
