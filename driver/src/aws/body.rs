@@ -78,7 +78,9 @@ impl Intercept for Body {
         let request = context.request_mut();
         let protocol = request.headers().get("content-type");
         if protocol != Some(AWS_JSON) {
-            return Err(format!("the client's protocol is {protocol:?}, but must be Kinesis's own, {AWS_JSON:?}").into());
+            return Err(
+                format!("the client's protocol is {protocol:?}, but must be Kinesis's own, {AWS_JSON:?}").into()
+            );
         }
         request.headers_mut().insert("content-length", self.0.len().to_string());
         *request.body_mut() = SdkBody::from(self.0.clone());
