@@ -166,19 +166,27 @@ impl<T> Batch<T> {
         &self.records
     }
 
-    /// The [`KinesisRecord::data`] of all records, for less: aggregates are encoded into one buffer, and their MD5 sums are
-    /// computed side by side.
-    pub fn data(&self) -> Vec<Bytes> {
-        let aggregates = || self.records.iter().filter(|record| record.is_aggregated());
-        let mut encoder = Encoder::with_capacity(aggregates().map(KinesisRecord::data_size).sum());
-        for record in aggregates() {
-            encoder.push(record.users.iter().map(Packed::encode_item), record.message_size);
+    /// Shows each record with its [`KinesisRecord::data`], in order, for less than it costs to ask each of them: some
+    /// aggregates at a time are encoded into one buffer, and their MD5 sums are computed side by side.
+    pub fn encode_each(&self, mut show: impl FnMut(&KinesisRecord<T>, &[u8])) {
+        let mut encoder = Encoder::default();
+        let mut rest = &self.records[..];
+        while !rest.is_empty() {
+            encoder.clear();
+            let fits = rest.iter().take_while(|record| {
+                let is_room = encoder.has_room();
+                if is_room && record.is_aggregated() {
+                    encoder.push(record.users.iter().map(Packed::encode_item), record.message_size);
+                }
+                is_room
+            });
+            let (group, others) = rest.split_at(fits.count());
+            let mut aggregates = encoder.finish();
+            for record in group {
+                let aggregate = if record.is_aggregated() { aggregates.next() } else { None };
+                show(record, aggregate.unwrap_or(&record.first().data));
+            }
+            rest = others;
         }
-        let mut aggregates = encoder.finish().into_iter();
-        let data = self.records.iter().map(|record| {
-            let aggregate = if record.is_aggregated() { aggregates.next() } else { None };
-            aggregate.unwrap_or_else(|| record.first().data.clone())
-        });
-        data.collect()
     }
 }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::fmt::Write;
 
-use bytes::{BufMut, Bytes};
+use bytes::BufMut;
 
 use super::key_table::{KeyTables, record_size};
 use super::{AggregatedUserRecord, DIGEST_SIZE, FRAME_SIZE, MAGIC, Placement};
@@ -49,13 +49,19 @@ pub fn encode(records: &[AggregatedUserRecord]) -> Vec<u8> {
 
 /// Encodes records whose places in the tables, and the size of whose message, are known.
 pub(crate) fn encode_message<'a>(items: impl Iterator<Item = EncodeItem<'a>> + Clone, message_size: usize) -> Vec<u8> {
-    let mut encoder = Encoder::with_capacity(FRAME_SIZE + message_size);
+    let mut encoder = Encoder { buffer: Vec::with_capacity(FRAME_SIZE + message_size), ends: Vec::new() };
     encoder.push(items, message_size);
     encoder.seal();
     encoder.buffer
 }
 
+/// So many aggregated records are encoded at a time: as many as MD5 takes side by side, and no more than a core's own cache
+/// takes, from where they are copied on.
+const GROUP: usize = 32;
+const GROUP_SIZE: usize = 1 << 19;
+
 /// Encodes aggregated records, one behind the other in one buffer.
+#[derive(Default)]
 pub(crate) struct Encoder {
     buffer: Vec<u8>,
     /// Where each aggregated record ends.
@@ -63,14 +69,21 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    pub(crate) fn with_capacity(size: usize) -> Self {
-        Self { buffer: Vec::with_capacity(size), ends: Vec::new() }
+    pub(crate) fn clear(&mut self) {
+        self.buffer.clear();
+        self.ends.clear();
+    }
+
+    /// Whether the next record should come into this group.
+    pub(crate) fn has_room(&self) -> bool {
+        self.ends.len() < GROUP && self.buffer.len() < GROUP_SIZE
     }
 
     /// Appends an aggregated record, with room for its MD5.
     pub(crate) fn push<'a>(&mut self, items: impl Iterator<Item = EncodeItem<'a>> + Clone, message_size: usize) {
         let blob = &mut self.buffer;
         let start = blob.len();
+        blob.reserve(FRAME_SIZE + message_size);
         blob.put_slice(&MAGIC);
 
         // Indexes count up in the order of first use: a record whose index comes next brings its key.
@@ -120,17 +133,11 @@ impl Encoder {
         kpl_md5::digest_each(to_digest);
     }
 
-    /// The aggregated records, all of them parts of the one buffer.
-    pub(crate) fn finish(mut self) -> Vec<Bytes> {
+    /// The aggregated records.
+    pub(crate) fn finish(&mut self) -> impl Iterator<Item = &[u8]> {
         self.seal();
-        let mut buffer = Bytes::from(self.buffer);
-        let mut start = 0;
-        let blob = |end| {
-            let blob = buffer.split_to(end - start);
-            start = end;
-            blob
-        };
-        self.ends.into_iter().map(blob).collect()
+        let starts = core::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.buffer[start..*end])
     }
 }
 

@@ -22,16 +22,13 @@ const AWS_JSON: &str = "application/x-amz-json-1.1";
 
 /// The request of a batch, as awsJson1_1 has it.
 pub(super) fn put_records<T>(batch: &Batch<T>) -> Bytes {
-    let data = batch.data();
-    let sizes = batch
-        .records()
-        .iter()
-        .zip(&data)
-        .map(|(record, data)| STANDARD.encoded_length(data.len()) + record.partition_key().len() + AROUND_A_RECORD);
+    let sizes = batch.records().iter().map(|record| STANDARD.encoded_length(record.size()) + AROUND_A_RECORD);
     let mut body = String::with_capacity(AROUND_ALL + sizes.sum::<usize>());
     body.push_str("{\"Records\":[");
-    for (n, (record, data)) in batch.records().iter().zip(&data).enumerate() {
-        body.push_str(if n == 0 { "{\"Data\":\"" } else { ",{\"Data\":\"" });
+    let mut before = "{\"Data\":\"";
+    batch.encode_each(|record, data| {
+        body.push_str(before);
+        before = ",{\"Data\":\"";
         STANDARD.encode_append(data, &mut body);
         body.push('"');
         if let Some(key) = record.explicit_hash_key() {
@@ -39,7 +36,7 @@ pub(super) fn put_records<T>(batch: &Batch<T>) -> Bytes {
         }
         field(&mut body, "PartitionKey", record.partition_key());
         body.push('}');
-    }
+    });
     body.push(']');
     let (name, arn) = target(batch.stream());
     if let Some(name) = name {
