@@ -1,5 +1,10 @@
 //! Where a key falls in a stream's hash key space of 128 bits.
 
+use alloc::vec::Vec;
+use core::fmt;
+use core::hash::BuildHasher;
+
+use hashbrown::DefaultHashBuilder;
 use md5::{Digest, Md5};
 
 /// The hash key of a partition key: its MD5 as a big-endian number, as the service computes it.
@@ -12,6 +17,65 @@ use md5::{Digest, Md5};
 /// ```
 pub fn hash_key(partition_key: &str) -> u128 {
     u128::from_be_bytes(Md5::digest(partition_key.as_bytes()).into())
+}
+
+/// Remembers the hash keys of partition keys that come again: looking one up costs a fraction of its MD5, and one that is
+/// not there costs little more than that.
+///
+/// It keeps the last of all keys that fall on one of its 1,024 places, 64 KiB in all, and none longer than 46 bytes. One
+/// for each thread that prepares records is best: [`UserRecord::prepare_with`](crate::UserRecord::prepare_with).
+///
+/// ```
+/// let mut keys = kpl_core::HashKeyCache::default();
+/// assert_eq!(keys.hash_key("user-123"), kpl_core::hash_key("user-123"));
+/// assert_eq!(keys.hash_key("user-123"), kpl_core::hash_key("user-123")); // without MD5
+/// ```
+#[derive(Clone, Default)]
+pub struct HashKeyCache {
+    /// Empty before the first key.
+    places: Vec<Remembered>,
+    hasher: DefaultHashBuilder,
+}
+
+/// As much as a cache line has.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Remembered {
+    hash_key: [u8; 16],
+    /// 0: there is none.
+    len: u8,
+    partition_key: [u8; REMEMBERED_LEN_MAX],
+}
+
+const REMEMBERED_LEN_MAX: usize = 46;
+const PLACES: usize = 1_024;
+
+impl HashKeyCache {
+    /// The hash key of a partition key, as [`hash_key`] gives it.
+    pub fn hash_key(&mut self, partition_key: &str) -> u128 {
+        let key = partition_key.as_bytes();
+        if !(1..=REMEMBERED_LEN_MAX).contains(&key.len()) {
+            return hash_key(partition_key);
+        }
+        if self.places.is_empty() {
+            let none = Remembered { hash_key: [0; 16], len: 0, partition_key: [0; REMEMBERED_LEN_MAX] };
+            self.places = alloc::vec![none; PLACES];
+        }
+        let place = &mut self.places[self.hasher.hash_one(key) as usize % PLACES];
+        if place.partition_key[..usize::from(place.len)] != *key {
+            place.hash_key = hash_key(partition_key).to_be_bytes();
+            place.len = key.len() as u8;
+            place.partition_key[..key.len()].copy_from_slice(key);
+        }
+        u128::from_be_bytes(place.hash_key)
+    }
+}
+
+impl fmt::Debug for HashKeyCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys = self.places.iter().filter(|place| place.len > 0).count();
+        f.debug_struct("HashKeyCache").field("keys", &keys).finish()
+    }
 }
 
 /// Reads an explicit hash key as the service does: decimal digits, below 2^128, no sign, no leading zero but in `0`.
@@ -30,6 +94,30 @@ pub(crate) fn decimal_len(hash_key: u128) -> usize {
 mod tests {
     use super::*;
     use alloc::string::ToString;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_remembered_hash_key_is_the_same(keys in proptest::collection::vec("[a-d]{0,3}|.{0,12}|k{40,50}", 1..300)) {
+            let mut cache = HashKeyCache::default();
+            for key in keys {
+                prop_assert_eq!(cache.hash_key(&key), hash_key(&key));
+            }
+        }
+    }
+
+    #[test]
+    fn keys_that_share_a_place_are_told_apart() {
+        let mut cache = HashKeyCache::default();
+        // Four for each place, one of them a part of the other: k1, k10, k100 and so on.
+        for round in 0..2 {
+            for n in 0..4 * PLACES {
+                let key = alloc::format!("k{n}");
+                assert_eq!(cache.hash_key(&key), hash_key(&key), "round {round}");
+            }
+        }
+        assert_eq!(size_of::<Remembered>(), 64);
+    }
 
     #[test]
     fn a_partition_keys_hash_key_is_its_md5() {

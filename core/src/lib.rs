@@ -114,7 +114,7 @@ mod wakes;
 pub use action::{Action, DescribeRequest, ListShardsRequest, Notice};
 pub use common::Stats;
 pub use config::{Config, ConfigBuilder, ConfigError, RecordDistribution};
-pub use hash_key::hash_key;
+pub use hash_key::{HashKeyCache, hash_key};
 pub use kinesis_record::{Batch, KinesisRecord};
 pub use outcome::{Attempt, AttemptError, Attempts, PutFailure, Receipt, RecordResult, Resolution, code};
 pub use outstanding::FlushId;

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::hash_key::{hash_key, parse_explicit_hash_key};
+use crate::hash_key::{HashKeyCache, hash_key, parse_explicit_hash_key};
 use crate::limits;
 
 /// A user record: what an application puts, before it is packed into a Kinesis record.
@@ -56,11 +56,25 @@ impl UserRecord {
     /// assert_eq!(error.record.data, "hello");
     /// ```
     pub fn prepare(self) -> Result<PreparedRecord, PrepareError> {
+        self.prepare_by(hash_key)
+    }
+
+    /// As [`prepare`](Self::prepare), but the hash keys of partition keys that come again are remembered.
+    ///
+    /// # Errors
+    ///
+    /// As [`prepare`](Self::prepare).
+    pub fn prepare_with(self, keys: &mut HashKeyCache) -> Result<PreparedRecord, PrepareError> {
+        self.prepare_by(|partition_key| keys.hash_key(partition_key))
+    }
+
+    fn prepare_by(self, hash_key: impl FnOnce(&str) -> u128) -> Result<PreparedRecord, PrepareError> {
         match self.check() {
-            Ok(explicit) => Ok(PreparedRecord {
-                entry: Entry::new(self.partition_key.into_boxed_str(), explicit, self.data),
-                stream: self.stream,
-            }),
+            Ok(explicit) => {
+                let hash_key = explicit.unwrap_or_else(|| hash_key(&self.partition_key));
+                let entry = Entry::new(self.partition_key.into_boxed_str(), hash_key, explicit.is_some(), self.data);
+                Ok(PreparedRecord { entry, stream: self.stream })
+            }
             Err(reason) => Err(PrepareError { reason, record: Box::new(self) }),
         }
     }
@@ -178,9 +192,8 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn new(partition_key: Box<str>, explicit_hash_key: Option<u128>, data: Bytes) -> Self {
-        let hash_key = explicit_hash_key.unwrap_or_else(|| hash_key(&partition_key)).to_be_bytes();
-        Self { data, partition_key, hash_key, explicit: explicit_hash_key.is_some() }
+    pub(crate) fn new(partition_key: Box<str>, hash_key: u128, explicit: bool, data: Bytes) -> Self {
+        Self { data, partition_key, hash_key: hash_key.to_be_bytes(), explicit }
     }
 
     pub(crate) fn hash_key(&self) -> u128 {

@@ -21,7 +21,9 @@ pub(crate) fn shard(slot: u32) -> ShardRef {
 
 /// A user record whose ticket is a number.
 pub(crate) fn user(ticket: usize, partition_key: &str, explicit_hash_key: Option<u128>, size: usize) -> Pending<usize> {
-    let entry = Entry::new(partition_key.into(), explicit_hash_key, vec![ticket as u8; size].into());
+    let hash_key = explicit_hash_key.unwrap_or_else(|| crate::hash_key(partition_key));
+    let data = vec![ticket as u8; size].into();
+    let entry = Entry::new(partition_key.into(), hash_key, explicit_hash_key.is_some(), data);
     Pending { entry, ticket, put_at: ms(0), generation: 0, failed: FailedAttempts::default() }
 }
 

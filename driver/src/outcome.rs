@@ -102,15 +102,18 @@ impl Drop for Ticket {
 
 impl Outcome {
     pub(crate) fn new() -> (Ticket, Self) {
-        BLOCK.with_borrow_mut(|(block, given)| {
+        let next = BLOCK.try_with(|current| {
+            let (block, given) = &mut *current.borrow_mut();
             if *given == BLOCK_SIZE {
                 (*block, *given) = (Block::new(), 0);
             }
             let slot = *given;
             *given += 1;
-            let end = || Handover { block: block.clone(), slot };
-            (Ticket(end()), Self(end()))
-        })
+            (block.clone(), slot)
+        });
+        // A thread that is about to end has none any more.
+        let (block, slot) = next.unwrap_or_else(|_| (Block::new(), 0));
+        (Ticket(Handover { block: block.clone(), slot }), Self(Handover { block, slot }))
     }
 
     /// The result, if it is there already. Once given, the outcome has nothing more to give.

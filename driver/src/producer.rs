@@ -1,5 +1,6 @@
 //! The handle that an application holds.
 
+use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use aws_config::SdkConfig;
 use aws_sdk_kinesis::Client;
 use bytes::Bytes;
 use kpl_core::metrics::{MetricsReport, MetricsWindow};
-use kpl_core::{Config, Instant, PreparedRecord, Stats, UserRecord};
+use kpl_core::{Config, HashKeyCache, Instant, PreparedRecord, Stats, UserRecord};
 
 use crate::aws::{self, AwsTransport};
 use crate::drive::DriveLoop;
@@ -330,5 +331,14 @@ impl From<Refused> for PutError {
 }
 
 pub(crate) fn prepare(record: UserRecord) -> Result<PreparedRecord, PutError> {
-    record.prepare().map_err(|error| PutError::Invalid { reason: error.reason, record: error.record })
+    thread_local! {
+        static KEYS: RefCell<HashKeyCache> = RefCell::default();
+    }
+    let prepared = if KEYS.try_with(|_| ()).is_ok() {
+        KEYS.with_borrow_mut(|keys| record.prepare_with(keys))
+    } else {
+        // The thread is about to end, and has none any more.
+        record.prepare()
+    };
+    prepared.map_err(|error| PutError::Invalid { reason: error.reason, record: error.record })
 }
