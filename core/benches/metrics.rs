@@ -12,7 +12,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use kpl_core::metrics::{MetricsGranularity, MetricsLevel};
 use kpl_core::{
     Action, Config, Instant, ListedShard, PreparedRecord, Producer, RecordReply, Reply, ShardPage, StreamSummary,
-    UserRecord, hash_key,
+    UserRecord,
 };
 
 const RECORDS: usize = 10_000;
@@ -64,7 +64,7 @@ fn drive(producer: &mut Producer<usize>, mut now: Instant, records: Vec<Prepared
             match action {
                 Action::SendBatch(batch) => {
                     let stored = batch.records().iter().map(|record| {
-                        let hash = record.explicit_hash_key().unwrap_or_else(|| hash_key(record.partition_key()));
+                        let hash = record.explicit_hash_key();
                         sequence += 1;
                         let shard = (hash / (u128::MAX / SHARDS + 1)).min(SHARDS - 1);
                         RecordReply::stored(format!("shardId-{shard:012}"), sequence.to_string())

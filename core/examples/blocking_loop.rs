@@ -163,11 +163,8 @@ impl Kinesis {
     fn put_records<T>(&self, batch: &Batch<T>) -> Reply {
         let records = batch.records().iter().map(|record| {
             let data = BASE64_STANDARD.encode(record.data());
-            let mut entry = json!({ "Data": data, "PartitionKey": record.partition_key() });
-            if let Some(key) = record.explicit_hash_key() {
-                entry["ExplicitHashKey"] = key.to_string().into();
-            }
-            entry
+            let hash_key = record.explicit_hash_key().to_string();
+            json!({ "Data": data, "PartitionKey": record.partition_key(), "ExplicitHashKey": hash_key })
         });
         let mut body = target(batch.stream());
         body["Records"] = records.collect();

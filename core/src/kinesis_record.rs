@@ -109,9 +109,10 @@ impl<T> KinesisRecord<T> {
         if self.is_aggregated() { AGGREGATE_PARTITION_KEY } else { &self.first().partition_key }
     }
 
-    /// The explicit hash key to send it with, if any. On the wire it is decimal.
-    pub fn explicit_hash_key(&self) -> Option<u128> {
-        if self.is_aggregated() { Some(self.first().hash_key()) } else { self.first().explicit_hash_key() }
+    /// The explicit hash key to send it with: that of its first user record, given or hashed, as the KPL does. On the
+    /// wire it is decimal.
+    pub fn explicit_hash_key(&self) -> u128 {
+        self.first().hash_key()
     }
 
     /// The data to send: that of the one user record, not copied, or the aggregate, encoded now.

@@ -131,7 +131,7 @@ fn an_aggregate_closes_by_size_and_what_is_sent_is_its_encoding() {
         assert!(data.len() <= 1_000, "{} bytes", data.len());
         assert_eq!(record.size(), data.len() + 1, "the size counts data and key");
         assert_eq!(record.partition_key(), "a");
-        assert_eq!(record.explicit_hash_key(), Some(key), "the first record's hash key");
+        assert_eq!(record.explicit_hash_key(), key, "the first record's hash key");
         let users = decode(data.clone()).unwrap();
         assert_eq!(encode(&users), data);
         for user in users {
@@ -193,7 +193,7 @@ fn one_user_record_goes_as_it_is() {
     rig.run_for(100 * MS);
     let batch = rig.take_batch();
     let record = &batch.records()[0];
-    assert_eq!((record.partition_key(), record.explicit_hash_key()), ("key", None));
+    assert_eq!((record.partition_key(), record.explicit_hash_key()), ("key", kpl_core::hash_key("key")));
     assert_eq!(record.data(), "data");
     rig.respond(batch, Reply::Records(vec![RecordReply::stored(shard_id(0), "1")]));
 }

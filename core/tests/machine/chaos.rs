@@ -71,7 +71,7 @@ fn reply(kind: &ReplyKind, batch: &kpl_core::Batch<u64>) -> Reply {
                 .records()
                 .iter()
                 .map(|record| {
-                    let key = record.explicit_hash_key().unwrap_or_else(|| kpl_core::hash_key(record.partition_key()));
+                    let key = record.explicit_hash_key();
                     let shards = map(*n);
                     let shard = shards.iter().find(|shard| shard.start <= key && key <= shard.end);
                     RecordReply::stored(shard.map_or("shardId-000000000099", |shard| &shard.id), "1")

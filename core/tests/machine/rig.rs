@@ -163,7 +163,7 @@ impl Rig {
             let batch = self.take_batch();
             let replies = batch.records().iter().map(|record| {
                 self.sequence += 1;
-                let key = record.explicit_hash_key().unwrap_or_else(|| kpl_core::hash_key(record.partition_key()));
+                let key = record.explicit_hash_key();
                 let shard = shards.iter().find(|shard| shard.start <= key && key <= shard.end).unwrap();
                 RecordReply::stored(&*shard.id, self.sequence.to_string())
             });

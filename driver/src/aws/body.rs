@@ -31,9 +31,7 @@ pub(super) fn put_records<T>(batch: &Batch<T>) -> Bytes {
         before = ",{\"Data\":\"";
         STANDARD.encode_append(data, &mut body);
         body.push('"');
-        if let Some(key) = record.explicit_hash_key() {
-            field(&mut body, "ExplicitHashKey", &key.to_string());
-        }
+        field(&mut body, "ExplicitHashKey", &record.explicit_hash_key().to_string());
         field(&mut body, "PartitionKey", record.partition_key());
         body.push('}');
     });

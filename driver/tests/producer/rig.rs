@@ -260,7 +260,7 @@ impl Transport for Service {
                     state.stored.push(String::from_utf8(record.data().into()).unwrap());
                 }
                 state.user_records += record.user_records();
-                let hash = record.explicit_hash_key().unwrap_or_else(|| kpl_core::hash_key(record.partition_key()));
+                let hash = record.explicit_hash_key();
                 let shard = (hash / (u128::MAX / self.shards)).min(self.shards - 1);
                 replies.push(RecordReply::stored(format!("shardId-{shard:012}"), state.user_records.to_string()));
             }

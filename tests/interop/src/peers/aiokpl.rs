@@ -97,7 +97,7 @@ fn stores(service: &Service) -> anyhow::Result<Comparison> {
                 && partition_key == codec::AGGREGATE_PARTITION_KEY
                 && explicit_hash_key.as_ref() == keys.first()
         } else {
-            // Ours: the user record as it is.
+            // The user record as it is. We, as the KPL, send its hash key even if it was put without one: the same place.
             partition_key == users[0].partition_key
                 && explicit_hash_key.map(|key| key.to_string()) == users[0].explicit_hash_key
         };

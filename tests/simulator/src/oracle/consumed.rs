@@ -39,7 +39,13 @@ impl Consumed {
                     sequence_number: sequence_number.clone(),
                     sub_sequence_number: user.sub_sequence_number,
                 };
-                let explicit = if user.aggregated { user.explicit_hash_key } else { record.explicit_hash_key };
+                // A record that went alone was sent with its hash key, whether that was given or not.
+                let by_key = || kpl_core::hash_key(user.partition_key);
+                let explicit = if user.aggregated {
+                    user.explicit_hash_key
+                } else {
+                    record.explicit_hash_key.filter(|sent| *sent != by_key())
+                };
                 kept = match puts.get_mut(ticket as usize) {
                     Some(put) => as_put::read(put, ticket, user.partition_key, explicit, user.data)
                         .and_then(|()| self.found(put, ticket, place)),

@@ -134,7 +134,7 @@ pub(crate) struct Counts {
 fn wire<T>(batch: &Batch<T>) -> Vec<PutRecordsEntry> {
     let entry = |record: &kpl_core::KinesisRecord<T>| PutRecordsEntry {
         partition_key: record.partition_key().to_owned(),
-        explicit_hash_key: record.explicit_hash_key().map(|key| key.to_string()),
+        explicit_hash_key: Some(record.explicit_hash_key().to_string()),
         data: record.data(),
     };
     batch.records().iter().map(entry).collect()
