@@ -4,6 +4,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use crate::kinesis_record::{KinesisRecord, Pending, ShardRef};
@@ -21,10 +22,14 @@ pub(crate) fn shard(slot: u32) -> ShardRef {
 
 /// A user record whose ticket is a number.
 pub(crate) fn user(ticket: usize, partition_key: &str, explicit_hash_key: Option<u128>, size: usize) -> Pending<usize> {
+    Pending { ticket, ..pending(partition_key, explicit_hash_key, vec![ticket as u8; size].into()) }
+}
+
+/// A user record with such data.
+pub(crate) fn pending(partition_key: &str, explicit_hash_key: Option<u128>, data: Bytes) -> Pending<usize> {
     let hash_key = explicit_hash_key.unwrap_or_else(|| crate::hash_key(partition_key));
-    let data = vec![ticket as u8; size].into();
     let entry = Entry::new(partition_key.into(), hash_key, explicit_hash_key.is_some(), data);
-    Pending { entry, ticket, put_at: ms(0), generation: 0, failed: FailedAttempts::default() }
+    Pending { entry, ticket: 0, put_at: ms(0), generation: 0, failed: FailedAttempts::default() }
 }
 
 /// A Kinesis record of one user record, of `size` bytes with its key.

@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
-use crate::testing::{data_sizes, explicit_hash_keys, partition_keys};
+use crate::aggregator::Aggregate;
+use crate::testing::{data_sizes, explicit_hash_keys, ms, partition_keys, pending};
 
 fn record(partition_key: &str, explicit_hash_key: Option<u128>, data: &[u8]) -> AggregatedUserRecord {
     AggregatedUserRecord { partition_key: partition_key.into(), explicit_hash_key, data: Bytes::copy_from_slice(data) }
@@ -94,41 +95,70 @@ proptest! {
     }
 }
 
-#[test]
-fn the_vectors_of_aws_kinesis_agg_agree_both_ways() {
-    #[derive(serde::Deserialize)]
-    struct Vectors {
-        cases: Vec<Case>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Case {
-        records: Vec<CaseRecord>,
-        aggregate_hex: String,
-    }
-    #[derive(serde::Deserialize)]
-    struct CaseRecord {
-        partition_key: String,
-        explicit_hash_key: Option<String>,
-        data_hex: String,
-    }
-    fn unhex(hex: &str) -> Vec<u8> {
-        (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
-    }
+/// What another program made of user records.
+#[derive(serde::Deserialize)]
+struct Vectors {
+    cases: Vec<Vector>,
+}
 
-    let vectors: Vectors = serde_json::from_str(include_str!("../../tests/data/aws-kinesis-agg.json")).unwrap();
-    assert!(vectors.cases.len() >= 20);
-    for (n, case) in vectors.cases.iter().enumerate() {
-        let records: Vec<AggregatedUserRecord> = case
-            .records
-            .iter()
-            .map(|r| {
-                let explicit = r.explicit_hash_key.as_ref().map(|key| key.parse().unwrap());
-                record(&r.partition_key, explicit, &unhex(&r.data_hex))
-            })
-            .collect();
-        let aggregate = unhex(&case.aggregate_hex);
+/// A Kinesis record: what it was sent with, if that was captured, too, and its data.
+#[derive(serde::Deserialize)]
+struct Vector {
+    partition_key: Option<String>,
+    explicit_hash_key: Option<String>,
+    records: Vec<VectorRecord>,
+    aggregate_hex: String,
+}
+
+#[derive(serde::Deserialize)]
+struct VectorRecord {
+    partition_key: String,
+    explicit_hash_key: Option<String>,
+    data_hex: String,
+}
+
+impl Vector {
+    fn records(&self) -> Vec<AggregatedUserRecord> {
+        let explicit = |r: &VectorRecord| r.explicit_hash_key.as_ref().map(|key| key.parse().unwrap());
+        self.records.iter().map(|r| record(&r.partition_key, explicit(r), &unhex(&r.data_hex))).collect()
+    }
+}
+
+fn unhex(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
+}
+
+fn agree_both_ways<'a>(aggregates: impl IntoIterator<Item = &'a Vector>) {
+    for (n, case) in aggregates.into_iter().enumerate() {
+        let (records, aggregate) = (case.records(), unhex(&case.aggregate_hex));
         assert!(encode(&records) == aggregate, "case {n} encodes to other bytes");
         assert!(decode(aggregate).as_ref() == Ok(&records), "case {n} decodes to other records");
+    }
+}
+
+#[test]
+fn the_vectors_of_aws_kinesis_agg_agree_both_ways() {
+    let vectors: Vectors = serde_json::from_str(include_str!("../../tests/data/aws-kinesis-agg.json")).unwrap();
+    assert!(vectors.cases.len() >= 20);
+    agree_both_ways(&vectors.cases);
+}
+
+/// Those of the KPL are from `tests/interop/run kpl --capture`. It sends a single user record as it is.
+#[test]
+fn the_vectors_of_the_kpl_agree_both_ways_and_are_sent_as_the_kpl_sends_them() {
+    let vectors: Vectors = serde_json::from_str(include_str!("../../tests/data/kpl.json")).unwrap();
+    let (aggregates, single): (Vec<&Vector>, Vec<&Vector>) = vectors.cases.iter().partition(|v| v.records.len() > 1);
+    assert!(aggregates.len() >= 20 && single.len() >= 5);
+    agree_both_ways(aggregates);
+    for (n, case) in vectors.cases.iter().enumerate() {
+        let mut aggregate = Aggregate::new(None);
+        for user in case.records() {
+            aggregate.push(pending(&user.partition_key, user.explicit_hash_key, user.data), ms(1), ms(2));
+        }
+        let ours = aggregate.close().expect("there are user records");
+        assert_eq!(Some(ours.partition_key()), case.partition_key.as_deref(), "case {n}");
+        assert_eq!(Some(ours.explicit_hash_key().to_string()), case.explicit_hash_key, "case {n}");
+        assert!(ours.data() == unhex(&case.aggregate_hex), "case {n} is sent with other bytes");
     }
 }
 

@@ -1,5 +1,7 @@
 //! The user records that are put: a fixed set of cases, and random batches from a seed.
 
+use kpl_core::codec::{self, AggregatedUserRecord};
+
 use crate::line::User;
 
 /// Some user records that are put together: after each case the producer is flushed.
@@ -55,11 +57,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         case("all bytes", (0..=255_u8).map(|n| User::new("bytes", None, &[n; 3])).collect()),
         case("data that look like an aggregate", {
-            let nested = kpl_core::codec::encode(&[kpl_core::codec::AggregatedUserRecord {
-                partition_key: "inner".into(),
-                explicit_hash_key: None,
-                data: "inner".into(),
-            }]);
+            let nested = aggregated(&[User::new("inner", None, b"inner")]);
             vec![
                 User::new("outer", None, &nested),
                 User::new("outer", None, b"\xF3\x89\x9A\xC2"),
@@ -87,6 +85,36 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         case("2,000 records", numbered(2_000, &|n| format!("key-{}", n % 512))),
     ]
+}
+
+/// Two records or one that make an aggregate of exactly `limit` bytes, one more, one less; and some that are too large for
+/// company, between others.
+pub(crate) fn cases_at_the_size_limit(limit: usize) -> Vec<Case> {
+    let pair = |size: usize| {
+        let mut users = vec![User::new("half", None, &filled(limit / 2)), User::new("other half", Some(7), b"")];
+        users[1].data = filled(size - aggregated(&users).len()).into();
+        // Its length takes more bytes now.
+        let excess = aggregated(&users).len() - size;
+        users[1].data = users[1].data.slice(excess..);
+        assert_eq!(aggregated(&users).len(), size, "the pair is as large as it is to be");
+        users
+    };
+    let (small, large) = (User::new("small", None, b"small"), User::new("large", None, &filled(limit + 1)));
+    vec![
+        // The KPL aggregates only when it knows the stream's shards, and asks when it sees the first record.
+        Case { name: "one record", records: vec![small.clone()] },
+        Case { name: "a pair below the limit", records: pair(limit - 1) },
+        Case { name: "a pair at the limit", records: pair(limit) },
+        Case { name: "a pair over the limit", records: pair(limit + 1) },
+        Case { name: "alone at the limit", records: vec![User::new("alone", None, &filled(limit))] },
+        Case { name: "small, then large", records: vec![small.clone(), large.clone()] },
+        Case { name: "large, then small", records: vec![large, small] },
+    ]
+}
+
+fn aggregated(users: &[User]) -> Vec<u8> {
+    let users: Vec<AggregatedUserRecord> = users.iter().map(|user| user.try_into().expect("a hash key")).collect();
+    codec::encode(&users)
 }
 
 /// All records of all cases.

@@ -11,6 +11,14 @@ use kpl_tokio::{Config, Producer};
 use crate::corpus::Case;
 use crate::line::{Read, Sent};
 
+/// A Kinesis record as it is stored.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) shard_id: String,
+    pub(crate) sequence_number: String,
+    pub(crate) sent: Sent,
+}
+
 /// The emulator, served.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -95,13 +103,17 @@ impl Service {
         Ok(expected)
     }
 
-    /// The Kinesis records of a stream, by shard, as they were sent.
-    pub(crate) fn stored(&self, stream: &str) -> Vec<Sent> {
+    /// The Kinesis records of a stream, by shard, in order.
+    pub(crate) fn stored(&self, stream: &str) -> Vec<Stored> {
         self.emulator.with(|kinesis, _| {
-            let records = kinesis.records(stream).map(|(_, _, record)| Sent {
-                partition_key: record.partition_key.clone(),
-                explicit_hash_key: record.explicit_hash_key.map(|key| key.to_string()),
-                data: Bytes::clone(&record.data),
+            let records = kinesis.records(stream).map(|(shard_id, _, record)| Stored {
+                shard_id: shard_id.to_owned(),
+                sequence_number: record.sequence_number.clone(),
+                sent: Sent {
+                    partition_key: record.partition_key.clone(),
+                    explicit_hash_key: record.explicit_hash_key.map(|key| key.to_string()),
+                    data: Bytes::clone(&record.data),
+                },
             });
             records.collect()
         })

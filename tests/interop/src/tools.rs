@@ -59,6 +59,21 @@ impl Tools {
         }
         Ok(Node { folder, lock: serde_json::from_str(&lock)? })
     }
+
+    /// A Java with the packages that `peers/java/NAME.xml` names.
+    pub(crate) fn java(&self, name: &str) -> anyhow::Result<Java> {
+        has("java", "-version")?;
+        let sources = self.sources.join("java");
+        let list = sources.join(format!("{name}.xml"));
+        let (packages, folder) = (fs::read_to_string(&list)?, self.home.join("java").join(name));
+        once(&folder, &packages, || {
+            has("mvn", "-version")?;
+            let mut mvn = Command::new("mvn");
+            mvn.args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", "-f"]).arg(&list);
+            run(mvn.arg(format!("-DoutputDirectory={}", folder.join("lib").display())), "").map(drop)
+        })?;
+        Ok(Java { folder, sources, packages })
+    }
 }
 
 /// A Python with some packages.
@@ -111,6 +126,36 @@ impl Node {
     pub(crate) fn version(&self, package: &str) -> anyhow::Result<String> {
         let version = self.lock["packages"][format!("node_modules/{package}")]["version"].as_str();
         version.map(|version| format!("{package} {version}")).with_context(|| format!("{package} is not pinned"))
+    }
+}
+
+/// A Java with some packages.
+#[derive(Debug)]
+pub(crate) struct Java {
+    folder: PathBuf,
+    sources: PathBuf,
+    packages: String,
+}
+
+impl Java {
+    /// A program of ours, of one file: it is compiled as it starts.
+    pub(crate) fn program(&self, name: &str) -> Command {
+        let mut command = Command::new("java");
+        command.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn");
+        command.arg("-cp").arg(self.folder.join("lib").join("*")).arg(self.sources.join(name));
+        command
+    }
+
+    /// Where it may leave things.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Name and pinned version of a package.
+    pub(crate) fn version(&self, package: &str) -> anyhow::Result<String> {
+        let found = self.packages.split_once(&format!("<artifactId>{package}</artifactId>"));
+        let version = found.and_then(|(_, found)| found.split_once("<version>")?.1.split_once("</version>"));
+        version.map(|(version, _)| format!("{package} {version}")).with_context(|| format!("{package} is not pinned"))
     }
 }
 

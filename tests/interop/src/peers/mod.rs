@@ -4,6 +4,7 @@ mod aiokpl;
 mod api;
 mod aws_kinesis_agg;
 mod aws_kinesis_agg_node;
+mod kpl;
 
 use clap::ValueEnum;
 
@@ -27,6 +28,8 @@ pub(crate) enum Peer {
     AwsCli,
     /// The AWS SDK for JavaScript
     AwsSdkJs,
+    /// The producer library of AWS
+    Kpl,
 }
 
 /// All of them if none is named.
@@ -43,6 +46,7 @@ impl Peer {
             Self::Boto3 => api::boto3(tools, report).await,
             Self::AwsCli => api::aws_cli(tools, report).await,
             Self::AwsSdkJs => api::aws_sdk_js(tools, report).await,
+            Self::Kpl => kpl::run(args, tools, service, report).await,
         }
     }
 }

@@ -1,0 +1,224 @@
+//! The KPL (Maven): what this library is a likeness of, its daemon in C++ under a face in Java.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use kpl_core::codec;
+use serde::{Deserialize, Serialize};
+
+use crate::Args;
+use crate::corpus::{self, Case};
+use crate::line::{self, Sent, User};
+use crate::report::{Comparison, Report};
+use crate::service::{Service, Stored};
+use crate::tools::{Java, Tools, run as run_tool};
+
+pub(crate) async fn run(args: &Args, tools: &Tools, service: &Service, report: &mut Report) {
+    let java = tools.java("kpl");
+    let (version, java) = match java.and_then(|java| Ok((java.version("amazon-kinesis-producer")?, java))) {
+        Ok(found) => found,
+        Err(error) => return report.add("amazon-kinesis-producer", "all", Err(error)),
+    };
+    let cases = corpus::cases();
+    // One shard: as much company as there can be. Four: each by its own hash key.
+    let mut written = Vec::new();
+    for (stream, shards) in [("one-shard", 1), ("four-shards", 4)] {
+        service.create_stream(stream, shards);
+        match put(&java, service, stream, &cases) {
+            Ok(outcomes) => written.push(Written { outcomes, stored: service.stored(stream) }),
+            Err(error) => return report.add(&version, "writes", Err(error)),
+        }
+    }
+    let users = corpus::records();
+    report.add(&version, "stores what was put, where its results say", stores(&written, &users));
+    report.add(&version, "aggregates, decoded and encoded again by us", Ok(aggregates(&written)));
+    report.add(
+        &version,
+        "sends what kpl-tokio sends for the same user records",
+        sends(&written, &users, service).await,
+    );
+    report.add(&version, "fills aggregates up to the same byte as kpl-tokio", fills(&java, service).await);
+    if args.capture {
+        report.add(&version, "captured as vectors", capture(&version, &written));
+    }
+}
+
+/// What became of a user record.
+#[derive(Debug, Deserialize)]
+struct Outcome {
+    shard_id: Option<String>,
+    sequence_number: Option<String>,
+    /// Why the KPL did not take it.
+    refused: Option<String>,
+    failed: Option<String>,
+}
+
+/// A stream that the KPL has written all cases to.
+struct Written {
+    outcomes: Vec<Outcome>,
+    stored: Vec<Stored>,
+}
+
+/// The KPL puts all cases, each flushed.
+fn put(java: &Java, service: &Service, stream: &str, cases: &[Case]) -> anyhow::Result<Vec<Outcome>> {
+    let mut command = java.program("PutWithKpl.java");
+    command.args([&*service.https().url(), stream]).arg(java.folder());
+    let records = cases.iter().map(|case| &case.records);
+    let outcomes: Vec<Outcome> = line::read(&run_tool(service.configure(&mut command), &line::write(records))?)?;
+    let put: usize = cases.iter().map(|case| case.records.len()).sum();
+    ensure!(outcomes.len() == put, "{} results of {put} records", outcomes.len());
+    Ok(outcomes)
+}
+
+/// The user records in a Kinesis record. Of one that was sent alone, the KPL's explicit hash key tells nothing: see
+/// [`hash_key`].
+fn user_records(sent: &Sent) -> anyhow::Result<Vec<User>> {
+    if codec::is_aggregated(&sent.data)
+        && sent.partition_key == codec::AGGREGATE_PARTITION_KEY
+        && let Ok(users) = codec::decode(sent.data.clone())
+    {
+        return Ok(users.into_iter().map(User::from).collect());
+    }
+    let mut user = User { partition_key: sent.partition_key.clone(), explicit_hash_key: None, data: sent.data.clone() };
+    let sent = sent.explicit_hash_key.clone().context("the KPL sends every record with a hash key")?;
+    if sent != hash_key(&user) {
+        user.explicit_hash_key = Some(sent);
+    }
+    Ok(vec![user])
+}
+
+/// Where it belongs: its explicit hash key, or that of its partition key.
+fn hash_key(user: &User) -> String {
+    let by_key = || kpl_core::hash_key(&user.partition_key).to_string();
+    user.explicit_hash_key.clone().unwrap_or_else(by_key)
+}
+
+fn stores(written: &[Written], users: &[User]) -> anyhow::Result<Comparison> {
+    let mut comparison = Comparison::default();
+    for Written { outcomes, stored } in written {
+        let (mut told, mut found) = (Vec::new(), Vec::new());
+        for (user, outcome) in users.iter().zip(outcomes) {
+            let Outcome { shard_id, sequence_number, refused, failed } = outcome;
+            // It counts as Java does, in UTF-16; the service counts characters.
+            let too_long = user.partition_key.encode_utf16().count() > 256;
+            if too_long {
+                comparison.check(refused.is_some(), || format!("{user:?} was taken"));
+            } else {
+                let why = refused.iter().chain(failed).next();
+                ensure!(why.is_none(), "{:.50}: {why:?}", user.partition_key);
+                told.push((shard_id.clone(), sequence_number.clone(), user.clone()));
+            }
+        }
+        for Stored { shard_id, sequence_number, sent } in stored {
+            let place = (Some(shard_id.clone()), Some(sequence_number.clone()));
+            found.extend(user_records(sent)?.into_iter().map(|user| (place.0.clone(), place.1.clone(), user)));
+        }
+        comparison.multisets(told, found);
+    }
+    Ok(comparison)
+}
+
+fn aggregates(written: &[Written]) -> Comparison {
+    let mut comparison = Comparison::default();
+    for Stored { sent, .. } in written.iter().flat_map(|written| &written.stored) {
+        // A case has plain data that look like aggregates.
+        if sent.partition_key == codec::AGGREGATE_PARTITION_KEY {
+            let same = codec::decode(sent.data.clone()).is_ok_and(|users| codec::encode(&users) == sent.data);
+            comparison.check(same, || format!("{sent:?}"));
+        }
+    }
+    comparison
+}
+
+/// Our producer puts the user records of each Kinesis record of the KPL, flushed, and so sends it again.
+async fn sends(written: &[Written], users: &[User], service: &Service) -> anyhow::Result<Comparison> {
+    const STREAM: &str = "sent-again";
+    service.create_stream(STREAM, 1);
+    // As they were put: of a single one, it cannot be told from what was sent.
+    let as_put: BTreeMap<_, _> = users.iter().map(|u| ((&*u.partition_key, &u.data, hash_key(u)), u)).collect();
+    let theirs: Vec<&Sent> = written.iter().flat_map(|written| &written.stored).map(|stored| &stored.sent).collect();
+    let mut cases = Vec::new();
+    for sent in &theirs {
+        let mut records = user_records(sent)?;
+        if let [single] = &mut records[..] {
+            let key = (&*single.partition_key, &single.data, hash_key(single));
+            *single = User::clone(as_put.get(&key).context("a record that nobody put")?);
+        }
+        cases.push(Case { name: "a Kinesis record of the KPL", records });
+    }
+    service.put_by_ours(STREAM, &cases).await?;
+    let ours = service.stored(STREAM);
+    let mut comparison = Comparison::default();
+    comparison.multisets(theirs.into_iter().cloned(), ours.into_iter().map(|stored| stored.sent));
+    Ok(comparison)
+}
+
+/// Pairs of records around the size of an aggregate, and some that are too large for company, through both.
+async fn fills(java: &Java, service: &Service) -> anyhow::Result<Comparison> {
+    const THEIRS: &str = "limits";
+    const OURS: &str = "limits-ours";
+    let cases = corpus::cases_at_the_size_limit(51_200);
+    service.create_stream(THEIRS, 1);
+    service.create_stream(OURS, 1);
+    put(java, service, THEIRS, &cases)?;
+    service.put_by_ours(OURS, &cases).await?;
+    // In whatever order: the KPL's threads can overtake each other between its pipe and its aggregates.
+    let shapes = |stream| -> anyhow::Result<Vec<(usize, Vec<User>)>> {
+        let shape = |stored: Stored| {
+            let mut users = user_records(&stored.sent)?;
+            users.sort_unstable();
+            Ok((stored.sent.data.len(), users))
+        };
+        service.stored(stream).into_iter().map(shape).collect()
+    };
+    let mut comparison = Comparison::default();
+    comparison.multisets(shapes(THEIRS)?, shapes(OURS)?);
+    Ok(comparison)
+}
+
+/// A Kinesis record in the vectors of kpl-core's unit tests.
+#[derive(Serialize)]
+struct Vector {
+    partition_key: String,
+    explicit_hash_key: Option<String>,
+    records: Vec<VectorRecord>,
+    aggregate_hex: String,
+}
+
+#[derive(Serialize)]
+struct VectorRecord {
+    partition_key: String,
+    explicit_hash_key: Option<String>,
+    data_hex: String,
+}
+
+/// Writes the smaller ones of the KPL's Kinesis records to a file that the tests of kpl-core read.
+fn capture(version: &str, written: &[Written]) -> anyhow::Result<Comparison> {
+    const SIZE_MAX: usize = 2_000;
+    let hex = |data: &Bytes| data.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let all = written.iter().flat_map(|written| &written.stored).map(|stored| &stored.sent);
+    let mut comparison = Comparison::default();
+    let mut lines = Vec::new();
+    // What both streams have counts once.
+    for sent in all.filter(|sent| sent.data.len() <= SIZE_MAX).collect::<BTreeSet<_>>() {
+        let record = |user: User| VectorRecord {
+            partition_key: user.partition_key,
+            explicit_hash_key: user.explicit_hash_key,
+            data_hex: hex(&user.data),
+        };
+        let vector = Vector {
+            partition_key: sent.partition_key.clone(),
+            explicit_hash_key: sent.explicit_hash_key.clone(),
+            records: user_records(sent)?.into_iter().map(record).collect(),
+            aggregate_hex: hex(&sent.data),
+        };
+        lines.push(serde_json::to_string(&vector)?);
+        comparison.same();
+    }
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../core/tests/data/kpl.json");
+    let text = format!("{{\n\"source\": \"{version}\",\n\"cases\": [\n{}\n]\n}}\n", lines.join(",\n"));
+    std::fs::write(&file, text).with_context(|| file.display().to_string())?;
+    Ok(comparison)
+}
