@@ -1,6 +1,6 @@
 //! Requests and replies, with the names and shapes of the API reference
 //! (<https://docs.aws.amazon.com/kinesis/latest/APIReference/>). Their JSON is that of awsJson1_1: blobs in base64, times
-//! in seconds.
+//! in seconds. Their CBOR is what the SDKs for Java speak: blobs as byte strings, times in milliseconds, tagged 1.
 
 #![expect(missing_docs, reason = "the fields are those of the API reference")]
 
@@ -77,7 +77,7 @@ requests! {
         shard_id: String,
         shard_iterator_type: String,
         starting_sequence_number: Option<String>,
-        timestamp: Option<f64>,
+        #[serde(deserialize_with = "timestamp")] timestamp: Option<f64>,
     }
 }
 
@@ -145,6 +145,7 @@ pub struct GetRecords {
 pub struct ShardFilter {
     pub r#type: String,
     pub shard_id: Option<String>,
+    #[serde(deserialize_with = "timestamp")]
     pub timestamp: Option<f64>,
 }
 
@@ -246,7 +247,7 @@ pub struct StreamSummary {
     pub stream_status: &'static str,
     pub stream_mode_details: StreamModeDetails,
     pub retention_period_hours: u32,
-    #[serde(serialize_with = "seconds")]
+    #[serde(serialize_with = "time")]
     pub stream_creation_timestamp: Duration,
     pub enhanced_monitoring: [EnhancedMonitoring; 1],
     pub encryption_type: &'static str,
@@ -309,7 +310,7 @@ pub struct GetRecordsOutput {
 #[serde(rename_all = "PascalCase")]
 pub struct Record {
     pub sequence_number: String,
-    #[serde(serialize_with = "seconds")]
+    #[serde(serialize_with = "time")]
     pub approximate_arrival_timestamp: Duration,
     #[serde(with = "blob")]
     pub data: Bytes,
@@ -332,27 +333,67 @@ fn decimal<S: Serializer>(hash_key: &u128, serializer: S) -> Result<S::Ok, S::Er
     serializer.collect_str(hash_key)
 }
 
-fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+fn time<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     // Milliseconds are what the service tells.
-    serializer.serialize_f64(time.as_millis() as f64 / 1_000.0)
+    let millis = time.as_millis() as u64;
+    if serializer.is_human_readable() {
+        return serializer.serialize_f64(millis as f64 / 1_000.0);
+    }
+    #[cfg(feature = "http")]
+    return ciborium::tag::Required::<u64, 1>(millis).serialize(serializer);
+    #[cfg(not(feature = "http"))]
+    serializer.serialize_u64(millis)
 }
 
-/// Bytes as base64.
+fn timestamp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    if deserializer.is_human_readable() {
+        return Option::deserialize(deserializer);
+    }
+    // A tag is passed over.
+    Ok(Option::<i64>::deserialize(deserializer)?.map(|millis| millis as f64 / 1_000.0))
+}
+
+/// Bytes as base64, or as they are.
 mod blob {
+    use std::fmt;
+
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
+
+    use serde::de::{Error, Visitor};
 
     use super::{Bytes, Cow, Deserialize, Deserializer, Serializer};
 
     pub(super) fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(bytes))
+        if serializer.is_human_readable() {
+            serializer.serialize_str(&STANDARD.encode(bytes))
+        } else {
+            serializer.serialize_bytes(bytes)
+        }
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        if !deserializer.is_human_readable() {
+            return deserializer.deserialize_byte_buf(AsTheyAre);
+        }
         #[derive(Deserialize)]
         struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
         let Text(text) = Text::deserialize(deserializer)?;
-        let bytes = STANDARD.decode(text.as_bytes()).map_err(serde::de::Error::custom)?;
+        let bytes = STANDARD.decode(text.as_bytes()).map_err(Error::custom)?;
         Ok(bytes.into())
+    }
+
+    struct AsTheyAre;
+
+    impl Visitor<'_> for AsTheyAre {
+        type Value = Bytes;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a byte string")
+        }
+
+        fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
+            Ok(bytes.into())
+        }
     }
 }

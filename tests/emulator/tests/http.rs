@@ -1,8 +1,9 @@
 //! The face, byte by byte: what an SDK does not show.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use ciborium::{Value, cbor};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper::{Request, StatusCode, Version};
@@ -37,6 +38,61 @@ async fn exchange(server: &Server, request: &str) -> String {
 
 async fn call(server: &Server, operation: &str, body: &str) -> String {
     exchange(server, &format!("{}{body}", head(operation, body.len(), "Connection: close\r\n"))).await
+}
+
+/// The same in CBOR: the head of the answer, and its body.
+async fn call_cbor(server: &Server, operation: &str, body: Value) -> (String, Value) {
+    let mut bytes = Vec::new();
+    ciborium::into_writer(&body, &mut bytes).unwrap();
+    let head = head(operation, bytes.len(), "Connection: close\r\n").replace("x-amz-json", "x-amz-cbor");
+    let mut stream = TcpStream::connect(server.addr()).await.unwrap();
+    stream.write_all(&[head.as_bytes(), &bytes].concat()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let end = answer.windows(4).position(|end| end == b"\r\n\r\n").expect("a head") + 4;
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    assert!(head.contains("content-type: application/x-amz-cbor-1.1"), "{head}");
+    (head, ciborium::from_reader(&answer[end..]).unwrap())
+}
+
+fn cbor_field<'a>(value: &'a Value, name: &str) -> &'a Value {
+    let field = value.as_map().unwrap().iter().find(|(key, _)| key.as_text() == Some(name));
+    &field.unwrap_or_else(|| panic!("no {name} in {value:?}")).1
+}
+
+#[tokio::test]
+async fn cbor_is_spoken_to_those_who_speak_it() {
+    let (_emulator, server) = start().await;
+    let data = Value::Bytes(vec![0xFF; 10_000]);
+    let entry = cbor!({ "PartitionKey" => "k", "Data" => data }).unwrap();
+    let request = cbor!({ "StreamName" => "s", "Records" => [entry] }).unwrap();
+    let (_, put) = call_cbor(&server, "PutRecords", request).await;
+    let shard_id = cbor_field(&cbor_field(&put, "Records").as_array().unwrap()[0], "ShardId").clone();
+
+    // Times are milliseconds, tagged as an epoch's.
+    let since = Value::Tag(1, Box::new(1_000.into()));
+    let request = cbor!({
+        "StreamName" => "s", "ShardId" => shard_id, "ShardIteratorType" => "AT_TIMESTAMP", "Timestamp" => since
+    });
+    let (_, iterator) = call_cbor(&server, "GetShardIterator", request.unwrap()).await;
+    let (_, read) = call_cbor(&server, "GetRecords", iterator).await;
+    let record = &cbor_field(&read, "Records").as_array().unwrap()[0];
+    assert_eq!(cbor_field(record, "Data"), &data);
+    let Value::Tag(1, arrived) = cbor_field(record, "ApproximateArrivalTimestamp") else { panic!("{record:?}") };
+    let arrived = u64::try_from(arrived.as_integer().unwrap()).unwrap();
+    assert!(SystemTime::UNIX_EPOCH.elapsed().unwrap().abs_diff(Duration::from_millis(arrived)).as_secs() < 60);
+
+    let (_, described) = call_cbor(&server, "DescribeStream", cbor!({ "StreamName" => "s" }).unwrap()).await;
+    let described = cbor_field(&described, "StreamDescription");
+    assert_eq!(cbor_field(described, "StreamStatus").as_text(), Some("ACTIVE"));
+    let range = cbor_field(&cbor_field(described, "Shards").as_array().unwrap()[0], "HashKeyRange");
+    assert_eq!(cbor_field(range, "StartingHashKey").as_text(), Some("0"));
+
+    let (head, error) = call_cbor(&server, "ListShards", cbor!({ "StreamName" => "nope" }).unwrap()).await;
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+    assert_eq!(cbor_field(&error, "__type").as_text(), Some("ResourceNotFoundException"));
+    let (_, error) = call_cbor(&server, "ListShards", cbor!(["no", "request"]).unwrap()).await;
+    assert_eq!(cbor_field(&error, "__type").as_text(), Some("SerializationException"));
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Emulator;
+use super::format::Format;
 use crate::{Kinesis, ServiceError};
 
 /// The reply is lost: the connection, or HTTP/2's stream, is closed without it.
@@ -38,31 +39,32 @@ async fn respond(request: Request<Incoming>, emulator: &Emulator) -> Result<Resp
     let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok());
     let operation = target.and_then(|target| target.strip_prefix(TARGET_PREFIX)).and_then(Operation::parse);
     let unknown = target.unwrap_or_default().to_owned();
+    let format = Format::of(request.headers());
     // Asking for the body is what answers `Expect: 100-continue`.
     let body = match http_body_util::Limited::new(request.into_body(), BODY_MAX).collect().await {
         Ok(body) => body.to_bytes(),
-        Err(error) => return Ok(error_reply(&ServiceError::serialization(format!("the body: {error}")))),
+        Err(error) => return Ok(error_reply(format, &ServiceError::serialization(format!("the body: {error}")))),
     };
     let Some(operation) = operation else {
-        return Ok(error_reply(&ServiceError::unknown_operation(format!("{unknown:?} is not an operation"))));
+        return Ok(error_reply(format, &ServiceError::unknown_operation(format!("{unknown:?} is not an operation"))));
     };
     let fate = emulator.with(|kinesis, _| kinesis.admit(operation.name()));
     if fate.delay > Duration::ZERO {
         tokio::time::sleep(fate.delay).await;
     }
     if fate.http_500 {
-        return Ok(error_reply(&ServiceError::internal_failure("Internal service failure.")));
+        return Ok(error_reply(format, &ServiceError::internal_failure("Internal service failure.")));
     }
     if fate.throttled {
-        return Ok(error_reply(&ServiceError::throughput_exceeded("Rate exceeded.")));
+        return Ok(error_reply(format, &ServiceError::throughput_exceeded("Rate exceeded.")));
     }
-    let result = operation.run(&body, emulator);
+    let result = operation.run(format, &body, emulator);
     if fate.drop_reply {
         return Err(Lost);
     }
     Ok(match result {
-        Ok(body) => reply(StatusCode::OK, JSON, body.into()),
-        Err(error) => error_reply(&error),
+        Ok(body) => reply(StatusCode::OK, format.content_type(), body.into()),
+        Err(error) => error_reply(format, &error),
     })
 }
 
@@ -84,9 +86,9 @@ macro_rules! operations {
                 match self { $(Self::$name => stringify!($name),)* }
             }
 
-            fn run(self, body: &[u8], emulator: &Emulator) -> Result<Vec<u8>, ServiceError> {
+            fn run(self, format: Format, body: &[u8], emulator: &Emulator) -> Result<Vec<u8>, ServiceError> {
                 match self {
-                    $(Self::$name => carry_out(body, emulator, |$kinesis, $now, $request| $call),)*
+                    $(Self::$name => carry_out(format, body, emulator, |$kinesis, $now, $request| $call),)*
                 }
             }
         }
@@ -113,22 +115,21 @@ operations! {
 
 /// Reads the request, has it done, and writes the reply; only the doing is under the lock.
 fn carry_out<Q: DeserializeOwned, A: Serialize>(
+    format: Format,
     body: &[u8],
     emulator: &Emulator,
     operation: impl FnOnce(&mut Kinesis, Duration, Q) -> Result<A, ServiceError>,
 ) -> Result<Vec<u8>, ServiceError> {
-    let body = if body.is_empty() { b"{}" } else { body };
-    let request: Q = serde_json::from_slice(body).map_err(|error| ServiceError::serialization(error.to_string()))?;
+    let request = format.read::<Q>(body)?;
     let answer = emulator.with(|kinesis, now| operation(kinesis, now, request))?;
-    serde_json::to_vec(&answer).map_err(|error| ServiceError::internal_failure(error.to_string()))
+    format.write(&answer)
 }
 
-const JSON: &str = "application/x-amz-json-1.1";
-
-fn error_reply(error: &ServiceError) -> Response<Full<Bytes>> {
-    let body = serde_json::json!({ "__type": error.code, "message": error.message });
+fn error_reply(format: Format, error: &ServiceError) -> Response<Full<Bytes>> {
+    // Two strings can be written; and the code stands in a header, too.
+    let body = format.write(&serde_json::json!({ "__type": error.code, "message": error.message }));
     let status = StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = reply(status, JSON, body.to_string().into());
+    let mut response = reply(status, format.content_type(), body.unwrap_or_default().into());
     response.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static(error.code));
     response
 }

@@ -1,6 +1,7 @@
-//! The HTTP face: awsJson1_1, as every AWS SDK and the CLI speak it.
+//! The HTTP face: awsJson1_1, as every AWS SDK and the CLI speak it, and the same in CBOR, as those for Java do.
 
 mod dispatch;
+mod format;
 mod server;
 
 use std::sync::atomic::{AtomicU64, Ordering};
