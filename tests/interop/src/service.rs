@@ -94,7 +94,8 @@ impl Service {
                     // Consumers say 0 of a record that went alone.
                     sub_sequence_number: receipt.sub_sequence_number().unwrap_or(0),
                     partition_key: user.partition_key.clone(),
-                    explicit_hash_key: user.explicit_hash_key.clone(),
+                    // GetRecords tells none: consumers know those that are in aggregates.
+                    explicit_hash_key: receipt.sub_sequence_number().and(user.explicit_hash_key.clone()),
                     data: user.data.clone(),
                 });
             }

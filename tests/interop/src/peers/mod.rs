@@ -4,6 +4,8 @@ mod aiokpl;
 mod api;
 mod aws_kinesis_agg;
 mod aws_kinesis_agg_node;
+mod kcl;
+mod kinesis_deaggregator;
 mod kpl;
 
 use clap::ValueEnum;
@@ -30,6 +32,10 @@ pub(crate) enum Peer {
     AwsSdkJs,
     /// The producer library of AWS
     Kpl,
+    /// The consumer library of AWS
+    Kcl,
+    /// The deaggregation module for Java
+    KinesisDeaggregator,
 }
 
 /// All of them if none is named.
@@ -47,6 +53,8 @@ impl Peer {
             Self::AwsCli => api::aws_cli(tools, report).await,
             Self::AwsSdkJs => api::aws_sdk_js(tools, report).await,
             Self::Kpl => kpl::run(args, tools, service, report).await,
+            Self::Kcl => kcl::run(tools, service, report).await,
+            Self::KinesisDeaggregator => kinesis_deaggregator::run(tools, service, report).await,
         }
     }
 }

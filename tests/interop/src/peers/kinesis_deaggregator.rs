@@ -1,0 +1,27 @@
+//! amazon-kinesis-deaggregator (Maven): AWS's deaggregation for Lambda, on the first KCL and the first AWS SDK for Java.
+
+use crate::corpus;
+use crate::line;
+use crate::report::{Comparison, Report};
+use crate::service::Service;
+use crate::tools::{Java, Tools, run as run_tool};
+
+const STREAM: &str = "events";
+
+pub(crate) async fn run(tools: &Tools, service: &Service, report: &mut Report) {
+    let java = tools.java("deaggregator");
+    let (version, java) = match java.and_then(|java| Ok((java.version("amazon-kinesis-deaggregator")?, java))) {
+        Ok(found) => found,
+        Err(error) => return report.add("amazon-kinesis-deaggregator", "all", Err(error)),
+    };
+    report.add(&version, "reads what kpl-tokio stored, in CBOR", reads(&java, service).await);
+}
+
+async fn reads(java: &Java, service: &Service) -> anyhow::Result<Comparison> {
+    service.create_stream(STREAM, 4);
+    let expected = service.put_by_ours(STREAM, &corpus::cases()).await?;
+    let output = run_tool(service.configure(&mut java.program("ReadWithDeaggregator.java")).arg(STREAM), "")?;
+    let mut comparison = Comparison::default();
+    comparison.multisets(expected, line::read(&output)?);
+    Ok(comparison)
+}
