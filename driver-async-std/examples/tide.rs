@@ -90,7 +90,7 @@ async fn put_and_wait(mut request: Request<Producer>) -> tide::Result {
     };
     Ok(match outcome.await {
         Ok(receipt) => {
-            let stored = json!({ "shard": &*receipt.shard_id(), "sequence_number": &*receipt.sequence_number() });
+            let stored = json!({ "shard": receipt.shard_id(), "sequence_number": receipt.sequence_number() });
             Response::builder(StatusCode::Ok).body(stored).build()
         }
         Err(failure) => failed(&failure),

@@ -93,7 +93,7 @@ async fn put_stored(State(producer): State<Producer>, Path(key): Path<String>, d
     };
     match outcome.await {
         Ok(receipt) => {
-            let place = json!({ "shard": &*receipt.shard_id(), "sequence_number": &*receipt.sequence_number() });
+            let place = json!({ "shard": receipt.shard_id(), "sequence_number": receipt.sequence_number() });
             Json(place).into_response()
         }
         Err(failure) => {

@@ -107,7 +107,7 @@ fn assert_read(reading: &Reading, records: &[UserRecord], receipts: &[Receipt]) 
         .iter()
         .zip(receipts)
         .map(|(record, receipt)| {
-            let place = (&*receipt.shard_id(), &*receipt.sequence_number(), receipt.sub_sequence_number().unwrap_or(0));
+            let place = (receipt.shard_id(), receipt.sequence_number(), receipt.sub_sequence_number().unwrap_or(0));
             (place, record.partition_key.as_str(), &record.data)
         })
         .collect();

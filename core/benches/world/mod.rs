@@ -1,0 +1,132 @@
+//! A service that answers at once, and how much there is of everything.
+
+#![allow(clippy::disallowed_methods, reason = "benchmarks read the clock")]
+#![allow(dead_code, reason = "each benchmark uses its part")]
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant as Clock};
+
+use kpl_core::metrics::{MetricsGranularity, MetricsLevel};
+use kpl_core::{
+    Action, Config, Instant, ListedShard, PreparedRecord, Producer, RecordReply, Reply, ShardPage, StreamSummary,
+    UserRecord,
+};
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    /// Of each stream.
+    pub(crate) shards: usize,
+    pub(crate) streams: usize,
+    /// Records put before the first one is answered.
+    pub(crate) outstanding: usize,
+}
+
+impl fmt::Display for Scale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} streams of {} shards, {} outstanding", self.streams, self.shards, self.outstanding)
+    }
+}
+
+/// A producer, and a service that stores all.
+pub(crate) struct World {
+    pub(crate) producer: Producer<usize>,
+    pub(crate) now: Instant,
+    shards: usize,
+    sequence: u64,
+}
+
+impl World {
+    /// Streams and shards are known.
+    pub(crate) fn new(scale: Scale) -> Self {
+        Self::with_metrics(scale, MetricsLevel::None, MetricsGranularity::Shard)
+    }
+
+    pub(crate) fn with_metrics(scale: Scale, level: MetricsLevel, granularity: MetricsGranularity) -> Self {
+        let config = Config::builder()
+            .metrics_level(level)
+            .metrics_granularity(granularity)
+            .rate_limit_records_per_shard(1_000_000)
+            .rate_limit_bytes_per_shard(1 << 30)
+            .max_outstanding_records(10_000_000)
+            .max_outstanding_bytes(1 << 40)
+            .build()
+            .unwrap();
+        let now = Instant::from_nanos(0);
+        let mut world = Self { producer: Producer::new(config, now), now, shards: scale.shards, sequence: 0 };
+        let _ = world.round(records(Scale { outstanding: scale.streams, ..scale }, 1));
+        world.now = world.now + Duration::from_secs(1);
+        world
+    }
+
+    /// Puts records, answers every request, and takes every result: the time of each of the three.
+    pub(crate) fn round(&mut self, records: Vec<PreparedRecord>) -> [Duration; 3] {
+        let (mut left, mut times) = (records.len(), [Duration::ZERO; 3]);
+        let start = Clock::now();
+        for (ticket, record) in records.into_iter().enumerate() {
+            self.producer.put(self.now, record, ticket).unwrap();
+            self.now = self.now + Duration::from_nanos(50);
+        }
+        self.producer.flush(self.now);
+        times[0] += start.elapsed();
+        while left > 0 {
+            let start = Clock::now();
+            self.producer.tick(self.now);
+            times[1] += start.elapsed();
+            while let Some(action) = self.producer.poll_action() {
+                match action {
+                    Action::SendBatch(batch) => {
+                        let stored = batch.records().iter().map(|record| {
+                            self.sequence += 1;
+                            let shard = record.explicit_hash_key() / (u128::MAX / self.shards as u128 + 1);
+                            RecordReply::stored(format!("shardId-{shard:012}"), self.sequence.to_string())
+                        });
+                        let reply = Reply::Records(stored.collect());
+                        self.now = self.now + Duration::from_micros(5);
+                        let start = Clock::now();
+                        self.producer.respond(self.now, batch, reply);
+                        times[1] += start.elapsed();
+                    }
+                    Action::ListShards(request) => {
+                        let page = ShardPage { shards: self.listed(), next_token: None };
+                        self.producer.respond_shards(self.now, &request, Ok(page));
+                    }
+                    Action::DescribeStream(request) => {
+                        self.producer.respond_stream(self.now, &request, Ok(StreamSummary::default()));
+                    }
+                    Action::Resolve(records) => {
+                        let start = Clock::now();
+                        left -= records.inspect(|(_, result)| assert!(result.is_ok())).count();
+                        times[2] += start.elapsed();
+                    }
+                    _ => {}
+                }
+            }
+            self.now = self.producer.next_tick().unwrap_or(self.now);
+        }
+        times
+    }
+
+    fn listed(&self) -> Vec<ListedShard> {
+        let width = u128::MAX / self.shards as u128 + 1;
+        let shard = |n: u128| ListedShard {
+            id: format!("shardId-{n:012}").into(),
+            start: width * n,
+            end: (width * n).saturating_add(width - 1),
+            closed: false,
+            parents: [None, None],
+        };
+        (0..self.shards as u128).map(shard).collect()
+    }
+}
+
+/// Records for all streams in turn, each with a key of its own.
+pub(crate) fn records(scale: Scale, size: usize) -> Vec<PreparedRecord> {
+    let streams: Vec<Arc<str>> = (0..scale.streams).map(|n| format!("stream-{n}").into()).collect();
+    let data = bytes::Bytes::from(vec![b'x'; size]);
+    let record = |n: usize| {
+        let key = format!("{:012x}", (n as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 16);
+        UserRecord::new(streams[n % streams.len()].clone(), key, data.clone()).prepare().unwrap()
+    };
+    (0..scale.outstanding).map(record).collect()
+}
