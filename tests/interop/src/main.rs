@@ -13,9 +13,12 @@ mod report;
 mod service;
 mod tools;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
+use tokio::runtime::Runtime;
 
 use peers::Peer;
 use report::Report;
@@ -39,17 +42,38 @@ pub(crate) struct Args {
     capture: bool,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+/// So many peers run at once: they wait a lot, for downloads, for a flush, for a JVM to start.
+const AT_ONCE: usize = 3;
+
+fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let tools = Tools::new();
-    let mut report = Report::default();
-    for peer in peers::chosen(&args.peers) {
-        // Each has a service of its own: nothing of the others is in its way.
-        let service = Service::start().await?;
-        peer.run(&args, &tools, &service, &mut report).await;
-    }
+    let runtime = Runtime::new()?;
+    let peers = peers::chosen(&args.peers);
+    let queue = Mutex::new(peers.iter().enumerate());
+    let reports = Mutex::new(BTreeMap::new());
+    let take = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let run = || {
+        while let Some((place, peer)) = take() {
+            let report = runtime.block_on(run_peer(*peer, &args, &tools));
+            reports.lock().unwrap_or_else(PoisonError::into_inner).insert(place, report);
+        }
+    };
+    std::thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(run))));
+    let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
+    anyhow::ensure!(reports.len() == peers.len(), "a peer's run has panicked");
+    let report = Report::of(reports.into_values());
     print!("{report}");
     let must_be_whole = std::env::var_os("CI").is_some();
     Ok(if report.is_good(must_be_whole) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Each peer has a service of its own: nothing of the others is in its way.
+async fn run_peer(peer: Peer, args: &Args, tools: &Tools) -> Report {
+    let mut report = Report::default();
+    match Service::start().await {
+        Ok(service) => peer.run(args, tools, &service, &mut report).await,
+        Err(error) => report.add(&format!("{peer:?}"), "all", Err(error)),
+    }
+    report
 }

@@ -91,6 +91,11 @@ impl fmt::Display for Missing {
 impl std::error::Error for Missing {}
 
 impl Report {
+    /// The rows of all of them.
+    pub(crate) fn of(reports: impl IntoIterator<Item = Self>) -> Self {
+        Self { rows: reports.into_iter().flat_map(|report| report.rows).collect() }
+    }
+
     /// Adds a row. An error that is [`Missing`] counts as skipped.
     pub(crate) fn add(&mut self, peer: &str, direction: &str, result: anyhow::Result<Comparison>) {
         let result = result.map_err(|error| match error.downcast::<Missing>() {

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, ensure};
 
@@ -189,7 +190,11 @@ fn has(program: &str, flag: &str) -> anyhow::Result<()> {
 }
 
 /// Installs into `folder` unless what is there was made from the same `recipe`. What cannot be installed is missing.
+///
+/// One at a time: peers share some of what is installed.
 fn once(folder: &Path, recipe: &str, install: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    static INSTALLING: Mutex<()> = Mutex::new(());
+    let _alone = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     let mark = folder.join("installed");
     if fs::read_to_string(&mark).is_ok_and(|installed| installed == recipe) {
         return Ok(());
