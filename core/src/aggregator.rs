@@ -2,9 +2,13 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::hash::BuildHasher;
 
-use crate::codec::{FRAME_SIZE, KeyTables, Placement};
+use hashbrown::DefaultHashBuilder;
+
+use crate::codec::{FRAME_SIZE, KeyTables, message_size_max};
 use crate::kinesis_record::{KinesisRecord, Packed, Pending, ShardRef};
+use crate::record::Entry;
 use crate::time::Instant;
 use crate::wakes::Wakes;
 
@@ -25,24 +29,37 @@ pub(crate) enum Change {
 }
 
 /// An aggregate that is still open.
+///
+/// Which keys its records share does not matter before it may be full: until then their size is the most that it can be,
+/// and a put looks at nothing but the end of a list. Then, or when it is closed, all keys are looked up in one go.
 #[derive(Debug)]
 pub(crate) struct Aggregate<T> {
     shard: Option<ShardRef>,
     users: Vec<Packed<T>>,
-    tables: KeyTables,
+    /// Bytes of the message; without tables, the most that they can be.
     message_size: usize,
+    /// Which keys there are, once that has been looked up.
+    tables: Option<Box<KeyTables>>,
+    hasher: DefaultHashBuilder,
     deadline: Instant,
     expiry: Instant,
 }
 
 impl<T> Aggregate<T> {
     pub(crate) fn new(shard: Option<ShardRef>) -> Self {
-        Self::with(shard, Vec::new(), KeyTables::default())
+        Self::with_room(shard, 0)
     }
 
-    /// With room and tables, both empty.
-    fn with(shard: Option<ShardRef>, users: Vec<Packed<T>>, tables: KeyTables) -> Self {
-        Self { shard, users, tables, message_size: 0, deadline: Instant::NEVER, expiry: Instant::NEVER }
+    fn with_room(shard: Option<ShardRef>, users: usize) -> Self {
+        Self {
+            shard,
+            users: Vec::with_capacity(users),
+            message_size: 0,
+            tables: None,
+            hasher: DefaultHashBuilder::default(),
+            deadline: Instant::NEVER,
+            expiry: Instant::NEVER,
+        }
     }
 
     /// Appends a user record, or gives it back if it does not fit.
@@ -52,48 +69,99 @@ impl<T> Aggregate<T> {
         deadline: Instant,
         expiry: Instant,
         limits: AggregateLimits,
+        spare: &mut Spare,
     ) -> Result<Change, Pending<T>> {
-        let placement = self.place(&user);
-        if self.users.len() >= limits.count || FRAME_SIZE + self.message_size + placement.message_size > limits.size {
+        if self.users.len() >= limits.count {
             return Err(user);
         }
+        let Entry { partition_key, data, .. } = &user.entry;
+        let (explicit, data_len) = (user.entry.explicit_hash_key(), data.len());
+        let hash = self.hasher.hash_one(partition_key) as u32;
+        let size_max = message_size_max(self.users.len(), partition_key, explicit.is_some(), data_len);
+        if self.tables.is_none() && !limits.have_room_for(self.message_size + size_max) {
+            self.look_up_keys(spare.take());
+        }
+        let (packed, size) = match &mut self.tables {
+            None => (Packed::new(user, hash), size_max),
+            Some(tables) => {
+                let users = &self.users;
+                let placement =
+                    tables.place(partition_key, hash, explicit, data_len, |position| users[position].keys());
+                if !limits.have_room_for(self.message_size + placement.message_size) {
+                    return Err(user);
+                }
+                tables.append(users.len(), hash, explicit, placement);
+                (Packed::new(user, hash).placed(placement), placement.message_size)
+            }
+        };
         let joined = deadline >= self.deadline && expiry >= self.expiry;
-        self.push_at(user, placement, deadline, expiry);
+        self.users.push(packed);
+        self.message_size += size;
+        self.deadline = self.deadline.min(deadline);
+        self.expiry = self.expiry.min(expiry);
         Ok(if joined { Change::Joined } else { Change::Any })
     }
 
     /// Appends a user record, whatever the size.
     pub(crate) fn push(&mut self, user: Pending<T>, deadline: Instant, expiry: Instant) {
-        let placement = self.place(&user);
-        self.push_at(user, placement, deadline, expiry);
+        let everything = AggregateLimits { count: usize::MAX, size: usize::MAX };
+        // There is always room.
+        let _ = self.try_push(user, deadline, expiry, everything, &mut Spare::default());
     }
 
-    fn place(&self, user: &Pending<T>) -> Placement {
-        let (entry, users) = (&user.entry, &self.users);
-        self.tables
-            .place(&entry.partition_key, entry.explicit_hash_key(), entry.data.len(), |position| users[position].keys())
-    }
-
-    fn push_at(&mut self, user: Pending<T>, placement: Placement, deadline: Instant, expiry: Instant) {
-        self.users.push(Packed::new(user, placement));
-        self.message_size += placement.message_size;
-        self.deadline = self.deadline.min(deadline);
-        self.expiry = self.expiry.min(expiry);
-        let users = &self.users;
-        self.tables.append(users.len() - 1, placement, |position| users[position].keys());
+    /// Places all records, so that the size is what it is.
+    fn look_up_keys(&mut self, mut tables: Box<KeyTables>) {
+        self.message_size = 0;
+        for position in 0..self.users.len() {
+            let (hash, entry) = (self.users[position].hash(), &self.users[position].user.entry);
+            let explicit = entry.explicit_hash_key();
+            let placement = tables
+                .place(&entry.partition_key, hash, explicit, entry.data.len(), |position| self.users[position].keys());
+            tables.append(position, hash, explicit, placement);
+            self.users[position].set_place(placement);
+            self.message_size += placement.message_size;
+        }
+        self.tables = Some(tables);
     }
 
     /// The Kinesis record; `None` if nothing was pushed.
     pub(crate) fn close(self) -> Option<KinesisRecord<T>> {
-        self.close_and_keep().0
+        self.close_with(&mut Spare::default())
     }
 
-    /// The Kinesis record, and the tables, for another aggregate.
-    fn close_and_keep(self) -> (Option<KinesisRecord<T>>, KeyTables) {
-        let Self { shard, users, message_size, deadline, expiry, mut tables } = self;
-        let record = (!users.is_empty()).then(|| KinesisRecord::new(users, message_size, shard, deadline, expiry));
-        tables.clear();
-        (record, tables)
+    fn close_with(mut self, spare: &mut Spare) -> Option<KinesisRecord<T>> {
+        if self.tables.is_none() && self.users.len() > 1 {
+            self.look_up_keys(spare.take());
+        }
+        let Self { shard, users, message_size, deadline, expiry, tables, .. } = self;
+        tables.into_iter().for_each(|tables| spare.give(tables));
+        if users.is_empty() { None } else { Some(KinesisRecord::new(users, message_size, shard, deadline, expiry)) }
+    }
+}
+
+impl AggregateLimits {
+    fn have_room_for(&self, message_size: usize) -> bool {
+        FRAME_SIZE.saturating_add(message_size) <= self.size
+    }
+}
+
+/// Tables that nobody needs now, empty, with the room that they had. Few are ever in use at once.
+#[derive(Debug, Default)]
+#[expect(clippy::vec_box, reason = "aggregates have them as pointers, since most have none")]
+struct Spare(Vec<Box<KeyTables>>);
+
+impl Spare {
+    const MAX: usize = 4;
+
+    fn take(&mut self) -> Box<KeyTables> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    fn give(&mut self, mut tables: Box<KeyTables>) {
+        if self.0.len() < Self::MAX {
+            tables.clear();
+            self.0.push(tables);
+        }
     }
 }
 
@@ -103,18 +171,14 @@ pub(crate) struct Aggregator<T> {
     /// By the shard's slot.
     open: Vec<Option<Box<Aggregate<T>>>>,
     wakes: Wakes,
-    /// Tables of aggregates that were closed, cleared: their room is about what the next one needs.
-    spare: Vec<KeyTables>,
+    spare: Spare,
     /// User records in the aggregate that was closed last: about what the next one will have.
     usual: usize,
 }
 
-/// So many tables are kept: shards fill up in turn, and not many at a time.
-const SPARE_MAX: usize = 4;
-
 impl<T> Default for Aggregator<T> {
     fn default() -> Self {
-        Self { open: Vec::new(), wakes: Wakes::default(), spare: Vec::new(), usual: 0 }
+        Self { open: Vec::new(), wakes: Wakes::default(), spare: Spare::default(), usual: 0 }
     }
 }
 
@@ -136,7 +200,7 @@ impl<T> Aggregator<T> {
         }
         let mut user = user;
         if let Some(open) = &mut self.open[slot] {
-            match open.try_push(user, deadline, expiry, limits) {
+            match open.try_push(user, deadline, expiry, limits, &mut self.spare) {
                 Ok(Change::Joined) if open.users.len() < limits.count => return Change::Joined,
                 Ok(_) => {
                     let (full, deadline) = (open.users.len() >= limits.count, open.deadline);
@@ -155,9 +219,9 @@ impl<T> Aggregator<T> {
             closed(KinesisRecord::single(user, Some(shard.clone()), deadline, expiry));
             return Change::Any;
         }
-        let room = Vec::with_capacity((self.usual + self.usual / 8).min(limits.count));
-        let mut fresh = Aggregate::with(Some(shard.clone()), room, self.spare.pop().unwrap_or_default());
-        match fresh.try_push(user, deadline, expiry, limits) {
+        let room = (self.usual + self.usual / 8).min(limits.count);
+        let mut fresh = Aggregate::with_room(Some(shard.clone()), room);
+        match fresh.try_push(user, deadline, expiry, limits, &mut self.spare) {
             Ok(_) => {
                 self.close(shard.slot).into_iter().for_each(&mut closed);
                 self.open[slot] = Some(Box::new(fresh));
@@ -177,11 +241,7 @@ impl<T> Aggregator<T> {
     pub(crate) fn close(&mut self, slot: u32) -> Option<KinesisRecord<T>> {
         let open = self.open.get_mut(slot as usize)?.take()?;
         self.usual = open.users.len();
-        let (record, tables) = open.close_and_keep();
-        if self.spare.len() < SPARE_MAX {
-            self.spare.push(tables);
-        }
-        record
+        open.close_with(&mut self.spare)
     }
 
     /// The earliest time at which an aggregate may be due.

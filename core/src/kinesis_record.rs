@@ -26,18 +26,31 @@ pub(crate) struct Pending<T> {
 #[derive(Debug)]
 pub(crate) struct Packed<T> {
     pub(crate) user: Pending<T>,
+    /// Before the aggregate is closed: a hash of the partition key.
     partition_key_index: u32,
-    /// Meaningful if the record has an explicit hash key.
+    /// Meaningful if the record has an explicit hash key, once the aggregate is closed.
     explicit_hash_key_index: u32,
 }
 
 impl<T> Packed<T> {
-    pub(crate) fn new(user: Pending<T>, placement: Placement) -> Self {
-        Self {
-            user,
-            partition_key_index: placement.partition_key_index,
-            explicit_hash_key_index: placement.explicit_hash_key_index.unwrap_or(0),
-        }
+    /// One that is placed later. A Kinesis record of it alone needs no place.
+    pub(crate) fn new(user: Pending<T>, hash: u32) -> Self {
+        Self { user, partition_key_index: hash, explicit_hash_key_index: 0 }
+    }
+
+    /// The hash that it was made with.
+    pub(crate) fn hash(&self) -> u32 {
+        self.partition_key_index
+    }
+
+    pub(crate) fn placed(mut self, placement: Placement) -> Self {
+        self.set_place(placement);
+        self
+    }
+
+    pub(crate) fn set_place(&mut self, placement: Placement) {
+        self.partition_key_index = placement.partition_key_index;
+        self.explicit_hash_key_index = placement.explicit_hash_key_index.unwrap_or(0);
     }
 
     /// Its keys, as the codec's tables look them up.
@@ -91,7 +104,7 @@ impl<T> KinesisRecord<T> {
 
     /// A Kinesis record of one user record, as it is.
     pub(crate) fn single(user: Pending<T>, shard: Option<ShardRef>, deadline: Instant, expiry: Instant) -> Self {
-        Self::new(alloc::vec![Packed::new(user, Placement::ALONE)], 0, shard, deadline, expiry)
+        Self::new(alloc::vec![Packed::new(user, 0)], 0, shard, deadline, expiry)
     }
 
     /// Whether it carries several user records.

@@ -22,6 +22,7 @@ const CLOSED_SHARDS_KNOWN_FOR: Duration = Duration::from_secs(60);
 pub(crate) struct ShardMap {
     /// Open shards, by the end of their range; ranges do not overlap.
     open: Vec<Open>,
+    index: Index,
     known: HashMap<Arc<str>, Known>,
     /// Shards that are not open, by the time at which that was seen first.
     gone: VecDeque<(Instant, Arc<str>)>,
@@ -60,10 +61,46 @@ pub(crate) struct Change {
     pub(crate) whole: bool,
 }
 
+/// Where to look for a hash key: the space of hash keys in equal parts, at least as many as there are shards. Shards are
+/// mostly of one size, so that a part has one or two, and no search goes through all of them.
+#[derive(Debug, Default)]
+struct Index {
+    /// The first open shard that ends in the part or behind it; one more at the end.
+    firsts: Vec<u32>,
+    bits: u32,
+}
+
+impl Index {
+    fn new(open: &[Open]) -> Self {
+        let bits = open.len().next_power_of_two().ilog2().min(20);
+        let mut firsts = Vec::with_capacity((1 << bits) + 1);
+        let mut next = 0;
+        for part in 0..1_u128 << bits {
+            // With a single part, it starts at 0 whatever the shift.
+            let start = part.checked_shl(128 - bits).unwrap_or(0);
+            next += open[next..].iter().take_while(|open| open.end < start).count();
+            firsts.push(next as u32);
+        }
+        firsts.push(open.len() as u32);
+        Self { firsts, bits }
+    }
+
+    /// The shard that takes the hash key, if there is one, is among these or right behind them.
+    fn bounds(&self, hash_key: u128) -> (usize, usize) {
+        let part = hash_key.checked_shr(128 - self.bits).unwrap_or(0) as usize;
+        match self.firsts.get(part..part + 2) {
+            Some(&[first, last]) => (first as usize, last as usize),
+            _ => (0, 0),
+        }
+    }
+}
+
 impl ShardMap {
     /// The shard that takes `hash_key`, if that is known.
     pub(crate) fn shard(&self, hash_key: u128) -> Option<&ShardRef> {
-        let open = self.open.get(self.open.partition_point(|open| open.end < hash_key))?;
+        let (first, last) = self.index.bounds(hash_key);
+        let within = self.open.get(first..last)?;
+        let open = self.open.get(first + within.partition_point(|open| open.end < hash_key))?;
         if open.start <= hash_key { Some(&open.shard) } else { None }
     }
 
@@ -94,6 +131,7 @@ impl ShardMap {
         let opening = self.learn(now, listed);
         let before = core::mem::take(&mut self.open);
         let whole = self.open_all(now, opening);
+        self.index = Index::new(&self.open);
         let mut closed = Vec::new();
         for Open { shard, .. } in before {
             if self.known.get(&shard.id).is_some_and(|known| known.open_in != self.listing) {

@@ -2,8 +2,10 @@
 
 use alloc::vec::Vec;
 use core::fmt::Write;
+use core::hash::BuildHasher;
 
 use bytes::BufMut;
+use hashbrown::DefaultHashBuilder;
 
 use super::key_table::{KeyTables, record_size};
 use super::{AggregatedUserRecord, DIGEST_SIZE, FRAME_SIZE, MAGIC, Placement};
@@ -23,15 +25,17 @@ pub(crate) struct EncodeItem<'a> {
 ///
 /// The producer itself sends a single user record plain; this function aggregates it all the same.
 pub fn encode(records: &[AggregatedUserRecord]) -> Vec<u8> {
-    let mut tables = KeyTables::default();
+    let (mut tables, hasher) = (KeyTables::default(), DefaultHashBuilder::default());
     let keys_at = |i: usize| (&*records[i].partition_key, records[i].explicit_hash_key);
     let mut message_size = 0;
     let placements: Vec<Placement> = records
         .iter()
         .enumerate()
         .map(|(position, record)| {
-            let placement = tables.place(&record.partition_key, record.explicit_hash_key, record.data.len(), keys_at);
-            tables.append(position, placement, keys_at);
+            let AggregatedUserRecord { partition_key, explicit_hash_key, data } = record;
+            let hash = hasher.hash_one(partition_key) as u32;
+            let placement = tables.place(partition_key, hash, *explicit_hash_key, data.len(), keys_at);
+            tables.append(position, hash, *explicit_hash_key, placement);
             message_size += placement.message_size;
             placement
         })

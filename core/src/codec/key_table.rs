@@ -14,18 +14,19 @@ pub(crate) struct Placement {
     pub(crate) explicit_hash_key_index: Option<u32>,
     /// Bytes that the record adds to the protobuf message, new keys included.
     pub(crate) message_size: usize,
-    /// Of the partition key, by the tables' own hasher.
-    partition_key_hash: u64,
 }
 
-impl Placement {
-    /// Of a record that goes alone: it has no tables.
-    pub(crate) const ALONE: Self =
-        Self { partition_key_index: 0, explicit_hash_key_index: Some(0), message_size: 0, partition_key_hash: 0 };
+/// The most that a record can add to a message that has so many already: as if its keys were new.
+pub(crate) fn message_size_max(records: usize, partition_key: &str, has_explicit: bool, data_len: usize) -> usize {
+    const DECIMAL_LEN_MAX: usize = 39;
+    let index = records as u32;
+    let body = record_size(index, has_explicit.then_some(index), data_len);
+    let explicit = if has_explicit { string_field_size(DECIMAL_LEN_MAX) } else { 0 };
+    string_field_size(partition_key.len()) + explicit + 1 + varint_len(body) + body
 }
 
-/// Which keys the aggregate already has, by index. It holds no keys: it finds them in the records that used them
-/// first, whose positions it keeps.
+/// Which keys an aggregate has, by index. It holds no keys: it finds them in the records that used them first, whose
+/// positions it keeps.
 #[derive(Debug, Default)]
 pub(crate) struct KeyTables {
     partition_keys: HashTable<Slot>,
@@ -35,6 +36,7 @@ pub(crate) struct KeyTables {
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
+    hash: u32,
     index: u32,
     /// The record that used the key first.
     position: u32,
@@ -49,18 +51,19 @@ impl KeyTables {
 
     /// Where the keys of the record to be appended at `position` would stand. Changes nothing.
     ///
-    /// `keys_at` gives the keys of an earlier record.
+    /// `hash` is that of the partition key, by any function. `keys_at` gives the keys of an earlier record.
     pub(crate) fn place<'a>(
         &self,
         partition_key: &str,
+        hash: u32,
         explicit_hash_key: Option<u128>,
         data_len: usize,
         keys_at: impl Fn(usize) -> (&'a str, Option<u128>),
     ) -> Placement {
         let mut size = 0;
-        let partition_key_hash = self.hasher.hash_one(partition_key);
-        let found =
-            self.partition_keys.find(partition_key_hash, |slot| keys_at(slot.position as usize).0 == partition_key);
+        let found = self
+            .partition_keys
+            .find(spread(hash), |slot| slot.hash == hash && keys_at(slot.position as usize).0 == partition_key);
         let partition_key_index = found.map_or_else(
             || {
                 size += string_field_size(partition_key.len());
@@ -69,9 +72,10 @@ impl KeyTables {
             |slot| slot.index,
         );
         let explicit_hash_key_index = explicit_hash_key.map(|key| {
+            let hash = self.hash(key);
             let found = self
                 .explicit_hash_keys
-                .find(self.hasher.hash_one(key), |slot| keys_at(slot.position as usize).1 == Some(key));
+                .find(spread(hash), |slot| slot.hash == hash && keys_at(slot.position as usize).1 == Some(key));
             found.map_or_else(
                 || {
                     size += string_field_size(decimal_len(key));
@@ -82,35 +86,32 @@ impl KeyTables {
         });
         let body = record_size(partition_key_index, explicit_hash_key_index, data_len);
         size += 1 + varint_len(body) + body;
-        Placement { partition_key_index, explicit_hash_key_index, message_size: size, partition_key_hash }
+        Placement { partition_key_index, explicit_hash_key_index, message_size: size }
     }
 
     /// Remembers the keys of the record appended at `position`, which [`place`](Self::place) has just placed.
-    pub(crate) fn append<'a>(
-        &mut self,
-        position: usize,
-        placement: Placement,
-        keys_at: impl Fn(usize) -> (&'a str, Option<u128>),
-    ) {
-        let Self { partition_keys, explicit_hash_keys, hasher } = self;
-        let explicit_hash_key = keys_at(position).1;
+    pub(crate) fn append(&mut self, position: usize, hash: u32, explicit_hash_key: Option<u128>, placement: Placement) {
         let position = position as u32;
-        if placement.partition_key_index as usize == partition_keys.len() {
-            let slot = Slot { index: placement.partition_key_index, position };
-            partition_keys.insert_unique(placement.partition_key_hash, slot, |slot| {
-                hasher.hash_one(keys_at(slot.position as usize).0)
-            });
-        }
-        if let (Some(index), Some(key)) = (placement.explicit_hash_key_index, explicit_hash_key)
-            && index as usize == explicit_hash_keys.len()
-        {
-            let slot = Slot { index, position };
-            explicit_hash_keys.insert_unique(hasher.hash_one(key), slot, |slot| {
-                // A slot is only made for a record that has the key.
-                keys_at(slot.position as usize).1.map_or(0, |key| hasher.hash_one(key))
-            });
+        let insert = |table: &mut HashTable<Slot>, hash, index| {
+            if index as usize == table.len() {
+                table.insert_unique(spread(hash), Slot { hash, index, position }, |slot| spread(slot.hash));
+            }
+        };
+        insert(&mut self.partition_keys, hash, placement.partition_key_index);
+        if let (Some(index), Some(key)) = (placement.explicit_hash_key_index, explicit_hash_key) {
+            let hash = self.hash(key);
+            insert(&mut self.explicit_hash_keys, hash, index);
         }
     }
+
+    fn hash(&self, explicit_hash_key: u128) -> u32 {
+        self.hasher.hash_one(explicit_hash_key) as u32
+    }
+}
+
+/// The table looks at both ends of a hash.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 /// Bytes of a length-delimited field with a tag below 16.

@@ -30,7 +30,7 @@ use bytes::Bytes;
 pub use decode::{DecodeError, DecodeErrorKind, decode};
 pub use encode::encode;
 pub(crate) use encode::{EncodeItem, Encoder, encode_message};
-pub(crate) use key_table::{KeyTables, Placement};
+pub(crate) use key_table::{KeyTables, Placement, message_size_max};
 
 /// The first bytes of an aggregated record.
 pub const MAGIC: [u8; 4] = [0xF3, 0x89, 0x9A, 0xC2];
