@@ -13,7 +13,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kpl_core::metrics::{MetricsGranularity, MetricsLevel};
 
-use world::{Scale, World, records};
+use world::{Scale, World};
 
 const SCALE: Scale = Scale { shards: 4, streams: 1, outstanding: 10_000 };
 
@@ -26,9 +26,7 @@ fn levels(criterion: &mut Criterion) {
         let mut world = World::with_metrics(SCALE, level, granularity);
         let id = BenchmarkId::new(format!("{level:?}"), format!("{granularity:?}"));
         group.bench_function(id, |bencher| {
-            bencher.iter_custom(|rounds| {
-                (0..rounds).map(|_| world.round(records(SCALE, 100)).iter().sum::<Duration>()).sum()
-            });
+            bencher.iter_custom(|rounds| (0..rounds).map(|_| world.round(SCALE, 100).iter().sum::<Duration>()).sum());
         });
     }
     group.finish();

@@ -66,9 +66,7 @@ fn put_to_resolve(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(scale.outstanding as u64));
         let mut world = World::new(scale);
         group.bench_function(BenchmarkId::from_parameter(scale), |bencher| {
-            bencher.iter_custom(|rounds| {
-                (0..rounds).map(|_| world.round(records(scale, SIZE)).iter().sum::<Duration>()).sum()
-            });
+            bencher.iter_custom(|rounds| (0..rounds).map(|_| world.round(scale, SIZE).iter().sum::<Duration>()).sum());
         });
     }
     group.finish();
@@ -83,7 +81,7 @@ fn parts(criterion: &mut Criterion) {
     for (part, name) in ["put", "respond", "resolve"].into_iter().enumerate() {
         let mut world = World::new(scale);
         group.bench_function(name, |bencher| {
-            bencher.iter_custom(|rounds| (0..rounds).map(|_| world.round(records(scale, SIZE))[part]).sum());
+            bencher.iter_custom(|rounds| (0..rounds).map(|_| world.round(scale, SIZE)[part]).sum());
         });
     }
     group.finish();
@@ -109,7 +107,7 @@ fn codec(criterion: &mut Criterion) {
 fn full_batch() -> Batch<usize> {
     let scale = Scale { shards: 4, streams: 1, outstanding: 9_000 };
     let mut world = World::new(scale);
-    for (ticket, record) in records(scale, SIZE).into_iter().enumerate() {
+    for (ticket, record) in records(&world.streams, 0..scale.outstanding, SIZE).into_iter().enumerate() {
         world.producer.put(world.now, record, ticket).unwrap();
     }
     world.producer.flush(world.now);
@@ -125,7 +123,7 @@ fn idle(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("idle");
     let scale = Scale { shards: 10_000, streams: 1, outstanding: 100_000 };
     let mut world = World::new(scale);
-    let _ = world.round(records(scale, SIZE));
+    let _ = world.round(scale, SIZE);
     group.bench_function("next tick, 10,000 shards", |bencher| {
         bencher.iter(|| assert_eq!(black_box(&world.producer).next_tick(), None));
     });

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
 
@@ -32,6 +33,7 @@ impl fmt::Display for Scale {
 pub(crate) struct World {
     pub(crate) producer: Producer<usize>,
     pub(crate) now: Instant,
+    pub(crate) streams: Vec<Arc<str>>,
     shards: usize,
     sequence: u64,
 }
@@ -53,22 +55,26 @@ impl World {
             .build()
             .unwrap();
         let now = Instant::from_nanos(0);
-        let mut world = Self { producer: Producer::new(config, now), now, shards: scale.shards, sequence: 0 };
-        let _ = world.round(records(Scale { outstanding: scale.streams, ..scale }, 1));
+        let streams = (0..scale.streams).map(|n| format!("stream-{n}").into()).collect();
+        let mut world = Self { producer: Producer::new(config, now), now, streams, shards: scale.shards, sequence: 0 };
+        let _ = world.round(Scale { outstanding: scale.streams, ..scale }, 1);
         world.now = world.now + Duration::from_secs(1);
         world
     }
 
-    /// Puts records, answers every request, and takes every result: the time of each of the three.
-    pub(crate) fn round(&mut self, records: Vec<PreparedRecord>) -> [Duration; 3] {
-        let (mut left, mut times) = (records.len(), [Duration::ZERO; 3]);
-        let start = Clock::now();
-        for (ticket, record) in records.into_iter().enumerate() {
-            self.producer.put(self.now, record, ticket).unwrap();
-            self.now = self.now + Duration::from_nanos(50);
+    /// Puts records as they come, answers every request, and takes every result: the time of each of the three.
+    pub(crate) fn round(&mut self, scale: Scale, size: usize) -> [Duration; 3] {
+        let (mut left, mut times) = (scale.outstanding, [Duration::ZERO; 3]);
+        for first in (0..scale.outstanding).step_by(CHUNK) {
+            let records = records(&self.streams, first..scale.outstanding.min(first + CHUNK), size);
+            let start = Clock::now();
+            for (ticket, record) in records.into_iter().enumerate() {
+                self.producer.put(self.now, record, ticket).unwrap();
+                self.now = self.now + Duration::from_nanos(50);
+            }
+            times[0] += start.elapsed();
         }
         self.producer.flush(self.now);
-        times[0] += start.elapsed();
         while left > 0 {
             let start = Clock::now();
             self.producer.tick(self.now);
@@ -120,13 +126,15 @@ impl World {
     }
 }
 
+/// So many records are made before they are put: an application puts what it has just made.
+const CHUNK: usize = 1_000;
+
 /// Records for all streams in turn, each with a key of its own.
-pub(crate) fn records(scale: Scale, size: usize) -> Vec<PreparedRecord> {
-    let streams: Vec<Arc<str>> = (0..scale.streams).map(|n| format!("stream-{n}").into()).collect();
+pub(crate) fn records(streams: &[Arc<str>], numbers: Range<usize>, size: usize) -> Vec<PreparedRecord> {
     let data = bytes::Bytes::from(vec![b'x'; size]);
     let record = |n: usize| {
         let key = format!("{:012x}", (n as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 16);
         UserRecord::new(streams[n % streams.len()].clone(), key, data.clone()).prepare().unwrap()
     };
-    (0..scale.outstanding).map(record).collect()
+    numbers.map(record).collect()
 }
