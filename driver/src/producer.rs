@@ -148,7 +148,8 @@ impl<R: Runtime> Producer<R> {
 
     /// Puts a record: waits until there is room for it, and gives the promise of its outcome.
     ///
-    /// Puts that wait get in in the order of their coming. A put that is dropped while it waits puts nothing.
+    /// Puts that wait get in in the order of their coming; when half of all room is free again, there is a place for
+    /// everybody, and nobody lines up any more. A put that is dropped while it waits puts nothing.
     ///
     /// `stream` is a name or an ARN. A shared `Arc<str>` for it, and `Bytes` for the data, are not copied.
     ///
@@ -176,7 +177,7 @@ impl<R: Runtime> Producer<R> {
     /// Puts the record in `waiting`, which stays there as long as there is no room for it: also when this is dropped.
     pub(crate) async fn put_waiting(&self, waiting: &mut Option<PreparedRecord>) -> Result<Outcome, PutError> {
         let room = &self.shared().room;
-        if !room.has_line()
+        if (!room.has_line() || self.shared().has_ample_room())
             && let Some(done) = self.put_if_room(waiting)
         {
             return done;

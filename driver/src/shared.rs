@@ -80,6 +80,15 @@ impl Shared {
         Ok(outcome)
     }
 
+    /// Whether half of all room is free. There may still be a line, of those who are about to take it: it would never end
+    /// if all others had to go to its end, and each put would wake a task.
+    pub(crate) fn has_ample_room(&self) -> bool {
+        let state = self.lock();
+        let (core, config) = (&state.core, state.core.config());
+        core.outstanding_records() < config.max_outstanding_records() / 2
+            && core.outstanding_bytes() < config.max_outstanding_bytes() / 2
+    }
+
     /// Starts a flush. The receiver ends when it is done.
     pub(crate) fn flush(&self) -> oneshot::Receiver<()> {
         let (done, receiver) = oneshot::channel();

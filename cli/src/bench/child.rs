@@ -150,13 +150,15 @@ fn quantiles(histogram: &Histogram<u64>) -> [u64; 3] {
 
 /// Puts as fast as the producer takes records. Outcomes are awaited in order, some way behind.
 async fn flat_out<R: AwsRuntime>(producer: &Producer<R>, work: &Work, task: u64) -> anyhow::Result<Latencies> {
-    const BEHIND: usize = 50_000;
+    // All tasks together: less than the producer takes, so that none waits for room.
+    const BEHIND: u64 = 60_000;
+    let behind = (BEHIND / work.tasks) as usize;
     let (source, stream) = (work.source(), Arc::<str>::from(STREAM));
     let mut latencies = Latencies::new()?;
-    let mut outcomes: VecDeque<Outcome> = VecDeque::with_capacity(BEHIND + 1);
+    let mut outcomes: VecDeque<Outcome> = VecDeque::with_capacity(behind + 1);
     for n in (task..work.records).step_by(work.tasks as usize) {
         outcomes.push_back(producer.put(stream.clone(), work.key(n), work.data(&source, n)).await?);
-        if outcomes.len() > BEHIND
+        if outcomes.len() > behind
             && let Some(outcome) = outcomes.pop_front()
         {
             latencies.stored += u64::from(outcome.await.is_ok());
