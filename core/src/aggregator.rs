@@ -7,7 +7,7 @@ use core::hash::BuildHasher;
 use hashbrown::DefaultHashBuilder;
 
 use crate::codec::{FRAME_SIZE, KeyTables, message_size_max};
-use crate::kinesis_record::{KinesisRecord, Packed, Pending, ShardRef};
+use crate::kinesis_record::{Keys, KinesisRecord, Packed, Pending, ShardRef};
 use crate::record::Entry;
 use crate::time::Instant;
 use crate::wakes::Wakes;
@@ -36,6 +36,7 @@ pub(crate) enum Change {
 pub(crate) struct Aggregate<T> {
     shard: Option<ShardRef>,
     users: Vec<Packed<T>>,
+    keys: Keys,
     /// Bytes of the message; without tables, the most that they can be.
     message_size: usize,
     /// Which keys there are, once that has been looked up.
@@ -47,13 +48,14 @@ pub(crate) struct Aggregate<T> {
 
 impl<T> Aggregate<T> {
     pub(crate) fn new(shard: Option<ShardRef>) -> Self {
-        Self::with_room(shard, 0)
+        Self::with_room(shard, 0, 0)
     }
 
-    fn with_room(shard: Option<ShardRef>, users: usize) -> Self {
+    fn with_room(shard: Option<ShardRef>, users: usize, keys: usize) -> Self {
         Self {
             shard,
             users: Vec::with_capacity(users),
+            keys: Keys::with_capacity(keys),
             message_size: 0,
             tables: None,
             hasher: DefaultHashBuilder::default(),
@@ -82,16 +84,16 @@ impl<T> Aggregate<T> {
             self.look_up_keys(spare.take());
         }
         let (packed, size) = match &mut self.tables {
-            None => (Packed::new(user, hash), size_max),
+            None => (Packed::new(user, hash, &mut self.keys), size_max),
             Some(tables) => {
-                let users = &self.users;
+                let (users, keys) = (&self.users, &self.keys);
                 let placement =
-                    tables.place(partition_key, hash, explicit, data_len, |position| users[position].keys());
+                    tables.place(partition_key, hash, explicit, data_len, |position| users[position].keys(keys));
                 if !limits.have_room_for(self.message_size + placement.message_size) {
                     return Err(user);
                 }
                 tables.append(users.len(), hash, explicit, placement);
-                (Packed::new(user, hash).placed(placement), placement.message_size)
+                (Packed::new(user, hash, &mut self.keys).placed(placement), placement.message_size)
             }
         };
         let joined = deadline >= self.deadline && expiry >= self.expiry;
@@ -113,10 +115,11 @@ impl<T> Aggregate<T> {
     fn look_up_keys(&mut self, mut tables: Box<KeyTables>) {
         self.message_size = 0;
         for position in 0..self.users.len() {
-            let (hash, entry) = (self.users[position].hash(), &self.users[position].user.entry);
-            let explicit = entry.explicit_hash_key();
-            let placement = tables
-                .place(&entry.partition_key, hash, explicit, entry.data.len(), |position| self.users[position].keys());
+            let (packed, users, keys) = (&self.users[position], &self.users, &self.keys);
+            let (hash, (partition_key, explicit)) = (packed.hash(), packed.keys(keys));
+            let data_len = packed.user.entry.data.len();
+            let placement =
+                tables.place(partition_key, hash, explicit, data_len, |position| users[position].keys(keys));
             tables.append(position, hash, explicit, placement);
             self.users[position].set_place(placement);
             self.message_size += placement.message_size;
@@ -133,9 +136,12 @@ impl<T> Aggregate<T> {
         if self.tables.is_none() && self.users.len() > 1 {
             self.look_up_keys(spare.take());
         }
-        let Self { shard, users, message_size, deadline, expiry, tables, .. } = self;
+        let Self { shard, users, keys, message_size, deadline, expiry, tables, .. } = self;
         tables.into_iter().for_each(|tables| spare.give(tables));
-        if users.is_empty() { None } else { Some(KinesisRecord::new(users, message_size, shard, deadline, expiry)) }
+        if users.is_empty() {
+            return None;
+        }
+        Some(KinesisRecord::new(users, keys, message_size, shard, deadline, expiry))
     }
 }
 
@@ -172,13 +178,13 @@ pub(crate) struct Aggregator<T> {
     open: Vec<Option<Box<Aggregate<T>>>>,
     wakes: Wakes,
     spare: Spare,
-    /// User records in the aggregate that was closed last: about what the next one will have.
-    usual: usize,
+    /// User records, and bytes of their keys, in the aggregate that was closed last: about what the next one will have.
+    usual: (usize, usize),
 }
 
 impl<T> Default for Aggregator<T> {
     fn default() -> Self {
-        Self { open: Vec::new(), wakes: Wakes::default(), spare: Spare::default(), usual: 0 }
+        Self { open: Vec::new(), wakes: Wakes::default(), spare: Spare::default(), usual: (0, 0) }
     }
 }
 
@@ -219,8 +225,9 @@ impl<T> Aggregator<T> {
             closed(KinesisRecord::single(user, Some(shard.clone()), deadline, expiry));
             return Change::Any;
         }
-        let room = (self.usual + self.usual / 8).min(limits.count);
-        let mut fresh = Aggregate::with_room(Some(shard.clone()), room);
+        let (users, keys) = self.usual;
+        let users = (users + users / 8).min(limits.count);
+        let mut fresh = Aggregate::with_room(Some(shard.clone()), users, keys + keys / 8);
         match fresh.try_push(user, deadline, expiry, limits, &mut self.spare) {
             Ok(_) => {
                 self.close(shard.slot).into_iter().for_each(&mut closed);
@@ -240,7 +247,7 @@ impl<T> Aggregator<T> {
     /// Closes a shard's aggregate, if one is open.
     pub(crate) fn close(&mut self, slot: u32) -> Option<KinesisRecord<T>> {
         let open = self.open.get_mut(slot as usize)?.take()?;
-        self.usual = open.users.len();
+        self.usual = (open.users.len(), open.keys.size());
         open.close_with(&mut self.spare)
     }
 
@@ -326,9 +333,10 @@ mod tests {
             let record = aggregate(users);
             prop_assert_eq!(record.size(), size_as_encoded(&record));
             if record.is_aggregated() {
-                let plain: Vec<_> = record.users.iter().map(|packed| plain(&packed.user)).collect();
-                prop_assert_eq!(&encode(&plain)[..], &record.data()[..]);
-                prop_assert_eq!(decode(record.data()), Ok(plain));
+                let data = record.data();
+                let plain: Vec<_> = record.into_users().map(|user| plain(&user)).collect();
+                prop_assert_eq!(&encode(&plain)[..], &data[..]);
+                prop_assert_eq!(decode(data), Ok(plain));
             }
         }
     }

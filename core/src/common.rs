@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::kinesis_record::Pending;
 use crate::outcome::{AttemptError, PutFailure, Resolution, code};
 use crate::outstanding::Outstanding;
+use crate::record::PartitionKey;
 use crate::rng::Rng;
 use crate::time::Instant;
 
@@ -72,11 +73,11 @@ impl<T> Common<T> {
     }
 
     /// Whether a record is covered by a flush, or everything is.
-    pub(crate) fn is_urgent<U>(&self, user: &Pending<U>) -> bool {
+    pub(crate) fn is_urgent<U, K>(&self, user: &Pending<U, K>) -> bool {
         self.closing || self.outstanding.is_flushed(user.generation)
     }
 
-    pub(crate) fn expiry<U>(&self, user: &Pending<U>) -> Instant {
+    pub(crate) fn expiry<U, K>(&self, user: &Pending<U, K>) -> Instant {
         user.put_at + self.config.record_ttl()
     }
 
@@ -88,7 +89,7 @@ impl<T> Common<T> {
     }
 
     /// Counts a user record out that is stored.
-    pub(crate) fn count_stored<U>(&mut self, user: &Pending<U>) {
+    pub(crate) fn count_stored<U, K: PartitionKey>(&mut self, user: &Pending<U, K>) {
         self.outstanding.release(user.generation, user.entry.size());
         self.stats.user_records_succeeded += 1;
     }

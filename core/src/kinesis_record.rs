@@ -1,5 +1,7 @@
 //! A Kinesis record and the user records in it, on their way to the service and back.
 
+use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -7,13 +9,13 @@ use bytes::Bytes;
 
 use crate::codec::{self, AGGREGATE_PARTITION_KEY, EncodeItem, Encoder, FRAME_SIZE, Placement};
 use crate::outcome::FailedAttempts;
-use crate::record::Entry;
+use crate::record::{Entry, PartitionKey};
 use crate::time::Instant;
 
 /// A user record on its way, with its caller's ticket.
 #[derive(Debug)]
-pub(crate) struct Pending<T> {
-    pub(crate) entry: Entry,
+pub(crate) struct Pending<T, K = Box<str>> {
+    pub(crate) entry: Entry<K>,
     pub(crate) ticket: T,
     pub(crate) put_at: Instant,
     /// Which flushes cover it: see [`Outstanding`](crate::outstanding::Outstanding).
@@ -22,10 +24,57 @@ pub(crate) struct Pending<T> {
     pub(crate) failed: FailedAttempts,
 }
 
+impl<T, K: PartitionKey> Pending<T, K> {
+    fn with_key<L>(self, partition_key: impl FnOnce(K) -> L) -> Pending<T, L> {
+        let Self { entry, ticket, put_at, generation, failed } = self;
+        Pending { entry: entry.with_key(partition_key), ticket, put_at, generation, failed }
+    }
+}
+
+/// Where a partition key is among the [`Keys`] of its Kinesis record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeySpan {
+    start: u32,
+    len: u32,
+}
+
+impl PartitionKey for KeySpan {
+    fn size(&self) -> usize {
+        self.len as usize
+    }
+}
+
+/// The partition keys of a Kinesis record's user records, one behind the other. Each is copied as it comes, and the
+/// caller's string is freed where it was just made: strings that are freed much later, by another thread, cost many times
+/// as much.
+#[derive(Debug, Default)]
+pub(crate) struct Keys(String);
+
+impl Keys {
+    pub(crate) fn with_capacity(size: usize) -> Self {
+        Self(String::with_capacity(size))
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.0.len()
+    }
+
+    fn push(&mut self, partition_key: &str) -> KeySpan {
+        let start = self.0.len() as u32;
+        self.0.push_str(partition_key);
+        KeySpan { start, len: partition_key.len() as u32 }
+    }
+
+    fn get(&self, span: KeySpan) -> &str {
+        let start = span.start as usize;
+        self.0.get(start..start + span.len as usize).unwrap_or_default()
+    }
+}
+
 /// A user record in a Kinesis record, with its place in the tables of keys.
 #[derive(Debug)]
 pub(crate) struct Packed<T> {
-    pub(crate) user: Pending<T>,
+    pub(crate) user: Pending<T, KeySpan>,
     /// Before the aggregate is closed: a hash of the partition key.
     partition_key_index: u32,
     /// Meaningful if the record has an explicit hash key, once the aggregate is closed.
@@ -34,8 +83,14 @@ pub(crate) struct Packed<T> {
 
 impl<T> Packed<T> {
     /// One that is placed later. A Kinesis record of it alone needs no place.
-    pub(crate) fn new(user: Pending<T>, hash: u32) -> Self {
+    pub(crate) fn new(user: Pending<T>, hash: u32, keys: &mut Keys) -> Self {
+        let user = user.with_key(|partition_key| keys.push(&partition_key));
         Self { user, partition_key_index: hash, explicit_hash_key_index: 0 }
+    }
+
+    /// The user record, with its key.
+    pub(crate) fn unpack(self, keys: &Keys) -> Pending<T> {
+        self.user.with_key(|span| keys.get(span).into())
     }
 
     /// The hash that it was made with.
@@ -54,14 +109,14 @@ impl<T> Packed<T> {
     }
 
     /// Its keys, as the codec's tables look them up.
-    pub(crate) fn keys(&self) -> (&str, Option<u128>) {
-        (&self.user.entry.partition_key, self.user.entry.explicit_hash_key())
+    pub(crate) fn keys<'a>(&self, keys: &'a Keys) -> (&'a str, Option<u128>) {
+        (keys.get(self.user.entry.partition_key), self.user.entry.explicit_hash_key())
     }
 
-    fn encode_item(&self) -> EncodeItem<'_> {
+    fn encode_item<'a>(&'a self, keys: &'a Keys) -> EncodeItem<'a> {
         let entry = &self.user.entry;
         EncodeItem {
-            partition_key: &entry.partition_key,
+            partition_key: keys.get(entry.partition_key),
             partition_key_index: self.partition_key_index,
             explicit_hash_key: entry.explicit_hash_key().map(|key| (key, self.explicit_hash_key_index)),
             data: &entry.data,
@@ -83,6 +138,7 @@ pub(crate) struct ShardRef {
 pub struct KinesisRecord<T> {
     /// Never empty.
     pub(crate) users: Vec<Packed<T>>,
+    pub(crate) keys: Keys,
     /// Bytes of the protobuf message, if there is more than one user record.
     message_size: usize,
     pub(crate) shard: Option<ShardRef>,
@@ -94,17 +150,30 @@ pub struct KinesisRecord<T> {
 impl<T> KinesisRecord<T> {
     pub(crate) fn new(
         users: Vec<Packed<T>>,
+        keys: Keys,
         message_size: usize,
         shard: Option<ShardRef>,
         deadline: Instant,
         expiry: Instant,
     ) -> Self {
-        Self { users, message_size, shard, deadline, expiry }
+        Self { users, keys, message_size, shard, deadline, expiry }
     }
 
     /// A Kinesis record of one user record, as it is.
     pub(crate) fn single(user: Pending<T>, shard: Option<ShardRef>, deadline: Instant, expiry: Instant) -> Self {
-        Self::new(alloc::vec![Packed::new(user, 0)], 0, shard, deadline, expiry)
+        let mut keys = Keys::with_capacity(user.entry.partition_key.len());
+        let users = alloc::vec![Packed::new(user, 0, &mut keys)];
+        Self::new(users, keys, 0, shard, deadline, expiry)
+    }
+
+    /// The user records, out of it.
+    pub(crate) fn into_users(self) -> impl Iterator<Item = Pending<T>> {
+        let Self { users, keys, .. } = self;
+        users.into_iter().map(move |packed| packed.unpack(&keys))
+    }
+
+    fn encode_items(&self) -> impl Iterator<Item = EncodeItem<'_>> + Clone {
+        self.users.iter().map(|packed| packed.encode_item(&self.keys))
     }
 
     /// Whether it carries several user records.
@@ -119,7 +188,7 @@ impl<T> KinesisRecord<T> {
 
     /// The partition key to send it with.
     pub fn partition_key(&self) -> &str {
-        if self.is_aggregated() { AGGREGATE_PARTITION_KEY } else { &self.first().partition_key }
+        if self.is_aggregated() { AGGREGATE_PARTITION_KEY } else { self.users[0].keys(&self.keys).0 }
     }
 
     /// The explicit hash key to send it with: that of its first user record, given or hashed, as the KPL does. On the
@@ -131,7 +200,7 @@ impl<T> KinesisRecord<T> {
     /// The data to send: that of the one user record, not copied, or the aggregate, encoded now.
     pub fn data(&self) -> Bytes {
         if self.is_aggregated() {
-            codec::encode_message(self.users.iter().map(Packed::encode_item), self.message_size).into()
+            codec::encode_message(self.encode_items(), self.message_size).into()
         } else {
             self.first().data.clone()
         }
@@ -151,7 +220,7 @@ impl<T> KinesisRecord<T> {
         if self.is_aggregated() { FRAME_SIZE + self.message_size } else { self.first().data.len() }
     }
 
-    fn first(&self) -> &Entry {
+    fn first(&self) -> &Entry<KeySpan> {
         &self.users[0].user.entry
     }
 }
@@ -190,7 +259,7 @@ impl<T> Batch<T> {
             let fits = rest.iter().take_while(|record| {
                 let is_room = encoder.has_room();
                 if is_room && record.is_aggregated() {
-                    encoder.push(record.users.iter().map(Packed::encode_item), record.message_size);
+                    encoder.push(record.encode_items(), record.message_size);
                 }
                 is_room
             });

@@ -235,17 +235,19 @@ impl<T> Iterator for Resolution<T> {
     type Item = (T, RecordResult);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let receipt = |place: &Arc<Place>, position, user: Pending<T>| {
-            (user.ticket, Ok(Receipt { place: place.clone(), position, failed: user.failed }))
+        let receipt = |place: &Arc<Place>, position, ticket, failed| {
+            (ticket, Ok(Receipt { place: place.clone(), position, failed }))
         };
         match &mut self.0 {
             Fate::Stored { place, users, next } => {
                 let user = users.next()?.user;
                 let position = *next;
                 *next = position.map(|position| position + 1);
-                Some(receipt(place, position, user))
+                Some(receipt(place, position, user.ticket, user.failed))
             }
-            Fate::Strayed { place, users } => users.next().map(|(position, user)| receipt(place, Some(position), user)),
+            Fate::Strayed { place, users } => {
+                users.next().map(|(position, user)| receipt(place, Some(position), user.ticket, user.failed))
+            }
             Fate::Failed(failed) => failed.take().map(|(ticket, failure)| (ticket, Err(failure))),
         }
     }

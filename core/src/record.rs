@@ -180,32 +180,52 @@ impl From<PreparedRecord> for UserRecord {
     }
 }
 
-/// A user record without its stream, as the stream's pipeline carries it.
+/// A user record without its stream, as the stream's pipeline carries it. `K` is its partition key, or where that is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct Entry<K = Box<str>> {
     pub(crate) data: Bytes,
-    pub(crate) partition_key: Box<str>,
+    pub(crate) partition_key: K,
     /// Big-endian: in bytes it takes no more room than it has.
     hash_key: [u8; 16],
     /// Whether the hash key was given, and is not the partition key's.
     explicit: bool,
 }
 
-impl Entry {
-    pub(crate) fn new(partition_key: Box<str>, hash_key: u128, explicit: bool, data: Bytes) -> Self {
-        Self { data, partition_key, hash_key: hash_key.to_be_bytes(), explicit }
-    }
+/// A partition key, or where it is.
+pub(crate) trait PartitionKey {
+    /// Its bytes.
+    fn size(&self) -> usize;
+}
 
+impl PartitionKey for Box<str> {
+    fn size(&self) -> usize {
+        self.len()
+    }
+}
+
+impl<K: PartitionKey> Entry<K> {
     pub(crate) fn hash_key(&self) -> u128 {
         u128::from_be_bytes(self.hash_key)
     }
 
     pub(crate) fn size(&self) -> usize {
-        self.data.len() + self.partition_key.len()
+        self.data.len() + self.partition_key.size()
     }
 
     pub(crate) fn explicit_hash_key(&self) -> Option<u128> {
         self.explicit.then(|| self.hash_key())
+    }
+
+    /// The same record with its key elsewhere.
+    pub(crate) fn with_key<L>(self, partition_key: impl FnOnce(K) -> L) -> Entry<L> {
+        let Self { data, partition_key: key, hash_key, explicit } = self;
+        Entry { data, partition_key: partition_key(key), hash_key, explicit }
+    }
+}
+
+impl Entry {
+    pub(crate) fn new(partition_key: Box<str>, hash_key: u128, explicit: bool, data: Bytes) -> Self {
+        Self { data, partition_key, hash_key: hash_key.to_be_bytes(), explicit }
     }
 
     pub(crate) fn into_user_record(self, stream: Arc<str>) -> UserRecord {

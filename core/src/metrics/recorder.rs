@@ -281,7 +281,7 @@ pub(crate) struct Successes<'a> {
 impl Successes<'_> {
     /// One more of them.
     #[inline]
-    pub(crate) fn add<T>(&mut self, user: &Pending<T>) {
+    pub(crate) fn add<T, K>(&mut self, user: &Pending<T, K>) {
         *self.pending = self.pending.saturating_sub(1);
         self.latency.put_to_ack[0].observe(self.end.saturating_since(user.put_at));
         let mut last = user.put_at;

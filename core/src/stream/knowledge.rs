@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{Stream, users_of};
+use super::Stream;
 use crate::action::{Action, DescribeRequest, ListShardsRequest, Notice};
 use crate::common::Common;
 use crate::config::RecordDistribution;
@@ -277,7 +277,7 @@ impl<T> Stream<T> {
         let mut moved = 0;
         for record in orphans {
             let deadline = record.deadline;
-            for user in users_of(record) {
+            for user in record.into_users() {
                 moved += 1;
                 self.route(now, user, deadline, common);
             }

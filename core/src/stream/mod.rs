@@ -242,7 +242,7 @@ impl<T> Stream<T> {
         }
         records.extend(core::iter::from_fn(|| self.collector.pop(&common.config)));
         records.extend(self.divided.drain(..).flatten());
-        let mut users: Vec<Pending<T>> = records.into_iter().flat_map(users_of).collect();
+        let mut users: Vec<Pending<T>> = records.into_iter().flat_map(KinesisRecord::into_users).collect();
         users.extend(self.early.drain(..).map(|(user, _)| user));
         users.extend(core::iter::from_fn(|| self.backing_off.pop()).flatten());
         for user in users {
@@ -326,7 +326,7 @@ impl<T> Stream<T> {
 
     /// Fails the user records that have expired, and routes the others anew.
     fn take_apart(&mut self, now: Instant, record: KinesisRecord<T>, common: &mut Common<T>) {
-        for user in users_of(record) {
+        for user in record.into_users() {
             if common.expiry(&user) <= now {
                 self.fail_expired(now, user, common);
             } else {
@@ -359,9 +359,4 @@ impl<T> Stream<T> {
             }
         }
     }
-}
-
-/// The user records of a Kinesis record, out of it.
-fn users_of<T>(record: KinesisRecord<T>) -> impl Iterator<Item = Pending<T>> {
-    record.users.into_iter().map(|packed| packed.user)
 }

@@ -4,12 +4,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use super::{Stream, users_of};
+use super::Stream;
 use crate::action::Notice;
 use crate::aggregator::Aggregate;
 use crate::common::{Common, RELEASE_INTERVAL};
 use crate::kinesis_record::{KinesisRecord, Pending, ShardRef};
 use crate::outcome::{Attempt, AttemptError, Place, Resolution, code};
+use crate::record::PartitionKey;
 use crate::retrier::{Judgement, Verdict};
 use crate::time::Instant;
 
@@ -112,7 +113,7 @@ impl<T> Stream<T> {
             Verdict::Fail(error) => self.refused(now, sent, record, &error, common),
             Verdict::Divide(error) if !record.is_aggregated() => self.refused(now, sent, record, &error, common),
             _ if common.abandoned => {
-                for user in users_of(record) {
+                for user in record.into_users() {
                     self.fail_closed(now, user, common);
                 }
             }
@@ -121,7 +122,7 @@ impl<T> Stream<T> {
                 match record.shard.as_ref().and_then(|shard| self.knowledge.map.slot_of(shard)) {
                     Some(slot) => {
                         self.limiter.slow_down(now, slot, sent);
-                        for user in users_of(record) {
+                        for user in record.into_users() {
                             self.retry(now, user, common);
                         }
                     }
@@ -203,11 +204,11 @@ impl<T> Stream<T> {
     }
 
     /// Counts user records that are stored together. `predicted` may be where.
-    fn count_stored<'a>(
+    fn count_stored<'a, K: PartitionKey + 'a>(
         &mut self,
         place: &Place,
         predicted: Option<ShardRef>,
-        users: impl Iterator<Item = &'a Pending<T>>,
+        users: impl Iterator<Item = &'a Pending<T, K>>,
         common: &mut Common<T>,
     ) where
         T: 'a,
@@ -284,7 +285,7 @@ impl<T> Stream<T> {
         error: &Arc<AttemptError>,
         common: &mut Common<T>,
     ) {
-        for user in users_of(record) {
+        for user in record.into_users() {
             self.fail(now, user, AttemptError::clone(error), common);
         }
         self.on_missing(now, sent, error, common);
@@ -293,7 +294,7 @@ impl<T> Stream<T> {
     /// Sends a record back to the start after exponential backoff with full jitter, or fails it when its time is up.
     fn back_off(&mut self, now: Instant, record: KinesisRecord<T>, common: &mut Common<T>) {
         let (expired, users): (Vec<Pending<T>>, Vec<Pending<T>>) =
-            users_of(record).partition(|user| common.expiry(user) <= now);
+            record.into_users().partition(|user| common.expiry(user) <= now);
         for user in expired {
             self.fail_expired(now, user, common);
         }
@@ -325,7 +326,7 @@ impl<T> Stream<T> {
         let (shard, deadline, half) = (record.shard.clone(), record.deadline, record.users.len() / 2);
         let expiry = record.expiry;
         let mut halves = [Aggregate::new(shard.clone()), Aggregate::new(shard)];
-        for (position, user) in users_of(record).enumerate() {
+        for (position, user) in record.into_users().enumerate() {
             halves[usize::from(position >= half)].push(user, deadline, expiry);
         }
         self.divided.extend(halves.into_iter().filter_map(Aggregate::close).map(|part| alloc::vec![part]));
@@ -337,7 +338,7 @@ impl<T> Stray<T> {
         let Stored { record, place } = stored;
         let hash_keys = || record.users.iter().map(|packed| packed.user.entry.hash_key());
         let span = (hash_keys().min().unwrap_or(0), hash_keys().max().unwrap_or(0));
-        Self { users: (0..).zip(users_of(record)).collect(), span, place }
+        Self { users: (0..).zip(record.into_users()).collect(), span, place }
     }
 
     fn undecided(&self) -> Arc<AttemptError> {
