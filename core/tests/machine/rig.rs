@@ -85,6 +85,12 @@ impl Rig {
                 Action::SendBatch(batch) => {
                     self.requests += 1;
                     assert!(self.requests < 100_000, "requests go round in circles");
+                    let mut records = batch.records().iter();
+                    batch.encode_each(|record, data| {
+                        assert!(records.next().is_some_and(|next| std::ptr::eq(next, record)), "in order");
+                        assert_eq!(data, record.data());
+                    });
+                    assert!(records.next().is_none());
                     self.batches.push(batch);
                 }
                 Action::ListShards(request) => self.lists.push(request),

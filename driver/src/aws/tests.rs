@@ -94,7 +94,9 @@ impl HttpClient for Wire {
 
 impl HttpConnector for Wire {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let body = serde_json::from_slice(request.body().bytes().unwrap()).unwrap();
+        let bytes = request.body().bytes().unwrap();
+        assert_eq!(request.headers().get("content-length"), Some(&*bytes.len().to_string()));
+        let body = serde_json::from_slice(bytes).unwrap();
         self.requests.lock().unwrap().push(body);
         HttpConnectorFuture::new((self.answer)())
     }
@@ -190,6 +192,42 @@ async fn put_records_says_what_the_batch_says_and_reads_each_result() {
 
     let _ = wire.transport().put_records(&batch(ARN, &["a"])).await;
     assert_eq!(wire.requests()[1], json!({"StreamARN": ARN, "Records": [record("YQ==")]}));
+}
+
+#[tokio::test]
+async fn any_key_and_any_data_arrive_as_they_are() {
+    let keys = ["\"quoted\\\"", "\u{0}\u{1}\u{1f}\t\n\r\u{8}\u{c}", "あ🦀é\u{2028}\u{feff}", "</script>", "/"];
+    let mut core = kpl_core::Producer::new(Config::default(), Instant::from_nanos(0));
+    for (n, key) in keys.into_iter().enumerate() {
+        let data: Vec<u8> = (0..=255).cycle().take(n * 100).collect();
+        core.put(Instant::from_nanos(0), UserRecord::new("events", key, data).prepare().unwrap(), ()).unwrap();
+    }
+    core.tick(Instant::from_nanos(1_000_000_000));
+    let mut actions = std::iter::from_fn(|| core.poll_action());
+    let batch = actions.find_map(|action| if let Action::SendBatch(batch) = action { Some(batch) } else { None });
+    let wire = Wire::answering(200, json!({"FailedRecordCount": 0, "Records": []}));
+    let _ = wire.transport().put_records(batch.as_ref().unwrap()).await;
+    let sent = wire.requests()[0]["Records"].clone();
+    for (n, key) in keys.into_iter().enumerate() {
+        let data: Vec<u8> = (0..=255).cycle().take(n * 100).collect();
+        let hash_key = kpl_core::hash_key(key).to_string();
+        let expected = json!({
+            "Data": base64_simd::STANDARD.encode_to_string(data), "PartitionKey": key, "ExplicitHashKey": hash_key,
+        });
+        assert_eq!(sent[n], expected);
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_another_protocol_sends_nothing() {
+    use aws_smithy_json::protocol::aws_json_rpc::AwsJsonRpcProtocol;
+    let wire = Wire::answering(200, "{}");
+    let config = wire.transport().client.config().to_builder().protocol(AwsJsonRpcProtocol::aws_json_1_0()).build();
+    let transport = AwsTransport::new::<Rig>(&Client::from_conf(config), Duration::from_secs(6));
+    let Reply::Failed(error) = transport.put_records(&batch("events", &["a"])).await else { panic!("it was sent") };
+    assert_eq!(error.delivery, Delivery::NotSent);
+    assert!(error.message.contains("application/x-amz-json-1.0"), "{error:?}");
+    assert!(wire.requests().is_empty());
 }
 
 #[tokio::test]
