@@ -117,6 +117,21 @@ fn records_that_are_nearly_due_share_the_request_of_one_that_is() {
     assert_eq!((records, rig.batches.len()), (100, 1), "20 ms apart at most: one request");
 }
 
+/// The rig compares what is encoded together with what is encoded alone.
+#[test]
+fn a_request_of_more_records_than_are_encoded_at_a_time_is_encoded_in_order() {
+    let mut rig = Rig::with_shards(Config::builder(), 100);
+    for shard in 0..100 {
+        for n in 0..shard % 4 + 1 {
+            // Some shards get one record, and it goes alone; some so much that a group is full by its size.
+            rig.put(start_of(shard, 100), vec![shard as u8; if shard < 60 { 100 * n + 1 } else { 9_000 }]);
+        }
+    }
+    rig.run_for(100 * MS);
+    let largest = rig.batches.iter().map(|batch| batch.records().len()).max();
+    assert_eq!(largest, Some(100));
+}
+
 #[test]
 fn an_aggregate_closes_by_size_and_what_is_sent_is_its_encoding() {
     let mut rig = Rig::with_shards(Config::builder().aggregation_max_size(1_000), 1);
