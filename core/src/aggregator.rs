@@ -171,20 +171,33 @@ impl Spare {
     }
 }
 
-/// The open aggregates of a stream, at most one a shard. Idle shards cost a pointer and are never looked at.
+/// The open aggregates of a stream, at most one a shard. Idle shards cost sixteen bytes and are never looked at.
 #[derive(Debug)]
 pub(crate) struct Aggregator<T> {
     /// By the shard's slot.
-    open: Vec<Option<Box<Aggregate<T>>>>,
+    shards: Vec<Shard<T>>,
     wakes: Wakes,
     spare: Spare,
-    /// User records, and bytes of their keys, in the aggregate that was closed last: about what the next one will have.
-    usual: (usize, usize),
+}
+
+#[derive(Debug)]
+struct Shard<T> {
+    open: Option<Box<Aggregate<T>>>,
+    /// User records, and bytes of their keys, in the aggregate before: about what the next one will have.
+    usual: (u32, u32),
 }
 
 impl<T> Default for Aggregator<T> {
     fn default() -> Self {
-        Self { open: Vec::new(), wakes: Wakes::default(), spare: Spare::default(), usual: (0, 0) }
+        Self { shards: Vec::new(), wakes: Wakes::default(), spare: Spare::default() }
+    }
+}
+
+impl<T> Shard<T> {
+    fn close(&mut self, spare: &mut Spare) -> Option<KinesisRecord<T>> {
+        let open = self.open.take()?;
+        self.usual = (open.users.len() as u32, open.keys.size() as u32);
+        open.close_with(spare)
     }
 }
 
@@ -201,19 +214,20 @@ impl<T> Aggregator<T> {
         mut closed: impl FnMut(KinesisRecord<T>),
     ) -> Change {
         let slot = shard.slot as usize;
-        if slot >= self.open.len() {
-            self.open.resize_with(slot + 1, || None);
+        if slot >= self.shards.len() {
+            self.shards.resize_with(slot + 1, || Shard { open: None, usual: (0, 0) });
         }
+        let Self { shards, wakes, spare } = self;
+        let place = &mut shards[slot];
         let mut user = user;
-        if let Some(open) = &mut self.open[slot] {
-            match open.try_push(user, deadline, expiry, limits, &mut self.spare) {
+        if let Some(open) = &mut place.open {
+            match open.try_push(user, deadline, expiry, limits, spare) {
                 Ok(Change::Joined) if open.users.len() < limits.count => return Change::Joined,
                 Ok(_) => {
-                    let (full, deadline) = (open.users.len() >= limits.count, open.deadline);
-                    if full {
-                        self.close(shard.slot).into_iter().for_each(closed);
+                    if open.users.len() >= limits.count {
+                        place.close(spare).into_iter().for_each(closed);
                     } else {
-                        self.wakes.arm(shard.slot, deadline);
+                        wakes.arm(shard.slot, open.deadline);
                     }
                     return Change::Any;
                 }
@@ -225,17 +239,17 @@ impl<T> Aggregator<T> {
             closed(KinesisRecord::single(user, Some(shard.clone()), deadline, expiry));
             return Change::Any;
         }
-        let (users, keys) = self.usual;
+        let (users, keys) = (place.usual.0 as usize, place.usual.1 as usize);
         let users = (users + users / 8).min(limits.count);
         let mut fresh = Aggregate::with_room(Some(shard.clone()), users, keys + keys / 8);
-        match fresh.try_push(user, deadline, expiry, limits, &mut self.spare) {
+        match fresh.try_push(user, deadline, expiry, limits, spare) {
             Ok(_) => {
-                self.close(shard.slot).into_iter().for_each(&mut closed);
-                self.open[slot] = Some(Box::new(fresh));
+                place.close(spare).into_iter().for_each(&mut closed);
+                place.open = Some(Box::new(fresh));
                 if limits.count > 1 {
-                    self.wakes.arm(shard.slot, deadline);
+                    wakes.arm(shard.slot, deadline);
                 } else {
-                    self.close(shard.slot).into_iter().for_each(closed);
+                    place.close(spare).into_iter().for_each(closed);
                 }
             }
             // Just too large, with its key and its fields. What is open stays open.
@@ -246,9 +260,7 @@ impl<T> Aggregator<T> {
 
     /// Closes a shard's aggregate, if one is open.
     pub(crate) fn close(&mut self, slot: u32) -> Option<KinesisRecord<T>> {
-        let open = self.open.get_mut(slot as usize)?.take()?;
-        self.usual = (open.users.len(), open.keys.size());
-        open.close_with(&mut self.spare)
+        self.shards.get_mut(slot as usize)?.close(&mut self.spare)
     }
 
     /// The earliest time at which an aggregate may be due.
@@ -264,7 +276,7 @@ impl<T> Aggregator<T> {
         let mut later: Vec<(u32, Instant)> = Vec::new();
         let due = loop {
             let Some(slot) = self.wakes.pop_due(horizon) else { break None };
-            let Some(open) = self.open.get(slot as usize).and_then(Option::as_ref) else { continue };
+            let Some(open) = self.shards.get(slot as usize).and_then(|shard| shard.open.as_ref()) else { continue };
             let due = if backlogged(slot) { open.expiry } else { open.deadline };
             if due <= horizon {
                 break Some(slot);
@@ -279,14 +291,14 @@ impl<T> Aggregator<T> {
 
     /// The shard is backlogged no more: its aggregate goes by its deadline again.
     pub(crate) fn resume(&mut self, slot: u32) {
-        if let Some(open) = self.open.get(slot as usize).and_then(Option::as_ref) {
+        if let Some(open) = self.shards.get(slot as usize).and_then(|shard| shard.open.as_ref()) {
             self.wakes.arm(slot, open.deadline);
         }
     }
 
     /// Slots of all open aggregates.
     pub(crate) fn open_slots(&self) -> impl Iterator<Item = u32> {
-        self.open.iter().enumerate().filter(|(_, open)| open.is_some()).map(|(slot, _)| slot as u32)
+        self.shards.iter().zip(0..).filter(|(shard, _)| shard.open.is_some()).map(|(_, slot)| slot)
     }
 }
 
