@@ -59,7 +59,7 @@ fn threads_put_flush_wait_and_close() {
     });
     let record = UserRecord::new("events", "key", "data").explicit_hash_key("42");
     let receipt = producer.put_record(record).unwrap().wait(PATIENCE).unwrap();
-    assert_eq!(&*receipt.shard_id(), "shardId-000000000000");
+    assert_eq!(receipt.shard_id(), "shardId-000000000000");
     producer.close(PATIENCE).unwrap();
     assert_eq!((rig.stored(), producer.outstanding_records()), (4_001, 0));
     assert!(matches!(producer.put("events", "k", "late"), Err(PutError::Closed { record }) if record.data == "late"));

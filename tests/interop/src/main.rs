@@ -1,9 +1,11 @@
 //! kpl beside the real KPL and the real consumers of its records.
 //!
-//!     tests/interop/run [PEER …]
+//! ```text
+//! tests/interop/run [PEER …]
+//! ```
 //!
 //! Each peer is a program that others wrote, called by a few lines of its own language (`tests/interop/peers`). It gets
-//! user records, or an endpoint and a stream, and prints what it made of them, a line of JSON each ([`line`]). All
+//! user records, or an endpoint and a stream, and prints what it made of them, a line of JSON each ([`mod@line`]). All
 //! comparing is done here. What cannot be had on this machine is skipped, with the reason; in CI that is a failure.
 
 mod corpus;
