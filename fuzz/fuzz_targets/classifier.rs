@@ -256,7 +256,8 @@ impl Rig {
         let open = self.open.contains(&ticket);
         match result {
             Ok(receipt) => {
-                let (shard_id, sequence_number) = (receipt.shard_id().to_string(), receipt.sequence_number().to_string());
+                let (shard_id, sequence_number) =
+                    (receipt.shard_id().to_string(), receipt.sequence_number().to_string());
                 let place = (shard_id, sequence_number, receipt.sub_sequence_number());
                 assert!(self.stored.contains(&(ticket, place)), "a reply said so");
                 assert_eq!(receipt.attempts().iter().any(|attempt| attempt.is_ambiguous()), open);
