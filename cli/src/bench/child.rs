@@ -13,19 +13,21 @@ use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::PutRecordsRequestEntry;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use hdrhistogram::Histogram;
-use kpl_core::{Config, RecordResult};
+use kpl_core::{Config, ConfigBuilder, RecordResult};
 use kpl_driver::{AwsRuntime, Outcome, Producer};
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use tokio::task::JoinSet;
 
-use super::Subject;
+use super::hold::{self, Held};
 use super::usage::{Start, Usage};
-use super::work::Work;
+use super::work::{KEY_SIZE, Work};
+use super::{Order, Subject};
 
 /// The stream of every run.
 pub(super) const STREAM: &str = "bench";
@@ -40,31 +42,38 @@ pub(super) struct Measured {
     pub(super) latency: Option<[u64; 3]>,
     /// The same of requests, signing and encoding included.
     pub(super) requests: Option<[u64; 3]>,
+    /// Bytes that were outstanding at most, data and keys.
+    pub(super) outstanding: Option<u64>,
+    /// What memory held of records that were held back.
+    pub(super) held: Option<Held>,
 }
 
-pub(super) fn run(subject: Subject, url: &str, work: &Work) -> anyhow::Result<Measured> {
-    match subject {
-        Subject::Tokio => tokio()?.block_on(ours::<kpl_tokio::Tokio>(url, work)),
+pub(super) fn run(order: Order) -> anyhow::Result<Measured> {
+    match order.subject {
+        Subject::Tokio => tokio()?.block_on(ours::<kpl_tokio::Tokio>(&order)),
         #[cfg(feature = "async-std")]
         Subject::AsyncStd => {
-            let (url, work) = (url.to_owned(), work.clone());
             let (done, end) = std::sync::mpsc::channel();
             // In a task of its executor's threads, as an application would.
             kpl_driver::Runtime::spawn(&kpl_async_std::AsyncStd::default(), async move {
-                let _ = done.send(ours::<kpl_async_std::AsyncStd>(&url, &work).await);
+                let _ = done.send(ours::<kpl_async_std::AsyncStd>(&order).await);
             });
             end.recv().context("the task panicked")?
         }
-        Subject::RawSdk => tokio()?.block_on(raw_sdk(url, work)),
-        Subject::Floor => floor(url, work),
+        Subject::RawSdk => tokio()?.block_on(raw_sdk(&order.url, &order.work)),
+        Subject::Floor => floor(&order.url, &order.work),
     }
+}
+
+async fn ours<R: AwsRuntime>(order: &Order) -> anyhow::Result<Measured> {
+    if order.hold { hold::run::<R>(&order.url, &order.work).await } else { put::<R>(&order.url, &order.work).await }
 }
 
 fn tokio() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")
 }
 
-fn client<R: AwsRuntime>(url: &str) -> anyhow::Result<Client> {
+pub(super) fn client<R: AwsRuntime>(url: &str) -> anyhow::Result<Client> {
     let http_client = R::http_client(None).map_err(|error| anyhow::anyhow!("{error}"))?;
     let config = aws_sdk_kinesis::Config::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -78,25 +87,29 @@ fn client<R: AwsRuntime>(url: &str) -> anyhow::Result<Client> {
     Ok(Client::from_conf(config.build()))
 }
 
+/// Defaults, but for shards that take what comes: what is measured is the producer.
+pub(super) fn config() -> ConfigBuilder {
+    Config::builder().rate_limit_records_per_shard(1_000_000).rate_limit_bytes_per_shard(1 << 30)
+}
+
 /// kpl: everything that an application pays for, the awaiting of all outcomes included.
-async fn ours<R: AwsRuntime>(url: &str, work: &Work) -> anyhow::Result<Measured> {
-    // Shards that take what comes: what is measured is the producer.
-    let config = Config::builder().rate_limit_records_per_shard(1_000_000).rate_limit_bytes_per_shard(1 << 30);
-    let producer = Producer::<R>::new(client::<R>(url)?, config.build()?);
+async fn put<R: AwsRuntime>(url: &str, work: &Work) -> anyhow::Result<Measured> {
+    let producer = Producer::<R>::new(client::<R>(url)?, config().build()?);
     // Connected, and the shards are known.
     producer.put(STREAM, "warm", "up").await?.await?;
+    let source = work.source();
 
     let start = Start::now();
     let mut done = Vec::new();
     for task in 0..work.tasks {
-        let (producer, work) = (producer.clone(), work.clone());
+        let (producer, work, source) = (producer.clone(), work.clone(), source.clone());
         let (sender, receiver) = tokio::sync::oneshot::channel();
         done.push(receiver);
         let put = async move {
             let put = if work.rate > 0 {
-                at_rate(&producer, &work, task).await
+                at_rate(&producer, &work, &source, task).await
             } else {
-                flat_out(&producer, &work, task).await
+                flat_out(&producer, &work, &source, task).await
             };
             let _ = sender.send(put);
         };
@@ -110,11 +123,13 @@ async fn ours<R: AwsRuntime>(url: &str, work: &Work) -> anyhow::Result<Measured>
     producer.close().await;
     let latency = (work.rate > 0).then(|| quantiles(&all.records));
     let requests = (work.rate > 0).then(|| quantiles(&all.requests));
-    Ok(Measured { usage, stored: all.stored, latency, requests })
+    Ok(Measured { usage, stored: all.stored, latency, requests, outstanding: Some(all.outstanding), held: None })
 }
 
 struct Latencies {
     stored: u64,
+    /// Bytes, at most.
+    outstanding: u64,
     records: Histogram<u64>,
     requests: Histogram<u64>,
 }
@@ -123,21 +138,23 @@ impl Latencies {
     fn new() -> anyhow::Result<Self> {
         Ok(Self {
             stored: 0,
+            outstanding: 0,
             records: Histogram::new_with_max(60_000_000, 3)?,
             requests: Histogram::new_with_max(60_000_000, 3)?,
         })
     }
 
-    fn take(&mut self, put_at: Instant, result: &RecordResult) {
+    fn take(&mut self, since: Instant, result: &RecordResult) {
         let Ok(receipt) = result else { return };
         self.stored += 1;
-        self.records.saturating_record(put_at.elapsed().as_micros() as u64);
+        self.records.saturating_record(since.elapsed().as_micros() as u64);
         let attempt = receipt.attempts().last();
         self.requests.saturating_record(attempt.end.saturating_since(attempt.start).as_micros() as u64);
     }
 
     fn add(&mut self, other: &Self) -> anyhow::Result<()> {
         self.stored += other.stored;
+        self.outstanding = self.outstanding.max(other.outstanding);
         self.records.add(&other.records)?;
         self.requests.add(&other.requests)?;
         Ok(())
@@ -149,15 +166,25 @@ fn quantiles(histogram: &Histogram<u64>) -> [u64; 3] {
 }
 
 /// Puts as fast as the producer takes records. Outcomes are awaited in order, some way behind.
-async fn flat_out<R: AwsRuntime>(producer: &Producer<R>, work: &Work, task: u64) -> anyhow::Result<Latencies> {
+async fn flat_out<R: AwsRuntime>(
+    producer: &Producer<R>,
+    work: &Work,
+    source: &Bytes,
+    task: u64,
+) -> anyhow::Result<Latencies> {
     // All tasks together: less than the producer takes, so that none waits for room.
     const BEHIND: u64 = 60_000;
     let behind = (BEHIND / work.tasks) as usize;
-    let (source, stream) = (work.source(), Arc::<str>::from(STREAM));
+    // One look at what is outstanding for each so many records: looking costs a lock.
+    let looks = ((1 << 20) / work.record_size()).max(1) as usize;
+    let stream = Arc::<str>::from(STREAM);
     let mut latencies = Latencies::new()?;
     let mut outcomes: VecDeque<Outcome> = VecDeque::with_capacity(behind + 1);
-    for n in (task..work.records).step_by(work.tasks as usize) {
-        outcomes.push_back(producer.put(stream.clone(), work.key(n), work.data(&source, n)).await?);
+    for (i, n) in (task..work.records).step_by(work.tasks as usize).enumerate() {
+        outcomes.push_back(producer.put(stream.clone(), work.key(n), work.data(source, n)).await?);
+        if i % looks == 0 {
+            latencies.outstanding = latencies.outstanding.max(producer.outstanding_bytes() as u64);
+        }
         if outcomes.len() > behind
             && let Some(outcome) = outcomes.pop_front()
         {
@@ -170,9 +197,15 @@ async fn flat_out<R: AwsRuntime>(producer: &Producer<R>, work: &Work, task: u64)
     Ok(latencies)
 }
 
-/// Puts so many records each millisecond, and waits for each of them by itself.
-async fn at_rate<R: AwsRuntime>(producer: &Producer<R>, work: &Work, task: u64) -> anyhow::Result<Latencies> {
-    let (source, stream, runtime) = (work.source(), Arc::<str>::from(STREAM), R::default());
+/// Puts so many records each millisecond, and waits for each of them by itself. Time counts from a record's put, or from
+/// when it was due, if that was earlier: what a producer holds up is not left out.
+async fn at_rate<R: AwsRuntime>(
+    producer: &Producer<R>,
+    work: &Work,
+    source: &Bytes,
+    task: u64,
+) -> anyhow::Result<Latencies> {
+    let (stream, runtime) = (Arc::<str>::from(STREAM), R::default());
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let awaiting = {
         let (done, end) = tokio::sync::oneshot::channel();
@@ -184,13 +217,13 @@ async fn at_rate<R: AwsRuntime>(producer: &Producer<R>, work: &Work, task: u64) 
                 while putting || !outcomes.is_empty() {
                     tokio::select! {
                         put = receiver.recv(), if putting => match put {
-                            Some((put_at, outcome)) => {
+                            Some((since, outcome)) => {
                                 let outcome: Outcome = outcome;
-                                outcomes.push(async move { (put_at, outcome.await) });
+                                outcomes.push(async move { (since, outcome.await) });
                             }
                             None => putting = false,
                         },
-                        Some((put_at, result)) = outcomes.next() => latencies.take(put_at, &result),
+                        Some((since, result)) = outcomes.next() => latencies.take(since, &result),
                     }
                 }
                 Ok(latencies)
@@ -207,9 +240,9 @@ async fn at_rate<R: AwsRuntime>(producer: &Producer<R>, work: &Work, task: u64) 
         if early > Duration::from_millis(1) {
             kpl_driver::Runtime::sleep_until(&runtime, kpl_driver::Runtime::now(&runtime) + early).await;
         }
-        let put_at = Instant::now();
-        let outcome = producer.put(stream.clone(), work.key(n), work.data(&source, n)).await?;
-        let _ = sender.send((put_at, outcome));
+        let since = Instant::now().min(start + due);
+        let outcome = producer.put(stream.clone(), work.key(n), work.data(source, n)).await?;
+        let _ = sender.send((since, outcome));
     }
     drop(sender);
     awaiting.await.context("the waiting task panicked")?
@@ -220,7 +253,7 @@ async fn raw_sdk(url: &str, work: &Work) -> anyhow::Result<Measured> {
     const RECORDS: u64 = 500;
     const UNDER_WAY: usize = 24;
     // A request has at most 10 MiB.
-    let most = RECORDS.min((9 << 20) / (work.size as u64 + 12)).max(1);
+    let most = RECORDS.min((9 << 20) / work.record_size()).max(1);
     let client = client::<kpl_tokio::Tokio>(url)?;
     let source = work.source();
     let warm = client.put_record().stream_name(STREAM).partition_key("warm").data(Blob::new("up"));
@@ -228,8 +261,7 @@ async fn raw_sdk(url: &str, work: &Work) -> anyhow::Result<Measured> {
 
     let start = Start::now();
     let mut requests = JoinSet::new();
-    let mut stored = 0;
-    let mut first = 0;
+    let (mut stored, mut first, mut outstanding) = (0, 0, 0);
     while first < work.records || !requests.is_empty() {
         if first == work.records || requests.len() == UNDER_WAY {
             stored += requests.join_next().await.context("a request")???;
@@ -246,20 +278,26 @@ async fn raw_sdk(url: &str, work: &Work) -> anyhow::Result<Measured> {
             let output = call.send().await?;
             anyhow::Ok(output.records.iter().filter(|record| record.sequence_number.is_some()).count() as u64)
         });
+        outstanding = outstanding.max(requests.len() as u64 * most * work.record_size());
         first = end;
     }
-    Ok(Measured { usage: start.usage(), stored, ..Measured::default() })
+    Ok(Measured { usage: start.usage(), stored, outstanding: Some(outstanding), ..Measured::default() })
 }
 
 /// The least: what the wire format and the protocol force, in one thread. The key's MD5, one copy into an aggregate of
-/// 50 KiB, the aggregate's MD5, base64, the body's SHA-256 for the signature, and a request that is written and answered.
+/// 50 KiB and its MD5 (not for a record too large for company), base64, the body's SHA-256 for the signature, and a
+/// request that is written and answered.
 fn floor(url: &str, work: &Work) -> anyhow::Result<Measured> {
     const AGGREGATE: usize = 51_200;
     const REQUEST: usize = 24 * AGGREGATE;
+    // As many bytes as the fields of a key and of a record take.
+    const FIELDS: usize = 11;
     let address = url.strip_prefix("http://").context("a plain URL")?;
     let mut connection = std::net::TcpStream::connect(address)?;
     connection.set_nodelay(true)?;
     let source = work.source();
+    let in_aggregate = work.record_size() as usize + FIELDS;
+    let alone = 2 * in_aggregate > AGGREGATE;
 
     let start = Start::now();
     let (mut aggregate, mut body, mut stored) = (Vec::new(), String::new(), 0_u64);
@@ -268,35 +306,43 @@ fn floor(url: &str, work: &Work) -> anyhow::Result<Measured> {
     for n in 0..work.records {
         let (key, data) = (work.key(n), work.data(&source, n));
         checked ^= Md5::digest(&key)[0];
-        if aggregate.is_empty() {
-            aggregate.extend_from_slice(b"\xF3\x89\x9A\xC2");
-        }
-        // As many bytes as the key's and the record's fields take.
-        aggregate.extend_from_slice(&[10, key.len() as u8]);
-        aggregate.extend_from_slice(key.as_bytes());
-        aggregate.extend_from_slice(&[26, 0, 0, 8, 0, 0, 26, 0, 0]);
-        aggregate.extend_from_slice(&data);
         in_body += 1;
         let last = n + 1 == work.records;
-        if last || aggregate.len() + key.len() + data.len() + 40 > AGGREGATE {
-            let digest = Md5::digest(&aggregate[4..]);
-            aggregate.extend_from_slice(&digest);
-            body.push_str(if body.is_empty() { "{\"Records\":[{\"Data\":\"" } else { "},{\"Data\":\"" });
-            STANDARD.encode_string(&aggregate, &mut body);
-            body.push_str("\",\"PartitionKey\":\"a\",\"ExplicitHashKey\":\"170141183460469231731687303715884105728\"");
-            aggregate.clear();
-            if last || body.len() + AGGREGATE * 4 / 3 > REQUEST {
-                body.push_str("}],\"StreamName\":\"bench\"}");
-                checked ^= Sha256::digest(&body)[0];
-                request(&mut connection, address, &body)?;
-                stored += in_body;
-                in_body = 0;
-                body.clear();
+        if alone {
+            entry(&mut body, &data);
+        } else {
+            if aggregate.is_empty() {
+                aggregate.extend_from_slice(b"\xF3\x89\x9A\xC2");
             }
+            aggregate.extend_from_slice(&[10, KEY_SIZE as u8]);
+            aggregate.extend_from_slice(key.as_bytes());
+            aggregate.extend_from_slice(&[26, 0, 0, 8, 0, 0, 26, 0, 0]);
+            aggregate.extend_from_slice(&data);
+            if last || aggregate.len() + in_aggregate + 16 > AGGREGATE {
+                let digest = Md5::digest(&aggregate[4..]);
+                aggregate.extend_from_slice(&digest);
+                entry(&mut body, &aggregate);
+                aggregate.clear();
+            }
+        }
+        if last || aggregate.is_empty() && body.len() + AGGREGATE.max(in_aggregate) * 4 / 3 > REQUEST {
+            body.push_str("}],\"StreamName\":\"bench\"}");
+            checked ^= Sha256::digest(&body)[0];
+            request(&mut connection, address, &body)?;
+            stored += in_body;
+            in_body = 0;
+            body.clear();
         }
     }
     std::hint::black_box(checked);
     Ok(Measured { usage: start.usage(), stored, ..Measured::default() })
+}
+
+/// A Kinesis record in a request's body.
+fn entry(body: &mut String, data: &[u8]) {
+    body.push_str(if body.is_empty() { "{\"Records\":[{\"Data\":\"" } else { "},{\"Data\":\"" });
+    STANDARD.encode_string(data, body);
+    body.push_str("\",\"PartitionKey\":\"a\",\"ExplicitHashKey\":\"170141183460469231731687303715884105728\"");
 }
 
 fn request(connection: &mut std::net::TcpStream, host: &str, body: &str) -> anyhow::Result<()> {

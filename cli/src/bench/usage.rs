@@ -35,7 +35,7 @@ impl Start {
         // From here on, the peak is the peak since.
         let _ = std::fs::write("/proc/self/clear_refs", "5");
         Self {
-            resident: memory("VmRSS:"),
+            resident: resident(),
             allocations: allocations(),
             at: std::time::Instant::now(),
             cpu: ProcessTime::now(),
@@ -47,10 +47,15 @@ impl Start {
         Usage {
             elapsed,
             cpu,
-            resident: self.resident.and_then(|before| Some([before, memory("VmHWM:")?, memory("VmRSS:")?])),
+            resident: self.resident.and_then(|before| Some([before, memory("VmHWM:")?, resident()?])),
             allocations: allocated.zip(self.allocations).map(|(now, before)| now - before),
         }
     }
+}
+
+/// Resident memory, in KiB.
+pub(super) fn resident() -> Option<u64> {
+    memory("VmRSS:")
 }
 
 fn memory(field: &str) -> Option<u64> {
@@ -63,6 +68,18 @@ fn memory(field: &str) -> Option<u64> {
 fn allocations() -> Option<u64> {
     let stats = ALLOCATOR.stats();
     Some((stats.allocations + stats.reallocations) as u64)
+}
+
+/// What is allocated and not freed, in KiB.
+#[cfg(feature = "count-allocations")]
+pub(super) fn heap() -> Option<u64> {
+    let stats = ALLOCATOR.stats();
+    Some((stats.bytes_allocated.saturating_sub(stats.bytes_deallocated) / 1_024) as u64)
+}
+
+#[cfg(not(feature = "count-allocations"))]
+pub(super) fn heap() -> Option<u64> {
+    None
 }
 
 #[cfg(not(feature = "count-allocations"))]

@@ -1,0 +1,276 @@
+//! The picture of what was measured, as SVG: cost by size of record, and latency by rate.
+
+use std::fmt::{self, Write};
+
+/// Both panels, and what is under them.
+pub(super) struct Picture {
+    /// CPU time a record in microseconds, by its size in bytes.
+    pub(super) cost: Vec<Line>,
+    /// Milliseconds from put to receipt, by records a second.
+    pub(super) latency: Vec<Line>,
+    pub(super) latency_title: String,
+    /// What a record may wait for company, in milliseconds.
+    pub(super) buffered: f64,
+    pub(super) measured_on: String,
+}
+
+/// A line of points, by x, with its name at its end.
+pub(super) struct Line {
+    pub(super) name: String,
+    pub(super) color: &'static str,
+    pub(super) points: Vec<(f64, f64)>,
+}
+
+const WIDTH: f64 = 1_000.0;
+const HEIGHT: f64 = 440.0;
+const TOP: f64 = 66.0;
+const BOTTOM: f64 = 360.0;
+/// Of text that is not a title.
+const LINE_HEIGHT: f64 = 15.0;
+/// Keeps text readable over lines.
+const HALO: &str = "stroke=\"#fff\" stroke-width=\"3\" paint-order=\"stroke\"";
+/// Of each power of ten.
+const LOG_TICKS: [f64; 2] = [1.0, 3.0];
+
+impl fmt::Display for Picture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
+             font-family=\"Helvetica, Arial, sans-serif\" font-size=\"12\" fill=\"#222\">\n\
+             <title>kpl bench: CPU time a record by its size, and latency by rate</title>\n\
+             <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>"
+        )?;
+        let y = Axis::around(values(&self.cost, |point| point.1), BOTTOM, TOP);
+        let cost = Panel {
+            titles: ["CPU time a record", "in microseconds, by its bytes of data"],
+            x: Axis::within(values(&self.cost, |point| point.0), 60.0, 400.0),
+            y,
+            rule: None,
+            lines: &self.cost,
+        };
+        cost.draw(f)?;
+        let most = values(&self.latency, |point| point.1).fold(self.buffered, f64::max);
+        let latency = Panel {
+            titles: ["From put to receipt", &format!("in milliseconds, by records a second {}", self.latency_title)],
+            x: Axis::within(values(&self.latency, |point| point.0), 560.0, 900.0),
+            y: Axis::linear(most, BOTTOM, TOP),
+            rule: Some((self.buffered, "record_max_buffered_time")),
+            lines: &self.latency,
+        };
+        latency.draw(f)?;
+        text(f, (20.0, HEIGHT - 22.0), "start", "fill=\"#666\" font-size=\"11\"", &self.measured_on)?;
+        writeln!(f, "</svg>")
+    }
+}
+
+fn values(lines: &[Line], of: impl Fn(&(f64, f64)) -> f64) -> impl Iterator<Item = f64> {
+    lines.iter().flat_map(|line| &line.points).map(of)
+}
+
+struct Panel<'a> {
+    /// The second is smaller.
+    titles: [&'a str; 2],
+    x: Axis,
+    y: Axis,
+    /// A height to compare with, and its name.
+    rule: Option<(f64, &'a str)>,
+    lines: &'a [Line],
+}
+
+impl Panel<'_> {
+    fn draw(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { x, y, .. } = self;
+        let (left, right) = (x.start, x.end);
+        text(f, (left - 40.0, 26.0), "start", "font-size=\"15\" font-weight=\"bold\"", self.titles[0])?;
+        text(f, (left - 40.0, 44.0), "start", "fill=\"#666\"", self.titles[1])?;
+        for tick in y.ticks() {
+            let at = y.place(tick);
+            stroke(f, &[(left, at), (right, at)], "stroke=\"#e4e4e4\"")?;
+            text(f, (left - 8.0, at + 4.0), "end", "fill=\"#666\"", &number(tick))?;
+        }
+        for tick in x.ticks() {
+            let at = x.place(tick);
+            stroke(f, &[(at, BOTTOM), (at, BOTTOM + 5.0)], "stroke=\"#888\"")?;
+            text(f, (at, BOTTOM + 20.0), "middle", "fill=\"#666\"", &number(tick))?;
+        }
+        stroke(f, &[(left, BOTTOM), (right, BOTTOM)], "stroke=\"#888\"")?;
+        if let Some((height, name)) = self.rule {
+            let at = y.place(height);
+            stroke(f, &[(left, at), (right, at)], "stroke=\"#888\" stroke-dasharray=\"5 4\"")?;
+            text(f, (left + 4.0, at - 5.0), "start", &format!("fill=\"#666\" font-size=\"11\" {HALO}"), name)?;
+        }
+        let mut labels = Vec::new();
+        for Line { name, color, points } in self.lines {
+            let points: Vec<_> = points.iter().map(|point| (x.place(point.0), y.place(point.1))).collect();
+            stroke(f, &points, &format!("stroke=\"{color}\" stroke-width=\"2\" stroke-linejoin=\"round\""))?;
+            for (x, y) in &points {
+                writeln!(f, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"{color}\"/>")?;
+            }
+            labels.extend(points.last().map(|end| (*end, name, color)));
+        }
+        // From the top, each at its line's end, or below the one before.
+        labels.sort_by(|one, other| one.0.1.total_cmp(&other.0.1));
+        let mut free = f64::MIN;
+        for ((x, y), name, color) in labels {
+            let at = free.max(y);
+            free = at + LINE_HEIGHT;
+            text(f, (x + 8.0, at + 4.0), "start", &format!("fill=\"{color}\" {HALO}"), name)?;
+        }
+        Ok(())
+    }
+}
+
+/// Values from one to another, and where they are drawn.
+struct Axis {
+    is_log: bool,
+    from: f64,
+    to: f64,
+    start: f64,
+    end: f64,
+}
+
+impl Axis {
+    /// Logarithmic, from the least to the most.
+    fn within(values: impl Iterator<Item = f64>, start: f64, end: f64) -> Self {
+        let (from, to) = values.fold((f64::MAX, 0.0), |(least, most), value| (value.min(least), value.max(most)));
+        Self { is_log: true, from, to, start, end }
+    }
+
+    /// Logarithmic, from the tick below the least to the tick above the most.
+    fn around(values: impl Iterator<Item = f64>, start: f64, end: f64) -> Self {
+        let Self { from: least, to: most, .. } = Self::within(values, start, end);
+        let from = rounds(&LOG_TICKS).take_while(|tick| *tick <= least).last().unwrap_or(1.0);
+        let to = rounds(&LOG_TICKS).find(|tick| *tick >= most && *tick > from).unwrap_or(10.0 * from);
+        Self { is_log: true, from, to, start, end }
+    }
+
+    fn linear(most: f64, start: f64, end: f64) -> Self {
+        let step = step(most);
+        Self { is_log: false, from: 0.0, to: (most / step).ceil() * step, start, end }
+    }
+
+    fn place(&self, value: f64) -> f64 {
+        let of = |value: f64| if self.is_log { value.log10() } else { value };
+        self.start + (of(value) - of(self.from)) / (of(self.to) - of(self.from)) * (self.end - self.start)
+    }
+
+    fn ticks(&self) -> Vec<f64> {
+        if self.is_log {
+            return rounds(&LOG_TICKS).filter(|tick| (self.from..=self.to).contains(tick)).collect();
+        }
+        let step = step(self.to);
+        (0..=(self.to / step).round() as u32).map(|n| f64::from(n) * step).collect()
+    }
+}
+
+/// These factors of each power of ten, from a thousandth.
+fn rounds(factors: &[f64]) -> impl Iterator<Item = f64> {
+    let of = |exponent: i32, factor: f64| match exponent {
+        // Exact, as a product with 0.1 would not be.
+        ..0 => factor / 10_f64.powi(-exponent),
+        _ => factor * 10_f64.powi(exponent),
+    };
+    (-3..10).flat_map(move |exponent| factors.iter().map(move |factor| of(exponent, *factor)))
+}
+
+/// From one tick of a linear axis to the next: at most six of them.
+fn step(most: f64) -> f64 {
+    rounds(&[1.0, 2.0, 5.0]).find(|step| most / step <= 6.0).unwrap_or(most)
+}
+
+/// With a comma between thousands.
+fn number(value: f64) -> String {
+    if value < 1_000.0 {
+        return value.to_string();
+    }
+    let thousands = (value / 1_000.0).floor();
+    format!("{},{:03}", number(thousands), value as u64 % 1_000)
+}
+
+fn stroke(f: &mut impl Write, points: &[(f64, f64)], style: &str) -> fmt::Result {
+    write!(f, "<polyline fill=\"none\" {style} points=\"")?;
+    for (i, (x, y)) in points.iter().enumerate() {
+        write!(f, "{}{x:.1},{y:.1}", if i == 0 { "" } else { " " })?;
+    }
+    writeln!(f, "\"/>")
+}
+
+fn text(f: &mut impl Write, at: (f64, f64), anchor: &str, style: &str, text: &str) -> fmt::Result {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+    writeln!(f, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\" {style}>{text}</text>", at.0, at.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture() -> Picture {
+        let line = |name: &str, points: &[(f64, f64)]| Line { name: name.into(), color: "#000", points: points.into() };
+        Picture {
+            cost: vec![
+                line("AWS SDK <alone>", &[(30.0, 1.1), (30_000.0, 62.0)]),
+                line("kpl-tokio", &[(30.0, 0.6), (30_000.0, 60.0)]),
+                line("floor", &[(30.0, 0.3), (30_000.0, 59.0)]),
+            ],
+            latency: vec![line("p99", &[(1e3, 121.0), (4e5, 42.0)]), line("p50", &[(1e3, 80.0), (4e5, 41.0)])],
+            latency_title: "a service".into(),
+            buffered: 100.0,
+            measured_on: "2 cores".into(),
+        }
+    }
+
+    #[test]
+    fn every_tag_is_closed_and_nothing_is_fetched() {
+        let svg = picture().to_string();
+        let mut open = Vec::new();
+        for tag in svg.split('<').skip(1) {
+            let (tag, _) = tag.split_once('>').unwrap();
+            let name = tag.trim_start_matches('/').split([' ', '/']).next().unwrap();
+            match (tag.starts_with('/'), tag.ends_with('/')) {
+                (true, _) => assert_eq!(open.pop(), Some(name)),
+                (false, true) => {}
+                (false, false) => open.push(name),
+            }
+            assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
+        }
+        assert_eq!(open, [""; 0]);
+        assert_eq!(svg.matches("http").count(), 1, "the namespace");
+        assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        assert_eq!(svg, picture().to_string());
+    }
+
+    #[test]
+    fn lines_ticks_and_the_rule_have_names() {
+        let svg = picture().to_string();
+        for label in
+            ["kpl-tokio", "AWS SDK &lt;alone>", "floor", "p50", "p99", "record_max_buffered_time", "30,000", "2 cores"]
+        {
+            assert!(svg.contains(&format!(">{label}</text>")), "{label}");
+        }
+    }
+
+    #[test]
+    fn names_at_the_ends_do_not_overlap() {
+        let svg = picture().to_string();
+        let height = |name: &str| -> f64 {
+            let line = svg.lines().find(|line| line.ends_with(&format!(">{name}</text>"))).unwrap();
+            line.split_once(" y=\"").unwrap().1.split_once('"').unwrap().0.parse().unwrap()
+        };
+        assert!(height("kpl-tokio") - height("AWS SDK &lt;alone>") >= LINE_HEIGHT);
+        assert!(height("floor") - height("kpl-tokio") >= LINE_HEIGHT);
+    }
+
+    #[test]
+    fn axes_end_at_ticks_around_all_values() {
+        let log = Axis::around([0.31, 62.0].into_iter(), 0.0, 1.0);
+        assert_eq!(log.ticks(), [0.3, 1.0, 3.0, 10.0, 30.0, 100.0]);
+        let linear = Axis::linear(121.0, 0.0, 140.0);
+        assert_eq!(linear.ticks(), [0.0, 50.0, 100.0, 150.0]);
+        assert_eq!(linear.place(75.0), 70.0);
+        assert_eq!(
+            [0.3, 300.0, 1_000.0, 30_000.0, 1_002_003.0].map(number),
+            ["0.3", "300", "1,000", "30,000", "1,002,003"]
+        );
+    }
+}

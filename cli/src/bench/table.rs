@@ -1,0 +1,89 @@
+//! What was measured, as text.
+
+use std::fmt;
+
+use super::Run;
+use super::work::KEY_SIZE;
+
+/// A row for each run, and lines for what is no column.
+pub(super) struct Table<'a>(pub(super) &'a [Run]);
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flat = self.0.iter().filter(|run| run.measured.held.is_none());
+        let floor = self.0.iter().find(|run| run.subject == super::Subject::Floor).map(Run::cpu);
+        write_table(f, &flat.map(|run| cells(run, floor)).collect::<Vec<_>>())?;
+        for run in self.0 {
+            if let (Some(records), Some(requests)) = (run.measured.latency, run.measured.requests) {
+                let name = run.subject.name();
+                writeln!(f, "{name}: put to receipt {}; requests {}", Millis(records), Millis(requests))?;
+            }
+            if let Some(held) = &run.measured.held {
+                let (name, records, size) = (run.subject.name(), run.work.records, run.work.size);
+                let data = if run.work.own_data { "" } else { " (slices of one buffer)" };
+                writeln!(f, "{name}: {records} records, keys of {KEY_SIZE} bytes, data of {size}{data}")?;
+                writeln!(f, "  {:.0} bytes for each that is outstanding, beyond those", held.bytes_per_record)?;
+                write!(f, "{held}")?;
+            }
+            if run.measured.stored != run.work.records {
+                let (name, stored, records) = (run.subject.name(), run.measured.stored, run.work.records);
+                writeln!(f, "{name}: {stored} of {records} records were stored")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Columns by name; those that no run has something for are left out.
+fn cells(run: &Run, floor: Option<f64>) -> Vec<(&'static str, Option<String>)> {
+    let (records, usage) = (run.work.records as f64, run.measured.usage);
+    let mib = |which: usize| usage.resident.map(|kib| format!("{:.0}", kib[which] as f64 / 1_024.0));
+    vec![
+        ("", Some(run.subject.name())),
+        ("records/s", Some(format!("{:.0}", records / usage.elapsed.as_secs_f64()))),
+        ("CPU ns", Some(format!("{:.0}", run.cpu()))),
+        ("x floor", floor.map(|floor| format!("{:.2}", run.cpu() / floor))),
+        ("allocs", usage.allocations.map(|n| format!("{:.2}", n as f64 / records))),
+        ("RSS MiB", mib(0)),
+        ("peak", mib(1)),
+        ("after", mib(2)),
+        ("copies", run.copies().map(|copies| format!("{copies:.2}"))),
+        ("requests", Some(run.requests.to_string())),
+        ("records in one", Some(format!("{:.1}", records / run.kinesis_records as f64))),
+        ("units/M", Some(format!("{:.0}", run.payload_units as f64 / records * 1e6))),
+        ("x least", Some(format!("{:.3}", run.payload_units as f64 / run.least_units))),
+    ]
+}
+
+fn write_table(f: &mut fmt::Formatter<'_>, rows: &[Vec<(&str, Option<String>)>]) -> fmt::Result {
+    let Some(first) = rows.first() else { return Ok(()) };
+    let columns = (0..first.len()).filter(|i| rows.iter().any(|row| row[*i].1.is_some()));
+    let columns: Vec<(Vec<&str>, usize)> = columns
+        .map(|i| {
+            let cells = rows.iter().map(|row| row[i].1.as_deref().unwrap_or("-"));
+            let cells: Vec<&str> = std::iter::once(first[i].0).chain(cells).collect();
+            let width = cells.iter().map(|cell| cell.len()).max().unwrap_or(0);
+            (cells, width)
+        })
+        .collect();
+    for line in 0..=rows.len() {
+        for (i, (cells, width)) in columns.iter().enumerate() {
+            match i {
+                0 => write!(f, "{:<width$}", cells[line])?,
+                _ => write!(f, "  {:>width$}", cells[line])?,
+            }
+        }
+        writeln!(f)?;
+    }
+    Ok(())
+}
+
+/// Quantiles in microseconds.
+struct Millis([u64; 3]);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [p50, p99, p999] = self.0.map(|micros| micros as f64 / 1e3);
+        write!(f, "p50 {p50:.1}, p99 {p99:.1}, p99.9 {p999:.1} ms")
+    }
+}
