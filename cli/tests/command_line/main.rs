@@ -2,6 +2,7 @@
 
 #![cfg(unix)]
 
+mod bench;
 mod codec;
 mod disturbances;
 mod emulator_process;

@@ -1,0 +1,83 @@
+//! `kpl bench`, with little to do.
+
+use serde_json::Value;
+
+use crate::rig::kpl;
+
+/// The rows that a run printed, one of each of these subjects, with all records stored.
+fn rows(args: &str, subjects: &[&str]) -> Vec<Value> {
+    let run = kpl(&format!("bench --json --rounds 1 {args}"), b"");
+    assert_eq!((run.code(), run.stderr.as_str()), (0, ""), "{run:#?}");
+    let Value::Array(rows) = run.json() else { panic!("{run:#?}") };
+    let is_wanted = |row: &Value| subjects.contains(&row["subject"].as_str().unwrap());
+    let rows: Vec<_> = rows.into_iter().filter(is_wanted).collect();
+    assert_eq!(rows.iter().map(|row| &row["subject"]).collect::<Vec<_>>(), subjects);
+    for row in &rows {
+        assert_eq!(row["measured"]["stored"], row["work"]["records"], "{row:#}");
+    }
+    rows
+}
+
+#[test]
+fn bench_compares_the_floor_kpl_and_the_sdk() {
+    let rows = rows("--records 3000", &["floor", "tokio", "raw-sdk"]);
+    for row in &rows {
+        let records = row["kinesis_records"].as_u64().unwrap();
+        let [units, least] = [&row["payload_units"], &row["least_units"]].map(|units| units.as_f64().unwrap());
+        assert!(least <= units && units >= records as f64, "{row:#}");
+        assert!(row["requests"].as_u64() > Some(0), "{row:#}");
+        assert!(row["measured"]["usage"]["cpu"]["nanos"].as_u64() > Some(0), "{row:#}");
+    }
+    // 3,000 records of 100 bytes are seven aggregates or so, or each its own; and one that warms up.
+    let kinesis_records = |which: usize| rows[which]["kinesis_records"].as_u64().unwrap();
+    assert!(kinesis_records(0) < 10, "{:#}", rows[0]);
+    assert!(kinesis_records(1) < 100, "{:#}", rows[1]);
+    assert_eq!(kinesis_records(2), 3_001, "{:#}", rows[2]);
+}
+
+#[test]
+fn bench_measures_latency_at_a_rate() {
+    let rows = rows("--records 1000 --rate 2000 --latency 20ms", &["tokio"]);
+    let latency = |of: &str| rows[0]["measured"][of].as_array().unwrap().iter().map(Value::as_u64).collect::<Vec<_>>();
+    for micros in [latency("latency"), latency("requests")] {
+        assert!(micros.is_sorted() && micros.len() == 3 && micros[0] >= Some(20_000), "{:#}", rows[0]);
+    }
+}
+
+/// Where the system tells what memory a process has.
+#[cfg(target_os = "linux")]
+#[test]
+fn bench_measures_memory() {
+    let held = &rows("--records 2000 --hold", &["tokio"])[0]["measured"]["held"];
+    for burst in held["bursts"].as_array().unwrap() {
+        assert!(["before", "full", "after"].iter().all(|at| burst[at]["resident"].as_u64() > Some(1_000)), "{held:#}");
+    }
+    // 3 MiB each, of which Kinesis takes two in a request.
+    let large = &rows("--records 4 --size 3145728 --own-data", &["tokio"])[0];
+    let outstanding = large["measured"]["outstanding"].as_u64().unwrap();
+    assert!((3_145_740..=4 * 3_145_740).contains(&outstanding), "{large:#}");
+}
+
+#[test]
+fn bench_draws_a_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bench.svg");
+    let rows = rows(&format!("--records 20 --runtime floor --latency 0s --picture {}", file.display()), &[]);
+    assert_eq!(rows.len(), 0);
+    let svg = std::fs::read_to_string(file).unwrap();
+    assert!(svg.starts_with("<svg ") && svg.contains(">floor</text>") && svg.contains(">p99</text>"), "{svg}");
+}
+
+#[test]
+fn wrong_use_of_bench_is_told() {
+    for (args, message) in [
+        ("bench --records 0", "0 is not in 1.."),
+        ("bench --size 10485749", "10485749 is not in"),
+        ("bench --picture x --size 3", "cannot be used with"),
+        ("bench --hold --rate 3", "cannot be used with"),
+    ] {
+        let run = kpl(args, b"");
+        assert_eq!((run.code(), run.stdout.as_str()), (2, ""), "{args}: {run:#?}");
+        assert!(run.stderr.contains(message), "{args}: {}", run.stderr);
+    }
+}
