@@ -60,7 +60,8 @@ pub(super) fn run(order: Order) -> anyhow::Result<Measured> {
             end.recv().context("the task panicked")?
         }
         Subject::RawSdk => tokio()?.block_on(raw_sdk(&order.url, &order.work)),
-        Subject::Floor => floor(&order.url, &order.work),
+        Subject::Floor => floor(&order.url, &order.work, true),
+        Subject::FloorScalar => floor(&order.url, &order.work, false),
     }
 }
 
@@ -285,8 +286,8 @@ async fn raw_sdk(url: &str, work: &Work) -> anyhow::Result<Measured> {
 
 /// The least: what the wire format and the protocol force, in one thread. The key's MD5, one copy into an aggregate of
 /// 50 KiB and its MD5 (not for a record too large for company), base64, the body's SHA-256 for the signature, and a
-/// request that is written and answered. With the same SIMD as kpl has.
-fn floor(url: &str, work: &Work) -> anyhow::Result<Measured> {
+/// request that is written and answered. MD5 of aggregates in SIMD lanes, as kpl has it, or one by one.
+fn floor(url: &str, work: &Work, lanes: bool) -> anyhow::Result<Measured> {
     const AGGREGATE: usize = 51_200;
     const AGGREGATES: usize = 24;
     // As many bytes as the fields of a key and of a record take.
@@ -334,7 +335,12 @@ fn floor(url: &str, work: &Work) -> anyhow::Result<Measured> {
         if last || is_full {
             if !alone {
                 let mut digests = [[0; 16]; AGGREGATES];
-                kpl_md5::digest_each(aggregates.iter().map(|aggregate| &aggregate[4..]).zip(&mut digests));
+                let messages = aggregates.iter().map(|aggregate| &aggregate[4..]).zip(&mut digests);
+                if lanes {
+                    kpl_md5::digest_each(messages);
+                } else {
+                    messages.for_each(|(message, digest)| *digest = Md5::digest(message).into());
+                }
                 for (mut aggregate, digest) in aggregates.drain(..).zip(digests) {
                     aggregate.extend_from_slice(&digest);
                     entry(&mut body, &aggregate);

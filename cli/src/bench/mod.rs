@@ -59,7 +59,8 @@ struct How {
     #[arg(long_help = "\
 Which producers, separated by commas [default: all that are built in]
 
-floor: one thread that does only what must be done; tokio: kpl-tokio; async-std: kpl-async-std, if it is built in \
+floor: one thread that does only what must be done, with MD5 in SIMD lanes as kpl has it; floor-scalar: with MD5 as the \
+crate md-5 computes it; tokio: kpl-tokio; async-std: kpl-async-std, if it is built in \
 (--features async-std); raw-sdk: aws-sdk-kinesis, without aggregation")]
     runtime: Vec<Subject>,
     /// Rounds in which all take turns; the run in the middle is shown
@@ -90,6 +91,8 @@ floor: one thread that does only what must be done; tokio: kpl-tokio; async-std:
 pub(crate) enum Subject {
     /// One thread, only what must be done
     Floor,
+    /// The same, with the MD5 of aggregates computed one by one
+    FloorScalar,
     /// kpl-tokio
     Tokio,
     /// kpl-async-std
@@ -107,7 +110,7 @@ impl Subject {
 
     /// Whether it is a producer that holds records and tells of each of them.
     fn is_ours(self) -> bool {
-        !matches!(self, Self::Floor | Self::RawSdk)
+        !matches!(self, Self::Floor | Self::FloorScalar | Self::RawSdk)
     }
 }
 

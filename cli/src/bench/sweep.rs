@@ -60,6 +60,7 @@ fn draw(by_size: &[Run], by_rate: &[Run], service: Duration) -> Picture {
         #[cfg(feature = "async-std")]
         of(Subject::AsyncStd, "kpl-async-std", "#008060"),
         of(Subject::Tokio, "kpl-tokio", "#0065a8"),
+        of(Subject::FloorScalar, "floor, MD5 one by one", "#aaaaaa"),
         of(Subject::Floor, "floor", "#777777"),
     ];
     let quantile = |which: usize, name: &str, color| {

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::Run;
 use super::work::KEY_SIZE;
+use super::{Run, Subject};
 
 /// A row for each run, and lines for what is no column.
 pub(super) struct Table<'a>(pub(super) &'a [Run]);
@@ -11,8 +11,9 @@ pub(super) struct Table<'a>(pub(super) &'a [Run]);
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flat = self.0.iter().filter(|run| run.measured.held.is_none());
-        let floor = self.0.iter().find(|run| run.subject == super::Subject::Floor).map(Run::cpu);
-        write_table(f, &flat.map(|run| cells(run, floor)).collect::<Vec<_>>())?;
+        let of = |subject| self.0.iter().find(|run| run.subject == subject).map(Run::cpu);
+        let floors = [of(Subject::Floor), of(Subject::FloorScalar)];
+        write_table(f, &flat.map(|run| cells(run, floors)).collect::<Vec<_>>())?;
         for run in self.0 {
             if let (Some(records), Some(requests)) = (run.measured.latency, run.measured.requests) {
                 let name = run.subject.name();
@@ -35,14 +36,15 @@ impl fmt::Display for Table<'_> {
 }
 
 /// Columns by name; those that no run has something for are left out.
-fn cells(run: &Run, floor: Option<f64>) -> Vec<(&'static str, Option<String>)> {
+fn cells(run: &Run, floors: [Option<f64>; 2]) -> Vec<(&'static str, Option<String>)> {
     let (records, usage) = (run.work.records as f64, run.measured.usage);
     let mib = |which: usize| usage.resident.map(|kib| format!("{:.0}", kib[which] as f64 / 1_024.0));
     vec![
         ("", Some(run.subject.name())),
         ("records/s", Some(format!("{:.0}", records / usage.elapsed.as_secs_f64()))),
         ("CPU ns", Some(format!("{:.0}", run.cpu()))),
-        ("x floor", floor.map(|floor| format!("{:.2}", run.cpu() / floor))),
+        ("x floor", floors[0].map(|floor| format!("{:.2}", run.cpu() / floor))),
+        ("x scalar", floors[1].map(|floor| format!("{:.2}", run.cpu() / floor))),
         ("allocs", usage.allocations.map(|n| format!("{:.2}", n as f64 / records))),
         ("RSS MiB", mib(0)),
         ("peak", mib(1)),

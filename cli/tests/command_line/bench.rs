@@ -20,7 +20,7 @@ fn rows(args: &str, subjects: &[&str]) -> Vec<Value> {
 
 #[test]
 fn bench_compares_the_floor_kpl_and_the_sdk() {
-    let rows = rows("--records 3000", &["floor", "tokio", "raw-sdk"]);
+    let rows = rows("--records 3000", &["floor", "floor-scalar", "tokio", "raw-sdk"]);
     for row in &rows {
         let records = row["kinesis_records"].as_u64().unwrap();
         let [units, least] = [&row["payload_units"], &row["least_units"]].map(|units| units.as_f64().unwrap());
