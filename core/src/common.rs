@@ -73,11 +73,11 @@ impl<T> Common<T> {
     }
 
     /// Whether a record is covered by a flush, or everything is.
-    pub(crate) fn is_urgent<U, K>(&self, user: &Pending<U, K>) -> bool {
+    pub(crate) fn is_urgent<U>(&self, user: &Pending<U>) -> bool {
         self.closing || self.outstanding.is_flushed(user.generation)
     }
 
-    pub(crate) fn expiry<U, K>(&self, user: &Pending<U, K>) -> Instant {
+    pub(crate) fn expiry<U>(&self, user: &Pending<U>) -> Instant {
         user.put_at + self.config.record_ttl()
     }
 

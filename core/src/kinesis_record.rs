@@ -59,10 +59,15 @@ impl Keys {
         self.0.len()
     }
 
-    fn push(&mut self, partition_key: &str) -> KeySpan {
-        let start = self.0.len() as u32;
-        self.0.push_str(partition_key);
-        KeySpan { start, len: partition_key.len() as u32 }
+    fn push(&mut self, partition_key: Box<str>) -> KeySpan {
+        let span = KeySpan { start: self.0.len() as u32, len: partition_key.len() as u32 };
+        if self.0.capacity() == 0 {
+            // No room was made: it is the only one, or the first of who knows how many.
+            self.0 = partition_key.into_string();
+        } else {
+            self.0.push_str(&partition_key);
+        }
+        span
     }
 
     fn get(&self, span: KeySpan) -> &str {
@@ -84,7 +89,7 @@ pub(crate) struct Packed<T> {
 impl<T> Packed<T> {
     /// One that is placed later. A Kinesis record of it alone needs no place.
     pub(crate) fn new(user: Pending<T>, hash: u32, keys: &mut Keys) -> Self {
-        let user = user.with_key(|partition_key| keys.push(&partition_key));
+        let user = user.with_key(|partition_key| keys.push(partition_key));
         Self { user, partition_key_index: hash, explicit_hash_key_index: 0 }
     }
 
@@ -161,7 +166,7 @@ impl<T> KinesisRecord<T> {
 
     /// A Kinesis record of one user record, as it is.
     pub(crate) fn single(user: Pending<T>, shard: Option<ShardRef>, deadline: Instant, expiry: Instant) -> Self {
-        let mut keys = Keys::with_capacity(user.entry.partition_key.len());
+        let mut keys = Keys::default();
         let users = alloc::vec![Packed::new(user, 0, &mut keys)];
         Self::new(users, keys, 0, shard, deadline, expiry)
     }
