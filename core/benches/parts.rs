@@ -31,6 +31,15 @@ fn keys(criterion: &mut Criterion) {
     group.bench_function("miss", |bencher| bencher.iter(|| cache.hash_key(&keys[next.next().unwrap()])));
     let mut few = (0..100).cycle();
     group.bench_function("hit", |bencher| bencher.iter(|| cache.hash_key(&keys[few.next().unwrap()])));
+    group.throughput(Throughput::Elements(16));
+    let sixteen = |next: &mut dyn Iterator<Item = usize>| -> Vec<_> {
+        let record = |n: usize| UserRecord::new("events", keys[n].clone(), "").check().unwrap();
+        next.take(16).map(record).collect()
+    };
+    group.bench_function("16 misses side by side", |bencher| {
+        let fresh = || sixteen(&mut next);
+        bencher.iter_batched_ref(fresh, |records| cache.hash_each(records), BatchSize::SmallInput);
+    });
     group.finish();
 }
 
@@ -44,7 +53,11 @@ fn prepare(criterion: &mut Criterion) {
     });
     let mut cache = HashKeyCache::default();
     group.bench_function("hit", |bencher| {
-        bencher.iter_batched(record, |record| black_box(record.prepare_with(&mut cache)), BatchSize::SmallInput);
+        bencher.iter_batched(
+            record,
+            |record| black_box(record.check().unwrap().prepare(&mut cache)),
+            BatchSize::SmallInput,
+        );
     });
     group.finish();
 }

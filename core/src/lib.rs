@@ -119,6 +119,6 @@ pub use kinesis_record::{Batch, KinesisRecord};
 pub use outcome::{Attempt, AttemptError, Attempts, PutFailure, Receipt, RecordResult, Resolution, code};
 pub use outstanding::FlushId;
 pub use producer::{Producer, PutError};
-pub use record::{InvalidRecord, PrepareError, PreparedRecord, UserRecord};
+pub use record::{CheckedRecord, InvalidRecord, PrepareError, PreparedRecord, UserRecord};
 pub use reply::{Delivery, ListedShard, RecordReply, Reply, RequestError, ShardPage, StreamSummary};
 pub use time::Instant;

@@ -126,16 +126,31 @@ impl<T> Producer<T> {
             return Err(PutError::Full { record, ticket, records, bytes });
         }
         let index = self.stream_index(now, &record.stream);
-        let stream = &mut self.streams[index as usize];
-        let limit = stream.max_record_size();
+        let limit = self.streams[index as usize].max_record_size();
         if size > limit {
             return Err(PutError::Invalid { reason: InvalidRecord::TooLarge { size, limit }, record, ticket });
         }
-        let common = &mut self.common;
+        self.admit(now, now, index, record, ticket);
+        Ok(())
+    }
+
+    /// Takes a record that was put at `put_at`, whose caller has been told then that it is taken: it is never refused. One
+    /// that is larger than its stream allows fails.
+    ///
+    /// For drivers that gather records before they put them. They see to it that there is room, that records come in the
+    /// order of their puts, and that none comes after [`close`](Self::close).
+    pub fn put_taken(&mut self, now: Instant, put_at: Instant, record: PreparedRecord, ticket: T) {
+        let index = self.stream_index(now, &record.stream);
+        self.admit(now, put_at, index, record, ticket);
+    }
+
+    fn admit(&mut self, now: Instant, put_at: Instant, index: u32, record: PreparedRecord, ticket: T) {
+        let size = record.size();
+        let (stream, common) = (&mut self.streams[index as usize], &mut self.common);
         common.stats.user_records_put += 1;
-        let generation = common.outstanding.admit(now, size);
-        let user = Pending { entry: record.entry, ticket, put_at: now, generation, failed: FailedAttempts::default() };
-        let deadline = now + common.config.record_max_buffered_time();
+        let generation = common.outstanding.admit(put_at, size);
+        let user = Pending { entry: record.entry, ticket, put_at, generation, failed: FailedAttempts::default() };
+        let deadline = put_at + common.config.record_max_buffered_time();
         if let Some(metrics) = stream.metrics() {
             metrics.received(now);
             self.reporter.observed(now);
@@ -143,7 +158,6 @@ impl<T> Producer<T> {
         if stream.accept(now, user, deadline, common) == Change::Any {
             self.send(now, index);
         }
-        Ok(())
     }
 
     /// Time has passed: does what is due. Ticks at other times than [`next_tick`](Self::next_tick) are harmless.

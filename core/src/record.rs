@@ -42,7 +42,7 @@ impl UserRecord {
         self
     }
 
-    /// Checks the record and hashes its key: the expensive part of a put, done in the caller's thread.
+    /// Checks the record and hashes its key.
     ///
     /// # Errors
     ///
@@ -56,30 +56,28 @@ impl UserRecord {
     /// assert_eq!(error.record.data, "hello");
     /// ```
     pub fn prepare(self) -> Result<PreparedRecord, PrepareError> {
-        self.prepare_by(hash_key)
+        Ok(self.check()?.prepare_by(hash_key))
     }
 
-    /// As [`prepare`](Self::prepare), but the hash keys of partition keys that come again are remembered.
+    /// Checks the record, and leaves its key to be hashed later: with those of others, which costs a fraction.
     ///
     /// # Errors
     ///
     /// As [`prepare`](Self::prepare).
-    pub fn prepare_with(self, keys: &mut HashKeyCache) -> Result<PreparedRecord, PrepareError> {
-        self.prepare_by(|partition_key| keys.hash_key(partition_key))
-    }
-
-    fn prepare_by(self, hash_key: impl FnOnce(&str) -> u128) -> Result<PreparedRecord, PrepareError> {
-        match self.check() {
+    pub fn check(self) -> Result<CheckedRecord, PrepareError> {
+        match self.find_fault() {
             Ok(explicit) => {
-                let hash_key = explicit.unwrap_or_else(|| hash_key(&self.partition_key));
-                let entry = Entry::new(self.partition_key.into_boxed_str(), hash_key, explicit.is_some(), self.data);
-                Ok(PreparedRecord { entry, stream: self.stream })
+                let (key, hash_key) = (self.partition_key.into_boxed_str(), explicit.unwrap_or(0));
+                let entry = Entry::new(key, hash_key, explicit.is_some(), self.data);
+                let prepared = PreparedRecord { entry, stream: self.stream };
+                Ok(CheckedRecord { prepared, hashed: explicit.is_some() })
             }
             Err(reason) => Err(PrepareError { reason, record: Box::new(self) }),
         }
     }
 
-    fn check(&self) -> Result<Option<u128>, InvalidRecord> {
+    /// The explicit hash key, if there is one.
+    fn find_fault(&self) -> Result<Option<u128>, InvalidRecord> {
         check_stream(&self.stream)?;
         if self.partition_key.is_empty() {
             return Err(InvalidRecord::EmptyPartitionKey);
@@ -171,6 +169,77 @@ impl PreparedRecord {
     /// Bytes that count against the limits: data and partition key.
     pub fn size(&self) -> usize {
         self.entry.size()
+    }
+}
+
+/// A checked record, before its key is hashed.
+///
+/// ```
+/// use kpl_core::{HashKeyCache, UserRecord, hash_key};
+///
+/// let mut records = vec![];
+/// for key in ["user-1", "user-2", "user-3"] {
+///     records.push(UserRecord::new("events", key, "hello").check()?);
+/// }
+/// let mut keys = HashKeyCache::default();
+/// keys.hash_each(&mut records); // side by side
+/// let prepared = records.remove(0).prepare(&mut keys);
+/// assert_eq!(prepared.hash_key(), hash_key("user-1"));
+/// # Ok::<(), kpl_core::PrepareError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedRecord {
+    prepared: PreparedRecord,
+    /// Whether the hash key is known.
+    hashed: bool,
+}
+
+impl CheckedRecord {
+    /// Bytes that count against the limits: data and partition key.
+    pub fn size(&self) -> usize {
+        self.prepared.size()
+    }
+
+    /// Hashes the key, if that has not been done yet. Hash keys of partition keys that come again are remembered.
+    pub fn prepare(self, keys: &mut HashKeyCache) -> PreparedRecord {
+        self.prepare_by(|partition_key| keys.hash_key(partition_key))
+    }
+
+    fn prepare_by(self, hash_key: impl FnOnce(&str) -> u128) -> PreparedRecord {
+        let Self { mut prepared, hashed } = self;
+        if !hashed {
+            prepared.entry.hash_key = hash_key(&prepared.entry.partition_key).to_be_bytes();
+        }
+        prepared
+    }
+
+    /// The partition key and the place of its hash key, if that is not known yet.
+    pub(crate) fn unhashed(&mut self) -> Option<(&str, &mut [u8; 16])> {
+        let Entry { partition_key, hash_key, .. } = &mut self.prepared.entry;
+        (!self.hashed).then_some((partition_key, hash_key))
+    }
+
+    /// The hash key is in its place.
+    pub(crate) fn set_hashed(&mut self) {
+        self.hashed = true;
+    }
+}
+
+impl AsMut<Self> for CheckedRecord {
+    fn as_mut(&mut self) -> &mut Self {
+        self
+    }
+}
+
+impl From<PreparedRecord> for CheckedRecord {
+    fn from(prepared: PreparedRecord) -> Self {
+        Self { prepared, hashed: true }
+    }
+}
+
+impl From<CheckedRecord> for UserRecord {
+    fn from(checked: CheckedRecord) -> Self {
+        checked.prepared.into()
     }
 }
 

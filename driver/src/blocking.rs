@@ -20,7 +20,7 @@ use crate::aws::AwsTransport;
 use crate::error::{FromEnvError, PutError};
 use crate::metrics::{MetricsReport, MetricsSink};
 use crate::park::wait_for;
-use crate::producer::prepare;
+use crate::producer::check;
 use crate::runtime::{AwsRuntime, Runtime};
 
 /// What a blocking producer needs of a runtime.
@@ -140,7 +140,7 @@ impl<R: BlockingRuntime> Producer<R> {
         if R::in_async_task() {
             return Err(PutError::AsyncTask { record: Box::new(record) });
         }
-        let mut waiting = Some(prepare(record)?);
+        let mut waiting = Some(check(record)?);
         if let Some(done) = wait_for(self.producer.put_waiting(&mut waiting), Some(patience)) {
             return Ok(Outcome::new(done?));
         }

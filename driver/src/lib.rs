@@ -19,6 +19,7 @@ pub mod blocking;
 pub mod conformance;
 mod drive;
 mod error;
+mod inbox;
 pub mod metrics;
 mod notices;
 mod outcome;

@@ -1,6 +1,5 @@
 //! The handle that an application holds.
 
-use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use aws_config::SdkConfig;
 use aws_sdk_kinesis::Client;
 use bytes::Bytes;
 use kpl_core::metrics::{MetricsReport, MetricsWindow};
-use kpl_core::{Config, HashKeyCache, Instant, PreparedRecord, Stats, UserRecord};
+use kpl_core::{CheckedRecord, Config, Instant, Stats, UserRecord};
 
 use crate::aws::{self, AwsTransport};
 use crate::drive::DriveLoop;
@@ -171,11 +170,11 @@ impl<R: Runtime> Producer<R> {
     ///
     /// As [`put`](Self::put).
     pub async fn put_record(&self, record: UserRecord) -> Result<Outcome, PutError> {
-        self.put_waiting(&mut Some(prepare(record)?)).await
+        self.put_waiting(&mut Some(check(record)?)).await
     }
 
     /// Puts the record in `waiting`, which stays there as long as there is no room for it: also when this is dropped.
-    pub(crate) async fn put_waiting(&self, waiting: &mut Option<PreparedRecord>) -> Result<Outcome, PutError> {
+    pub(crate) async fn put_waiting(&self, waiting: &mut Option<CheckedRecord>) -> Result<Outcome, PutError> {
         let room = &self.shared().room;
         if (!room.has_line() || self.shared().has_ample_room())
             && let Some(done) = self.put_if_room(waiting)
@@ -212,7 +211,7 @@ impl<R: Runtime> Producer<R> {
     ///
     /// As [`try_put`](Self::try_put).
     pub fn try_put_record(&self, record: UserRecord) -> Result<Outcome, PutError> {
-        Ok(self.try_put_prepared(prepare(record)?)?)
+        Ok(self.try_put_checked(check(record)?)?)
     }
 
     /// Sends without waiting for company what has been put so far, and ends when each of those records is resolved,
@@ -239,41 +238,34 @@ impl<R: Runtime> Producer<R> {
 
     /// User records accepted and not yet resolved.
     pub fn outstanding_records(&self) -> usize {
-        self.shared().lock().core.outstanding_records()
+        self.shared().outstanding().records
     }
 
     /// Bytes (data and partition keys) accepted and not yet resolved.
     pub fn outstanding_bytes(&self) -> usize {
-        self.shared().lock().core.outstanding_bytes()
+        self.shared().outstanding().bytes
     }
 
     /// How long ago the oldest outstanding record was put, within 10 ms; `None` if none is outstanding.
     pub fn oldest_record_age(&self) -> Option<Duration> {
         let now = self.shared().now();
-        self.shared().lock().core.oldest_put().map(|oldest| now.saturating_since(oldest))
+        self.shared().outstanding().oldest_put.map(|oldest| now.saturating_since(oldest))
     }
 
     /// Counts since the producer was made.
     pub fn stats(&self) -> Stats {
-        self.shared().lock().core.stats()
+        self.shared().stats()
     }
 
     /// What has been measured since the producer was made: metrics by name, by stream and by shard, and latencies. Empty
     /// with `metrics_level` none, the default.
     pub fn metrics(&self) -> MetricsReport {
-        self.look(MetricsWindow::Total)
+        self.shared().metrics(MetricsWindow::Total).roll_up()
     }
 
     /// What has been measured in the last `seconds`, the current one included; at most 60 are kept. Without latencies.
     pub fn metrics_of_last(&self, seconds: u64) -> MetricsReport {
-        self.look(MetricsWindow::Seconds(seconds))
-    }
-
-    fn look(&self, window: MetricsWindow) -> MetricsReport {
-        let now = self.shared().now();
-        // Under the lock it is copied; it is added up after that.
-        let observations = self.shared().lock().core.metrics(now, window);
-        observations.roll_up()
+        self.shared().metrics(MetricsWindow::Seconds(seconds)).roll_up()
     }
 
     /// Gives this sink a report every `metrics_upload_interval` in which something was measured, and a last one when the
@@ -292,9 +284,9 @@ impl<R: Runtime> Producer<R> {
     }
 
     /// `None`, and the record stays where it is, if there is no room for it.
-    fn put_if_room(&self, waiting: &mut Option<PreparedRecord>) -> Option<Result<Outcome, PutError>> {
+    fn put_if_room(&self, waiting: &mut Option<CheckedRecord>) -> Option<Result<Outcome, PutError>> {
         let record = waiting.take().unwrap_or_else(|| unreachable!("the record waits until it is put"));
-        match self.try_put_prepared(record) {
+        match self.try_put_checked(record) {
             Err(Refused::Full { record, .. }) => {
                 *waiting = Some(record);
                 None
@@ -303,10 +295,10 @@ impl<R: Runtime> Producer<R> {
         }
     }
 
-    fn try_put_prepared(&self, record: PreparedRecord) -> Result<Outcome, Refused> {
+    fn try_put_checked(&self, record: CheckedRecord) -> Result<Outcome, Refused> {
         use kpl_core::PutError as Core;
         self.shared().try_put(record).map_err(|refused| match refused {
-            Core::Full { record, records, bytes, .. } => Refused::Full { record, records, bytes },
+            Core::Full { record, records, bytes, .. } => Refused::Full { record: record.into(), records, bytes },
             Core::Invalid { reason, record, .. } => {
                 Refused::Ended(PutError::Invalid { reason, record: Box::new(record.into()) })
             }
@@ -316,9 +308,9 @@ impl<R: Runtime> Producer<R> {
     }
 }
 
-/// A refused record, still prepared if it may be put again.
+/// A refused record, still checked and hashed if it may be put again.
 enum Refused {
-    Full { record: PreparedRecord, records: usize, bytes: usize },
+    Full { record: CheckedRecord, records: usize, bytes: usize },
     Ended(PutError),
 }
 
@@ -331,15 +323,6 @@ impl From<Refused> for PutError {
     }
 }
 
-pub(crate) fn prepare(record: UserRecord) -> Result<PreparedRecord, PutError> {
-    thread_local! {
-        static KEYS: RefCell<HashKeyCache> = RefCell::default();
-    }
-    let prepared = if KEYS.try_with(|_| ()).is_ok() {
-        KEYS.with_borrow_mut(|keys| record.prepare_with(keys))
-    } else {
-        // The thread is about to end, and has none any more.
-        record.prepare()
-    };
-    prepared.map_err(|error| PutError::Invalid { reason: error.reason, record: error.record })
+pub(crate) fn check(record: UserRecord) -> Result<CheckedRecord, PutError> {
+    record.check().map_err(|error| PutError::Invalid { reason: error.reason, record: error.record })
 }

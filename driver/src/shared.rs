@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use event_listener::Event;
-use kpl_core::{Action, Delivery, FlushId, Instant, PreparedRecord, PutError, Reply, RequestError};
+use kpl_core::metrics::{MetricsWindow, Observations};
+use kpl_core::{Action, CheckedRecord, Delivery, FlushId, HashKeyCache, Instant, PutError, Reply, RequestError, Stats};
 use tokio::sync::oneshot;
 
+use crate::inbox::{self, Inbox, Left, Put};
 use crate::metrics::{Event as MetricsEvent, Exports};
 use crate::notices::Notices;
 use crate::outcome::{Outcome, Ticket};
@@ -16,6 +18,9 @@ use crate::room::Room;
 
 /// The state machine behind its lock, and the events around it.
 pub(crate) struct Shared {
+    inbox: Inbox,
+    /// Whoever has it takes what lies in the inbox to the state machine. It is locked before that.
+    courier: Mutex<Courier>,
     state: Mutex<State>,
     clock: Box<dyn Fn() -> Instant + Send + Sync>,
     /// Wakes the drive loop.
@@ -32,6 +37,13 @@ pub(crate) struct Shared {
     pub(crate) exports: Exports,
 }
 
+#[derive(Default)]
+struct Courier {
+    /// Taken from the inbox. A panic in the state machine leaves the rest here, for whoever comes next.
+    puts: VecDeque<Put>,
+    keys: HashKeyCache,
+}
+
 pub(crate) struct State {
     pub(crate) core: kpl_core::Producer<Ticket>,
     /// When the drive loop will look by itself.
@@ -44,6 +56,8 @@ pub(crate) struct State {
 impl Shared {
     pub(crate) fn new(core: kpl_core::Producer<Ticket>, clock: Box<dyn Fn() -> Instant + Send + Sync>) -> Self {
         Self {
+            inbox: Inbox::new(core.config()),
+            courier: Mutex::default(),
             state: Mutex::new(State { core, looks_at: Instant::NEVER, flushes: Vec::new(), abandoned: false }),
             clock,
             wake: Event::new(),
@@ -67,31 +81,101 @@ impl Shared {
     }
 
     #[expect(clippy::result_large_err, reason = "the record comes back as it was, without an allocation")]
-    pub(crate) fn try_put(&self, record: PreparedRecord) -> Result<Outcome, PutError<Ticket>> {
+    pub(crate) fn try_put(&self, record: CheckedRecord) -> Result<Outcome, PutError<Ticket>> {
         let (ticket, outcome) = Outcome::new();
         let now = self.now();
+        match self.inbox.leave(Put { at: now, record, ticket }) {
+            Left::Lies => {}
+            Left::LiesAndMany => self.after_all_puts(now, |_, _| {}),
+            Left::Not(Put { record, ticket, .. }) => {
+                self.after_all_puts(now, |state, keys| state.core.put(now, record.prepare(keys), ticket))?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Takes to the state machine what lies in the inbox, and lets something happen to it after that. Wakes the drive loop if
+    /// it has to look earlier than it would by itself; mostly that is not so.
+    fn after_all_puts<R>(&self, now: Instant, event: impl FnOnce(&mut State, &mut HashKeyCache) -> R) -> R {
+        let mut courier = self.courier.lock().unwrap_or_else(PoisonError::into_inner);
+        let Courier { puts, keys } = &mut *courier;
+        self.inbox.take_into(puts);
+        keys.hash_each(puts.make_contiguous());
         let mut state = self.lock();
-        state.core.put(now, record, ticket)?;
+        while let Some(put) = puts.pop_front() {
+            state.core.put_taken(now, put.at, put.record.prepare(keys), put.ticket);
+        }
+        let result = event(&mut state, keys);
+        self.inbox.set_room(state.room());
         let wake = state.must_wake();
-        drop(state);
+        drop((state, courier));
         if wake {
             self.wake.notify(1);
         }
-        Ok(outcome)
+        result
+    }
+
+    /// Takes to the state machine what lies in the inbox.
+    fn deliver(&self) {
+        self.after_all_puts(self.now(), |_, _| {});
+    }
+
+    /// All puts that are still to come go to the state machine by themselves.
+    fn close_inbox(&self) {
+        self.inbox.close();
+        self.deliver();
+    }
+
+    /// What is accepted and not yet resolved, wherever it is.
+    pub(crate) fn outstanding(&self) -> Outstanding {
+        self.look(|core, lying| Outstanding {
+            records: core.outstanding_records() + lying.records,
+            bytes: core.outstanding_bytes() + lying.bytes,
+            oldest_put: core.oldest_put().or(lying.oldest_put),
+        })
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.look(|core, lying| {
+            let mut stats = core.stats();
+            stats.user_records_put += lying.records as u64;
+            stats
+        })
+    }
+
+    /// Looks at the state machine, and at what it has not seen yet. Changes nothing.
+    fn look<R>(&self, look: impl FnOnce(&kpl_core::Producer<Ticket>, Outstanding) -> R) -> R {
+        // While it is locked, nothing is on the way from the inbox to the state machine.
+        let _courier = self.courier.lock().unwrap_or_else(PoisonError::into_inner);
+        let lying = self.inbox.lying();
+        look(&self.lock().core, lying)
+    }
+
+    /// What has been measured, to be added up outside the lock.
+    pub(crate) fn metrics(&self, window: MetricsWindow) -> Observations {
+        let now = self.now();
+        self.after_all_puts(now, |state, _| state.core.metrics(now, window))
+    }
+
+    /// Lets the drive loop do its turn. See [`State::turn`].
+    pub(crate) fn turn(&self, now: Instant, most: usize, actions: &mut VecDeque<Action<Ticket>>) -> Turn {
+        let mut turn = self.after_all_puts(now, |state, _| state.turn(now, most, actions));
+        turn.next = self.inbox.expect(turn.next);
+        turn
     }
 
     /// Whether half of all room is free. There may still be a line, of those who are about to take it: it would never end
     /// if all others had to go to its end, and each put would wake a task.
     pub(crate) fn has_ample_room(&self) -> bool {
         let state = self.lock();
-        let (core, config) = (&state.core, state.core.config());
-        core.outstanding_records() < config.max_outstanding_records() / 2
-            && core.outstanding_bytes() < config.max_outstanding_bytes() / 2
+        let (room, config) = (state.room(), state.core.config());
+        room.records > config.max_outstanding_records() / 2 && room.bytes > config.max_outstanding_bytes() / 2
     }
 
     /// Starts a flush. The receiver ends when it is done.
     pub(crate) fn flush(&self) -> oneshot::Receiver<()> {
         let (done, receiver) = oneshot::channel();
+        self.deliver();
         let now = self.now();
         self.change(|state| {
             let flush = state.core.flush(now);
@@ -105,6 +189,7 @@ impl Shared {
         let now = self.now();
         let deadline = deadline(now);
         self.exports.close_by(deadline);
+        self.close_inbox();
         self.change(|state| state.core.close(now, deadline));
         // Those who wait for room are told, one after the other, that there will be none.
         self.room.made();
@@ -170,6 +255,7 @@ impl Shared {
     /// The drive loop is gone and leaves these actions behind: closes the state machine, and resolves all that it has,
     /// now and from now on.
     pub(crate) fn abandon(&self, actions: VecDeque<Action<Ticket>>) {
+        self.close_inbox();
         let now = self.now();
         {
             let mut state = self.lock();
@@ -222,11 +308,19 @@ impl Shared {
 impl State {
     /// Brings the state machine to `now` and takes up to `most` of its actions. Says when to look again, and whether
     /// there is more to take right away.
-    pub(crate) fn turn(&mut self, now: Instant, most: usize, actions: &mut VecDeque<Action<Ticket>>) -> Turn {
+    fn turn(&mut self, now: Instant, most: usize, actions: &mut VecDeque<Action<Ticket>>) -> Turn {
         self.core.tick(now);
         actions.extend(std::iter::from_fn(|| self.core.poll_action()).take(most));
         self.looks_at = self.core.next_tick().unwrap_or(Instant::NEVER);
         Turn { next: self.looks_at, more: self.core.has_actions(), drained: self.core.is_drained() }
+    }
+
+    fn room(&self) -> inbox::Room {
+        let (core, config) = (&self.core, self.core.config());
+        inbox::Room {
+            records: config.max_outstanding_records().saturating_sub(core.outstanding_records()),
+            bytes: config.max_outstanding_bytes().saturating_sub(core.outstanding_bytes()),
+        }
     }
 
     /// Whether the drive loop has to look earlier than it would by itself. Most puts wake nobody.
@@ -240,6 +334,14 @@ impl State {
     }
 }
 
+/// User records that are accepted and not yet resolved.
+pub(crate) struct Outstanding {
+    pub(crate) records: usize,
+    /// Data and partition keys.
+    pub(crate) bytes: usize,
+    pub(crate) oldest_put: Option<Instant>,
+}
+
 /// What the drive loop does next.
 pub(crate) struct Turn {
     pub(crate) next: Instant,
@@ -249,10 +351,10 @@ pub(crate) struct Turn {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.lock();
+        let Outstanding { records, bytes, .. } = self.outstanding();
         f.debug_struct("Producer")
-            .field("outstanding_records", &state.core.outstanding_records())
-            .field("outstanding_bytes", &state.core.outstanding_bytes())
+            .field("outstanding_records", &records)
+            .field("outstanding_bytes", &bytes)
             .finish_non_exhaustive()
     }
 }

@@ -91,7 +91,7 @@ crate md-5 computes it; tokio: kpl-tokio; async-std: kpl-async-std, if it is bui
 pub(crate) enum Subject {
     /// One thread, only what must be done
     Floor,
-    /// The same, with the MD5 of aggregates computed one by one
+    /// The same, with each MD5 computed by itself
     FloorScalar,
     /// kpl-tokio
     Tokio,

@@ -6,6 +6,8 @@ use kpl_core::{Config, Delivery, Instant, Notice, PutError, RecordReply, Reply, 
 
 use crate::rig::*;
 
+const NANO: Duration = Duration::from_nanos(1);
+
 fn unanswered() -> Reply {
     Reply::Failed(RequestError::new(Delivery::Unanswered, "TimeoutError", "no reply"))
 }
@@ -283,6 +285,32 @@ fn the_age_of_the_oldest_record_is_told() {
     rig.run_for(100 * MS);
     rig.answer_all_stored(&equal_shards(1));
     assert_eq!(rig.producer.oldest_put(), None);
+}
+
+#[test]
+fn a_record_that_was_put_before_has_its_deadline_and_its_age_from_then() {
+    let mut rig = Rig::with_shards(Config::builder(), 1);
+    let put_at = rig.now;
+    rig.run_for(60 * MS);
+    let record = UserRecord::new("s", "k", "a").prepare().unwrap();
+    rig.producer.put_taken(rig.now, put_at, record, 7);
+    assert_eq!(rig.producer.oldest_put(), Some(put_at));
+    rig.run_for(40 * MS - NANO);
+    assert!(rig.batches.is_empty());
+    rig.run_for(NANO);
+    rig.answer(Reply::Failed(RequestError::new(Delivery::Refused, "AccessDeniedException", "why")));
+    let attempt = &rig.failure(7).attempts[0];
+    assert_eq!((attempt.start, attempt.end), (put_at + 100 * MS, put_at + 100 * MS));
+}
+
+#[test]
+fn a_record_that_is_taken_already_fails_if_it_is_too_large() {
+    let mut rig = Rig::with_shards(Config::builder().max_record_size(Some(2_000)), 1);
+    let record = UserRecord::new("s", "k", vec![0; 2_000]);
+    rig.producer.put_taken(rig.now, rig.now, record.clone().prepare().unwrap(), 7);
+    rig.drain();
+    assert_eq!((&*rig.failure(7).error.code, &rig.failure(7).record), ("Record Too Large", &record));
+    assert_eq!((rig.producer.outstanding_records(), rig.producer.stats().user_records_failed), (0, 1));
 }
 
 #[test]
