@@ -8,7 +8,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use kpl_md5::Implementation;
 
 fn lanes(criterion: &mut Criterion) {
-    for (count, size) in [(20, 50_000), (5, 50_000), (1, 50_000), (64, 12), (8, 36)] {
+    for (count, size) in [(20, 50_000), (5, 50_000), (1, 50_000), (64, 12), (16, 12), (8, 36)] {
         let mut group = criterion.benchmark_group(format!("{count} of {size} bytes"));
         group.throughput(Throughput::Bytes((count * size) as u64));
         let messages: Vec<Vec<u8>> = (0..count).map(|i| (0..size).map(|j| (31 * i + 7 * j) as u8).collect()).collect();

@@ -1,5 +1,7 @@
 //! Which message is in which lane, and when.
 
+use core::{array, slice};
+
 use md5::block_api::compress as compress_one;
 
 use crate::Block;
@@ -59,9 +61,10 @@ impl<'a> Message<'a> {
         self.body.is_empty() && self.tail_blocks == 0
     }
 
-    fn finish(&mut self, state: [u32; 4]) {
-        self.digest.as_chunks_mut().0.copy_from_slice(&state.map(u32::to_le_bytes));
-    }
+}
+
+fn set_digest(digest: &mut [u8; 16], state: [u32; 4]) {
+    digest.as_chunks_mut().0.copy_from_slice(&state.map(u32::to_le_bytes));
 }
 
 fn state_of(states: &[State], lane: usize) -> [u32; 4] {
@@ -75,11 +78,71 @@ fn set_state(states: &mut [State], lane: usize, state: [u32; 4]) {
 }
 
 /// Computes the digests of all messages in lanes.
+pub(crate) fn digest_each<'a>(queue: &mut dyn Iterator<Item = (&'a [u8], &'a mut [u8; 16])>, compress: Compress) {
+    let mut short = Short::new(compress);
+    digest_each_long(&mut queue.filter_map(|(message, digest)| short.take(message, digest)), compress);
+    short.finish();
+}
+
+/// Messages of one block, padding included, such as keys. They are computed as soon as all lanes have one, with nothing to
+/// keep between blocks.
+struct Short<'a> {
+    blocks: [Block; SHORT],
+    digests: [Option<&'a mut [u8; 16]>; SHORT],
+    count: usize,
+    compress: Compress,
+}
+
+/// In two groups, the steps of one fill the waits of the other; more would only wait longer for messages.
+const SHORT: usize = 2 * WIDTH;
+
+impl<'a> Short<'a> {
+    fn new(compress: Compress) -> Self {
+        Self { blocks: [[0; 64]; SHORT], digests: [const { None }; SHORT], count: 0, compress }
+    }
+
+    /// Gives a message back that is too long.
+    fn take(&mut self, message: &'a [u8], digest: &'a mut [u8; 16]) -> Option<(&'a [u8], &'a mut [u8; 16])> {
+        let len = message.len();
+        if len >= 56 {
+            return Some((message, digest));
+        }
+        let block = &mut self.blocks[self.count];
+        *block = [0; 64];
+        block[..len].copy_from_slice(message);
+        block[len] = 0x80;
+        block[56..].copy_from_slice(&(8 * len as u64).to_le_bytes());
+        self.digests[self.count] = Some(digest);
+        self.count += 1;
+        if self.count == SHORT {
+            self.finish();
+        }
+        None
+    }
+
+    fn finish(&mut self) {
+        let groups = self.count.div_ceil(WIDTH);
+        let mut states = [INITIAL.map(|word| [word; WIDTH]); SHORT / WIDTH];
+        let inputs: [Inputs; SHORT / WIDTH] =
+            array::from_fn(|group| array::from_fn(|lane| slice::from_ref(&self.blocks[WIDTH * group + lane])));
+        if groups > 0 {
+            (self.compress)(&mut states[..groups], &inputs[..groups]);
+        }
+        for (lane, digest) in self.digests[..self.count].iter_mut().enumerate() {
+            if let Some(digest) = digest.take() {
+                set_digest(digest, state_of(&states, lane));
+            }
+        }
+        self.count = 0;
+    }
+}
+
+/// Computes the digests of all messages in lanes, whatever their lengths.
 ///
 /// Lanes are busy from the first one on. One whose message is done takes the next one; when none is left, the message of
 /// the last busy lane moves there, so that fewer groups of lanes are computed. The last message of all is finished
 /// alone: a single lane is no faster, two are.
-pub(crate) fn digest_each<'a>(queue: &mut dyn Iterator<Item = (&'a [u8], &'a mut [u8; 16])>, compress: Compress) {
+fn digest_each_long<'a>(queue: &mut dyn Iterator<Item = (&'a [u8], &'a mut [u8; 16])>, compress: Compress) {
     let mut messages = [const { None::<Message<'a>> }; WIDTH * GROUPS];
     let mut states = [[[0; WIDTH]; 4]; GROUPS];
     let mut busy = 0;
@@ -108,7 +171,7 @@ pub(crate) fn digest_each<'a>(queue: &mut dyn Iterator<Item = (&'a [u8], &'a mut
             if !message.advance(run) {
                 continue;
             }
-            message.finish(state_of(&states, lane));
+            set_digest(message.digest, state_of(&states, lane));
             if let Some((message, digest)) = queue.next() {
                 messages[lane] = Some(Message::new(message, digest));
                 set_state(&mut states, lane, INITIAL);
@@ -126,6 +189,6 @@ pub(crate) fn digest_each<'a>(queue: &mut dyn Iterator<Item = (&'a [u8], &'a mut
         let mut state = state_of(&states, 0);
         compress_one(&mut state, message.body);
         compress_one(&mut state, &message.tail[2 - message.tail_blocks..]);
-        message.finish(state);
+        set_digest(message.digest, state);
     }
 }
