@@ -54,60 +54,35 @@ const PLACES: usize = 1_024;
 impl HashKeyCache {
     /// The hash key of a partition key, as [`hash_key`] gives it.
     pub fn hash_key(&mut self, partition_key: &str) -> u128 {
-        let Some(place) = self.place(partition_key) else { return hash_key(partition_key) };
-        if !place.is_of(partition_key) {
-            place.remember(partition_key, hash_key(partition_key).to_be_bytes());
-        }
-        u128::from_be_bytes(place.hash_key)
-    }
-
-    /// Hashes the keys of records side by side, but for those that are remembered. Sixteen at once are enough to fill
-    /// the lanes of any CPU.
-    pub fn hash_each<R: AsMut<CheckedRecord>>(&mut self, records: &mut [R]) {
-        for record in records.iter_mut().map(AsMut::as_mut) {
-            if let Some((partition_key, to)) = record.unhashed()
-                && let Some(place) = self.place(partition_key)
-                && place.is_of(partition_key)
-            {
-                *to = place.hash_key;
-                record.set_hashed();
-            }
-        }
-        let unhashed = records.iter_mut().filter_map(|record| record.as_mut().unhashed());
-        kpl_md5::digest_each(unhashed.map(|(partition_key, to)| (partition_key.as_bytes(), to)));
-        for record in records.iter_mut().map(AsMut::as_mut) {
-            if let Some((partition_key, hash_key)) = record.unhashed() {
-                if let Some(place) = self.place(partition_key) {
-                    place.remember(partition_key, *hash_key);
-                }
-                record.set_hashed();
-            }
-        }
-    }
-
-    /// Where a partition key is remembered; `None` if it is too long for that.
-    fn place(&mut self, partition_key: &str) -> Option<&mut Remembered> {
-        if !(1..=REMEMBERED_LEN_MAX).contains(&partition_key.len()) {
-            return None;
+        let key = partition_key.as_bytes();
+        if !(1..=REMEMBERED_LEN_MAX).contains(&key.len()) {
+            return hash_key(partition_key);
         }
         if self.places.is_empty() {
             let none = Remembered { hash_key: [0; 16], len: 0, partition_key: [0; REMEMBERED_LEN_MAX] };
             self.places = alloc::vec![none; PLACES];
         }
-        let place = self.hasher.hash_one(partition_key.as_bytes()) as usize % PLACES;
-        self.places.get_mut(place)
+        let place = &mut self.places[self.hasher.hash_one(key) as usize % PLACES];
+        if place.partition_key[..usize::from(place.len)] != *key {
+            place.hash_key = hash_key(partition_key).to_be_bytes();
+            place.len = key.len() as u8;
+            place.partition_key[..key.len()].copy_from_slice(key);
+        }
+        u128::from_be_bytes(place.hash_key)
     }
-}
 
-impl Remembered {
-    fn is_of(&self, partition_key: &str) -> bool {
-        self.partition_key[..usize::from(self.len)] == *partition_key.as_bytes()
-    }
-
-    fn remember(&mut self, partition_key: &str, hash_key: [u8; 16]) {
-        self.hash_key = hash_key;
-        self.len = partition_key.len() as u8;
-        self.partition_key[..partition_key.len()].copy_from_slice(partition_key.as_bytes());
+    /// Hashes the keys of records: of some at once in the lanes of the CPU's registers, if it has such. There, a key costs no
+    /// more than to look for it; without, keys that come again are remembered. Sixteen fill the lanes of any CPU.
+    pub fn hash_each<R: AsMut<CheckedRecord>>(&mut self, records: &mut [R]) {
+        const LANES_MIN: usize = 4;
+        let in_lanes = records.len() >= LANES_MIN && kpl_md5::has_lanes();
+        let unhashed = records.iter_mut().filter_map(|record| record.as_mut().unhashed());
+        if in_lanes {
+            kpl_md5::digest_each(unhashed.map(|(partition_key, to)| (partition_key.as_bytes(), to)));
+        } else {
+            unhashed.for_each(|(partition_key, to)| *to = self.hash_key(partition_key).to_be_bytes());
+        }
+        records.iter_mut().for_each(|record| record.as_mut().set_hashed());
     }
 }
 

@@ -60,7 +60,6 @@ impl<'a> Message<'a> {
         }
         self.body.is_empty() && self.tail_blocks == 0
     }
-
 }
 
 fn set_digest(digest: &mut [u8; 16], state: [u32; 4]) {

@@ -37,6 +37,14 @@ pub fn digest_each<'a>(messages: impl IntoIterator<Item = (&'a [u8], &'a mut [u8
     }
 }
 
+/// Whether this CPU has lanes for several messages. Without, there is nothing to gain from computing them together.
+pub fn has_lanes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return Implementation::available().next().is_some_and(|fastest| fastest.compress.is_some());
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
 /// A way to compute digests. For tests and benchmarks, which compare them.
 #[doc(hidden)]
 #[derive(Clone, Copy)]
