@@ -71,18 +71,15 @@ impl HashKeyCache {
         u128::from_be_bytes(place.hash_key)
     }
 
-    /// Hashes the keys of records: of some at once in the lanes of the CPU's registers, if it has such. There, a key costs no
-    /// more than to look for it; without, keys that come again are remembered. Sixteen fill the lanes of any CPU.
-    pub fn hash_each<R: AsMut<CheckedRecord>>(&mut self, records: &mut [R]) {
-        const LANES_MIN: usize = 4;
-        let in_lanes = records.len() >= LANES_MIN && kpl_md5::has_lanes();
-        let unhashed = records.iter_mut().filter_map(|record| record.as_mut().unhashed());
-        if in_lanes {
+    /// Hashes the keys of records: all at once in the lanes of the CPU's registers, if it has such. There, a key costs no more
+    /// than to look for it; without, keys that come again are remembered. Sixteen fill the lanes of any CPU.
+    pub fn hash_each<'a>(&mut self, records: impl IntoIterator<Item = &'a mut CheckedRecord>) {
+        let unhashed = records.into_iter().filter_map(CheckedRecord::take_unhashed);
+        if kpl_md5::has_lanes() {
             kpl_md5::digest_each(unhashed.map(|(partition_key, to)| (partition_key.as_bytes(), to)));
         } else {
             unhashed.for_each(|(partition_key, to)| *to = self.hash_key(partition_key).to_be_bytes());
         }
-        records.iter_mut().for_each(|record| record.as_mut().set_hashed());
     }
 }
 
@@ -139,7 +136,7 @@ mod tests {
                 let mut records: Vec<_> = batch.iter().map(|keys| user_record(keys).check().unwrap()).collect();
                 cache.hash_each(&mut records);
                 for (record, keys) in records.into_iter().zip(&batch) {
-                    prop_assert!(record.clone().unhashed().is_none());
+                    prop_assert!(record.clone().take_unhashed().is_none());
                     let prepared = record.prepare(&mut cache);
                     prop_assert_eq!(prepared.hash_key(), keys.1.unwrap_or_else(|| hash_key(&keys.0)));
                     prop_assert_eq!(UserRecord::from(prepared), user_record(keys), "the record is what it was");

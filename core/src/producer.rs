@@ -23,6 +23,9 @@ use crate::stream::Stream;
 use crate::time::Instant;
 use crate::wakes::Wakes;
 
+/// Between looking at the clock and a put, a thread may lose its core. If more time than this lies between, the clock was set.
+const OVERTAKING: Duration = Duration::from_secs(1);
+
 /// A Kinesis producer without clock, socket, thread or randomness of its own.
 ///
 /// `T` is the caller's ticket: what it wants back with the fate of its record. A record and its ticket travel together
@@ -48,6 +51,8 @@ pub struct Producer<T> {
     by_name: HashMap<Arc<str>, u32>,
     /// The stream of the last put.
     last_put: u32,
+    /// The latest time of a put.
+    latest_put: Instant,
     /// When which stream has something to do.
     wakes: Wakes,
     /// Streams that have a request and no leave to send it, in turn.
@@ -102,6 +107,7 @@ impl<T> Producer<T> {
             streams: Vec::new(),
             by_name: HashMap::new(),
             last_put: 0,
+            latest_put: now,
             wakes: Wakes::default(),
             line: VecDeque::new(),
             in_flight: 0,
@@ -147,10 +153,15 @@ impl<T> Producer<T> {
     fn admit(&mut self, now: Instant, put_at: Instant, index: u32, record: PreparedRecord, ticket: T) {
         let size = record.size();
         let (stream, common) = (&mut self.streams[index as usize], &mut self.common);
+        let patience = common.config.record_max_buffered_time();
+        // Threads read the clock and then come here, in another order maybe. Deadlines are in the order of the puts, lest an
+        // aggregate overtakes the one before it.
+        let put_at = if self.latest_put <= put_at + OVERTAKING { self.latest_put.max(put_at) } else { put_at };
+        self.latest_put = put_at;
         common.stats.user_records_put += 1;
         let generation = common.outstanding.admit(put_at, size);
         let user = Pending { entry: record.entry, ticket, put_at, generation, failed: FailedAttempts::default() };
-        let deadline = put_at + common.config.record_max_buffered_time();
+        let deadline = put_at + patience;
         if let Some(metrics) = stream.metrics() {
             metrics.received(now);
             self.reporter.observed(now);

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use core::mem;
 
 use bytes::Bytes;
 
@@ -213,21 +214,10 @@ impl CheckedRecord {
         prepared
     }
 
-    /// The partition key and the place of its hash key, if that is not known yet.
-    pub(crate) fn unhashed(&mut self) -> Option<(&str, &mut [u8; 16])> {
+    /// The partition key and the place of its hash key, if that is not known yet. The caller puts it there.
+    pub(crate) fn take_unhashed(&mut self) -> Option<(&str, &mut [u8; 16])> {
         let Entry { partition_key, hash_key, .. } = &mut self.prepared.entry;
-        (!self.hashed).then_some((partition_key, hash_key))
-    }
-
-    /// The hash key is in its place.
-    pub(crate) fn set_hashed(&mut self) {
-        self.hashed = true;
-    }
-}
-
-impl AsMut<Self> for CheckedRecord {
-    fn as_mut(&mut self) -> &mut Self {
-        self
+        (!mem::replace(&mut self.hashed, true)).then_some((partition_key, hash_key))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Where puts leave their records for the state machine.
 
 use std::collections::VecDeque;
+use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,34 +19,54 @@ pub(crate) struct Put {
     pub(crate) ticket: Ticket,
 }
 
-impl AsMut<CheckedRecord> for Put {
-    fn as_mut(&mut self) -> &mut CheckedRecord {
-        &mut self.record
-    }
-}
-
 /// Records that lie here until there are some of them, or somebody comes by: the state machine takes them one after the
-/// other, under one lock, with their keys hashed side by side. That costs a third less than one by one.
+/// other, under one lock, with their keys hashed side by side.
 ///
 /// A record may lie here if nobody can tell the difference: there is room for it, its stream takes it whatever the stream
 /// is, and the drive loop comes by itself before the record would be due. All others are put there and then, behind what
 /// lies here.
+///
+/// Each handle puts into one of some compartments, so that two cores that put do not hand a compartment to and fro. What one
+/// put after another all the same goes to the state machine in that order, by the clock: see [`take`](Self::take).
 #[derive(Debug)]
-pub(crate) struct Inbox(Mutex<Puts>);
+pub(crate) struct Inbox {
+    compartments: [Compartment; COMPARTMENTS],
+    next: AtomicUsize,
+    /// How long a record can lie here: no record is due earlier after its put.
+    patience: Duration,
+    /// How large a record can be.
+    size_max: usize,
+}
+
+/// Each in cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Compartment(Mutex<Puts>);
 
 #[derive(Debug)]
 struct Puts {
-    waiting: Vec<Put>,
+    /// In the order of their times.
+    lying: VecDeque<Put>,
     bytes: usize,
-    /// What the state machine has room for, what lies here included.
-    room: Room,
+    /// Whether the state machine has room for all that all compartments can hold.
+    has_room: bool,
     /// When the drive loop empties it, at the latest.
     emptied_at: Instant,
-    /// How long a record can lie here: no record is due earlier after its put.
-    patience: Duration,
-    size_max: usize,
     closed: bool,
 }
+
+/// What was taken out.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// By compartment, each in the order in which it was put.
+    puts: [VecDeque<Put>; COMPARTMENTS],
+    /// The compartments from which there is something.
+    of: Vec<usize>,
+}
+
+/// Which compartment a handle puts into.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place(usize);
 
 /// Room for more records.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,90 +75,171 @@ pub(crate) struct Room {
     pub(crate) bytes: usize,
 }
 
+impl Room {
+    pub(crate) fn without(self, other: Self) -> Self {
+        Self { records: self.records.saturating_sub(other.records), bytes: self.bytes.saturating_sub(other.bytes) }
+    }
+}
+
 /// What became of a record that was to be left here.
 pub(crate) enum Left {
     Lies,
-    /// It lies here, and it is time to take it and the others away.
-    LiesAndMany,
+    /// It lies here since this time, and it is time to take it and the others away.
+    LiesAndMany(Instant),
     /// It cannot lie here.
     Not(Put),
 }
 
-/// As many lanes as the widest registers have for MD5. Time under the state machine's lock is a reason to have no more.
+const COMPARTMENTS: usize = 8;
+
+/// As many lanes as the widest registers have for MD5.
 const MANY: usize = 16;
+
+/// As many as a compartment has place for, while somebody else is taking records away.
+const LYING_MAX: usize = 128;
 
 /// A larger record has better things to spare than the MD5 of its key. Every stream takes records of this size.
 const SIZE_MAX: usize = 4_096;
 
+impl Default for Puts {
+    fn default() -> Self {
+        Self { lying: VecDeque::new(), bytes: 0, has_room: false, emptied_at: Instant::NEVER, closed: false }
+    }
+}
+
 impl Inbox {
     pub(crate) fn new(config: &Config) -> Self {
-        let puts = Puts {
-            waiting: Vec::with_capacity(MANY),
-            bytes: 0,
-            room: Room::default(),
-            emptied_at: Instant::NEVER,
+        let inbox = Self {
+            compartments: Default::default(),
+            next: AtomicUsize::new(0),
             // By half of its time-to-live a record is on its way.
             patience: config.record_max_buffered_time().min(config.record_ttl() / 2),
             size_max: config.max_record_size().map_or(SIZE_MAX, |size| size.min(SIZE_MAX)),
-            // What fills an aggregate or a request goes out at once.
-            closed: !config.aggregation_enabled() || config.aggregation_max_count() <= MANY,
         };
-        Self(Mutex::new(puts))
+        // What fills an aggregate or a request goes out at once.
+        if !config.aggregation_enabled() || config.aggregation_max_count() <= MANY {
+            inbox.close();
+        }
+        inbox
     }
 
-    fn lock(&self) -> MutexGuard<'_, Puts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A place for a handle.
+    pub(crate) fn place(&self) -> Place {
+        Place(self.next.fetch_add(1, Ordering::Relaxed) % COMPARTMENTS)
     }
 
-    /// Leaves a record here, if it can lie here.
-    pub(crate) fn leave(&self, put: Put) -> Left {
-        let mut puts = self.lock();
-        let size = put.record.size();
-        let can_lie = puts.waiting.len() < puts.room.records
-            && puts.bytes + size <= puts.room.bytes
-            && size <= puts.size_max
-            && (put.at..=put.at + puts.patience).contains(&puts.emptied_at)
+    /// Leaves a record here, if it can lie here. The clock is read while the place is locked.
+    pub(crate) fn leave(
+        &self,
+        place: Place,
+        clock: impl FnOnce() -> Instant,
+        record: CheckedRecord,
+        ticket: Ticket,
+    ) -> Left {
+        let size = record.size();
+        let mut puts = self.compartments[place.0].lock();
+        let at = clock();
+        let can_lie = puts.has_room
+            && (at..=at + self.patience).contains(&puts.emptied_at)
+            && size <= self.size_max
+            && puts.lying.len() < LYING_MAX
             && !puts.closed;
         if !can_lie {
-            return Left::Not(put);
+            return Left::Not(Put { at, record, ticket });
         }
         puts.bytes += size;
-        puts.waiting.push(put);
-        if puts.waiting.len() < MANY { Left::Lies } else { Left::LiesAndMany }
+        puts.lying.push_back(Put { at, record, ticket });
+        if puts.lying.len() < MANY { Left::Lies } else { Left::LiesAndMany(at) }
     }
 
-    /// Takes everything, in the order in which it was put.
-    pub(crate) fn take_into(&self, to: &mut VecDeque<Put>) {
-        let mut puts = self.lock();
-        puts.room.records = puts.room.records.saturating_sub(puts.waiting.len());
-        puts.room.bytes = puts.room.bytes.saturating_sub(puts.bytes);
-        puts.bytes = 0;
-        to.extend(puts.waiting.drain(..));
-    }
-
-    /// The state machine has this much room, with everything that was taken.
-    pub(crate) fn set_room(&self, room: Room) {
-        self.lock().room = room;
+    /// Takes out what was put until `now`. `room` is what the state machine has now, and will have but for what is taken.
+    ///
+    /// Compartments are emptied one after the other, and puts go on. Of two records of which one was put after the other,
+    /// the second is never taken without the first: if the second has a time until now, the first was there before now.
+    pub(crate) fn take(&self, now: Instant, taken: &mut Taken, room: Room) {
+        // For what is taken, and for as much again.
+        const RECORDS: usize = 2 * COMPARTMENTS * LYING_MAX;
+        let has_room = room.records > RECORDS && room.bytes > RECORDS * SIZE_MAX;
+        for (of, compartment) in self.compartments.iter().enumerate() {
+            let mut puts = compartment.lock();
+            let Puts { lying, bytes, .. } = &mut *puts;
+            let taken_before = taken.puts[of].len();
+            if taken_before == 0 && lying.back().is_some_and(|last| last.at <= now) {
+                // Each compartment has two of them, which stay with it.
+                mem::swap(lying, &mut taken.puts[of]);
+                *bytes = 0;
+            } else {
+                while let Some(put) = lying.pop_front_if(|put| put.at <= now) {
+                    *bytes -= put.record.size();
+                    taken.puts[of].push_back(put);
+                }
+            }
+            puts.has_room = has_room;
+            if taken_before == 0 && !taken.puts[of].is_empty() {
+                taken.of.push(of);
+            }
+        }
     }
 
     /// The drive loop comes again at `next`, or earlier if something has been left since that needs it. Gives the earlier.
     pub(crate) fn expect(&self, next: Instant) -> Instant {
-        let mut puts = self.lock();
-        let due = puts.waiting.first().map_or(Instant::NEVER, |put| put.at + puts.patience);
-        puts.emptied_at = next.min(due);
-        puts.emptied_at
+        let mut earliest = next;
+        for compartment in &self.compartments {
+            let mut puts = compartment.lock();
+            let due = puts.lying.front().map_or(Instant::NEVER, |put| put.at + self.patience);
+            puts.emptied_at = next.min(due);
+            earliest = earliest.min(due);
+        }
+        earliest
     }
 
     /// What lies here.
     pub(crate) fn lying(&self) -> Outstanding {
-        let puts = self.lock();
-        let oldest_put = puts.waiting.first().map(|put| put.at);
-        Outstanding { records: puts.waiting.len(), bytes: puts.bytes, oldest_put }
+        let mut all = Outstanding { records: 0, bytes: 0, oldest_put: None };
+        for compartment in &self.compartments {
+            let puts = compartment.lock();
+            all.records += puts.lying.len();
+            all.bytes += puts.bytes;
+            all.oldest_put = all.oldest_put.into_iter().chain(puts.lying.front().map(|put| put.at)).min();
+        }
+        all
     }
 
     /// Nothing is left here any more.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
+        self.compartments.iter().for_each(|compartment| compartment.lock().closed = true);
+    }
+}
+
+impl Compartment {
+    fn lock(&self) -> MutexGuard<'_, Puts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Taken {
+    pub(crate) fn records(&mut self) -> impl Iterator<Item = &mut CheckedRecord> {
+        self.puts.iter_mut().flatten().map(|put| &mut put.record)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+
+    /// The next one, in the order in which all were put.
+    pub(crate) fn pop(&mut self) -> Option<Put> {
+        let put_at = |of: &usize| self.puts[*of].front().map(|put| put.at);
+        // Mostly one task puts at a time.
+        let next = match self.of.len() {
+            1 => 0,
+            _ => (0..self.of.len()).min_by_key(|next| put_at(&self.of[*next]))?,
+        };
+        let puts = &mut self.puts[self.of[next]];
+        let put = puts.pop_front();
+        if puts.is_empty() {
+            self.of.swap_remove(next);
+        }
+        put
     }
 }
 
@@ -149,6 +252,7 @@ mod tests {
     use super::*;
     use crate::outcome::Outcome;
 
+    const AMPLE: Room = Room { records: 10_000, bytes: 10 << 20 };
     const SOON: Duration = Duration::from_millis(100);
 
     fn ms(ms: u64) -> Instant {
@@ -158,18 +262,25 @@ mod tests {
     /// With room, and a drive loop that comes by in time for records that are put from 0 to 50 ms.
     fn inbox(config: ConfigBuilder) -> Inbox {
         let inbox = Inbox::new(&config.record_max_buffered_time(SOON).build().unwrap());
-        inbox.set_room(Room { records: 1_000, bytes: 100_000 });
+        assert_eq!(take(&inbox, AMPLE).len(), 0);
         assert_eq!(inbox.expect(ms(50)), ms(50));
         inbox
     }
 
-    fn put(at: u64, size: usize) -> Put {
+    fn put(inbox: &Inbox, place: Place, at: u64, size: usize) -> Left {
         let record = UserRecord::new("events", "k", vec![0; size - 1]).check().unwrap();
-        Put { at: ms(at), record, ticket: Outcome::new().0 }
+        inbox.leave(place, || ms(at), record, Outcome::new().0)
     }
 
     fn lies(inbox: &Inbox, at: u64, size: usize) -> bool {
-        !matches!(inbox.leave(put(at, size)), Left::Not(_))
+        !matches!(put(inbox, Place(0), at, size), Left::Not(_))
+    }
+
+    /// Takes everything out: when it was put, and its size.
+    fn take(inbox: &Inbox, room: Room) -> Vec<(Instant, usize)> {
+        let mut taken = Taken::default();
+        inbox.take(ms(1_000), &mut taken, room);
+        iter::from_fn(|| taken.pop()).map(|put| (put.at, put.record.size())).collect()
     }
 
     #[test]
@@ -180,8 +291,7 @@ mod tests {
         assert!(!lies(&inbox, 49, 10), "it is due before the drive loop comes");
         assert!(!lies(&inbox, 151, 10), "the drive loop is late, or on its way");
         let _ = inbox.expect(Instant::NEVER);
-        let mut taken = VecDeque::new();
-        inbox.take_into(&mut taken);
+        assert_eq!(take(&inbox, AMPLE).len(), 2);
         let _ = inbox.expect(Instant::NEVER);
         assert!(!lies(&inbox, 150, 10));
     }
@@ -203,29 +313,65 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_what_lies_or_has_just_been_taken() {
+    fn there_is_room_for_all_that_is_taken_or_left_before_the_state_machine_is_asked_again() {
         let inbox = inbox(Config::builder());
-        inbox.set_room(Room { records: 3, bytes: 100 });
-        assert!(lies(&inbox, 0, 60) && lies(&inbox, 0, 10));
-        assert!(!lies(&inbox, 0, 31) && lies(&inbox, 0, 30));
-        assert!(!lies(&inbox, 0, 1));
-        inbox.set_room(Room { records: 4, bytes: 1_000 });
-        let mut taken = VecDeque::new();
-        inbox.take_into(&mut taken);
-        assert_eq!((taken.len(), inbox.lying().records, inbox.lying().bytes), (3, 0, 0));
-        // The state machine has not counted them yet.
-        assert!(!lies(&inbox, 0, 901) && lies(&inbox, 0, 900) && !lies(&inbox, 0, 1));
+        for room in [Room { records: 2_048, ..AMPLE }, Room { bytes: 8 << 20, ..AMPLE }] {
+            take(&inbox, room);
+            assert!(!lies(&inbox, 0, 10));
+            take(&inbox, Room { records: room.records + 1, bytes: room.bytes + 1 });
+            let lying = (0..2_000).filter(|n| !matches!(put(&inbox, Place(n % 8), 0, SIZE_MAX), Left::Not(_)));
+            assert_eq!(lying.count(), 1_024);
+            assert_eq!((inbox.lying().records, inbox.lying().bytes), (1_024, 1_024 * SIZE_MAX));
+            assert_eq!(take(&inbox, room).len(), 1_024);
+            assert_eq!((inbox.lying().records, inbox.lying().bytes), (0, 0));
+        }
     }
 
     #[test]
-    fn sixteen_are_many_and_come_out_in_order() {
+    fn sixteen_are_many() {
         let inbox = inbox(Config::builder());
-        let sizes = 10..10 + MANY;
-        let many: Vec<_> = sizes.clone().map(|size| matches!(inbox.leave(put(0, size)), Left::LiesAndMany)).collect();
-        assert_eq!(many, iter::repeat_n(false, MANY - 1).chain([true]).collect::<Vec<_>>());
-        let mut taken = VecDeque::new();
-        inbox.take_into(&mut taken);
-        assert!(taken.iter().map(|put| put.record.size()).eq(sizes));
+        let many = |_| matches!(put(&inbox, Place(0), 0, 10), Left::LiesAndMany(_));
+        assert_eq!(
+            (0..MANY).map(many).collect::<Vec<_>>(),
+            iter::repeat_n(false, MANY - 1).chain([true]).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn records_come_out_in_the_order_of_their_puts_whatever_handles_they_were_put_with() {
+        let inbox = inbox(Config::builder());
+        let handles = [inbox.place(), inbox.place(), inbox.place()];
+        let puts: Vec<_> = (0..30).map(|n| (n, n as usize * 7 % 3)).collect();
+        for (n, handle) in &puts {
+            assert!(!matches!(put(&inbox, handles[*handle], *n, 100 + *n as usize), Left::Not(_)));
+        }
+        assert_eq!(inbox.lying().oldest_put, Some(ms(0)));
+        let expected: Vec<_> = puts.iter().map(|(n, _)| (ms(*n), 100 + *n as usize)).collect();
+        assert_eq!(take(&inbox, AMPLE), expected);
+    }
+
+    #[test]
+    fn what_was_put_after_the_taking_began_is_not_taken() {
+        let inbox = inbox(Config::builder());
+        let handles = [inbox.place(), inbox.place()];
+        for at in [10, 20, 30, 40] {
+            assert!(!matches!(put(&inbox, handles[at as usize / 10 % 2], at, 100 + at as usize), Left::Not(_)));
+        }
+        let mut taken = Taken::default();
+        inbox.take(ms(20), &mut taken, AMPLE);
+        assert!(iter::from_fn(|| taken.pop()).map(|put| put.at).eq([ms(10), ms(20)]));
+        let lying = inbox.lying();
+        assert_eq!((lying.records, lying.bytes, lying.oldest_put), (2, 270, Some(ms(30))));
+        assert_eq!(inbox.expect(Instant::NEVER), ms(130));
+        assert_eq!(take(&inbox, AMPLE), [(ms(30), 130), (ms(40), 140)]);
+    }
+
+    #[test]
+    fn of_records_of_one_time_those_of_a_handle_keep_their_order() {
+        let inbox = inbox(Config::builder());
+        let handle = inbox.place();
+        (10..20).for_each(|size| assert!(!matches!(put(&inbox, handle, 0, size), Left::Not(_))));
+        assert!(take(&inbox, AMPLE).into_iter().eq((10..20).map(|size| (ms(0), size))));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use kpl_core::{CheckedRecord, Config, Instant, Stats, UserRecord};
 use crate::aws::{self, AwsTransport};
 use crate::drive::DriveLoop;
 use crate::error::{FromEnvError, PutError};
+use crate::inbox::Place;
 use crate::metrics::MetricsSink;
 use crate::outcome::Outcome;
 use crate::runtime::{AwsRuntime, Runtime};
@@ -38,12 +39,13 @@ use crate::transport::Transport;
 #[derive(Debug)]
 pub struct Producer<R> {
     handle: Arc<Handle>,
+    place: Place,
     runtime: PhantomData<fn() -> R>,
 }
 
 impl<R> Clone for Producer<R> {
     fn clone(&self) -> Self {
-        Self { handle: self.handle.clone(), runtime: PhantomData }
+        Self { handle: self.handle.clone(), place: self.handle.shared.inbox.place(), runtime: PhantomData }
     }
 }
 
@@ -142,7 +144,8 @@ impl<R: Runtime> Producer<R> {
         let core = kpl_core::Producer::new(config, clock());
         let shared = Arc::new(Shared::new(core, clock));
         runtime.spawn(DriveLoop::new(shared.clone()).run(runtime.clone(), Arc::new(transport)));
-        Self { handle: Arc::new(Handle { shared }), runtime: PhantomData }
+        let place = shared.inbox.place();
+        Self { handle: Arc::new(Handle { shared }), place, runtime: PhantomData }
     }
 
     /// Puts a record: waits until there is room for it, and gives the promise of its outcome.
@@ -175,15 +178,15 @@ impl<R: Runtime> Producer<R> {
 
     /// Puts the record in `waiting`, which stays there as long as there is no room for it: also when this is dropped.
     pub(crate) async fn put_waiting(&self, waiting: &mut Option<CheckedRecord>) -> Result<Outcome, PutError> {
-        let room = &self.shared().room;
-        if (!room.has_line() || self.shared().has_ample_room())
+        let line = &self.shared().line;
+        if (line.is_empty() || self.shared().has_ample_room())
             && let Some(done) = self.put_if_room(waiting)
         {
             return done;
         }
-        let _turn = room.line_up().await;
+        let _turn = line.line_up().await;
         loop {
-            let made = room.listen(); // before looking: no wake-up is lost
+            let made = line.listen(); // before looking: no wake-up is lost
             if let Some(done) = self.put_if_room(waiting) {
                 return done;
             }
@@ -297,7 +300,7 @@ impl<R: Runtime> Producer<R> {
 
     fn try_put_checked(&self, record: CheckedRecord) -> Result<Outcome, Refused> {
         use kpl_core::PutError as Core;
-        self.shared().try_put(record).map_err(|refused| match refused {
+        self.shared().try_put(self.place, record).map_err(|refused| match refused {
             Core::Full { record, records, bytes, .. } => Refused::Full { record: record.into(), records, bytes },
             Core::Invalid { reason, record, .. } => {
                 Refused::Ended(PutError::Invalid { reason, record: Box::new(record.into()) })

@@ -2,23 +2,28 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::iter;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use event_listener::Event;
 use kpl_core::metrics::{MetricsWindow, Observations};
 use kpl_core::{Action, CheckedRecord, Delivery, FlushId, HashKeyCache, Instant, PutError, Reply, RequestError, Stats};
 use tokio::sync::oneshot;
 
-use crate::inbox::{self, Inbox, Left, Put};
+use crate::inbox::{Inbox, Left, Place, Put, Room, Taken};
+use crate::line::Line;
 use crate::metrics::{Event as MetricsEvent, Exports};
 use crate::notices::Notices;
 use crate::outcome::{Outcome, Ticket};
-use crate::room::Room;
+
+/// Records that get to the state machine under one lock. It is held for less than a microsecond; what is more waits for the
+/// next one, so that replies get in between.
+const PUTS_A_LOCK: usize = 8;
 
 /// The state machine behind its lock, and the events around it.
 pub(crate) struct Shared {
-    inbox: Inbox,
+    pub(crate) inbox: Inbox,
     /// Whoever has it takes what lies in the inbox to the state machine. It is locked before that.
     courier: Mutex<Courier>,
     state: Mutex<State>,
@@ -26,7 +31,7 @@ pub(crate) struct Shared {
     /// Wakes the drive loop.
     pub(crate) wake: Event,
     /// Where puts wait while the producer is full.
-    pub(crate) room: Room,
+    pub(crate) line: Line,
     /// The deadline of a close has passed: requests under way end at once.
     cancelled: AtomicBool,
     cancel: Event,
@@ -39,9 +44,11 @@ pub(crate) struct Shared {
 
 #[derive(Default)]
 struct Courier {
-    /// Taken from the inbox. A panic in the state machine leaves the rest here, for whoever comes next.
-    puts: VecDeque<Put>,
+    /// From the inbox. A panic in the state machine leaves the rest here, for whoever comes next.
+    taken: Taken,
     keys: HashKeyCache,
+    /// What the state machine has at least.
+    room: Room,
 }
 
 pub(crate) struct State {
@@ -61,7 +68,7 @@ impl Shared {
             state: Mutex::new(State { core, looks_at: Instant::NEVER, flushes: Vec::new(), abandoned: false }),
             clock,
             wake: Event::new(),
-            room: Room::default(),
+            line: Line::default(),
             cancelled: AtomicBool::new(false),
             cancel: Event::new(),
             finished: AtomicBool::new(false),
@@ -81,49 +88,76 @@ impl Shared {
     }
 
     #[expect(clippy::result_large_err, reason = "the record comes back as it was, without an allocation")]
-    pub(crate) fn try_put(&self, record: CheckedRecord) -> Result<Outcome, PutError<Ticket>> {
+    pub(crate) fn try_put(&self, place: Place, record: CheckedRecord) -> Result<Outcome, PutError<Ticket>> {
         let (ticket, outcome) = Outcome::new();
-        let now = self.now();
-        match self.inbox.leave(Put { at: now, record, ticket }) {
+        match self.inbox.leave(place, || self.now(), record, ticket) {
             Left::Lies => {}
-            Left::LiesAndMany => self.after_all_puts(now, |_, _| {}),
-            Left::Not(Put { record, ticket, .. }) => {
-                self.after_all_puts(now, |state, keys| state.core.put(now, record.prepare(keys), ticket))?;
+            Left::LiesAndMany(now) => {
+                // If somebody else is at it: the next put looks again, and the drive loop comes by in time.
+                if let Some(mut courier) = unless_busy(&self.courier)
+                    && unless_busy(&self.state).is_some()
+                {
+                    self.deliver_by(&mut courier, now, Room::default(), |_, _| {});
+                }
+            }
+            Left::Not(Put { at: now, record, ticket }) => {
+                let needed = Room { records: 1, bytes: record.size() };
+                let mut courier = self.courier();
+                self.deliver_by(&mut courier, now, needed, |state, keys| {
+                    state.core.put(now, record.prepare(keys), ticket)
+                })?;
             }
         }
         Ok(outcome)
     }
 
-    /// Takes to the state machine what lies in the inbox, and lets something happen to it after that. Wakes the drive loop if
-    /// it has to look earlier than it would by itself; mostly that is not so.
-    fn after_all_puts<R>(&self, now: Instant, event: impl FnOnce(&mut State, &mut HashKeyCache) -> R) -> R {
-        let mut courier = self.courier.lock().unwrap_or_else(PoisonError::into_inner);
-        let Courier { puts, keys } = &mut *courier;
-        self.inbox.take_into(puts);
-        keys.hash_each(puts.make_contiguous());
-        let mut state = self.lock();
-        while let Some(put) = puts.pop_front() {
-            state.core.put_taken(now, put.at, put.record.prepare(keys), put.ticket);
+    /// Takes to the state machine what was left in the inbox until now, and lets something happen to it after that.
+    fn after_all_puts<R>(&self, now: Instant, event: impl FnOnce(&mut State) -> R) -> R {
+        self.deliver_by(&mut self.courier(), now, Room::default(), |state, _| event(state))
+    }
+
+    /// Wakes the drive loop if it has to look earlier than it would by itself; mostly that is not so. `needed` is what the
+    /// event may take of the room.
+    fn deliver_by<R>(
+        &self,
+        courier: &mut Courier,
+        now: Instant,
+        needed: Room,
+        event: impl FnOnce(&mut State, &mut HashKeyCache) -> R,
+    ) -> R {
+        let Courier { taken, keys, room } = courier;
+        self.inbox.take(now, taken, room.without(needed));
+        keys.hash_each(taken.records());
+        while !taken.is_empty() {
+            let mut state = self.lock();
+            for Put { at, record, ticket } in iter::from_fn(|| taken.pop()).take(PUTS_A_LOCK) {
+                state.core.put_taken(now, at, record.prepare(keys), ticket);
+            }
         }
+        let mut state = self.lock();
         let result = event(&mut state, keys);
-        self.inbox.set_room(state.room());
+        *room = state.room();
         let wake = state.must_wake();
-        drop((state, courier));
+        drop(state);
         if wake {
             self.wake.notify(1);
         }
         result
     }
 
+    fn courier(&self) -> MutexGuard<'_, Courier> {
+        self.courier.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes to the state machine what lies in the inbox.
-    fn deliver(&self) {
-        self.after_all_puts(self.now(), |_, _| {});
+    fn deliver(&self, now: Instant) {
+        self.after_all_puts(now, |_| {});
     }
 
     /// All puts that are still to come go to the state machine by themselves.
     fn close_inbox(&self) {
         self.inbox.close();
-        self.deliver();
+        self.deliver(self.now());
     }
 
     /// What is accepted and not yet resolved, wherever it is.
@@ -146,7 +180,7 @@ impl Shared {
     /// Looks at the state machine, and at what it has not seen yet. Changes nothing.
     fn look<R>(&self, look: impl FnOnce(&kpl_core::Producer<Ticket>, Outstanding) -> R) -> R {
         // While it is locked, nothing is on the way from the inbox to the state machine.
-        let _courier = self.courier.lock().unwrap_or_else(PoisonError::into_inner);
+        let _courier = self.courier();
         let lying = self.inbox.lying();
         look(&self.lock().core, lying)
     }
@@ -154,12 +188,12 @@ impl Shared {
     /// What has been measured, to be added up outside the lock.
     pub(crate) fn metrics(&self, window: MetricsWindow) -> Observations {
         let now = self.now();
-        self.after_all_puts(now, |state, _| state.core.metrics(now, window))
+        self.after_all_puts(now, |state| state.core.metrics(now, window))
     }
 
     /// Lets the drive loop do its turn. See [`State::turn`].
     pub(crate) fn turn(&self, now: Instant, most: usize, actions: &mut VecDeque<Action<Ticket>>) -> Turn {
-        let mut turn = self.after_all_puts(now, |state, _| state.turn(now, most, actions));
+        let mut turn = self.after_all_puts(now, |state| state.turn(now, most, actions));
         turn.next = self.inbox.expect(turn.next);
         turn
     }
@@ -175,8 +209,8 @@ impl Shared {
     /// Starts a flush. The receiver ends when it is done.
     pub(crate) fn flush(&self) -> oneshot::Receiver<()> {
         let (done, receiver) = oneshot::channel();
-        self.deliver();
         let now = self.now();
+        self.deliver(now);
         self.change(|state| {
             let flush = state.core.flush(now);
             state.flushes.push((flush, done));
@@ -192,7 +226,7 @@ impl Shared {
         self.close_inbox();
         self.change(|state| state.core.close(now, deadline));
         // Those who wait for room are told, one after the other, that there will be none.
-        self.room.made();
+        self.line.room_made();
     }
 
     /// Ends when every outcome is resolved and nothing will be taken any more.
@@ -248,7 +282,7 @@ impl Shared {
             }
         }
         if resolved {
-            self.room.made();
+            self.line.room_made();
         }
     }
 
@@ -263,7 +297,7 @@ impl Shared {
             state.core.close(now, now);
         }
         self.resolve_all(actions);
-        self.room.made();
+        self.line.room_made();
     }
 
     /// Carries out everything without a runtime: what would be sent is not.
@@ -282,7 +316,7 @@ impl Shared {
                 let error = RequestError::new(Delivery::NotSent, "Closed", "the runtime was shut down");
                 state.core.respond(now, batch, Reply::Failed(error));
             }
-            actions.extend(std::iter::from_fn(|| state.core.poll_action()));
+            actions.extend(iter::from_fn(|| state.core.poll_action()));
             if actions.is_empty() {
                 // What is under way comes back here, through its guard.
                 if state.core.is_drained() {
@@ -310,14 +344,14 @@ impl State {
     /// there is more to take right away.
     fn turn(&mut self, now: Instant, most: usize, actions: &mut VecDeque<Action<Ticket>>) -> Turn {
         self.core.tick(now);
-        actions.extend(std::iter::from_fn(|| self.core.poll_action()).take(most));
+        actions.extend(iter::from_fn(|| self.core.poll_action()).take(most));
         self.looks_at = self.core.next_tick().unwrap_or(Instant::NEVER);
         Turn { next: self.looks_at, more: self.core.has_actions(), drained: self.core.is_drained() }
     }
 
-    fn room(&self) -> inbox::Room {
+    fn room(&self) -> Room {
         let (core, config) = (&self.core, self.core.config());
-        inbox::Room {
+        Room {
             records: config.max_outstanding_records().saturating_sub(core.outstanding_records()),
             bytes: config.max_outstanding_bytes().saturating_sub(core.outstanding_bytes()),
         }
@@ -356,6 +390,15 @@ impl fmt::Debug for Shared {
             .field("outstanding_records", &records)
             .field("outstanding_bytes", &bytes)
             .finish_non_exhaustive()
+    }
+}
+
+/// Locks what nobody else has locked.
+fn unless_busy<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
     }
 }
 

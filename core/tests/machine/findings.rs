@@ -142,3 +142,21 @@ fn a_shard_that_was_held_up_goes_on_when_its_stream_has_left_the_line() {
     rig.run_for(100 * MS);
     assert_eq!(rig.shape(), [[1], [1]], "and, in its time, the other, though the first is not answered");
 }
+
+/// Of two threads, one read the clock first and put second. Found by a test of kpl-driver with real threads.
+#[test]
+fn a_put_with_an_earlier_time_does_not_take_its_aggregate_past_the_one_before() {
+    let mut rig = Rig::with_shards(Config::builder().aggregation_max_count(2), 1);
+    let early = rig.now;
+    rig.now = rig.now + MS;
+    let first = [rig.put(1, "a"), rig.put(2, "b")];
+    rig.producer.put(early, UserRecord::new("s", "k", "c").prepare().unwrap(), 99).unwrap();
+    let last = rig.put(3, "d");
+    rig.run_for(100 * MS);
+    assert_eq!(rig.shape(), [[2, 2]]);
+    rig.answer_all_stored(&equal_shards(1));
+    let sequence = |ticket: u64| rig.receipt(ticket).sequence_number().parse::<u64>().unwrap();
+    assert_eq!(first.map(sequence), [sequence(first[0]); 2]);
+    assert_eq!(sequence(99), sequence(last));
+    assert!(sequence(first[0]) < sequence(last));
+}

@@ -229,6 +229,38 @@ async fn many_tasks_on_many_threads_lose_nothing() {
     producer.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_task_puts_keeps_its_order_whatever_threads_and_handles_it_uses() {
+    let service = Service::answering_after(Duration::from_micros(100));
+    // With one request at a time, nothing else changes the order.
+    let config = Config::builder().max_in_flight_requests(1).record_max_buffered_time(ms(5));
+    let producer = service.producer(config.rate_limit_records_per_shard(1_000_000).rate_limit_bytes_per_shard(1 << 30));
+    let mut tasks = JoinSet::new();
+    for task in 0..8 {
+        let producer = producer.clone();
+        tasks.spawn(async move {
+            let mut outcomes = vec![];
+            for n in 0..3_000 {
+                outcomes.push(producer.clone().put("events", format!("{task}-{n}"), "x").await.unwrap());
+                if n % 7 == task % 7 {
+                    tokio::task::yield_now().await; // and goes on, on another thread perhaps
+                }
+            }
+            let mut places: Vec<(u64, Option<u64>)> = vec![];
+            for outcome in outcomes {
+                let receipt = outcome.await.unwrap();
+                places.push((receipt.sequence_number().parse().unwrap(), receipt.sub_sequence_number()));
+            }
+            let wrong: Vec<_> = places.windows(2).enumerate().filter(|(_, w)| w[0] >= w[1]).take(5).collect();
+            assert!(wrong.is_empty(), "in the order in which they were put: {wrong:?}");
+        });
+    }
+    while let Some(task) = timeout(PATIENCE, tasks.join_next()).await.expect("nothing hangs") {
+        task.unwrap();
+    }
+    assert_eq!(service.user_records(), 8 * 3_000);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_waiting_put_goes_on_as_soon_as_a_record_is_resolved() {
     let limits = [Config::builder().max_outstanding_records(1), Config::builder().max_outstanding_bytes(1_024)];
