@@ -19,7 +19,7 @@ use crate::outcome::{Outcome, Ticket};
 
 /// Records that get to the state machine under one lock. It is held for less than a microsecond; what is more waits for the
 /// next one, so that replies get in between.
-const PUTS_A_LOCK: usize = 8;
+const PUTS_A_LOCK: usize = 4;
 
 /// The state machine behind its lock, and the events around it.
 pub(crate) struct Shared {
