@@ -68,7 +68,7 @@
 //!
 //! | stage | what it does |
 //! |---|---|
-//! | [`UserRecord::prepare`] | checks the record and hashes its key, in the caller's thread |
+//! | [`UserRecord::prepare`] | checks the record and hashes its key, outside any lock; [`HashKeyCache`] hashes several at once |
 //! | [`Producer::put`] | backpressure; predicts the shard |
 //! | aggregator | packs user records of one shard into one Kinesis record, until it is full or due |
 //! | limiter | holds Kinesis records until their shard may take them, earliest deadline first |

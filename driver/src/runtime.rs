@@ -42,7 +42,7 @@ pub use aws_sdk_kinesis::config::SharedAsyncSleep;
 /// # fn block_on(_: impl Future<Output = ()>) {}
 /// ```
 pub trait Runtime: Clone + Send + Sync + 'static {
-    /// The time: it never goes backwards.
+    /// The time: it never goes backwards, from whatever threads it is asked.
     fn now(&self) -> Instant;
 
     /// Ends at `deadline` or a little later, never before.

@@ -2,13 +2,13 @@
 
 use kpl_core::codec::{self, AggregatedUserRecord};
 
-use crate::line::User;
+use crate::line::Record;
 
 /// Some user records that are put together: after each case the producer is flushed.
 #[derive(Debug)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
-    pub(crate) records: Vec<User>,
+    pub(crate) records: Vec<Record>,
 }
 
 /// The largest hash key.
@@ -16,15 +16,15 @@ const LAST: u128 = u128::MAX;
 
 /// Of every kind that users put, and of every kind that is at a limit.
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name, records: Vec<User>| Case { name, records };
+    let case = |name, records: Vec<Record>| Case { name, records };
     let numbered = |count: usize, key: &dyn Fn(usize) -> String| {
-        (0..count).map(|n| User::new(key(n), None, format!("record {n}").as_bytes())).collect()
+        (0..count).map(|n| Record::new(key(n), None, format!("record {n}").as_bytes())).collect()
     };
     let unicode = ["é", "あいう", "ключ", "🦀🦀", "e\u{301}", "\u{feff}", "a\tb\n", "\u{0}", "ß\u{200d}ﷺ"];
     vec![
-        case("one record", vec![User::new("key", None, b"alone")]),
-        case("one record with an explicit hash key", vec![User::new("key", Some(LAST / 3), b"alone")]),
-        case("one empty record", vec![User::new("key", None, b"")]),
+        case("one record", vec![Record::new("key", None, b"alone")]),
+        case("one record with an explicit hash key", vec![Record::new("key", Some(LAST / 3), b"alone")]),
+        case("one empty record", vec![Record::new("key", None, b"")]),
         case("two records", numbered(2, &|n| format!("key-{n}"))),
         case("a repeated key", numbered(10, &|_| "the same".into())),
         case("distinct keys", numbered(100, &|n| format!("key-{n}"))),
@@ -33,55 +33,60 @@ pub(crate) fn cases() -> Vec<Case> {
         case("keys of 256 characters", numbered(4, &|n| ["k", "あ", "🦀", "é"][n].repeat(256))),
         case(
             "explicit hash keys, distinct",
-            (0..20).map(|n| User::new(format!("key-{n}"), Some(LAST / 20 * n), b"placed")).collect(),
+            (0..20).map(|n| Record::new(format!("key-{n}"), Some(LAST / 20 * n), b"placed")).collect(),
         ),
         case(
             "explicit hash keys, repeated, with other partition keys",
-            (0..30_u32).map(|n| User::new(format!("key-{}", n % 4), Some(u128::from(n % 3)), b"placed")).collect(),
+            (0..30_u32).map(|n| Record::new(format!("key-{}", n % 4), Some(u128::from(n % 3)), b"placed")).collect(),
         ),
         case(
             "explicit hash keys, first and last",
             vec![
-                User::new("first", Some(0), b"0"),
-                User::new("last", Some(LAST), b"2^128 - 1"),
-                User::new("first", Some(0), b"0 again"),
+                Record::new("first", Some(0), b"0"),
+                Record::new("last", Some(LAST), b"2^128 - 1"),
+                Record::new("first", Some(0), b"0 again"),
             ],
         ),
         case(
             "some with explicit hash keys and some without",
-            (0..40).map(|n| User::new(format!("key-{}", n % 5), (n % 3 == 0).then_some(n << 120), b"mixed")).collect(),
+            (0..40)
+                .map(|n| Record::new(format!("key-{}", n % 5), (n % 3 == 0).then_some(n << 120), b"mixed"))
+                .collect(),
         ),
         case(
             "empty data among others",
-            (0..20_u8).map(|n| User::new(format!("key-{n}"), None, &vec![n; usize::from(n % 3)])).collect(),
+            (0..20_u8).map(|n| Record::new(format!("key-{n}"), None, &vec![n; usize::from(n % 3)])).collect(),
         ),
-        case("all bytes", (0..=255_u8).map(|n| User::new("bytes", None, &[n; 3])).collect()),
+        case("all bytes", (0..=255_u8).map(|n| Record::new("bytes", None, &[n; 3])).collect()),
         case("data that look like an aggregate", {
-            let nested = aggregated(&[User::new("inner", None, b"inner")]);
+            let nested = aggregated(&[Record::new("inner", None, b"inner")]);
             vec![
-                User::new("outer", None, &nested),
-                User::new("outer", None, b"\xF3\x89\x9A\xC2"),
-                User::new("outer", None, b"\xF3\x89\x9A\xC2 and no more"),
+                Record::new("outer", None, &nested),
+                Record::new("outer", None, b"\xF3\x89\x9A\xC2"),
+                Record::new("outer", None, b"\xF3\x89\x9A\xC2 and no more"),
             ]
         }),
         case(
             "large data",
             vec![
-                User::new("large", None, &filled(25_000)),
-                User::new("large", None, &filled(25_000)),
-                User::new("large", None, &filled(50_000)),
-                User::new("larger", None, &filled(51_200)),
-                User::new("larger", None, &filled(60_000)),
-                User::new("small", None, b"small"),
+                Record::new("large", None, &filled(25_000)),
+                Record::new("large", None, &filled(25_000)),
+                Record::new("large", None, &filled(50_000)),
+                Record::new("larger", None, &filled(51_200)),
+                Record::new("larger", None, &filled(60_000)),
+                Record::new("small", None, b"small"),
             ],
         ),
         case(
             "the largest records",
-            vec![User::new("1 MiB", None, &filled((1 << 20) - 5)), User::new("nearly", None, &filled((1 << 20) - 500))],
+            vec![
+                Record::new("1 MiB", None, &filled((1 << 20) - 5)),
+                Record::new("nearly", None, &filled((1 << 20) - 500)),
+            ],
         ),
         case(
             "around the size of an aggregate",
-            (0..40).map(|n| User::new("around", None, &filled(51_200 / 8 - 20 + n))).collect(),
+            (0..40).map(|n| Record::new("around", None, &filled(51_200 / 8 - 20 + n))).collect(),
         ),
         case("2,000 records", numbered(2_000, &|n| format!("key-{}", n % 512))),
     ]
@@ -91,7 +96,7 @@ pub(crate) fn cases() -> Vec<Case> {
 /// company, between others.
 pub(crate) fn cases_at_the_size_limit(limit: usize) -> Vec<Case> {
     let pair = |size: usize| {
-        let mut users = vec![User::new("half", None, &filled(limit / 2)), User::new("other half", Some(7), b"")];
+        let mut users = vec![Record::new("half", None, &filled(limit / 2)), Record::new("other half", Some(7), b"")];
         users[1].data = filled(size - aggregated(&users).len()).into();
         // Its length takes more bytes now.
         let excess = aggregated(&users).len() - size;
@@ -99,26 +104,26 @@ pub(crate) fn cases_at_the_size_limit(limit: usize) -> Vec<Case> {
         assert_eq!(aggregated(&users).len(), size, "the pair is as large as it is to be");
         users
     };
-    let (small, large) = (User::new("small", None, b"small"), User::new("large", None, &filled(limit + 1)));
+    let (small, large) = (Record::new("small", None, b"small"), Record::new("large", None, &filled(limit + 1)));
     vec![
         // The KPL aggregates only when it knows the stream's shards, and asks when it sees the first record.
         Case { name: "one record", records: vec![small.clone()] },
         Case { name: "a pair below the limit", records: pair(limit - 1) },
         Case { name: "a pair at the limit", records: pair(limit) },
         Case { name: "a pair over the limit", records: pair(limit + 1) },
-        Case { name: "alone at the limit", records: vec![User::new("alone", None, &filled(limit))] },
+        Case { name: "alone at the limit", records: vec![Record::new("alone", None, &filled(limit))] },
         Case { name: "small, then large", records: vec![small.clone(), large.clone()] },
         Case { name: "large, then small", records: vec![large, small] },
     ]
 }
 
-fn aggregated(users: &[User]) -> Vec<u8> {
+fn aggregated(users: &[Record]) -> Vec<u8> {
     let users: Vec<AggregatedUserRecord> = users.iter().map(|user| user.try_into().expect("a hash key")).collect();
     codec::encode(&users)
 }
 
 /// All records of all cases.
-pub(crate) fn records() -> Vec<User> {
+pub(crate) fn records() -> Vec<Record> {
     cases().into_iter().flat_map(|case| case.records).collect()
 }
 
@@ -128,7 +133,7 @@ fn filled(size: usize) -> Vec<u8> {
 }
 
 /// So many batches of 1 to 30 user records of which every part is random, the same for the same seed.
-pub(crate) fn random_batches(seed: u64, count: usize) -> impl Iterator<Item = Vec<User>> {
+pub(crate) fn random_batches(seed: u64, count: usize) -> impl Iterator<Item = Vec<Record>> {
     let mut rng = fastrand::Rng::with_seed(seed);
     (0..count).map(move |_| {
         let keys: Vec<String> = (0..rng.usize(1..8)).map(|_| random_key(&mut rng)).collect();
@@ -138,7 +143,7 @@ pub(crate) fn random_batches(seed: u64, count: usize) -> impl Iterator<Item = Ve
         let record = |rng: &mut fastrand::Rng| {
             let hash_key = (rng.f32() < explicit).then(|| hash_keys[rng.usize(0..hash_keys.len())]);
             let data: Vec<u8> = (0..rng.usize(0..=size_max)).map(|_| rng.u8(..)).collect();
-            User::new(&*keys[rng.usize(0..keys.len())], hash_key, &data)
+            Record::new(&*keys[rng.usize(0..keys.len())], hash_key, &data)
         };
         (0..rng.usize(1..=30)).map(|_| record(&mut rng)).collect()
     })

@@ -8,9 +8,9 @@ use kpl_core::codec::AggregatedUserRecord;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A user record.
+/// A user record, or a Kinesis record as a producer sends it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct User {
+pub(crate) struct Record {
     pub(crate) partition_key: String,
     /// In decimal.
     pub(crate) explicit_hash_key: Option<String>,
@@ -31,17 +31,7 @@ pub(crate) struct Read {
     pub(crate) data: Bytes,
 }
 
-/// A Kinesis record as a producer sends it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Sent {
-    pub(crate) partition_key: String,
-    /// In decimal.
-    pub(crate) explicit_hash_key: Option<String>,
-    #[serde(with = "blob")]
-    pub(crate) data: Bytes,
-}
-
-impl User {
+impl Record {
     pub(crate) fn new(partition_key: impl Into<String>, explicit_hash_key: Option<u128>, data: &[u8]) -> Self {
         let explicit_hash_key = explicit_hash_key.map(|key| key.to_string());
         Self { partition_key: partition_key.into(), explicit_hash_key, data: Bytes::copy_from_slice(data) }
@@ -54,7 +44,7 @@ impl User {
     }
 }
 
-impl From<AggregatedUserRecord> for User {
+impl From<AggregatedUserRecord> for Record {
     fn from(record: AggregatedUserRecord) -> Self {
         Self {
             partition_key: record.partition_key.to_string(),
@@ -64,10 +54,10 @@ impl From<AggregatedUserRecord> for User {
     }
 }
 
-impl TryFrom<&User> for AggregatedUserRecord {
+impl TryFrom<&Record> for AggregatedUserRecord {
     type Error = std::num::ParseIntError;
 
-    fn try_from(user: &User) -> Result<Self, Self::Error> {
+    fn try_from(user: &Record) -> Result<Self, Self::Error> {
         let explicit_hash_key = user.explicit_hash_key.as_ref().map(|key| key.parse()).transpose()?;
         Ok(Self { partition_key: (&*user.partition_key).into(), explicit_hash_key, data: user.data.clone() })
     }

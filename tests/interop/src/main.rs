@@ -73,9 +73,9 @@ fn main() -> anyhow::Result<ExitCode> {
 /// Each peer has a service of its own: nothing of the others is in its way.
 async fn run_peer(peer: Peer, args: &Args, tools: &Tools) -> Report {
     let mut report = Report::default();
-    match Service::start().await {
-        Ok(service) => peer.run(args, tools, &service, &mut report).await,
-        Err(error) => report.add(&format!("{peer:?}"), "all", Err(error)),
+    let run = async { peer.run(args, tools, &Service::start().await?, &mut report).await };
+    if let Err(error) = run.await {
+        report.add(&peer.name(), "all", Err(error));
     }
     report
 }

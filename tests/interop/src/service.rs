@@ -9,14 +9,14 @@ use kpl_suite::{Certificates, client};
 use kpl_tokio::{Config, Producer};
 
 use crate::corpus::Case;
-use crate::line::{Read, Sent};
+use crate::line::{Read, Record};
 
 /// A Kinesis record as it is stored.
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) shard_id: String,
     pub(crate) sequence_number: String,
-    pub(crate) sent: Sent,
+    pub(crate) sent: Record,
 }
 
 /// The emulator, served.
@@ -110,7 +110,7 @@ impl Service {
             let records = kinesis.records(stream).map(|(shard_id, _, record)| Stored {
                 shard_id: shard_id.to_owned(),
                 sequence_number: record.sequence_number.clone(),
-                sent: Sent {
+                sent: Record {
                     partition_key: record.partition_key.clone(),
                     explicit_hash_key: record.explicit_hash_key.map(|key| key.to_string()),
                     data: Bytes::clone(&record.data),

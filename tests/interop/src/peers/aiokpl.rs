@@ -8,21 +8,19 @@ use serde::Deserialize;
 
 use crate::Args;
 use crate::corpus;
-use crate::line::{self, Read, User};
+use crate::line::{self, Read, Record};
 use crate::report::{Comparison, Report};
 use crate::service::Service;
 use crate::tools::{Python, Tools, run as run_tool};
 
-pub(crate) async fn run(args: &Args, tools: &Tools, service: &Service, report: &mut Report) {
-    let python = tools.python("aiokpl");
-    let (version, python) = match python.and_then(|python| Ok((python.version("aiokpl")?, python))) {
-        Ok(found) => found,
-        Err(error) => return report.add("aiokpl", "all", Err(error)),
-    };
+pub(crate) async fn run(args: &Args, tools: &Tools, service: &Service, report: &mut Report) -> anyhow::Result<()> {
+    let python = tools.python("aiokpl")?;
+    let version = python.version("aiokpl")?;
     report.add(&version, "encodes random batches as we do", encodes(args, &python));
     report.add(&version, "puts the corpus, and we read it where it says", puts(&python, service));
     report.add(&version, "stores what we would store of these user records, keys as well", stores(service));
     report.add(&version, "reads what kpl-tokio stored", reads(&python, service).await);
+    Ok(())
 }
 
 /// The same batches through its encoder and ours.
@@ -32,7 +30,7 @@ fn encodes(args: &Args, python: &Python) -> anyhow::Result<Comparison> {
         #[serde(with = "line::blob")]
         data: Bytes,
     }
-    let batches: Vec<Vec<User>> = corpus::random_batches(args.seed, args.batches).collect();
+    let batches: Vec<Vec<Record>> = corpus::random_batches(args.seed, args.batches).collect();
     let output = run_tool(&mut python.script("aggregate_with_aiokpl.py"), &line::write(&batches))?;
     let theirs: Vec<Encoded> = line::read(&output)?;
     ensure!(theirs.len() == batches.len(), "{} batches came back, and {} went", theirs.len(), batches.len());
@@ -48,7 +46,7 @@ fn encodes(args: &Args, python: &Python) -> anyhow::Result<Comparison> {
     Ok(comparison)
 }
 
-fn encode(users: &[User]) -> anyhow::Result<Vec<u8>> {
+fn encode(users: &[Record]) -> anyhow::Result<Vec<u8>> {
     let records: Vec<AggregatedUserRecord> = users.iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
     Ok(codec::encode(&records))
 }
@@ -63,7 +61,7 @@ fn puts(python: &Python, service: &Service) -> anyhow::Result<Comparison> {
     let output = run_tool(service.configure(&mut python.script("put_with_aiokpl.py")).arg(STREAM), &input)?;
     let receipts: Vec<Read> = line::read(&output)?;
     let mut comparison = Comparison::default();
-    let users = receipts.iter().map(|receipt| User {
+    let users = receipts.iter().map(|receipt| Record {
         partition_key: receipt.partition_key.clone(),
         explicit_hash_key: receipt.explicit_hash_key.clone(),
         data: receipt.data.clone(),
@@ -111,7 +109,7 @@ fn stores(service: &Service) -> anyhow::Result<Comparison> {
     Ok(comparison)
 }
 
-fn user_hash_key(user: &User) -> anyhow::Result<u128> {
+fn user_hash_key(user: &Record) -> anyhow::Result<u128> {
     let explicit = user.explicit_hash_key.as_ref().map(|key| key.parse().context("a hash key")).transpose()?;
     Ok(explicit.unwrap_or_else(|| hash_key(&user.partition_key)))
 }
@@ -124,7 +122,7 @@ struct Stored {
     partition_key: String,
     explicit_hash_key: Option<u128>,
     data: Bytes,
-    users: Vec<User>,
+    users: Vec<Record>,
 }
 
 fn stored(service: &Service) -> anyhow::Result<Vec<Stored>> {
@@ -133,7 +131,7 @@ fn stored(service: &Service) -> anyhow::Result<Vec<Stored>> {
             let users = if codec::is_aggregated(&record.data) {
                 codec::decode(record.data.clone())?.into_iter().map(Into::into).collect()
             } else {
-                vec![User::new(&*record.partition_key, record.explicit_hash_key, &record.data)]
+                vec![Record::new(&*record.partition_key, record.explicit_hash_key, &record.data)]
             };
             Ok(Stored {
                 shard_id: shard_id.to_owned(),

@@ -20,33 +20,25 @@ use crate::tools::{Python, Tools};
 
 const DIRECTION: &str = "carries out every operation on our emulator";
 
-pub(crate) async fn boto3(tools: &Tools, report: &mut Report) {
-    match tools.python("aws").and_then(|python| Ok((python.version("boto3")?, python))) {
-        Ok((version, python)) => {
-            report.add(&version, DIRECTION, scripted(python.script("call.py")).await);
-        }
-        Err(error) => report.add("boto3", DIRECTION, Err(error)),
-    }
+pub(crate) async fn boto3(tools: &Tools, report: &mut Report) -> anyhow::Result<()> {
+    let python = tools.python("aws")?;
+    report.add(&python.version("boto3")?, DIRECTION, scripted(python.script("call.py")).await);
+    Ok(())
 }
 
-pub(crate) async fn aws_sdk_js(tools: &Tools, report: &mut Report) {
-    const NAME: &str = "@aws-sdk/client-kinesis";
-    match tools.node().and_then(|node| Ok((node.version(NAME)?, node))) {
-        Ok((version, node)) => {
-            report.add(&version, &format!("{DIRECTION}, over HTTP/2"), scripted(node.script("call.mjs")).await);
-        }
-        Err(error) => report.add(NAME, DIRECTION, Err(error)),
-    }
+pub(crate) async fn aws_sdk_js(tools: &Tools, report: &mut Report) -> anyhow::Result<()> {
+    let node = tools.node()?;
+    let (version, direction) = (node.version("@aws-sdk/client-kinesis")?, format!("{DIRECTION}, over HTTP/2"));
+    report.add(&version, &direction, scripted(node.script("call.mjs")).await);
+    Ok(())
 }
 
-pub(crate) async fn aws_cli(tools: &Tools, report: &mut Report) {
-    match tools.python("aws").and_then(|python| Ok((python.version("awscli")?, python))) {
-        Ok((version, python)) => {
-            let run = async || scenario(&mut Cli { python, service: service().await? });
-            report.add(&version, DIRECTION, run().await);
-        }
-        Err(error) => report.add("awscli", DIRECTION, Err(error)),
-    }
+pub(crate) async fn aws_cli(tools: &Tools, report: &mut Report) -> anyhow::Result<()> {
+    let python = tools.python("aws")?;
+    let version = python.version("awscli")?;
+    let run = async || scenario(&mut Cli { python, service: service().await? });
+    report.add(&version, DIRECTION, run().await);
+    Ok(())
 }
 
 async fn scripted(mut command: Command) -> anyhow::Result<Comparison> {

@@ -5,37 +5,42 @@ use kpl_core::codec::{self, AggregatedUserRecord};
 
 use crate::Args;
 use crate::corpus::{self, Case};
-use crate::line::{self, Read, Sent, User};
+use crate::line::{self, Read, Record};
 use crate::report::{Comparison, Report};
 use crate::service::Service;
 use crate::tools::{Python, Tools, run as run_tool};
 
 const STREAM: &str = "events";
 
-pub(crate) async fn run(args: &Args, tools: &Tools, service: &Service, report: &mut Report) {
-    let python = tools.python("aws-kinesis-agg");
-    let (version, python) = match python.and_then(|python| Ok((python.version("aws-kinesis-agg")?, python))) {
-        Ok(found) => found,
-        Err(error) => return report.add("aws-kinesis-agg", "all", Err(error)),
-    };
+pub(crate) async fn run(args: &Args, tools: &Tools, service: &Service, report: &mut Report) -> anyhow::Result<()> {
+    let python = tools.python("aws-kinesis-agg")?;
+    let version = python.version("aws-kinesis-agg")?;
     report.add(&version, "encodes random batches as we do, and we decode them", encodes(args, &python));
     report.add(&version, "reads what kpl-tokio stored, with boto3", reads(&python, service).await);
+    Ok(())
 }
 
 /// The same batches through its encoder and ours.
 fn encodes(args: &Args, python: &Python) -> anyhow::Result<Comparison> {
-    let batches: Vec<Vec<User>> = corpus::random_batches(args.seed, args.batches).collect();
+    let batches: Vec<Vec<Record>> = corpus::random_batches(args.seed, args.batches).collect();
     let output = run_tool(&mut python.script("aggregate.py"), &line::write(&batches))?;
-    let theirs: Vec<Sent> = line::read(&output)?;
+    compare(&batches, &output, |n| format!("batch {n} of seed {}", args.seed))
+}
+
+/// Compares what its encoder made of batches with what ours makes of them.
+pub(super) fn compare(
+    batches: &[Vec<Record>],
+    output: &str,
+    reproduce: impl Fn(usize) -> String,
+) -> anyhow::Result<Comparison> {
+    let theirs: Vec<Record> = line::read(output)?;
     ensure!(theirs.len() == batches.len(), "{} batches came back, and {} went", theirs.len(), batches.len());
     let mut comparison = Comparison::default();
     for (n, (batch, theirs)) in batches.iter().zip(theirs).enumerate() {
         let ours: Vec<AggregatedUserRecord> = batch.iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-        let reproduce = || format!("batch {n} of seed {}", args.seed);
-        comparison.check(
-            codec::encode(&ours) == theirs.data && codec::decode(theirs.data).is_ok_and(|d| d == ours),
-            reproduce,
-        );
+        let same =
+            codec::encode(&ours) == theirs.data && codec::decode(theirs.data).is_ok_and(|decoded| decoded == ours);
+        comparison.check(same, || reproduce(n));
     }
     Ok(comparison)
 }

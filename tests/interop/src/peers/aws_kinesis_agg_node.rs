@@ -2,28 +2,24 @@
 
 use std::collections::HashSet;
 
-use anyhow::ensure;
-use kpl_core::codec::{self, AggregatedUserRecord};
-
+use super::aws_kinesis_agg::compare;
 use crate::Args;
 use crate::corpus;
-use crate::line::{self, Read, Sent, User};
+use crate::line::{self, Read, Record};
 use crate::report::{Comparison, Report};
 use crate::service::Service;
 use crate::tools::{Node, Tools, run as run_tool};
 
 const STREAM: &str = "events";
 
-pub(crate) async fn run(args: &Args, tools: &Tools, service: &Service, report: &mut Report) {
+pub(crate) async fn run(args: &Args, tools: &Tools, service: &Service, report: &mut Report) -> anyhow::Result<()> {
     const NAME: &str = "aws-kinesis-agg";
-    let versions = |node: Node| Ok((node.version(NAME)?, node.version("@aws-sdk/client-kinesis")?, node));
-    let (version, sdk, node) = match tools.node().and_then(versions) {
-        Ok(found) => found,
-        Err(error) => return report.add("aws-kinesis-agg for Node", "all", Err(error)),
-    };
+    let node = tools.node()?;
+    let (version, sdk) = (node.version(NAME)?, node.version("@aws-sdk/client-kinesis")?);
     let peer = version.replace(NAME, "aws-kinesis-agg for Node");
     report.add(&peer, "encodes random batches as we do, and we decode them", encodes(args, &node));
     report.add(&peer, &format!("reads what kpl-tokio stored, with {sdk}"), reads(&node, service).await);
+    Ok(())
 }
 
 /// The same batches through its encoder and ours.
@@ -31,25 +27,14 @@ fn encodes(args: &Args, node: &Node) -> anyhow::Result<Comparison> {
     // It keeps its tables of keys in objects, which JavaScript puts in an order of its own: small numbers come first. So
     // a table may not have the order that the records refer to, and their keys are mixed up. Nobody can read such an
     // aggregate, hence these batches are left out.
-    let batches: Vec<Vec<User>> =
+    let batches: Vec<Vec<Record>> =
         corpus::random_batches(args.seed, args.batches).filter(|batch| keeps_order(batch)).collect();
     let output = run_tool(&mut node.script("aggregate.mjs"), &line::write(&batches))?;
-    let theirs: Vec<Sent> = line::read(&output)?;
-    ensure!(theirs.len() == batches.len(), "{} batches came back, and {} went", theirs.len(), batches.len());
-    let mut comparison = Comparison::default();
-    for (n, (batch, theirs)) in batches.iter().zip(theirs).enumerate() {
-        let ours: Vec<AggregatedUserRecord> = batch.iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-        let reproduce = || format!("batch {n} of seed {}, less those that JavaScript reorders", args.seed);
-        comparison.check(
-            codec::encode(&ours) == theirs.data && codec::decode(theirs.data).is_ok_and(|d| d == ours),
-            reproduce,
-        );
-    }
-    Ok(comparison)
+    compare(&batches, &output, |n| format!("batch {n} of seed {}, less those that JavaScript reorders", args.seed))
 }
 
 /// Whether the properties of JavaScript's objects come in the order in which the batch uses its keys.
-fn keeps_order(batch: &[User]) -> bool {
+fn keeps_order(batch: &[Record]) -> bool {
     let partition_keys = batch.iter().map(|user| &*user.partition_key);
     let hash_keys = batch.iter().filter_map(|user| user.explicit_hash_key.as_deref());
     in_order(partition_keys) && in_order(hash_keys)

@@ -8,13 +8,11 @@ use crate::tools::{Java, Tools, run as run_tool};
 
 const STREAM: &str = "events";
 
-pub(crate) async fn run(tools: &Tools, service: &Service, report: &mut Report) {
-    let java = tools.java("deaggregator");
-    let (version, java) = match java.and_then(|java| Ok((java.version("amazon-kinesis-deaggregator")?, java))) {
-        Ok(found) => found,
-        Err(error) => return report.add("amazon-kinesis-deaggregator", "all", Err(error)),
-    };
+pub(crate) async fn run(tools: &Tools, service: &Service, report: &mut Report) -> anyhow::Result<()> {
+    let java = tools.java("deaggregator")?;
+    let version = java.version("amazon-kinesis-deaggregator")?;
     report.add(&version, "reads what kpl-tokio stored, in CBOR", reads(&java, service).await);
+    Ok(())
 }
 
 async fn reads(java: &Java, service: &Service) -> anyhow::Result<Comparison> {

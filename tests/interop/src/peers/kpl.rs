@@ -10,26 +10,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::Args;
 use crate::corpus::{self, Case};
-use crate::line::{self, Sent, User};
+use crate::line::{self, Record};
 use crate::report::{Comparison, Report};
 use crate::service::{Service, Stored};
 use crate::tools::{Java, Tools, run as run_tool};
 
-pub(crate) async fn run(args: &Args, tools: &Tools, service: &Service, report: &mut Report) {
-    let java = tools.java("kpl");
-    let (version, java) = match java.and_then(|java| Ok((java.version("amazon-kinesis-producer")?, java))) {
-        Ok(found) => found,
-        Err(error) => return report.add("amazon-kinesis-producer", "all", Err(error)),
-    };
+pub(crate) async fn run(args: &Args, tools: &Tools, service: &Service, report: &mut Report) -> anyhow::Result<()> {
+    let java = tools.java("kpl")?;
+    let version = java.version("amazon-kinesis-producer")?;
     let cases = corpus::cases();
     // One shard: as much company as there can be. Four: each by its own hash key.
     let mut written = Vec::new();
     for (stream, shards) in [("one-shard", 1), ("four-shards", 4)] {
         service.create_stream(stream, shards);
-        match put(&java, service, stream, &cases) {
-            Ok(outcomes) => written.push(Written { outcomes, stored: service.stored(stream) }),
-            Err(error) => return report.add(&version, "writes", Err(error)),
-        }
+        written.push(Written { outcomes: put(&java, service, stream, &cases)?, stored: service.stored(stream) });
     }
     let users = corpus::records();
     report.add(&version, "stores what was put, where its results say", stores(&written, &users));
@@ -43,6 +37,7 @@ pub(crate) async fn run(args: &Args, tools: &Tools, service: &Service, report: &
     if args.capture {
         report.add(&version, "captured as vectors", capture(&version, &written));
     }
+    Ok(())
 }
 
 /// What became of a user record.
@@ -74,14 +69,15 @@ fn put(java: &Java, service: &Service, stream: &str, cases: &[Case]) -> anyhow::
 
 /// The user records in a Kinesis record. Of one that was sent alone, the KPL's explicit hash key tells nothing: see
 /// [`hash_key`].
-fn user_records(sent: &Sent) -> anyhow::Result<Vec<User>> {
+fn user_records(sent: &Record) -> anyhow::Result<Vec<Record>> {
     if codec::is_aggregated(&sent.data)
         && sent.partition_key == codec::AGGREGATE_PARTITION_KEY
         && let Ok(users) = codec::decode(sent.data.clone())
     {
-        return Ok(users.into_iter().map(User::from).collect());
+        return Ok(users.into_iter().map(Record::from).collect());
     }
-    let mut user = User { partition_key: sent.partition_key.clone(), explicit_hash_key: None, data: sent.data.clone() };
+    let mut user =
+        Record { partition_key: sent.partition_key.clone(), explicit_hash_key: None, data: sent.data.clone() };
     let sent = sent.explicit_hash_key.clone().context("the KPL sends every record with a hash key")?;
     if sent != hash_key(&user) {
         user.explicit_hash_key = Some(sent);
@@ -90,12 +86,12 @@ fn user_records(sent: &Sent) -> anyhow::Result<Vec<User>> {
 }
 
 /// Where it belongs: its explicit hash key, or that of its partition key.
-fn hash_key(user: &User) -> String {
+fn hash_key(user: &Record) -> String {
     let by_key = || kpl_core::hash_key(&user.partition_key).to_string();
     user.explicit_hash_key.clone().unwrap_or_else(by_key)
 }
 
-fn stores(written: &[Written], users: &[User]) -> anyhow::Result<Comparison> {
+fn stores(written: &[Written], users: &[Record]) -> anyhow::Result<Comparison> {
     let mut comparison = Comparison::default();
     for Written { outcomes, stored } in written {
         let (mut told, mut found) = (Vec::new(), Vec::new());
@@ -133,18 +129,18 @@ fn aggregates(written: &[Written]) -> Comparison {
 }
 
 /// Our producer puts the user records of each Kinesis record of the KPL, flushed, and so sends it again.
-async fn sends(written: &[Written], users: &[User], service: &Service) -> anyhow::Result<Comparison> {
+async fn sends(written: &[Written], users: &[Record], service: &Service) -> anyhow::Result<Comparison> {
     const STREAM: &str = "sent-again";
     service.create_stream(STREAM, 1);
     // As they were put: of a single one, it cannot be told from what was sent.
     let as_put: BTreeMap<_, _> = users.iter().map(|u| ((&*u.partition_key, &u.data, hash_key(u)), u)).collect();
-    let theirs: Vec<&Sent> = written.iter().flat_map(|written| &written.stored).map(|stored| &stored.sent).collect();
+    let theirs: Vec<&Record> = written.iter().flat_map(|written| &written.stored).map(|stored| &stored.sent).collect();
     let mut cases = Vec::new();
     for sent in &theirs {
         let mut records = user_records(sent)?;
         if let [single] = &mut records[..] {
             let key = (&*single.partition_key, &single.data, hash_key(single));
-            *single = User::clone(as_put.get(&key).context("a record that nobody put")?);
+            *single = Record::clone(as_put.get(&key).context("a record that nobody put")?);
         }
         cases.push(Case { name: "a Kinesis record of the KPL", records });
     }
@@ -165,7 +161,7 @@ async fn fills(java: &Java, service: &Service) -> anyhow::Result<Comparison> {
     put(java, service, THEIRS, &cases)?;
     service.put_by_ours(OURS, &cases).await?;
     // In whatever order: the KPL's threads can overtake each other between its pipe and its aggregates.
-    let shapes = |stream| -> anyhow::Result<Vec<(usize, Vec<User>)>> {
+    let shapes = |stream| -> anyhow::Result<Vec<(usize, Vec<Record>)>> {
         let shape = |stored: Stored| {
             let mut users = user_records(&stored.sent)?;
             users.sort_unstable();
@@ -203,7 +199,7 @@ fn capture(version: &str, written: &[Written]) -> anyhow::Result<Comparison> {
     let mut lines = Vec::new();
     // What both streams have counts once.
     for sent in all.filter(|sent| sent.data.len() <= SIZE_MAX).collect::<BTreeSet<_>>() {
-        let record = |user: User| VectorRecord {
+        let record = |user: Record| VectorRecord {
             partition_key: user.partition_key,
             explicit_hash_key: user.explicit_hash_key,
             data_hex: hex(&user.data),

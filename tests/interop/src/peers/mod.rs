@@ -44,7 +44,23 @@ pub(crate) fn chosen(named: &[Peer]) -> &[Peer] {
 }
 
 impl Peer {
-    pub(crate) async fn run(self, args: &Args, tools: &Tools, service: &Service, report: &mut Report) {
+    /// As on the command line.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// Reports each comparison.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be had here, or does not run.
+    pub(crate) async fn run(
+        self,
+        args: &Args,
+        tools: &Tools,
+        service: &Service,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
         match self {
             Self::AwsKinesisAgg => aws_kinesis_agg::run(args, tools, service, report).await,
             Self::AwsKinesisAggNode => aws_kinesis_agg_node::run(args, tools, service, report).await,
