@@ -23,7 +23,8 @@ use crate::stream::Stream;
 use crate::time::Instant;
 use crate::wakes::Wakes;
 
-/// Between looking at the clock and a put, a thread may lose its core. If more time than this lies between, the clock was set.
+/// A driver's threads may read the clock before they lock the producer, and lose their core in between. If more time than
+/// this lies there, the clock was set.
 const OVERTAKING: Duration = Duration::from_secs(1);
 
 /// A Kinesis producer without clock, socket, thread or randomness of its own.
@@ -154,8 +155,7 @@ impl<T> Producer<T> {
         let size = record.size();
         let (stream, common) = (&mut self.streams[index as usize], &mut self.common);
         let patience = common.config.record_max_buffered_time();
-        // Threads read the clock and then come here, in another order maybe. Deadlines are in the order of the puts, lest an
-        // aggregate overtakes the one before it.
+        // Deadlines are in the order of the puts, lest an aggregate overtakes the one before it.
         let put_at = if self.latest_put <= put_at + OVERTAKING { self.latest_put.max(put_at) } else { put_at };
         self.latest_put = put_at;
         common.stats.user_records_put += 1;

@@ -196,6 +196,11 @@ pub struct CheckedRecord {
 }
 
 impl CheckedRecord {
+    /// The stream's name or ARN.
+    pub fn stream(&self) -> &Arc<str> {
+        &self.prepared.stream
+    }
+
     /// Bytes that count against the limits: data and partition key.
     pub fn size(&self) -> usize {
         self.prepared.size()

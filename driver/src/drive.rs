@@ -35,7 +35,7 @@ impl DriveLoop {
         let shared = self.shared.clone();
         loop {
             let woken = shared.wake.listen(); // before looking: no wake-up is lost
-            let turn = shared.turn(runtime.now(), ACTIONS_A_TURN, &mut self.actions);
+            let turn = shared.turn(ACTIONS_A_TURN, &mut self.actions);
             // The lock has ended; effects begin.
             shared.carry_out(&mut self.actions, |action| start(action, &shared, &runtime, &transport));
             if turn.more {

@@ -1,9 +1,9 @@
 //! Where puts leave their records for the state machine.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kpl_core::{CheckedRecord, Config, Instant};
@@ -22,9 +22,9 @@ pub(crate) struct Put {
 /// Records that lie here until there are some of them, or somebody comes by: the state machine takes them one after the
 /// other, under one lock, with their keys hashed side by side.
 ///
-/// A record may lie here if nobody can tell the difference: there is room for it, its stream takes it whatever the stream
-/// is, and the drive loop comes by itself before the record would be due. All others are put there and then, behind what
-/// lies here.
+/// A record may lie here if nobody can tell the difference: there is room for it, its stream is known to the state machine
+/// and takes records of its size, and the drive loop comes by itself before the record would be due. All others are put there
+/// and then, behind what lies here.
 ///
 /// Each handle puts into one of some compartments, so that two cores that put do not hand a compartment to and fro. What one
 /// put after another all the same goes to the state machine in that order, by the clock: see [`take`](Self::take).
@@ -32,7 +32,7 @@ pub(crate) struct Put {
 pub(crate) struct Inbox {
     compartments: [Compartment; COMPARTMENTS],
     next: AtomicUsize,
-    /// How long a record can lie here: no record is due earlier after its put.
+    /// How long a record can lie here.
     patience: Duration,
     /// How large a record can be.
     size_max: usize,
@@ -48,6 +48,8 @@ struct Puts {
     /// In the order of their times.
     lying: VecDeque<Put>,
     bytes: usize,
+    /// Streams whose first record was put elsewhere: a stream's shards are asked for with its first record.
+    streams: HashSet<Arc<str>>,
     /// Whether the state machine has room for all that all compartments can hold.
     has_room: bool,
     /// When the drive loop empties it, at the latest.
@@ -62,6 +64,8 @@ pub(crate) struct Taken {
     puts: [VecDeque<Put>; COMPARTMENTS],
     /// The compartments from which there is something.
     of: Vec<usize>,
+    /// Whether records may lie in the inbox now.
+    has_room: bool,
 }
 
 /// Which compartment a handle puts into.
@@ -84,10 +88,10 @@ impl Room {
 /// What became of a record that was to be left here.
 pub(crate) enum Left {
     Lies,
-    /// It lies here since this time, and it is time to take it and the others away.
-    LiesAndMany(Instant),
+    /// It lies here, and it is time to take it and the others away.
+    LiesAndMany,
     /// It cannot lie here.
-    Not(Put),
+    Not(CheckedRecord, Ticket),
 }
 
 const COMPARTMENTS: usize = 8;
@@ -98,12 +102,22 @@ const MANY: usize = 16;
 /// As many as a compartment has place for, while somebody else is taking records away.
 const LYING_MAX: usize = 128;
 
-/// A larger record has better things to spare than the MD5 of its key. Every stream takes records of this size.
+/// So many bytes are many, too: they may fill an aggregate.
+const MANY_BYTES: usize = 16 << 10;
+
+/// A larger record has better things to spare than the MD5 of its key. There is no stream that does not take this size.
 const SIZE_MAX: usize = 4_096;
 
 impl Default for Puts {
     fn default() -> Self {
-        Self { lying: VecDeque::new(), bytes: 0, has_room: false, emptied_at: Instant::NEVER, closed: false }
+        Self {
+            lying: VecDeque::new(),
+            bytes: 0,
+            streams: HashSet::new(),
+            has_room: false,
+            emptied_at: Instant::NEVER,
+            closed: false,
+        }
     }
 }
 
@@ -112,12 +126,14 @@ impl Inbox {
         let inbox = Self {
             compartments: Default::default(),
             next: AtomicUsize::new(0),
-            // By half of its time-to-live a record is on its way.
+            // No longer than until a record is due; with a short time-to-live, it is on its way by half of that.
             patience: config.record_max_buffered_time().min(config.record_ttl() / 2),
             size_max: config.max_record_size().map_or(SIZE_MAX, |size| size.min(SIZE_MAX)),
         };
-        // What fills an aggregate or a request goes out at once.
-        if !config.aggregation_enabled() || config.aggregation_max_count() <= MANY {
+        // Where a few records fill an aggregate or a request, they go out at once.
+        let few = config.aggregation_max_count().min(config.collection_max_count()) <= MANY
+            || config.aggregation_max_size().min(config.collection_max_size_per_shard()) <= MANY_BYTES;
+        if few || !config.aggregation_enabled() {
             inbox.close();
         }
         inbox
@@ -144,22 +160,29 @@ impl Inbox {
             && size <= self.size_max
             && puts.lying.len() < LYING_MAX
             && !puts.closed;
-        if !can_lie {
-            return Left::Not(Put { at, record, ticket });
+        if !can_lie || puts.is_first_of_stream(record.stream()) {
+            return Left::Not(record, ticket);
         }
         puts.bytes += size;
         puts.lying.push_back(Put { at, record, ticket });
-        if puts.lying.len() < MANY { Left::Lies } else { Left::LiesAndMany(at) }
+        if puts.lying.len() < MANY && puts.bytes < MANY_BYTES { Left::Lies } else { Left::LiesAndMany }
     }
 
-    /// Takes out what was put until `now`. `room` is what the state machine has now, and will have but for what is taken.
+    /// Takes out what was put until now, and tells when that is. `room` is what the state machine has, and will have but for
+    /// what is taken.
     ///
     /// Compartments are emptied one after the other, and puts go on. Of two records of which one was put after the other,
     /// the second is never taken without the first: if the second has a time until now, the first was there before now.
-    pub(crate) fn take(&self, now: Instant, taken: &mut Taken, room: Room) {
+    pub(crate) fn take(&self, clock: impl FnOnce() -> Instant, taken: &mut Taken, room: Room) -> Instant {
         // For what is taken, and for as much again.
         const RECORDS: usize = 2 * COMPARTMENTS * LYING_MAX;
         let has_room = room.records > RECORDS && room.bytes > RECORDS * SIZE_MAX;
+        if taken.has_room && !has_room {
+            // Nothing is left behind then.
+            self.compartments.iter().for_each(|compartment| compartment.lock().has_room = false);
+        }
+        taken.has_room = has_room;
+        let now = clock();
         for (of, compartment) in self.compartments.iter().enumerate() {
             let mut puts = compartment.lock();
             let Puts { lying, bytes, .. } = &mut *puts;
@@ -179,6 +202,7 @@ impl Inbox {
                 taken.of.push(of);
             }
         }
+        now
     }
 
     /// The drive loop comes again at `next`, or earlier if something has been left since that needs it. Gives the earlier.
@@ -208,6 +232,15 @@ impl Inbox {
     /// Nothing is left here any more.
     pub(crate) fn close(&self) {
         self.compartments.iter().for_each(|compartment| compartment.lock().closed = true);
+    }
+}
+
+impl Puts {
+    /// From now on, it is not.
+    fn is_first_of_stream(&mut self, stream: &Arc<str>) -> bool {
+        // Mostly it is the stream of the put before.
+        let is_last = self.lying.back().is_some_and(|last| Arc::ptr_eq(last.record.stream(), stream));
+        !is_last && !self.streams.contains(stream) && self.streams.insert(stream.clone())
     }
 }
 
@@ -264,6 +297,9 @@ mod tests {
         let inbox = Inbox::new(&config.record_max_buffered_time(SOON).build().unwrap());
         assert_eq!(take(&inbox, AMPLE).len(), 0);
         assert_eq!(inbox.expect(ms(50)), ms(50));
+        for place in 0..COMPARTMENTS {
+            assert!(matches!(put(&inbox, Place(place), 0, 10), Left::Not(..)), "the stream's first");
+        }
         inbox
     }
 
@@ -273,13 +309,13 @@ mod tests {
     }
 
     fn lies(inbox: &Inbox, at: u64, size: usize) -> bool {
-        !matches!(put(inbox, Place(0), at, size), Left::Not(_))
+        !matches!(put(inbox, Place(0), at, size), Left::Not(..))
     }
 
     /// Takes everything out: when it was put, and its size.
     fn take(inbox: &Inbox, room: Room) -> Vec<(Instant, usize)> {
         let mut taken = Taken::default();
-        inbox.take(ms(1_000), &mut taken, room);
+        inbox.take(|| ms(1_000), &mut taken, room);
         iter::from_fn(|| taken.pop()).map(|put| (put.at, put.record.size())).collect()
     }
 
@@ -319,7 +355,7 @@ mod tests {
             take(&inbox, room);
             assert!(!lies(&inbox, 0, 10));
             take(&inbox, Room { records: room.records + 1, bytes: room.bytes + 1 });
-            let lying = (0..2_000).filter(|n| !matches!(put(&inbox, Place(n % 8), 0, SIZE_MAX), Left::Not(_)));
+            let lying = (0..2_000).filter(|n| !matches!(put(&inbox, Place(n % 8), 0, SIZE_MAX), Left::Not(..)));
             assert_eq!(lying.count(), 1_024);
             assert_eq!((inbox.lying().records, inbox.lying().bytes), (1_024, 1_024 * SIZE_MAX));
             assert_eq!(take(&inbox, room).len(), 1_024);
@@ -328,13 +364,34 @@ mod tests {
     }
 
     #[test]
+    fn without_room_nothing_is_left_behind() {
+        let inbox = inbox(Config::builder());
+        let mut taken = Taken::default();
+        inbox.take(|| ms(0), &mut taken, AMPLE);
+        assert!(lies(&inbox, 10, 10));
+        let clock = || {
+            assert!(!lies(&inbox, 20, 10), "it would have a later time than what is taken");
+            ms(20)
+        };
+        inbox.take(clock, &mut taken, Room::default());
+        assert_eq!((taken.records().count(), inbox.lying().records), (1, 0));
+    }
+
+    #[test]
     fn sixteen_are_many() {
         let inbox = inbox(Config::builder());
-        let many = |_| matches!(put(&inbox, Place(0), 0, 10), Left::LiesAndMany(_));
+        let many = |_| matches!(put(&inbox, Place(0), 0, 10), Left::LiesAndMany);
         assert_eq!(
             (0..MANY).map(many).collect::<Vec<_>>(),
             iter::repeat_n(false, MANY - 1).chain([true]).collect::<Vec<_>>()
         );
+    }
+
+    #[test]
+    fn what_may_fill_an_aggregate_is_much() {
+        let inbox = inbox(Config::builder());
+        let much = |_| matches!(put(&inbox, Place(0), 0, SIZE_MAX), Left::LiesAndMany);
+        assert_eq!([0, 1, 2, 3].map(much), [false, false, false, true]);
     }
 
     #[test]
@@ -343,7 +400,7 @@ mod tests {
         let handles = [inbox.place(), inbox.place(), inbox.place()];
         let puts: Vec<_> = (0..30).map(|n| (n, n as usize * 7 % 3)).collect();
         for (n, handle) in &puts {
-            assert!(!matches!(put(&inbox, handles[*handle], *n, 100 + *n as usize), Left::Not(_)));
+            assert!(!matches!(put(&inbox, handles[*handle], *n, 100 + *n as usize), Left::Not(..)));
         }
         assert_eq!(inbox.lying().oldest_put, Some(ms(0)));
         let expected: Vec<_> = puts.iter().map(|(n, _)| (ms(*n), 100 + *n as usize)).collect();
@@ -355,10 +412,10 @@ mod tests {
         let inbox = inbox(Config::builder());
         let handles = [inbox.place(), inbox.place()];
         for at in [10, 20, 30, 40] {
-            assert!(!matches!(put(&inbox, handles[at as usize / 10 % 2], at, 100 + at as usize), Left::Not(_)));
+            assert!(!matches!(put(&inbox, handles[at as usize / 10 % 2], at, 100 + at as usize), Left::Not(..)));
         }
         let mut taken = Taken::default();
-        inbox.take(ms(20), &mut taken, AMPLE);
+        assert_eq!(inbox.take(|| ms(20), &mut taken, AMPLE), ms(20));
         assert!(iter::from_fn(|| taken.pop()).map(|put| put.at).eq([ms(10), ms(20)]));
         let lying = inbox.lying();
         assert_eq!((lying.records, lying.bytes, lying.oldest_put), (2, 270, Some(ms(30))));
@@ -370,7 +427,7 @@ mod tests {
     fn of_records_of_one_time_those_of_a_handle_keep_their_order() {
         let inbox = inbox(Config::builder());
         let handle = inbox.place();
-        (10..20).for_each(|size| assert!(!matches!(put(&inbox, handle, 0, size), Left::Not(_))));
+        (10..20).for_each(|size| assert!(!matches!(put(&inbox, handle, 0, size), Left::Not(..))));
         assert!(take(&inbox, AMPLE).into_iter().eq((10..20).map(|size| (ms(0), size))));
     }
 
@@ -380,6 +437,9 @@ mod tests {
         assert!(!lies(&inbox(Config::builder().max_record_size(Some(2_000))), 0, 2_001));
         assert!(!lies(&inbox(Config::builder().aggregation_enabled(false)), 0, 10));
         assert!(!lies(&inbox(Config::builder().aggregation_max_count(MANY)), 0, 10));
+        assert!(!lies(&inbox(Config::builder().aggregation_max_size(MANY_BYTES)), 0, 10));
+        assert!(!lies(&inbox(Config::builder().collection_max_count(MANY)), 0, 10));
+        assert!(!lies(&inbox(Config::builder().collection_max_size_per_shard(MANY_BYTES)), 0, 10));
         let closed = inbox(Config::builder());
         closed.close();
         assert!(!lies(&closed, 0, 10));

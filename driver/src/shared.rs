@@ -3,8 +3,11 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::iter;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::panicking;
 
 use event_listener::Event;
 use kpl_core::metrics::{MetricsWindow, Observations};
@@ -17,8 +20,7 @@ use crate::metrics::{Event as MetricsEvent, Exports};
 use crate::notices::Notices;
 use crate::outcome::{Outcome, Ticket};
 
-/// Records that get to the state machine under one lock. It is held for less than a microsecond; what is more waits for the
-/// next one, so that replies get in between.
+/// Records that get to the state machine under one lock, which is held for less than a microsecond.
 const PUTS_A_LOCK: usize = 4;
 
 /// The state machine behind its lock, and the events around it.
@@ -58,6 +60,8 @@ pub(crate) struct State {
     flushes: Vec<(FlushId, oneshot::Sender<()>)>,
     /// The drive loop is gone: whoever changes the state carries out what follows.
     abandoned: bool,
+    /// How many are at that.
+    resolving: usize,
 }
 
 impl Shared {
@@ -65,7 +69,13 @@ impl Shared {
         Self {
             inbox: Inbox::new(core.config()),
             courier: Mutex::default(),
-            state: Mutex::new(State { core, looks_at: Instant::NEVER, flushes: Vec::new(), abandoned: false }),
+            state: Mutex::new(State {
+                core,
+                looks_at: Instant::NEVER,
+                flushes: Vec::new(),
+                abandoned: false,
+                resolving: 0,
+            }),
             clock,
             wake: Event::new(),
             line: Line::default(),
@@ -92,41 +102,41 @@ impl Shared {
         let (ticket, outcome) = Outcome::new();
         match self.inbox.leave(place, || self.now(), record, ticket) {
             Left::Lies => {}
-            Left::LiesAndMany(now) => {
+            Left::LiesAndMany => {
                 // If somebody else is at it: the next put looks again, and the drive loop comes by in time.
-                if let Some(mut courier) = unless_busy(&self.courier)
-                    && unless_busy(&self.state).is_some()
+                if let Some(courier) = unless_locked(&self.courier)
+                    && unless_locked(&self.state).is_some()
                 {
-                    self.deliver_by(&mut courier, now, Room::default(), |_, _| {});
+                    self.deliver(courier, Room::default(), |_, _| {});
                 }
             }
-            Left::Not(Put { at: now, record, ticket }) => {
-                let needed = Room { records: 1, bytes: record.size() };
+            Left::Not(record, ticket) => {
                 let mut courier = self.courier();
-                self.deliver_by(&mut courier, now, needed, |state, keys| {
-                    state.core.put(now, record.prepare(keys), ticket)
-                })?;
+                let needed = Room { records: 1, bytes: record.size() };
+                let record = record.prepare(&mut courier.keys);
+                self.deliver(courier, needed, |state, now| state.core.put(now, record, ticket))?;
             }
         }
         Ok(outcome)
     }
 
     /// Takes to the state machine what was left in the inbox until now, and lets something happen to it after that.
-    fn after_all_puts<R>(&self, now: Instant, event: impl FnOnce(&mut State) -> R) -> R {
-        self.deliver_by(&mut self.courier(), now, Room::default(), |state, _| event(state))
+    fn after_all_puts<R>(&self, event: impl FnOnce(&mut State, Instant) -> R) -> R {
+        self.deliver(self.courier(), Room::default(), event)
     }
 
     /// Wakes the drive loop if it has to look earlier than it would by itself; mostly that is not so. `needed` is what the
     /// event may take of the room.
-    fn deliver_by<R>(
+    fn deliver<R>(
         &self,
-        courier: &mut Courier,
-        now: Instant,
+        mut courier: MutexGuard<'_, Courier>,
         needed: Room,
-        event: impl FnOnce(&mut State, &mut HashKeyCache) -> R,
+        event: impl FnOnce(&mut State, Instant) -> R,
     ) -> R {
-        let Courier { taken, keys, room } = courier;
-        self.inbox.take(now, taken, room.without(needed));
+        let _wake = WakeIfPanicking(&self.wake);
+        let Courier { taken, keys, room } = &mut *courier;
+        let room_before = mem::take(room);
+        let now = self.inbox.take(|| self.now(), taken, room_before.without(needed));
         keys.hash_each(taken.records());
         while !taken.is_empty() {
             let mut state = self.lock();
@@ -135,10 +145,10 @@ impl Shared {
             }
         }
         let mut state = self.lock();
-        let result = event(&mut state, keys);
+        let result = event(&mut state, now);
         *room = state.room();
         let wake = state.must_wake();
-        drop(state);
+        drop((state, courier));
         if wake {
             self.wake.notify(1);
         }
@@ -149,15 +159,10 @@ impl Shared {
         self.courier.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes to the state machine what lies in the inbox.
-    fn deliver(&self, now: Instant) {
-        self.after_all_puts(now, |_| {});
-    }
-
     /// All puts that are still to come go to the state machine by themselves.
     fn close_inbox(&self) {
         self.inbox.close();
-        self.deliver(self.now());
+        self.after_all_puts(|_, _| {});
     }
 
     /// What is accepted and not yet resolved, wherever it is.
@@ -187,13 +192,12 @@ impl Shared {
 
     /// What has been measured, to be added up outside the lock.
     pub(crate) fn metrics(&self, window: MetricsWindow) -> Observations {
-        let now = self.now();
-        self.after_all_puts(now, |state| state.core.metrics(now, window))
+        self.after_all_puts(|state, now| state.core.metrics(now, window))
     }
 
     /// Lets the drive loop do its turn. See [`State::turn`].
-    pub(crate) fn turn(&self, now: Instant, most: usize, actions: &mut VecDeque<Action<Ticket>>) -> Turn {
-        let mut turn = self.after_all_puts(now, |state| state.turn(now, most, actions));
+    pub(crate) fn turn(&self, most: usize, actions: &mut VecDeque<Action<Ticket>>) -> Turn {
+        let mut turn = self.after_all_puts(|state, now| state.turn(now, most, actions));
         turn.next = self.inbox.expect(turn.next);
         turn
     }
@@ -209,8 +213,8 @@ impl Shared {
     /// Starts a flush. The receiver ends when it is done.
     pub(crate) fn flush(&self) -> oneshot::Receiver<()> {
         let (done, receiver) = oneshot::channel();
+        self.after_all_puts(|_, _| {});
         let now = self.now();
-        self.deliver(now);
         self.change(|state| {
             let flush = state.core.flush(now);
             state.flushes.push((flush, done));
@@ -289,7 +293,8 @@ impl Shared {
     /// The drive loop is gone and leaves these actions behind: closes the state machine, and resolves all that it has,
     /// now and from now on.
     pub(crate) fn abandon(&self, actions: VecDeque<Action<Ticket>>) {
-        self.close_inbox();
+        // Should one of its records make the state machine panic, the others get there all the same.
+        while catch_unwind(AssertUnwindSafe(|| self.close_inbox())).is_err() && !self.courier().taken.is_empty() {}
         let now = self.now();
         {
             let mut state = self.lock();
@@ -302,6 +307,7 @@ impl Shared {
 
     /// Carries out everything without a runtime: what would be sent is not.
     fn resolve_all(&self, mut actions: VecDeque<Action<Ticket>>) {
+        let _resolving = Resolving::new(self);
         loop {
             let mut unsent = Vec::new();
             self.carry_out(&mut actions, |action| {
@@ -318,11 +324,6 @@ impl Shared {
             }
             actions.extend(iter::from_fn(|| state.core.poll_action()));
             if actions.is_empty() {
-                // What is under way comes back here, through its guard.
-                if state.core.is_drained() {
-                    self.finished.store(true, Ordering::Release);
-                    self.finish.notify(usize::MAX);
-                }
                 return;
             }
         }
@@ -393,8 +394,41 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// Locks what nobody else has locked.
-fn unless_busy<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+/// Somebody who carries out actions when the drive loop is gone. The last one tells that all is resolved.
+struct Resolving<'a>(&'a Shared);
+
+impl<'a> Resolving<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.lock().resolving += 1;
+        Self(shared)
+    }
+}
+
+impl Drop for Resolving<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.resolving -= 1;
+        // What is under way comes back, through its guard, and somebody resolves it.
+        if state.core.is_drained() && state.resolving == 0 {
+            self.0.finished.store(true, Ordering::Release);
+            self.0.finish.notify(usize::MAX);
+        }
+    }
+}
+
+/// Should the state machine panic with records on their way to it, the drive loop takes the others there.
+struct WakeIfPanicking<'a>(&'a Event);
+
+impl Drop for WakeIfPanicking<'_> {
+    fn drop(&mut self) {
+        if panicking() {
+            self.0.notify(1);
+        }
+    }
+}
+
+/// Locks what nobody has locked.
+fn unless_locked<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     match mutex.try_lock() {
         Ok(guard) => Some(guard),
         Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),

@@ -8,7 +8,7 @@ use kpl_driver::PutError;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::rig::{Fate, Service, ms};
+use crate::rig::{Fate, Question, Service, ms};
 
 /// Longer than anything here takes, so that what hangs fails.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -227,6 +227,20 @@ async fn many_tasks_on_many_threads_lose_nothing() {
     assert_eq!(places.len(), TASKS * PUTS, "each record has a place of its own");
     assert_eq!(service.user_records(), TASKS * PUTS);
     producer.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_streams_first_record_asks_for_its_shards_at_once() {
+    let service = Service::answering_after(ms(5));
+    let producer = service.producer(Config::builder().record_max_buffered_time(Duration::from_secs(10)));
+    drop(producer.put("events", "k", "x").await.unwrap());
+    sleep(ms(100)).await;
+    for (streams, stream) in [(1, "events"), (2, "visits"), (2, "events"), (2, "visits"), (3, "clicks")] {
+        drop(producer.put(stream, "k", "x").await.unwrap());
+        sleep(ms(1)).await;
+        assert_eq!(service.asked(Question::Shards), streams, "the drive loop would not come by for seconds");
+    }
+    producer.flush().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
