@@ -100,6 +100,20 @@ fn parts(criterion: &mut Criterion) {
     group.finish();
 }
 
+fn shard_lookup(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("shard lookup");
+    group.throughput(Throughput::Elements(1));
+    let hash_keys: Vec<u128> = (0..1 << 16).map(|n| hash_key(&format!("{n:012x}"))).collect();
+    for shards in [10, 1_000, 10_000] {
+        let world = World::new(Scale { shards, streams: 1, outstanding: 1 });
+        let (stream, mut next) = (&world.streams[0], hash_keys.iter().cycle());
+        group.bench_function(BenchmarkId::from_parameter(format!("{shards} shards")), |bencher| {
+            bencher.iter(|| world.producer.shard(stream, *next.next().unwrap()).unwrap());
+        });
+    }
+    group.finish();
+}
+
 fn codec(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("codec");
     let batch = full_batch();
@@ -147,5 +161,5 @@ fn idle(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, keys, prepare, parts, put_to_resolve, codec, idle);
+criterion_group!(benches, keys, prepare, shard_lookup, parts, put_to_resolve, codec, idle);
 criterion_main!(benches);

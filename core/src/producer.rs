@@ -283,6 +283,12 @@ impl<T> Producer<T> {
         self.common.outstanding.oldest()
     }
 
+    /// The shard of a stream that takes a hash key, if that is known and means anything there.
+    pub fn shard(&self, stream: &str, hash_key: u128) -> Option<&Arc<str>> {
+        let index = *self.by_name.get(stream)?;
+        self.streams[index as usize].shard(hash_key)
+    }
+
     /// Counts since the producer was made.
     pub fn stats(&self) -> Stats {
         self.common.stats

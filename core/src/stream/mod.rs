@@ -65,6 +65,11 @@ impl<T> Stream<T> {
         &self.name
     }
 
+    /// The shard that takes a hash key, as far as is known.
+    pub(crate) fn shard(&self, hash_key: u128) -> Option<&Arc<str>> {
+        self.knowledge.shard(hash_key).map(|shard| &shard.id)
+    }
+
     /// Most bytes in a record, as far as is known.
     pub(crate) fn max_record_size(&self) -> usize {
         self.knowledge.max_record_size()

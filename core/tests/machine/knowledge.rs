@@ -110,6 +110,18 @@ fn a_list_that_breaks_off_is_asked_for_anew() {
 }
 
 #[test]
+fn the_shard_of_a_hash_key_is_told_when_it_is_known() {
+    let mut rig = Rig::new(Config::builder());
+    rig.put(1, "a");
+    assert_eq!(rig.producer.shard("s", 1), None);
+    rig.answer_inquiries(&equal_shards(4));
+    for shard in 0..4 {
+        assert_eq!(rig.producer.shard("s", start_of(shard, 4)).map(|id| &**id), Some(&*shard_id(shard)));
+    }
+    assert_eq!(rig.producer.shard("another", 1), None);
+}
+
+#[test]
 fn a_list_without_end_ends() {
     let mut rig = Rig::new(Config::builder());
     rig.put(1, "a");
