@@ -105,7 +105,7 @@ const LYING_MAX: usize = 128;
 /// So many bytes are many, too: they may fill an aggregate.
 const MANY_BYTES: usize = 16 << 10;
 
-/// A larger record has better things to spare than the MD5 of its key. There is no stream that does not take this size.
+/// A larger record has better things to spare than the MD5 of its key. AWS has no stream that takes less.
 const SIZE_MAX: usize = 4_096;
 
 impl Default for Puts {
