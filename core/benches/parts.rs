@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kpl_core::codec::{decode, encode};
-use kpl_core::{Action, Batch, Config, HashKeyCache, Instant, Producer, UserRecord, hash_key};
+use kpl_core::{Action, Batch, CheckedRecord, Config, HashKeyCache, Instant, Producer, UserRecord, hash_key};
 
 use world::{Scale, World, records};
 
@@ -38,7 +38,11 @@ fn keys(criterion: &mut Criterion) {
     };
     group.bench_function("16 misses side by side", |bencher| {
         let fresh = || sixteen(&mut next);
-        bencher.iter_batched_ref(fresh, |records| cache.hash_each(records.iter_mut()), BatchSize::SmallInput);
+        bencher.iter_batched_ref(
+            fresh,
+            |records| CheckedRecord::hash_keys(records.iter_mut(), &mut cache),
+            BatchSize::SmallInput,
+        );
     });
     group.finish();
 }
@@ -91,7 +95,7 @@ fn parts(criterion: &mut Criterion) {
     group.sample_size(20);
     let scale = Scale { shards: 10, streams: 1, outstanding: 10_000 };
     group.throughput(Throughput::Elements(scale.outstanding as u64));
-    for (part, name) in ["put", "respond", "resolve"].into_iter().enumerate() {
+    for (part, name) in ["put", "handle_reply", "resolve"].into_iter().enumerate() {
         let mut world = World::new(scale);
         group.bench_function(name, |bencher| {
             bencher.iter_custom(|rounds| (0..rounds).map(|_| world.round(scale, SIZE)[part]).sum());

@@ -26,8 +26,8 @@ use aws_sigv4::sign::v4;
 use aws_smithy_runtime_api::client::identity::Identity;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use kpl_core::{
-    Action, Batch, Config, Delivery, DescribeRequest, Instant, ListShardsRequest, ListedShard, Producer, RecordReply,
-    Reply, RequestError, ShardPage, StreamSummary, UserRecord,
+    Action, Batch, Config, Delivery, DescribeStreamRequest, Instant, ListShardsRequest, ListedShard, Producer,
+    RecordReply, Reply, RequestError, ShardPage, StreamSummary, UserRecord,
 };
 use serde_json::{Value, json};
 use ureq::http::Request;
@@ -71,15 +71,15 @@ fn run(stream: &Arc<str>, lines: &Receiver<Vec<u8>>, kinesis: &Kinesis, config: 
             match action {
                 Action::SendBatch(batch) => {
                     let reply = kinesis.put_records(&batch);
-                    producer.respond(clock.now(), batch, reply);
+                    producer.handle_reply(clock.now(), batch, reply);
                 }
                 Action::ListShards(request) => {
                     let page = kinesis.list_shards(&request);
-                    producer.respond_shards(clock.now(), &request, page);
+                    producer.handle_shards(clock.now(), &request, page);
                 }
                 Action::DescribeStream(request) => {
                     let summary = kinesis.describe_stream(&request);
-                    producer.respond_stream(clock.now(), &request, summary);
+                    producer.handle_stream_summary(clock.now(), &request, summary);
                 }
                 Action::Resolve(records) => {
                     for (line, result) in records {
@@ -92,7 +92,7 @@ fn run(stream: &Arc<str>, lines: &Receiver<Vec<u8>>, kinesis: &Kinesis, config: 
                         }
                     }
                 }
-                Action::Notice(notice) => eprintln!("{notice:?}"),
+                Action::Log(event) => eprintln!("{event:?}"),
                 // Nothing is flushed, and no request is under way here that could be cancelled.
                 _ => {}
             }
@@ -184,7 +184,7 @@ impl Kinesis {
         Ok(ShardPage { shards, next_token: string(&answer["NextToken"]) })
     }
 
-    fn describe_stream(&self, request: &DescribeRequest) -> Result<StreamSummary, RequestError> {
+    fn describe_stream(&self, request: &DescribeStreamRequest) -> Result<StreamSummary, RequestError> {
         let answer = self.call("DescribeStreamSummary", &target(&request.stream))?;
         let summary = &answer["StreamDescriptionSummary"];
         Ok(StreamSummary {

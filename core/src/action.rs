@@ -5,23 +5,22 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use core::time::Duration;
 
-use crate::kinesis_record::Batch;
-use crate::metrics::Observations;
-use crate::outcome::Resolution;
+use crate::metrics::MetricsSnapshot;
 use crate::outstanding::FlushId;
+use crate::record::kinesis_record::Batch;
+use crate::record::result::Resolution;
 
 /// An effect for the driver to carry out, from [`Producer::poll_action`](crate::Producer::poll_action).
 #[derive(Debug)]
-#[non_exhaustive]
 #[must_use = "an action that is not carried out loses records"]
 pub enum Action<T> {
     /// Send these records with PutRecords, and give the batch back with the reply
-    /// ([`Producer::respond`](crate::Producer::respond)), whatever happens.
+    /// ([`Producer::handle_reply`](crate::Producer::handle_reply)), whatever happens.
     SendBatch(Batch<T>),
-    /// Ask for one page of the stream's shards ([`Producer::respond_shards`](crate::Producer::respond_shards)).
+    /// Ask for one page of the stream's shards ([`Producer::handle_shards`](crate::Producer::handle_shards)).
     ListShards(ListShardsRequest),
-    /// Ask for the stream's summary ([`Producer::respond_stream`](crate::Producer::respond_stream)).
-    DescribeStream(DescribeRequest),
+    /// Ask for the stream's summary ([`Producer::handle_stream_summary`](crate::Producer::handle_stream_summary)).
+    DescribeStream(DescribeStreamRequest),
     /// Tell the callers with these tickets what became of their records: all of one Kinesis record at once, since there
     /// may be thousands in it.
     Resolve(Resolution<T>),
@@ -32,9 +31,9 @@ pub enum Action<T> {
     CancelRequests,
     /// Give these metrics to whoever wants them: all that was observed since the last time. Comes every
     /// `metrics_upload_interval` in which something was observed, and when the producer is drained.
-    ExportMetrics(Box<Observations>),
-    /// Tell the operator.
-    Notice(Notice),
+    ExportMetrics(Box<MetricsSnapshot>),
+    /// Write this to the operator's log.
+    Log(LogEvent),
 }
 
 /// One page of ListShards to be asked for.
@@ -52,7 +51,7 @@ pub struct ListShardsRequest {
 /// A DescribeStreamSummary to be asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct DescribeRequest {
+pub struct DescribeStreamRequest {
     /// The stream's name or ARN.
     pub stream: Arc<str>,
 }
@@ -61,7 +60,7 @@ pub struct DescribeRequest {
 /// limits how often it writes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Notice {
+pub enum LogEvent {
     /// The stream's shards are known, or known anew.
     ShardMapRefreshed {
         /// The stream's name or ARN.
@@ -74,7 +73,7 @@ pub enum Notice {
         moved: usize,
     },
     /// The stream's shards, or its description, could not be had.
-    InquiryFailed {
+    RefreshFailed {
         /// The stream's name or ARN.
         stream: Arc<str>,
         /// The operation.

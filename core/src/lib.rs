@@ -74,7 +74,7 @@
 //! | limiter | holds Kinesis records until their shard may take them, earliest deadline first |
 //! | collector | gathers Kinesis records of a stream into a request, until it is full or due |
 //! | [`Action::SendBatch`] | the driver encodes ([`KinesisRecord::data`]), signs and sends, outside its lock |
-//! | [`Producer::respond`] | the retrier judges each record; it is resolved, or goes back to the aggregator |
+//! | [`Producer::handle_reply`] | the retrier judges each record; it is resolved, or goes back to the aggregator |
 //! | [`Action::Resolve`] | the callers are told |
 
 #![no_std]
@@ -84,41 +84,32 @@ extern crate alloc;
 extern crate std;
 
 mod action;
-mod aggregator;
 pub mod codec;
-mod collector;
-mod common;
 mod config;
-mod deadline_queue;
-mod hash_key;
-mod inquiry;
-mod kinesis_record;
-mod limiter;
+mod context;
 pub mod limits;
 pub mod metrics;
-mod outcome;
 mod outstanding;
 mod producer;
+mod put_buffer;
 mod record;
 mod reply;
-mod retrier;
-mod rng;
-mod shard_map;
+mod stats;
 mod stream;
 #[cfg(test)]
 mod testing;
 mod time;
-mod token_bucket;
-mod wakes;
 
-pub use action::{Action, DescribeRequest, ListShardsRequest, Notice};
-pub use common::Stats;
+pub use action::{Action, DescribeStreamRequest, ListShardsRequest, LogEvent};
 pub use config::{Config, ConfigBuilder, ConfigError, RecordDistribution};
-pub use hash_key::{HashKeyCache, hash_key};
-pub use kinesis_record::{Batch, KinesisRecord};
-pub use outcome::{Attempt, AttemptError, Attempts, PutFailure, Receipt, RecordResult, Resolution, code};
 pub use outstanding::FlushId;
 pub use producer::{Producer, PutError};
-pub use record::{CheckedRecord, InvalidRecord, PrepareError, PreparedRecord, UserRecord};
+pub use put_buffer::{BufferDrain, Buffered, PutBuffer, Room};
+pub use record::attempt::{Attempt, AttemptError, Attempts, code};
+pub use record::hash_key::{HashKeyCache, hash_key};
+pub use record::kinesis_record::{Batch, KinesisRecord};
+pub use record::result::{PutFailure, Receipt, RecordResult, Resolution};
+pub use record::user_record::{CheckedRecord, InvalidRecord, PrepareError, PreparedRecord, UserRecord};
 pub use reply::{Delivery, ListedShard, RecordReply, Reply, RequestError, ShardPage, StreamSummary};
+pub use stats::Stats;
 pub use time::Instant;

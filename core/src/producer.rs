@@ -8,24 +8,25 @@ use core::time::Duration;
 
 use hashbrown::HashMap;
 
-use crate::action::{Action, DescribeRequest, ListShardsRequest};
-use crate::aggregator::Change;
-use crate::common::{Common, Stats};
+use crate::action::{Action, DescribeStreamRequest, ListShardsRequest};
 use crate::config::Config;
-use crate::kinesis_record::{Batch, Pending};
-use crate::metrics::{MetricsWindow, Observations, Reporter};
-use crate::outcome::FailedAttempts;
+use crate::context::Context;
+use crate::metrics::{MetricsSnapshot, MetricsWindow, Reporter};
 use crate::outstanding::FlushId;
-use crate::record::{InvalidRecord, PreparedRecord};
+use crate::put_buffer::{BufferDrain, Room};
+use crate::record::attempt::FailedAttempts;
+use crate::record::hash_key::HashKeyCache;
+use crate::record::kinesis_record::{Batch, Pending};
+use crate::record::user_record::{InvalidRecord, PreparedRecord};
 use crate::reply::{Reply, RequestError, ShardPage, StreamSummary};
-use crate::retrier;
-use crate::stream::Stream;
+use crate::stats::Stats;
+use crate::stream::{FollowUp, Stream};
 use crate::time::Instant;
-use crate::wakes::Wakes;
+use crate::time::timers::Timers;
 
 /// A driver's threads may read the clock before they lock the producer, and lose their core in between. If more time than
 /// this lies there, the clock was set.
-const OVERTAKING: Duration = Duration::from_secs(1);
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(1);
 
 /// A Kinesis producer without clock, socket, thread or randomness of its own.
 ///
@@ -35,8 +36,8 @@ const OVERTAKING: Duration = Duration::from_secs(1);
 ///
 /// # The contract
 ///
-/// - **Events** change the state: [`put`](Self::put), [`tick`](Self::tick), [`respond`](Self::respond),
-///   [`respond_shards`](Self::respond_shards), [`respond_stream`](Self::respond_stream), [`flush`](Self::flush),
+/// - **Events** change the state: [`put`](Self::put), [`tick`](Self::tick), [`handle_reply`](Self::handle_reply),
+///   [`handle_shards`](Self::handle_shards), [`handle_stream_summary`](Self::handle_stream_summary), [`flush`](Self::flush),
 ///   [`close`](Self::close). Each takes the time at which it is called: read the clock after whatever took long, such as a
 ///   blocking request. Time that goes backwards is harmless.
 /// - **Actions** tell what is to be done: drain [`poll_action`](Self::poll_action) after any event. Their order is the
@@ -47,7 +48,7 @@ const OVERTAKING: Duration = Duration::from_secs(1);
 /// The [crate's front page](crate) has a run loop.
 #[derive(Debug)]
 pub struct Producer<T> {
-    common: Common<T>,
+    context: Context<T>,
     streams: Vec<Stream<T>>,
     by_name: HashMap<Arc<str>, u32>,
     /// The stream of the last put.
@@ -55,9 +56,9 @@ pub struct Producer<T> {
     /// The latest time of a put.
     latest_put: Instant,
     /// When which stream has something to do.
-    wakes: Wakes,
+    timers: Timers,
     /// Streams that have a request and no leave to send it, in turn.
-    line: VecDeque<u32>,
+    waiting_streams: VecDeque<u32>,
     in_flight: usize,
     close_at: Option<Instant>,
     reporter: Reporter,
@@ -103,14 +104,14 @@ impl<T> Producer<T> {
     /// A producer at `now`, idle.
     pub fn new(config: Config, now: Instant) -> Self {
         Self {
-            reporter: Reporter::new(&config, now),
-            common: Common::new(config),
+            reporter: Reporter::new(config.metrics_level(), config.metrics_upload_interval(), now),
+            context: Context::new(config),
             streams: Vec::new(),
             by_name: HashMap::new(),
             last_put: 0,
             latest_put: now,
-            wakes: Wakes::default(),
-            line: VecDeque::new(),
+            timers: Timers::default(),
+            waiting_streams: VecDeque::new(),
             in_flight: 0,
             close_at: None,
         }
@@ -123,11 +124,11 @@ impl<T> Producer<T> {
     /// [`PutError`] gives the record and the ticket back: the producer is full or closed, or the record is larger than
     /// the stream allows.
     pub fn put(&mut self, now: Instant, record: PreparedRecord, ticket: T) -> Result<(), PutError<T>> {
-        if self.common.closing {
+        if self.context.closing {
             return Err(PutError::Closed { record, ticket });
         }
         let size = record.size();
-        let Common { outstanding, config, .. } = &self.common;
+        let Context { outstanding, config, .. } = &self.context;
         if !outstanding.has_room(size, config) {
             let (records, bytes) = (outstanding.records(), outstanding.bytes());
             return Err(PutError::Full { record, ticket, records, bytes });
@@ -141,84 +142,88 @@ impl<T> Producer<T> {
         Ok(())
     }
 
-    /// Takes a record that was put at `put_at`, whose caller has been told then that it is taken: it is never refused. One
-    /// that is larger than its stream allows fails.
+    /// Puts the next record of a drain. Returns false if there is none.
     ///
-    /// For drivers that gather records before they put them. They see to it that there is room, that records come in the
-    /// order of their puts, and that none comes after [`close`](Self::close).
-    pub fn put_taken(&mut self, now: Instant, put_at: Instant, record: PreparedRecord, ticket: T) {
+    /// Its caller was told that it is accepted, so it is never refused; a record that is larger than its stream allows
+    /// fails. Call this before [`close`](Self::close).
+    pub fn put_drained(&mut self, now: Instant, drain: &mut BufferDrain<T>, keys: &mut HashKeyCache) -> bool {
+        let Some((put_at, record, ticket)) = drain.pop(keys) else { return false };
         let index = self.stream_index(now, &record.stream);
         self.admit(now, put_at, index, record, ticket);
+        true
+    }
+
+    /// How many more records and bytes the producer accepts before it is full.
+    pub fn room(&self) -> Room {
+        let Context { outstanding, config, .. } = &self.context;
+        Room {
+            records: config.max_outstanding_records().saturating_sub(outstanding.records()),
+            bytes: config.max_outstanding_bytes().saturating_sub(outstanding.bytes()),
+        }
     }
 
     fn admit(&mut self, now: Instant, put_at: Instant, index: u32, record: PreparedRecord, ticket: T) {
         let size = record.size();
-        let (stream, common) = (&mut self.streams[index as usize], &mut self.common);
-        let patience = common.config.record_max_buffered_time();
+        let (stream, context) = (&mut self.streams[index as usize], &mut self.context);
+        let max_wait = context.config.record_max_buffered_time();
         // Deadlines are in the order of the puts, lest an aggregate overtakes the one before it.
-        let put_at = if self.latest_put <= put_at + OVERTAKING { self.latest_put.max(put_at) } else { put_at };
+        let put_at = if self.latest_put <= put_at + CLOCK_SKEW_MAX { self.latest_put.max(put_at) } else { put_at };
         self.latest_put = put_at;
-        common.stats.user_records_put += 1;
-        let generation = common.outstanding.admit(put_at, size);
+        context.stats.user_records_put += 1;
+        let generation = context.outstanding.admit(put_at, size);
         let user = Pending { entry: record.entry, ticket, put_at, generation, failed: FailedAttempts::default() };
-        let deadline = put_at + patience;
+        let deadline = put_at + max_wait;
         if let Some(metrics) = stream.metrics() {
             metrics.received(now);
             self.reporter.observed(now);
         }
-        if stream.accept(now, user, deadline, common) == Change::Any {
+        if stream.accept(now, user, deadline, context) == FollowUp::Send {
             self.send(now, index);
         }
     }
 
     /// Time has passed: does what is due. Ticks at other times than [`next_tick`](Self::next_tick) are harmless.
     pub fn tick(&mut self, now: Instant) {
-        while let Some(index) = self.wakes.pop_due(now) {
-            self.work(now, index);
+        while let Some(index) = self.timers.pop_due(now) {
+            self.advance(now, index);
         }
-        if self.close_at.is_some_and(|close_at| close_at <= now) && !self.common.abandoned {
+        if self.close_at.is_some_and(|close_at| close_at <= now) && !self.context.abandoned {
             self.abandon(now);
         }
         self.finish(now);
     }
 
     /// What became of a [`Batch`].
-    pub fn respond(&mut self, now: Instant, batch: Batch<T>, reply: Reply) {
+    pub fn handle_reply(&mut self, now: Instant, batch: Batch<T>, reply: Reply) {
         let Batch { stream_index, records, started, .. } = batch;
         self.in_flight -= 1;
-        let judgement = retrier::judge(reply, records.len(), self.common.config.fail_if_throttled());
         let stream = &mut self.streams[stream_index as usize];
-        stream.on_reply(now, started, records, judgement, &mut self.common);
+        stream.handle_reply(now, started, records, reply, &mut self.context);
         self.reporter.observed(now);
-        self.work(now, stream_index);
-        self.serve_line(now);
+        self.advance(now, stream_index);
+        self.serve_waiting_streams(now);
         self.finish(now);
     }
 
     /// A page of the stream's shards, or why there is none.
-    pub fn respond_shards(
-        &mut self,
-        now: Instant,
-        request: &ListShardsRequest,
-        reply: Result<ShardPage, RequestError>,
-    ) {
+    pub fn handle_shards(&mut self, now: Instant, request: &ListShardsRequest, reply: Result<ShardPage, RequestError>) {
         if let Some(&index) = self.by_name.get(&request.stream) {
-            self.streams[index as usize].on_shards(now, reply, &mut self.common);
-            self.work(now, index);
+            self.streams[index as usize].on_shards(now, reply, &mut self.context);
+            self.advance(now, index);
         }
         self.finish(now);
     }
 
     /// The stream's summary, or why there is none.
-    pub fn respond_stream(
+    pub fn handle_stream_summary(
         &mut self,
         now: Instant,
-        request: &DescribeRequest,
+        request: &DescribeStreamRequest,
         reply: Result<StreamSummary, RequestError>,
     ) {
         if let Some(&index) = self.by_name.get(&request.stream) {
-            self.streams[index as usize].on_description(now, reply, &mut self.common);
-            self.work(now, index);
+            self.streams[index as usize].on_description(now, reply, &mut self.context);
+            self.advance(now, index);
         }
         self.finish(now);
     }
@@ -226,7 +231,7 @@ impl<T> Producer<T> {
     /// Sends without waiting for more what has been put so far. [`Action::FlushDone`] tells when every record put
     /// before this call is resolved, whatever was put after it.
     pub fn flush(&mut self, now: Instant) -> FlushId {
-        let flush = self.common.outstanding.flush();
+        let flush = self.context.outstanding.flush();
         self.flush_streams(now);
         self.finish(now);
         flush
@@ -236,8 +241,8 @@ impl<T> Producer<T> {
     /// fails as `Closed`; [`Instant::NEVER`] waits for as long as it takes. Called again, the earlier deadline counts.
     pub fn close(&mut self, now: Instant, deadline: Instant) {
         self.close_at = Some(self.close_at.map_or(deadline, |earlier| earlier.min(deadline)));
-        if !self.common.closing {
-            self.common.closing = true;
+        if !self.context.closing {
+            self.context.closing = true;
             self.flush_streams(now);
         }
         self.tick(now);
@@ -245,7 +250,7 @@ impl<T> Producer<T> {
 
     /// The next effect to carry out.
     pub fn poll_action(&mut self) -> Option<Action<T>> {
-        self.common.actions.pop_front()
+        self.context.actions.pop_front()
     }
 
     /// When [`tick`](Self::tick) is to be called next; `None` if nothing is to come. After a tick it lies in the
@@ -254,33 +259,33 @@ impl<T> Producer<T> {
         if self.is_drained() {
             return None;
         }
-        let close_at = self.close_at.filter(|_| !self.common.abandoned).unwrap_or(Instant::NEVER);
-        Some(self.wakes.next().min(close_at).min(self.reporter.due())).filter(|at| *at != Instant::NEVER)
+        let close_at = self.close_at.filter(|_| !self.context.abandoned).unwrap_or(Instant::NEVER);
+        Some(self.timers.next().min(close_at).min(self.reporter.due())).filter(|at| *at != Instant::NEVER)
     }
 
     /// Whether actions wait to be polled.
     pub fn has_actions(&self) -> bool {
-        !self.common.actions.is_empty()
+        !self.context.actions.is_empty()
     }
 
     /// Whether the producer is closed and every record is resolved.
     pub fn is_drained(&self) -> bool {
-        self.common.closing && self.common.outstanding.records() == 0
+        self.context.closing && self.context.outstanding.records() == 0
     }
 
     /// User records accepted and not yet resolved.
     pub fn outstanding_records(&self) -> usize {
-        self.common.outstanding.records()
+        self.context.outstanding.records()
     }
 
     /// Bytes (data and keys) accepted and not yet resolved.
     pub fn outstanding_bytes(&self) -> usize {
-        self.common.outstanding.bytes()
+        self.context.outstanding.bytes()
     }
 
     /// When the oldest outstanding record was put: at most 10 ms too early, never too late.
     pub fn oldest_put(&self) -> Option<Instant> {
-        self.common.outstanding.oldest()
+        self.context.outstanding.oldest()
     }
 
     /// The shard of a stream that takes a hash key, if that is known and means anything there.
@@ -291,22 +296,22 @@ impl<T> Producer<T> {
 
     /// Counts since the producer was made.
     pub fn stats(&self) -> Stats {
-        self.common.stats
+        self.context.stats
     }
 
     /// What has been measured, to be rolled up outside any lock. Empty with `metrics_level` none.
-    pub fn metrics(&mut self, now: Instant, window: MetricsWindow) -> Observations {
+    pub fn metrics(&mut self, now: Instant, window: MetricsWindow) -> MetricsSnapshot {
         let start = match window {
             MetricsWindow::Total => None,
             MetricsWindow::Seconds(seconds) => {
                 Some(Instant::from_nanos(now.as_nanos().saturating_sub(Duration::from_secs(seconds).as_nanos() as u64)))
             }
         };
-        let mut observations = Observations::new(start, now, self.common.config.metrics_granularity());
+        let mut snapshot = MetricsSnapshot::new(start, now, self.context.config.metrics_granularity());
         for stream in &mut self.streams {
-            stream.look_at_metrics(now, &mut observations, window);
+            stream.snapshot_metrics(now, &mut snapshot, window);
         }
-        observations
+        snapshot
     }
 
     /// PutRecords requests under way.
@@ -316,7 +321,7 @@ impl<T> Producer<T> {
 
     /// The settings.
     pub fn config(&self) -> &Config {
-        &self.common.config
+        &self.context.config
     }
 
     fn stream_index(&mut self, now: Instant, name: &Arc<str>) -> u32 {
@@ -329,15 +334,15 @@ impl<T> Producer<T> {
             return index;
         }
         let index = self.streams.len() as u32;
-        self.streams.push(Stream::new(now, name.clone(), &mut self.common));
+        self.streams.push(Stream::new(now, name.clone(), &mut self.context));
         self.by_name.insert(name.clone(), index);
-        self.streams[index as usize].on_time(now, &mut self.common);
+        self.streams[index as usize].handle_timeout(now, &mut self.context);
         index
     }
 
     /// Lets a stream do what is due and send what it may.
-    fn work(&mut self, now: Instant, index: u32) {
-        self.streams[index as usize].on_time(now, &mut self.common);
+    fn advance(&mut self, now: Instant, index: u32) {
+        self.streams[index as usize].handle_timeout(now, &mut self.context);
         self.send(now, index);
     }
 
@@ -345,80 +350,80 @@ impl<T> Producer<T> {
     fn send(&mut self, now: Instant, index: u32) {
         let stream = &mut self.streams[index as usize];
         if !*stream.awaits_request() {
-            while self.in_flight < self.common.config.max_in_flight_requests()
-                && Self::send_one(now, index, stream, &mut self.common)
+            while self.in_flight < self.context.config.max_in_flight_requests()
+                && Self::send_one(now, index, stream, &mut self.context)
             {
                 self.in_flight += 1;
             }
-            if stream.has_request(now, &self.common) {
+            if stream.has_request(now, &self.context) {
                 *stream.awaits_request() = true;
-                self.line.push_back(index);
+                self.waiting_streams.push_back(index);
             }
         }
-        self.wakes.arm(index, stream.next_event());
+        self.timers.arm(index, stream.next_timeout());
     }
 
     /// Gives streams in line a request each, in turn.
-    fn serve_line(&mut self, now: Instant) {
-        while self.in_flight < self.common.config.max_in_flight_requests()
-            && let Some(index) = self.line.pop_front()
+    fn serve_waiting_streams(&mut self, now: Instant) {
+        while self.in_flight < self.context.config.max_in_flight_requests()
+            && let Some(index) = self.waiting_streams.pop_front()
         {
             let stream = &mut self.streams[index as usize];
             *stream.awaits_request() = false;
-            if Self::send_one(now, index, stream, &mut self.common) {
+            if Self::send_one(now, index, stream, &mut self.context) {
                 self.in_flight += 1;
             }
-            if !stream.has_request(now, &self.common) {
-                stream.resume(now, &mut self.common);
+            if !stream.has_request(now, &self.context) {
+                stream.resume(now, &mut self.context);
             }
-            if stream.has_request(now, &self.common) {
+            if stream.has_request(now, &self.context) {
                 *stream.awaits_request() = true;
-                self.line.push_back(index);
+                self.waiting_streams.push_back(index);
             }
-            self.wakes.arm(index, stream.next_event());
+            self.timers.arm(index, stream.next_timeout());
         }
     }
 
-    fn send_one(now: Instant, index: u32, stream: &mut Stream<T>, common: &mut Common<T>) -> bool {
-        let Some(records) = stream.take_request(now, common) else { return false };
-        common.stats.requests += 1;
+    fn send_one(now: Instant, index: u32, stream: &mut Stream<T>, context: &mut Context<T>) -> bool {
+        let Some(records) = stream.take_request(now, context) else { return false };
+        context.stats.requests += 1;
         let batch = Batch { stream: stream.name().clone(), stream_index: index, records, started: now };
-        common.actions.push_back(Action::SendBatch(batch));
+        context.actions.push_back(Action::SendBatch(batch));
         true
     }
 
     fn flush_streams(&mut self, now: Instant) {
         for index in 0..self.streams.len() as u32 {
-            self.streams[index as usize].flush(now, &mut self.common);
-            self.work(now, index);
+            self.streams[index as usize].flush(now, &mut self.context);
+            self.advance(now, index);
         }
     }
 
     /// The deadline of a close has passed: nothing waits any more, and what is under way is called back.
     fn abandon(&mut self, now: Instant) {
-        self.common.abandoned = true;
-        self.line.clear();
+        self.context.abandoned = true;
+        self.waiting_streams.clear();
         for stream in &mut self.streams {
-            stream.abandon(now, &mut self.common);
+            stream.abandon(now, &mut self.context);
             *stream.awaits_request() = false;
         }
         if self.in_flight > 0 {
-            self.common.actions.push_back(Action::CancelRequests);
+            self.context.actions.push_back(Action::CancelRequests);
         }
     }
 
     /// Tells what an event has brought to its end: flushes, and the time for a report.
     fn finish(&mut self, now: Instant) {
-        while let Some(flush) = self.common.outstanding.pop_flushed() {
-            self.common.actions.push_back(Action::FlushDone(flush));
+        while let Some(flush) = self.context.outstanding.pop_flushed() {
+            self.context.actions.push_back(Action::FlushDone(flush));
         }
-        self.reporter.failed(now, self.common.stats.user_records_failed);
+        self.reporter.failed(now, self.context.stats.user_records_failed);
         if let Some(start) = self.reporter.take_due(now, self.is_drained()) {
-            let mut observations = Observations::new(Some(start), now, self.common.config.metrics_granularity());
+            let mut snapshot = MetricsSnapshot::new(Some(start), now, self.context.config.metrics_granularity());
             for stream in &mut self.streams {
-                stream.report_metrics(now, &mut observations);
+                stream.report_metrics(now, &mut snapshot);
             }
-            self.common.actions.push_back(Action::ExportMetrics(Box::new(observations)));
+            self.context.actions.push_back(Action::ExportMetrics(Box::new(snapshot)));
         }
     }
 }

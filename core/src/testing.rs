@@ -7,9 +7,9 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use crate::kinesis_record::{KinesisRecord, Pending, ShardRef};
-use crate::outcome::FailedAttempts;
-use crate::record::Entry;
+use crate::record::attempt::FailedAttempts;
+use crate::record::kinesis_record::{KinesisRecord, Pending, ShardRef};
+use crate::record::user_record::Entry;
 use crate::time::Instant;
 
 pub(crate) fn ms(ms: u64) -> Instant {

@@ -70,7 +70,7 @@ pub async fn serve(listener: TcpListener, producer: Producer, stop: impl Future<
     drop(listener); // no more connections
     gate.shut(); // and no more requests on those that stand
     let _ = timeout(PATIENCE, nobody_inside.recv()).await;
-    producer.close_within(PATIENCE).await;
+    producer.close_or_fail(PATIENCE).await;
     Ok(())
 }
 

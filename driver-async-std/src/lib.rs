@@ -58,7 +58,7 @@
 //!
 //! # Shutdown
 //!
-//! [`Producer::close`] takes no more records and ends when all are resolved; [`Producer::close_within`] gives up after a
+//! [`Producer::close`] takes no more records and ends when all are resolved; [`Producer::close_or_fail`] gives up after a
 //! time. Every outcome resolves, whatever happens: also when the last handle is dropped. Do close it before the program ends:
 //! [`http_client`] tells why.
 //!

@@ -65,7 +65,7 @@ pub(crate) async fn serve(
         // Clients that do not end their requests hold up nobody for ever.
         () = async { let _ = stopped.await; tokio::time::sleep(PATIENCE).await } => {}
     }
-    producer.close_within(PATIENCE).await;
+    producer.close_or_fail(PATIENCE).await;
     Ok(())
 }
 

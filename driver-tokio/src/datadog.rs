@@ -9,7 +9,7 @@ use std::sync::Arc;
 use datadog_api_client::datadog;
 use datadog_api_client::datadogV2::api_metrics::{MetricsAPI, SubmitMetricsError, SubmitMetricsOptionalParams};
 use datadog_api_client::datadogV2::model::{MetricContentEncoding, MetricPayload, MetricResource, MetricSeries};
-use kpl_driver::metrics::{BoxFuture, MetricsReport, MetricsSink, SinkError, Taken};
+use kpl_driver::metrics::{BoxFuture, MetricsReport, MetricsSink, Progress, SinkError};
 use rustls::{ClientConfig, RootCertStore};
 
 /// Datadog's own, and that of its clients.
@@ -68,7 +68,7 @@ pub struct DatadogSink {
     api: MetricsAPI,
     tags: Vec<String>,
     host: Option<String>,
-    taken: Taken,
+    progress: Progress,
 }
 
 /// Why a [`DatadogSink`] could not be made.
@@ -169,7 +169,7 @@ impl DatadogSink {
         config.server_variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let client = http_client().map_err(|error| DatadogError::HttpClient(one_line(&*error)))?;
         let api = MetricsAPI::with_client_and_config(config, client.into());
-        Ok(Self { api, tags: Vec::new(), host: None, taken: Taken::default() })
+        Ok(Self { api, tags: Vec::new(), host: None, progress: Progress::default() })
     }
 
     /// Adds a tag to all metrics, such as `team:orders`.
@@ -187,8 +187,8 @@ impl DatadogSink {
 
     /// Sends what Datadog has not taken yet of a report, call by call.
     async fn send(&self, report: &MetricsReport) -> Result<(), SinkError> {
-        let mut taken = self.taken.of(report);
-        let mut all = series::of(report, &self.tags).skip(taken).peekable();
+        let mut sent = self.progress.of(report);
+        let mut all = series::of(report, &self.tags).skip(sent).peekable();
         loop {
             let (mut call, mut bytes) = (Vec::new(), 0);
             while let Some(series) = all.next_if(|series| call.is_empty() || bytes + self.bytes_of(series) <= BYTES_MAX)
@@ -200,7 +200,7 @@ impl DatadogSink {
                 });
             }
             if call.is_empty() {
-                self.taken.all(report);
+                self.progress.complete(report);
                 return Ok(());
             }
             let series_in_call = call.len();
@@ -210,8 +210,8 @@ impl DatadogSink {
                 Ok(_) | Err(datadog::Error::Serde(_)) => {}
                 Err(error) => return Err(said(&error).into()),
             }
-            taken += series_in_call;
-            self.taken.set(report, taken);
+            sent += series_in_call;
+            self.progress.set(report, sent);
         }
     }
 

@@ -108,7 +108,7 @@ impl<R: AwsRuntime + BlockingRuntime> Producer<R> {
 impl<R: BlockingRuntime> Producer<R> {
     /// Puts a record: waits until there is room for it, and gives the promise of its outcome.
     ///
-    /// Threads and tasks that wait get in in the order of their coming. [`put_within`](Self::put_within) has a time-out.
+    /// Threads and tasks that wait get in in the order of their coming. [`put_timeout`](Self::put_timeout) has a time-out.
     ///
     /// # Errors
     ///
@@ -128,20 +128,20 @@ impl<R: BlockingRuntime> Producer<R> {
     ///
     /// As [`put`](Self::put).
     pub fn put_record(&self, record: UserRecord) -> Result<Outcome<R>, PutError> {
-        self.put_within(record, Duration::MAX)
+        self.put_timeout(record, Duration::MAX)
     }
 
-    /// Puts a record, unless there is no room for it in all of `patience`.
+    /// Puts a record, unless there is no room for it in all of `timeout`.
     ///
     /// # Errors
     ///
     /// [`PutError::Full`] then, and those of [`put`](Self::put); all give the record back.
-    pub fn put_within(&self, record: UserRecord, patience: Duration) -> Result<Outcome<R>, PutError> {
+    pub fn put_timeout(&self, record: UserRecord, timeout: Duration) -> Result<Outcome<R>, PutError> {
         if R::in_async_task() {
             return Err(PutError::AsyncTask { record: Box::new(record) });
         }
         let mut waiting = Some(check(record)?);
-        if let Some(done) = wait_for(self.producer.put_waiting(&mut waiting), Some(patience)) {
+        if let Some(done) = wait_for(self.producer.put_waiting(&mut waiting), Some(timeout)) {
             return Ok(Outcome::new(done?));
         }
         let record = waiting.unwrap_or_else(|| unreachable!("a record that is not put waits"));
@@ -188,20 +188,20 @@ impl<R: BlockingRuntime> Producer<R> {
     ///
     /// # Errors
     ///
-    /// [`WaitError::TimedOut`], and the close goes on: call it again, or [`close_within`](Self::close_within).
+    /// [`WaitError::TimedOut`], and the close goes on: call it again, or [`close_or_fail`](Self::close_or_fail).
     /// [`WaitError::AsyncTask`], and it has not begun.
     pub fn close(&self, timeout: Duration) -> Result<(), WaitError> {
         wait::<R, _>(self.producer.close(), timeout)
     }
 
-    /// Takes no more records, and waits until all are resolved: what is not after `patience` fails as `Closed`, with the
+    /// Takes no more records, and waits until all are resolved: what is not after `timeout` fails as `Closed`, with the
     /// record.
     ///
     /// # Errors
     ///
     /// [`WaitError::AsyncTask`], and it has not begun.
-    pub fn close_within(&self, patience: Duration) -> Result<(), WaitError> {
-        wait::<R, _>(self.producer.close_within(patience), Duration::MAX)
+    pub fn close_or_fail(&self, timeout: Duration) -> Result<(), WaitError> {
+        wait::<R, _>(self.producer.close_or_fail(timeout), Duration::MAX)
     }
 
     /// User records accepted and not yet resolved.
@@ -256,13 +256,13 @@ impl<R: BlockingRuntime> Producer<R> {
 #[must_use = "dropping the outcome means never to know; the record goes out all the same"]
 pub struct Outcome<R> {
     outcome: crate::Outcome,
-    told: bool,
+    is_taken: bool,
     runtime: std::marker::PhantomData<fn() -> R>,
 }
 
 impl<R: BlockingRuntime> Outcome<R> {
     fn new(outcome: crate::Outcome) -> Self {
-        Self { outcome, told: false, runtime: std::marker::PhantomData }
+        Self { outcome, is_taken: false, runtime: std::marker::PhantomData }
     }
 
     /// Waits for the receipt, for at most `timeout`.
@@ -271,25 +271,22 @@ impl<R: BlockingRuntime> Outcome<R> {
     ///
     /// [`WaitError::Failed`] with the record, if it failed. [`WaitError::TimedOut`] if nothing is known yet: the record
     /// is on its way all the same, and the call can be made again. [`WaitError::AsyncTask`], and
-    /// [`WaitError::AlreadyTold`] when the end has been given by an earlier call.
+    /// [`WaitError::AlreadyTaken`] when the end has been given by an earlier call.
     pub fn wait(&mut self, timeout: Duration) -> Result<Receipt, WaitError> {
-        if self.told {
-            return Err(WaitError::AlreadyTold);
+        if self.is_taken {
+            return Err(WaitError::AlreadyTaken);
         }
         let result = wait::<R, _>(&mut self.outcome, timeout)?;
-        self.told = true;
+        self.is_taken = true;
         result.map_err(WaitError::Failed)
     }
 
     /// The result, if it is there already. Once given, the outcome has nothing more to give.
     pub fn try_result(&mut self) -> Option<RecordResult> {
         let result = self.outcome.try_result();
-        self.told |= result.is_some();
+        self.is_taken |= result.is_some();
         result
     }
-
-    /// Lets go of the outcome, and of nothing else: the record goes its way. The same as dropping it.
-    pub fn cancel(self) {}
 }
 
 impl<R> IntoFuture for Outcome<R> {
@@ -323,9 +320,9 @@ pub enum WaitError {
     /// Inside an async task, waiting might stop the thread that it waits for.
     #[error("a blocking call inside an async task: use the async producer, or a thread for blocking code")]
     AsyncTask,
-    /// The outcome has told its end to an earlier call.
-    #[error("the outcome has been told already")]
-    AlreadyTold,
+    /// The outcome gave its result to an earlier call.
+    #[error("the outcome has given its result already")]
+    AlreadyTaken,
 }
 
 /// Waits on this thread, unless an async task is running on it.

@@ -7,20 +7,22 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use kpl_core::{Action, Delivery, Instant, Reply, RequestError};
+use kpl_core::metrics::MetricsSnapshot;
+use kpl_core::{Action, Batch, Delivery, DescribeStreamRequest, Instant, ListShardsRequest, Reply, RequestError};
 
+use crate::dispatch::StartTasks;
 use crate::outcome::Ticket;
 use crate::runtime::Runtime;
 use crate::shared::Shared;
 use crate::transport::Transport;
 
-/// Actions taken under one lock. What is more waits for the next turn, so that puts get in between.
-const ACTIONS_A_TURN: usize = 1_024;
+/// Actions taken under one lock. The rest waits for the next turn, so that puts get the lock in between.
+const ACTIONS_PER_TURN: usize = 1_024;
 
-/// Ticks the state machine and carries out what it wants, until it is closed and drained.
+/// Ticks the state machine and carries out its actions, until it is closed and drained.
 ///
-/// However it ends, drained, dropped with its runtime before or after it was first polled, or by a panic: what is left
-/// is resolved.
+/// However it ends, what is left is resolved: when it is drained, when its runtime drops it before or after the first poll,
+/// and when it panics.
 pub(crate) struct DriveLoop {
     shared: Arc<Shared>,
     actions: VecDeque<Action<Ticket>>,
@@ -33,16 +35,16 @@ impl DriveLoop {
 
     pub(crate) async fn run<R: Runtime, X: Transport>(mut self, runtime: R, transport: Arc<X>) {
         let shared = self.shared.clone();
+        let mut tasks = Tasks { shared: shared.clone(), runtime: runtime.clone(), transport };
         loop {
-            let woken = shared.wake.listen(); // before looking: no wake-up is lost
-            let turn = shared.turn(ACTIONS_A_TURN, &mut self.actions);
-            // The lock has ended; effects begin.
-            shared.carry_out(&mut self.actions, |action| start(action, &shared, &runtime, &transport));
-            if turn.more {
-                // Others on this thread get a turn too.
+            let woken = shared.wake.listen(); // before the turn, so that no wake-up is lost
+            let turn = shared.take_turn(ACTIONS_PER_TURN, &mut self.actions);
+            shared.carry_out(&mut self.actions, &mut tasks);
+            if turn.has_more {
+                // Other tasks of this thread get a turn, too.
                 yield_now().await;
-            } else if turn.drained {
-                return shared.exports.finished(&runtime).await;
+            } else if turn.is_drained {
+                return shared.exporter.finish(&runtime).await;
             } else if turn.next == Instant::NEVER {
                 woken.await;
             } else {
@@ -58,68 +60,77 @@ impl Drop for DriveLoop {
     }
 }
 
-/// Starts what takes time beside the loop.
-fn start<R: Runtime, X: Transport>(action: Action<Ticket>, shared: &Arc<Shared>, runtime: &R, transport: &Arc<X>) {
-    let transport = transport.clone();
-    match action {
-        Action::SendBatch(batch) => {
-            let mut sending = UnderWay::new(shared, batch, |shared, batch, reply| {
-                let now = shared.now();
-                let reply = reply.unwrap_or_else(Reply::Failed);
-                shared.change(|state| state.core.respond(now, batch, reply));
-            });
-            runtime.spawn(async move {
-                let UnderWay { shared, question: Some(batch), answer, .. } = &mut sending else { return };
-                *answer = Some(unless_cancelled(shared, transport.put_records(batch)).await);
-            });
-        }
-        Action::ListShards(request) => {
-            let mut asking = UnderWay::new(shared, request, |shared, request, page| {
-                let now = shared.now();
-                shared.change(|state| state.core.respond_shards(now, &request, page.flatten()));
-            });
-            runtime.spawn(async move {
-                let UnderWay { shared, question: Some(request), answer, .. } = &mut asking else { return };
-                *answer = Some(unless_cancelled(shared, transport.list_shards(request)).await);
-            });
-        }
-        Action::DescribeStream(request) => {
-            let mut asking = UnderWay::new(shared, request, |shared, request, summary| {
-                let now = shared.now();
-                shared.change(|state| state.core.respond_stream(now, &request, summary.flatten()));
-            });
-            runtime.spawn(async move {
-                let UnderWay { shared, question: Some(request), answer, .. } = &mut asking else { return };
-                *answer = Some(unless_cancelled(shared, transport.describe_stream(request)).await);
-            });
-        }
-        Action::ExportMetrics(observations) => shared.exports.export(observations, runtime),
-        // Everything else has been carried out already.
-        _ => {}
+/// Starts each request as a task of its own.
+struct Tasks<R, X> {
+    shared: Arc<Shared>,
+    runtime: R,
+    transport: Arc<X>,
+}
+
+impl<R: Runtime, X: Transport> StartTasks for Tasks<R, X> {
+    fn put_records(&mut self, batch: Batch<Ticket>) {
+        let transport = self.transport.clone();
+        let mut in_flight = InFlight::new(&self.shared, batch, |shared, batch, reply| {
+            let now = shared.now();
+            let reply = reply.unwrap_or_else(Reply::Failed);
+            shared.change(|state| state.core.handle_reply(now, batch, reply));
+        });
+        self.runtime.spawn(async move {
+            let InFlight { shared, request: Some(batch), reply, .. } = &mut in_flight else { return };
+            *reply = Some(unless_cancelled(shared, transport.put_records(batch)).await);
+        });
+    }
+
+    fn list_shards(&mut self, request: ListShardsRequest) {
+        let transport = self.transport.clone();
+        let mut in_flight = InFlight::new(&self.shared, request, |shared, request, page| {
+            let now = shared.now();
+            shared.change(|state| state.core.handle_shards(now, &request, page.flatten()));
+        });
+        self.runtime.spawn(async move {
+            let InFlight { shared, request: Some(request), reply, .. } = &mut in_flight else { return };
+            *reply = Some(unless_cancelled(shared, transport.list_shards(request)).await);
+        });
+    }
+
+    fn describe_stream(&mut self, request: DescribeStreamRequest) {
+        let transport = self.transport.clone();
+        let mut in_flight = InFlight::new(&self.shared, request, |shared, request, summary| {
+            let now = shared.now();
+            shared.change(|state| state.core.handle_stream_summary(now, &request, summary.flatten()));
+        });
+        self.runtime.spawn(async move {
+            let InFlight { shared, request: Some(request), reply, .. } = &mut in_flight else { return };
+            *reply = Some(unless_cancelled(shared, transport.describe_stream(request)).await);
+        });
+    }
+
+    fn export_metrics(&mut self, snapshot: Box<MetricsSnapshot>) {
+        self.shared.exporter.export(snapshot, &self.runtime);
     }
 }
 
-/// A question under way. However its task ends, by an answer, a panic, a cancellation or its runtime's end, the question
-/// is given back.
-struct UnderWay<Q, A> {
+/// A request in flight. However its task ends, by a reply, a panic, a cancellation or the end of its runtime, the request
+/// goes back to the state machine.
+struct InFlight<Q, A> {
     shared: Arc<Shared>,
-    question: Option<Q>,
-    answer: Option<Result<A, RequestError>>,
+    request: Option<Q>,
+    reply: Option<Result<A, RequestError>>,
     give_back: fn(&Shared, Q, Result<A, RequestError>),
 }
 
-impl<Q, A> UnderWay<Q, A> {
-    fn new(shared: &Arc<Shared>, question: Q, give_back: fn(&Shared, Q, Result<A, RequestError>)) -> Self {
-        Self { shared: shared.clone(), question: Some(question), answer: None, give_back }
+impl<Q, A> InFlight<Q, A> {
+    fn new(shared: &Arc<Shared>, request: Q, give_back: fn(&Shared, Q, Result<A, RequestError>)) -> Self {
+        Self { shared: shared.clone(), request: Some(request), reply: None, give_back }
     }
 }
 
-impl<Q, A> Drop for UnderWay<Q, A> {
+impl<Q, A> Drop for InFlight<Q, A> {
     fn drop(&mut self) {
-        if let Some(question) = self.question.take() {
+        if let Some(request) = self.request.take() {
             // A task may panic after its request went out: the records may be stored.
-            let ended = || Err(unanswered("Task Ended", "the request's task ended before the reply came"));
-            (self.give_back)(&self.shared, question, self.answer.take().unwrap_or_else(ended));
+            let task_ended = || Err(unanswered("Task Ended", "the request's task ended before the reply came"));
+            (self.give_back)(&self.shared, request, self.reply.take().unwrap_or_else(task_ended));
         }
     }
 }
@@ -128,13 +139,13 @@ fn unanswered(code: &str, message: &str) -> RequestError {
     RequestError::new(Delivery::Unanswered, code, message)
 }
 
-/// Waits for an answer, but not past the deadline of a close.
-async fn unless_cancelled<A>(shared: &Shared, answer: impl Future<Output = A>) -> Result<A, RequestError> {
-    let answer = race(answer, shared.cancelled()).await;
-    answer.ok_or_else(|| unanswered("Cancelled", "the deadline of the close passed before the reply came"))
+/// Waits for a reply, but not past the deadline of a close.
+async fn unless_cancelled<A>(shared: &Shared, reply: impl Future<Output = A>) -> Result<A, RequestError> {
+    let reply = race(reply, shared.cancelled.wait()).await;
+    reply.ok_or_else(|| unanswered("Cancelled", "the deadline of the close passed before the reply came"))
 }
 
-/// Ends with the first of two futures; `None` if that was the second. The other one is dropped.
+/// Waits for the first of two futures and drops the other. Returns `None` if the second one was first.
 pub(crate) async fn race<T>(first: impl Future<Output = T>, second: impl Future<Output = ()>) -> Option<T> {
     let (mut first, mut second) = (pin!(first), pin!(second));
     poll_fn(|cx| {
@@ -146,14 +157,14 @@ pub(crate) async fn race<T>(first: impl Future<Output = T>, second: impl Future<
     .await
 }
 
-/// Lets the runtime run something else first.
+/// Lets the runtime run other tasks first.
 pub(crate) async fn yield_now() {
-    let mut yielded = false;
+    let mut has_yielded = false;
     poll_fn(|cx| {
-        if yielded {
+        if has_yielded {
             return Poll::Ready(());
         }
-        yielded = true;
+        has_yielded = true;
         cx.waker().wake_by_ref();
         Poll::Pending
     })

@@ -17,18 +17,20 @@ mod aws;
 pub mod blocking;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod dispatch;
 mod drive;
 mod error;
-mod inbox;
-mod line;
+mod event_log;
 pub mod metrics;
-mod notices;
 mod outcome;
 mod park;
 mod producer;
 mod runtime;
 mod shared;
+mod submission;
+mod sync;
 mod transport;
+mod wait_queue;
 
 pub use aws::AwsTransport;
 pub use error::{CaBundleError, FromEnvError, PutError};

@@ -25,13 +25,13 @@ use kpl_core::RecordResult;
 /// # }
 /// ```
 #[must_use = "dropping the outcome means never to know; the record goes out all the same"]
-pub struct Outcome(Handover);
+pub struct Outcome(SlotRef);
 
 /// The other end, which travels with the record.
-pub(crate) struct Ticket(Handover);
+pub(crate) struct Ticket(SlotRef);
 
 /// One of the two that share a slot.
-struct Handover {
+struct SlotRef {
     block: Arc<Block>,
     slot: u8,
 }
@@ -62,7 +62,7 @@ impl Block {
     }
 }
 
-impl Handover {
+impl SlotRef {
     /// Changes the state under its lock, which nobody holds for more than this.
     fn with<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         change(&mut self.block.0[usize::from(self.slot)].lock().unwrap_or_else(PoisonError::into_inner))
@@ -113,7 +113,7 @@ impl Outcome {
         });
         // A thread that is about to end has none any more.
         let (block, slot) = next.unwrap_or_else(|_| (Block::new(), 0));
-        (Ticket(Handover { block: block.clone(), slot }), Self(Handover { block, slot }))
+        (Ticket(SlotRef { block: block.clone(), slot }), Self(SlotRef { block, slot }))
     }
 
     /// The result, if it is there already. Once given, the outcome has nothing more to give.

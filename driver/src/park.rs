@@ -8,16 +8,16 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// Polls a future on this thread, which sleeps in between, until it ends; `None` if that takes longer than `patience`.
+/// Polls a future on this thread, which sleeps in between, until it ends; `None` if that takes longer than `timeout`.
 ///
 /// A future that is ready costs one poll, and no allocation.
-pub(crate) fn wait_for<T>(future: impl Future<Output = T>, patience: Option<Duration>) -> Option<T> {
+pub(crate) fn wait_for<T>(future: impl Future<Output = T>, timeout: Option<Duration>) -> Option<T> {
     let mut future = pin!(future);
     if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         return Some(value);
     }
-    // A patience beyond what the clock can show has no end.
-    let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+    // A timeout beyond what the clock can show has no end.
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let parked = Arc::new(Parked { thread: thread::current(), woken: AtomicBool::new(false) });
     let waker = Waker::from(parked.clone());
     loop {
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_ready_needs_no_patience_and_what_is_not_uses_it_up() {
+    fn what_is_ready_needs_no_timeout_and_what_is_not_uses_it_up() {
         assert_eq!(wait_for(async { 1 }, Some(Duration::ZERO)), Some(1));
         assert_eq!(wait_for(pending::<()>(), Some(Duration::ZERO)), None);
         let start = Instant::now();
@@ -70,13 +70,13 @@ mod tests {
 
     #[test]
     fn another_thread_ends_the_wait() {
-        for patience in [None, Some(Duration::from_secs(60)), Some(Duration::MAX)] {
+        for timeout in [None, Some(Duration::from_secs(60)), Some(Duration::MAX)] {
             let (sender, receiver) = oneshot::channel();
             let thread = thread::spawn(move || {
                 thread::sleep(Duration::from_millis(2));
                 sender.send(7)
             });
-            assert_eq!(wait_for(receiver, patience), Some(Ok(7)));
+            assert_eq!(wait_for(receiver, timeout), Some(Ok(7)));
             thread.join().unwrap().unwrap();
         }
     }

@@ -14,11 +14,11 @@ use kpl_core::{CheckedRecord, Config, Instant, Stats, UserRecord};
 use crate::aws::{self, AwsTransport};
 use crate::drive::DriveLoop;
 use crate::error::{FromEnvError, PutError};
-use crate::inbox::Place;
 use crate::metrics::MetricsSink;
 use crate::outcome::Outcome;
 use crate::runtime::{AwsRuntime, Runtime};
 use crate::shared::Shared;
+use crate::submission::LaneId;
 use crate::transport::Transport;
 
 /// Puts records into Kinesis Data Streams: aggregated, paced, batched and retried as the Kinesis Producer Library does.
@@ -39,13 +39,13 @@ use crate::transport::Transport;
 #[derive(Debug)]
 pub struct Producer<R> {
     handle: Arc<Handle>,
-    place: Place,
+    lane: LaneId,
     runtime: PhantomData<fn() -> R>,
 }
 
 impl<R> Clone for Producer<R> {
     fn clone(&self) -> Self {
-        Self { handle: self.handle.clone(), place: self.handle.shared.inbox.place(), runtime: PhantomData }
+        Self { handle: self.handle.clone(), lane: self.handle.shared.submission.assign_lane(), runtime: PhantomData }
     }
 }
 
@@ -144,8 +144,8 @@ impl<R: Runtime> Producer<R> {
         let core = kpl_core::Producer::new(config, clock());
         let shared = Arc::new(Shared::new(core, clock));
         runtime.spawn(DriveLoop::new(shared.clone()).run(runtime.clone(), Arc::new(transport)));
-        let place = shared.inbox.place();
-        Self { handle: Arc::new(Handle { shared }), place, runtime: PhantomData }
+        let lane = shared.submission.assign_lane();
+        Self { handle: Arc::new(Handle { shared }), lane, runtime: PhantomData }
     }
 
     /// Puts a record: waits until there is room for it, and gives the promise of its outcome.
@@ -178,19 +178,19 @@ impl<R: Runtime> Producer<R> {
 
     /// Puts the record in `waiting`, which stays there as long as there is no room for it: also when this is dropped.
     pub(crate) async fn put_waiting(&self, waiting: &mut Option<CheckedRecord>) -> Result<Outcome, PutError> {
-        let line = &self.shared().line;
-        if (line.is_empty() || self.shared().has_ample_room())
+        let queue = &self.shared().wait_queue;
+        if (queue.is_empty() || self.shared().has_ample_room())
             && let Some(done) = self.put_if_room(waiting)
         {
             return done;
         }
-        let _turn = line.line_up().await;
+        let _front = queue.reach_front().await;
         loop {
-            let made = line.listen(); // before looking: no wake-up is lost
+            let room_freed = queue.listen(); // before the try, so that no wake-up is lost
             if let Some(done) = self.put_if_room(waiting) {
                 return done;
             }
-            made.await;
+            room_freed.await;
         }
     }
 
@@ -230,13 +230,13 @@ impl<R: Runtime> Producer<R> {
     /// Any handle can close; the others' puts are refused from then on. Dropped early, the close goes on.
     pub async fn close(&self) {
         self.shared().close(|_| Instant::NEVER);
-        self.shared().finished().await;
+        self.shared().finished.wait().await;
     }
 
-    /// As [`close`](Self::close), but what is not resolved after `patience` fails as `Closed`, with the record.
-    pub async fn close_within(&self, patience: Duration) {
-        self.shared().close(|now| now + patience);
-        self.shared().finished().await;
+    /// As [`close`](Self::close), but what is not resolved after `timeout` fails as `Closed`, with the record.
+    pub async fn close_or_fail(&self, timeout: Duration) {
+        self.shared().close(|now| now + timeout);
+        self.shared().finished.wait().await;
     }
 
     /// User records accepted and not yet resolved.
@@ -274,7 +274,7 @@ impl<R: Runtime> Producer<R> {
     /// Gives this sink a report every `metrics_upload_interval` in which something was measured, and a last one when the
     /// producer is closed. Any number of sinks can be added, best before the first put. See [`crate::metrics`].
     pub fn export_metrics_to(&self, sink: impl MetricsSink) {
-        self.shared().exports.add(Arc::new(sink));
+        self.shared().exporter.add(Arc::new(sink));
     }
 
     /// The settings.
@@ -300,7 +300,7 @@ impl<R: Runtime> Producer<R> {
 
     fn try_put_checked(&self, record: CheckedRecord) -> Result<Outcome, Refused> {
         use kpl_core::PutError as Core;
-        self.shared().try_put(self.place, record).map_err(|refused| match refused {
+        self.shared().try_put(self.lane, record).map_err(|refused| match refused {
             Core::Full { record, records, bytes, .. } => Refused::Full { record: record.into(), records, bytes },
             Core::Invalid { reason, record, .. } => {
                 Refused::Ended(PutError::Invalid { reason, record: Box::new(record.into()) })

@@ -1,90 +1,70 @@
-//! What the handles, the drive loop and the requests under way share.
+//! What the handles, the drive loop and the requests in flight share: the state machine behind its lock.
+//!
+//! Lock order: combiner, then a lane or the state; never two of the latter. ARCHITECTURE.md, "Concurrency in the driver",
+//! tells who may wait for whom, and why no wake-up is lost.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::iter;
-use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread::panicking;
+use std::sync::{Mutex, MutexGuard};
+use std::{fmt, iter, mem, thread};
 
 use event_listener::Event;
-use kpl_core::metrics::{MetricsWindow, Observations};
-use kpl_core::{Action, CheckedRecord, Delivery, FlushId, HashKeyCache, Instant, PutError, Reply, RequestError, Stats};
+use kpl_core::metrics::{MetricsSnapshot, MetricsWindow};
+use kpl_core::{Action, Buffered, CheckedRecord, FlushId, Instant, PutError, Room, Stats};
 use tokio::sync::oneshot;
 
-use crate::inbox::{Inbox, Left, Place, Put, Room, Taken};
-use crate::line::Line;
-use crate::metrics::{Event as MetricsEvent, Exports};
-use crate::notices::Notices;
+use crate::event_log::EventLog;
+use crate::metrics::Exporter;
 use crate::outcome::{Outcome, Ticket};
+use crate::submission::{Combiner, LaneId, Queued, SubmissionQueue};
+use crate::sync::{Latch, lock, try_lock};
+use crate::wait_queue::WaitQueue;
 
-/// Records that get to the state machine under one lock, which is held for less than a microsecond.
-const PUTS_A_LOCK: usize = 4;
+/// Drained puts for one lock of the state machine: it is held for less than a microsecond.
+const PUTS_PER_LOCK: usize = 4;
 
-/// The state machine behind its lock, and the events around it.
+/// The state machine, the submission queue before it, and the events around both.
 pub(crate) struct Shared {
-    pub(crate) inbox: Inbox,
-    /// Whoever has it takes what lies in the inbox to the state machine. It is locked before that.
-    courier: Mutex<Courier>,
+    pub(crate) submission: SubmissionQueue,
     state: Mutex<State>,
     clock: Box<dyn Fn() -> Instant + Send + Sync>,
     /// Wakes the drive loop.
     pub(crate) wake: Event,
-    /// Where puts wait while the producer is full.
-    pub(crate) line: Line,
-    /// The deadline of a close has passed: requests under way end at once.
-    cancelled: AtomicBool,
-    cancel: Event,
+    /// Puts that wait for room.
+    pub(crate) wait_queue: WaitQueue,
+    /// The deadline of a close has passed: requests in flight end at once.
+    pub(crate) cancelled: Latch,
     /// Every outcome is resolved, and there will be no more.
-    finished: AtomicBool,
-    finish: Event,
-    notices: Notices,
-    pub(crate) exports: Exports,
-}
-
-#[derive(Default)]
-struct Courier {
-    /// From the inbox. A panic in the state machine leaves the rest here, for whoever comes next.
-    taken: Taken,
-    keys: HashKeyCache,
-    /// What the state machine has at least.
-    room: Room,
+    pub(crate) finished: Latch,
+    pub(crate) event_log: EventLog,
+    pub(crate) exporter: Exporter,
 }
 
 pub(crate) struct State {
     pub(crate) core: kpl_core::Producer<Ticket>,
-    /// When the drive loop will look by itself.
-    looks_at: Instant,
+    /// When the drive loop takes its next turn without being woken.
+    next_turn: Instant,
     flushes: Vec<(FlushId, oneshot::Sender<()>)>,
-    /// The drive loop is gone: whoever changes the state carries out what follows.
-    abandoned: bool,
-    /// How many are at that.
-    resolving: usize,
+    /// The drive loop has ended: whoever changes the state also carries out the actions.
+    pub(crate) is_abandoned: bool,
+    /// The number of threads that carry out actions after the drive loop has ended.
+    pub(crate) resolvers: usize,
 }
 
 impl Shared {
     pub(crate) fn new(core: kpl_core::Producer<Ticket>, clock: Box<dyn Fn() -> Instant + Send + Sync>) -> Self {
+        let submission = SubmissionQueue::new(core.config());
+        let state = State { core, next_turn: Instant::NEVER, flushes: Vec::new(), is_abandoned: false, resolvers: 0 };
         Self {
-            inbox: Inbox::new(core.config()),
-            courier: Mutex::default(),
-            state: Mutex::new(State {
-                core,
-                looks_at: Instant::NEVER,
-                flushes: Vec::new(),
-                abandoned: false,
-                resolving: 0,
-            }),
+            submission,
+            state: Mutex::new(state),
             clock,
             wake: Event::new(),
-            line: Line::default(),
-            cancelled: AtomicBool::new(false),
-            cancel: Event::new(),
-            finished: AtomicBool::new(false),
-            finish: Event::new(),
-            notices: Notices::default(),
-            exports: Exports::default(),
+            wait_queue: WaitQueue::default(),
+            cancelled: Latch::default(),
+            finished: Latch::default(),
+            event_log: EventLog::default(),
+            exporter: Exporter::default(),
         }
     }
 
@@ -93,120 +73,112 @@ impl Shared {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        // Should the state machine ever panic, its records must still be resolved.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
+    /// Puts a record if there is room for it: into the submission queue, or else into the state machine.
     #[expect(clippy::result_large_err, reason = "the record comes back as it was, without an allocation")]
-    pub(crate) fn try_put(&self, place: Place, record: CheckedRecord) -> Result<Outcome, PutError<Ticket>> {
+    pub(crate) fn try_put(&self, lane: LaneId, record: CheckedRecord) -> Result<Outcome, PutError<Ticket>> {
         let (ticket, outcome) = Outcome::new();
-        match self.inbox.leave(place, || self.now(), record, ticket) {
-            Left::Lies => {}
-            Left::LiesAndMany => {
-                // If somebody else is at it: the next put looks again, and the drive loop comes by in time.
-                if let Some(courier) = unless_locked(&self.courier)
-                    && unless_locked(&self.state).is_some()
+        match self.submission.submit(lane, || self.now(), record, ticket) {
+            Ok(Buffered::Waiting) => {}
+            Ok(Buffered::DrainDue) => {
+                // If another thread holds one of the locks, the next put tries again, and the drive loop comes in time.
+                if let Some(combiner) = self.submission.try_combiner()
+                    && try_lock(&self.state).is_some()
                 {
-                    self.deliver(courier, Room::default(), |_, _| {});
+                    self.combine(combiner, |room| room, |_, _| {});
                 }
             }
-            Left::Not(record, ticket) => {
-                let mut courier = self.courier();
-                let needed = Room { records: 1, bytes: record.size() };
-                let record = record.prepare(&mut courier.keys);
-                self.deliver(courier, needed, |state, now| state.core.put(now, record, ticket))?;
+            Err((record, ticket)) => {
+                let mut combiner = self.submission.combiner();
+                let size = record.size();
+                let record = record.prepare(&mut combiner.keys);
+                self.combine(combiner, |room| room.without(size), |state, now| state.core.put(now, record, ticket))?;
             }
         }
         Ok(outcome)
     }
 
-    /// Takes to the state machine what was left in the inbox until now, and lets something happen to it after that.
-    fn after_all_puts<R>(&self, event: impl FnOnce(&mut State, Instant) -> R) -> R {
-        self.deliver(self.courier(), Room::default(), event)
+    /// Gives all puts so far to the state machine, then applies an event to it.
+    pub(crate) fn after_all_puts<R>(&self, event: impl FnOnce(&mut State, Instant) -> R) -> R {
+        self.combine(self.submission.combiner(), |room| room, event)
     }
 
-    /// Wakes the drive loop if it has to look earlier than it would by itself; mostly that is not so. `needed` is what the
-    /// event may take of the room.
-    fn deliver<R>(
+    /// Gives all puts so far to the state machine, then applies an event to it, and wakes the drive loop if it has to take
+    /// an earlier turn than planned. `reserve` takes from the room what the event may need.
+    fn combine<R>(
         &self,
-        mut courier: MutexGuard<'_, Courier>,
-        needed: Room,
+        mut combiner: MutexGuard<'_, Combiner>,
+        reserve: impl FnOnce(Room) -> Room,
         event: impl FnOnce(&mut State, Instant) -> R,
     ) -> R {
-        let _wake = WakeIfPanicking(&self.wake);
-        let Courier { taken, keys, room } = &mut *courier;
-        let room_before = mem::take(room);
-        let now = self.inbox.take(|| self.now(), taken, room_before.without(needed));
-        keys.hash_each(taken.records());
-        while !taken.is_empty() {
+        let _wake = WakeOnPanic(&self.wake);
+        let room = reserve(mem::take(&mut combiner.room));
+        let now = self.submission.drain(&mut combiner, room, || self.now());
+        let Combiner { drain, keys, room } = &mut *combiner;
+        while !drain.is_empty() {
             let mut state = self.lock();
-            for Put { at, record, ticket } in iter::from_fn(|| taken.pop()).take(PUTS_A_LOCK) {
-                state.core.put_taken(now, at, record.prepare(keys), ticket);
-            }
+            let _ = (0..PUTS_PER_LOCK).all(|_| state.core.put_drained(now, drain, keys));
         }
         let mut state = self.lock();
         let result = event(&mut state, now);
-        *room = state.room();
-        let wake = state.must_wake();
-        drop((state, courier));
-        if wake {
+        *room = state.core.room();
+        let must_wake = state.plan_turn();
+        drop((state, combiner));
+        if must_wake {
             self.wake.notify(1);
         }
         result
     }
 
-    fn courier(&self) -> MutexGuard<'_, Courier> {
-        self.courier.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// All puts that are still to come go to the state machine by themselves.
-    fn close_inbox(&self) {
-        self.inbox.close();
+    /// Closes the submission queue: every later put goes to the state machine by itself.
+    fn close_submission(&self) {
+        self.submission.close();
         self.after_all_puts(|_, _| {});
     }
 
-    /// What is accepted and not yet resolved, wherever it is.
-    pub(crate) fn outstanding(&self) -> Outstanding {
-        self.look(|core, lying| Outstanding {
-            records: core.outstanding_records() + lying.records,
-            bytes: core.outstanding_bytes() + lying.bytes,
-            oldest_put: core.oldest_put().or(lying.oldest_put),
+    /// What is accepted and not yet resolved, in the submission queue and in the state machine.
+    pub(crate) fn outstanding(&self) -> Queued {
+        self.read(|core, queued| Queued {
+            records: core.outstanding_records() + queued.records,
+            bytes: core.outstanding_bytes() + queued.bytes,
+            oldest_put: core.oldest_put().or(queued.oldest_put),
         })
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        self.look(|core, lying| {
+        self.read(|core, queued| {
             let mut stats = core.stats();
-            stats.user_records_put += lying.records as u64;
+            stats.user_records_put += queued.records as u64;
             stats
         })
     }
 
-    /// Looks at the state machine, and at what it has not seen yet. Changes nothing.
-    fn look<R>(&self, look: impl FnOnce(&kpl_core::Producer<Ticket>, Outstanding) -> R) -> R {
-        // While it is locked, nothing is on the way from the inbox to the state machine.
-        let _courier = self.courier();
-        let lying = self.inbox.lying();
-        look(&self.lock().core, lying)
+    /// Reads the state machine together with what is queued before it. Changes nothing.
+    fn read<R>(&self, read: impl FnOnce(&kpl_core::Producer<Ticket>, Queued) -> R) -> R {
+        let _combiner = self.submission.combiner();
+        let queued = self.submission.queued();
+        read(&self.lock().core, queued)
     }
 
-    /// What has been measured, to be added up outside the lock.
-    pub(crate) fn metrics(&self, window: MetricsWindow) -> Observations {
+    /// Copies the metrics, to be rolled up outside the lock.
+    pub(crate) fn metrics(&self, window: MetricsWindow) -> MetricsSnapshot {
         self.after_all_puts(|state, now| state.core.metrics(now, window))
     }
 
-    /// Lets the drive loop do its turn. See [`State::turn`].
-    pub(crate) fn turn(&self, most: usize, actions: &mut VecDeque<Action<Ticket>>) -> Turn {
-        let mut turn = self.after_all_puts(|state, now| state.turn(now, most, actions));
-        turn.next = self.inbox.expect(turn.next);
+    /// Takes a turn of the drive loop: see [`State::take_turn`].
+    pub(crate) fn take_turn(&self, actions_max: usize, actions: &mut VecDeque<Action<Ticket>>) -> Turn {
+        let mut turn = self.after_all_puts(|state, now| state.take_turn(now, actions_max, actions));
+        turn.next = self.submission.expect_drain(turn.next);
         turn
     }
 
-    /// Whether half of all room is free. There may still be a line, of those who are about to take it: it would never end
-    /// if all others had to go to its end, and each put would wake a task.
+    /// Whether more than half of all room is free. Then puts do not queue behind those that are about to take it: the queue
+    /// would never end, and each put would wake a task.
     pub(crate) fn has_ample_room(&self) -> bool {
         let state = self.lock();
-        let (room, config) = (state.room(), state.core.config());
+        let (room, config) = (state.core.room(), state.core.config());
         room.records > config.max_outstanding_records() / 2 && room.bytes > config.max_outstanding_bytes() / 2
     }
 
@@ -222,171 +194,91 @@ impl Shared {
         receiver
     }
 
+    /// Tells the caller of a flush that it is done.
+    pub(crate) fn end_flush(&self, flush: FlushId) {
+        let mut state = self.lock();
+        if let Some(position) = state.flushes.iter().position(|(id, _)| *id == flush) {
+            let (_, done) = state.flushes.swap_remove(position);
+            drop(state);
+            // The caller may have dropped its future.
+            let _ = done.send(());
+        }
+    }
+
     /// Starts a close, or brings its deadline forward.
     pub(crate) fn close(&self, deadline: impl FnOnce(Instant) -> Instant) {
         let now = self.now();
         let deadline = deadline(now);
-        self.exports.close_by(deadline);
-        self.close_inbox();
+        self.exporter.close_by(deadline);
+        self.close_submission();
         self.change(|state| state.core.close(now, deadline));
-        // Those who wait for room are told, one after the other, that there will be none.
-        self.line.room_made();
+        // The put at the front finds the producer closed and leaves; then the next one does.
+        self.wait_queue.notify();
     }
 
-    /// Ends when every outcome is resolved and nothing will be taken any more.
-    pub(crate) async fn finished(&self) {
-        until(&self.finished, &self.finish).await;
-    }
-
-    /// Ends when requests under way are called back.
-    pub(crate) async fn cancelled(&self) {
-        until(&self.cancelled, &self.cancel).await;
-    }
-
-    /// Lets something happen to the state machine, and sees to it that somebody carries out what follows.
+    /// Applies an event to the state machine, and makes sure that its actions are carried out.
     pub(crate) fn change(&self, event: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         event(&mut state);
-        let abandoned = state.abandoned;
+        let is_abandoned = state.is_abandoned;
         drop(state);
-        if abandoned {
+        if is_abandoned {
             self.resolve_all(VecDeque::new());
         } else {
             self.wake.notify(1);
         }
     }
 
-    /// Carries out actions one by one, so that none is lost should one panic, nor a record of one. Those that take time go to `start`.
-    pub(crate) fn carry_out(&self, actions: &mut VecDeque<Action<Ticket>>, mut start: impl FnMut(Action<Ticket>)) {
-        let mut resolved = false;
-        let outlets = self.exports.outlets();
-        let observe = |event: MetricsEvent<'_>| outlets.iter().for_each(|outlet| outlet.observe(|| self.now(), event));
-        while let Some(action) = actions.front_mut() {
-            // It stays where it is until all of its records are resolved.
-            if let Action::Resolve(records) = action {
-                resolved = true;
-                for (ticket, result) in records {
-                    observe(MetricsEvent::Resolved(&result));
-                    ticket.complete(result);
-                }
-            }
-            let Some(action) = actions.pop_front() else { break };
-            match action {
-                Action::FlushDone(flush) => self.flushed(flush),
-                Action::CancelRequests => {
-                    self.cancelled.store(true, Ordering::Release);
-                    self.cancel.notify(usize::MAX);
-                }
-                Action::Notice(notice) => {
-                    observe(MetricsEvent::Notice(&notice));
-                    self.notices.tell(self.now(), &notice);
-                }
-                Action::Resolve(_) => {}
-                other => start(other),
-            }
-        }
-        if resolved {
-            self.line.room_made();
-        }
-    }
-
-    /// The drive loop is gone and leaves these actions behind: closes the state machine, and resolves all that it has,
-    /// now and from now on.
+    /// Takes over from a drive loop that has ended: closes the state machine and resolves all that it has, now and from now
+    /// on. `actions` are those that it has not carried out.
     pub(crate) fn abandon(&self, actions: VecDeque<Action<Ticket>>) {
-        // Should one of its records make the state machine panic, the others get there all the same.
-        while catch_unwind(AssertUnwindSafe(|| self.close_inbox())).is_err() && !self.courier().taken.is_empty() {}
+        // If a queued record makes the state machine panic, the others get there with the next try.
+        while catch_unwind(AssertUnwindSafe(|| self.close_submission())).is_err()
+            && !self.submission.combiner().drain.is_empty()
+        {}
         let now = self.now();
         {
             let mut state = self.lock();
-            state.abandoned = true;
+            state.is_abandoned = true;
             state.core.close(now, now);
         }
         self.resolve_all(actions);
-        self.line.room_made();
-    }
-
-    /// Carries out everything without a runtime: what would be sent is not.
-    fn resolve_all(&self, mut actions: VecDeque<Action<Ticket>>) {
-        let _resolving = Resolving::new(self);
-        loop {
-            let mut unsent = Vec::new();
-            self.carry_out(&mut actions, |action| {
-                // Nobody needs to know a stream's shards any more.
-                if let Action::SendBatch(batch) = action {
-                    unsent.push(batch);
-                }
-            });
-            let now = self.now();
-            let mut state = self.lock();
-            for batch in unsent {
-                let error = RequestError::new(Delivery::NotSent, "Closed", "the runtime was shut down");
-                state.core.respond(now, batch, Reply::Failed(error));
-            }
-            actions.extend(iter::from_fn(|| state.core.poll_action()));
-            if actions.is_empty() {
-                return;
-            }
-        }
-    }
-
-    fn flushed(&self, flush: FlushId) {
-        let mut state = self.lock();
-        if let Some(position) = state.flushes.iter().position(|(id, _)| *id == flush) {
-            let (_, done) = state.flushes.swap_remove(position);
-            drop(state);
-            // Whoever asked for it may have gone.
-            let _ = done.send(());
-        }
+        self.wait_queue.notify();
     }
 }
 
 impl State {
-    /// Brings the state machine to `now` and takes up to `most` of its actions. Says when to look again, and whether
-    /// there is more to take right away.
-    fn turn(&mut self, now: Instant, most: usize, actions: &mut VecDeque<Action<Ticket>>) -> Turn {
+    /// Advances the state machine to `now` and takes up to `actions_max` of its actions.
+    fn take_turn(&mut self, now: Instant, actions_max: usize, actions: &mut VecDeque<Action<Ticket>>) -> Turn {
         self.core.tick(now);
-        actions.extend(iter::from_fn(|| self.core.poll_action()).take(most));
-        self.looks_at = self.core.next_tick().unwrap_or(Instant::NEVER);
-        Turn { next: self.looks_at, more: self.core.has_actions(), drained: self.core.is_drained() }
+        actions.extend(iter::from_fn(|| self.core.poll_action()).take(actions_max));
+        self.next_turn = self.core.next_tick().unwrap_or(Instant::NEVER);
+        Turn { next: self.next_turn, has_more: self.core.has_actions(), is_drained: self.core.is_drained() }
     }
 
-    fn room(&self) -> Room {
-        let (core, config) = (&self.core, self.core.config());
-        Room {
-            records: config.max_outstanding_records().saturating_sub(core.outstanding_records()),
-            bytes: config.max_outstanding_bytes().saturating_sub(core.outstanding_bytes()),
-        }
-    }
-
-    /// Whether the drive loop has to look earlier than it would by itself. Most puts wake nobody.
-    fn must_wake(&mut self) -> bool {
+    /// Returns true if the drive loop has to be woken: there are actions, or its next turn is too late. Mostly neither is so.
+    fn plan_turn(&mut self) -> bool {
         let next = self.core.next_tick().unwrap_or(Instant::NEVER);
-        let earlier = next < self.looks_at;
-        if earlier {
-            self.looks_at = next;
+        let is_earlier = next < self.next_turn;
+        if is_earlier {
+            self.next_turn = next;
         }
-        earlier || self.core.has_actions()
+        is_earlier || self.core.has_actions()
     }
 }
 
-/// User records that are accepted and not yet resolved.
-pub(crate) struct Outstanding {
-    pub(crate) records: usize,
-    /// Data and partition keys.
-    pub(crate) bytes: usize,
-    pub(crate) oldest_put: Option<Instant>,
-}
-
-/// What the drive loop does next.
+/// What the drive loop does after a turn.
 pub(crate) struct Turn {
+    /// When its next turn is due.
     pub(crate) next: Instant,
-    pub(crate) more: bool,
-    pub(crate) drained: bool,
+    /// Whether there are actions left, so that it is due at once.
+    pub(crate) has_more: bool,
+    pub(crate) is_drained: bool,
 }
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outstanding { records, bytes, .. } = self.outstanding();
+        let Queued { records, bytes, .. } = self.outstanding();
         f.debug_struct("Producer")
             .field("outstanding_records", &records)
             .field("outstanding_bytes", &bytes)
@@ -394,54 +286,13 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// Somebody who carries out actions when the drive loop is gone. The last one tells that all is resolved.
-struct Resolving<'a>(&'a Shared);
+/// Wakes the drive loop if the state machine panics while drained puts are left: the loop drains the rest.
+struct WakeOnPanic<'a>(&'a Event);
 
-impl<'a> Resolving<'a> {
-    fn new(shared: &'a Shared) -> Self {
-        shared.lock().resolving += 1;
-        Self(shared)
-    }
-}
-
-impl Drop for Resolving<'_> {
+impl Drop for WakeOnPanic<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.resolving -= 1;
-        // What is under way comes back, through its guard, and somebody resolves it.
-        if state.core.is_drained() && state.resolving == 0 {
-            self.0.finished.store(true, Ordering::Release);
-            self.0.finish.notify(usize::MAX);
-        }
-    }
-}
-
-/// Should the state machine panic with records on their way to it, the drive loop takes the others there.
-struct WakeIfPanicking<'a>(&'a Event);
-
-impl Drop for WakeIfPanicking<'_> {
-    fn drop(&mut self) {
-        if panicking() {
+        if thread::panicking() {
             self.0.notify(1);
-        }
-    }
-}
-
-/// Locks what nobody has locked.
-fn unless_locked<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
-    match mutex.try_lock() {
-        Ok(guard) => Some(guard),
-        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
-    }
-}
-
-/// Ends when `flag` is set, which is done before `event` is notified.
-async fn until(flag: &AtomicBool, event: &Event) {
-    while !flag.load(Ordering::Acquire) {
-        let listener = event.listen();
-        if !flag.load(Ordering::Acquire) {
-            listener.await;
         }
     }
 }

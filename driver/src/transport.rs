@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use kpl_core::{Batch, DescribeRequest, ListShardsRequest, Reply, RequestError, ShardPage, StreamSummary};
+use kpl_core::{Batch, DescribeStreamRequest, ListShardsRequest, Reply, RequestError, ShardPage, StreamSummary};
 
 /// Carries requests to the service and replies back. [`AwsTransport`](crate::AwsTransport) is the real one.
 ///
@@ -44,6 +44,6 @@ pub trait Transport: Send + Sync + 'static {
     /// Asks for a stream's summary.
     fn describe_stream(
         &self,
-        request: &DescribeRequest,
+        request: &DescribeStreamRequest,
     ) -> impl Future<Output = Result<StreamSummary, RequestError>> + Send;
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use kpl_core::codec::decode;
 use kpl_core::{
-    Action, Batch, Config, Delivery, DescribeRequest, FlushId, Instant, KinesisRecord, ListShardsRequest, ListedShard,
+    Action, Batch, Config, Delivery, DescribeStreamRequest, FlushId, Instant, KinesisRecord, ListShardsRequest, ListedShard,
     Producer, RecordDistribution, RecordReply, RecordResult, Reply, RequestError, ShardPage, StreamSummary, UserRecord,
 };
 use libfuzzer_sys::fuzz_target;
@@ -215,7 +215,7 @@ struct Rig {
     resolved: BTreeMap<usize, RecordResult>,
     batches: Vec<Batch<usize>>,
     lists: Vec<ListShardsRequest>,
-    descriptions: Vec<DescribeRequest>,
+    descriptions: Vec<DescribeStreamRequest>,
     /// How many records were put before it.
     flushes: BTreeMap<FlushId, usize>,
     /// Records that a reply said to be stored, and what their receipts may say.
@@ -273,7 +273,7 @@ impl Rig {
         }
     }
 
-    fn respond(&mut self, batch: Batch<usize>, reply: Reply) {
+    fn handle_reply(&mut self, batch: Batch<usize>, reply: Reply) {
         let tickets: Vec<Vec<usize>> = batch.records().iter().map(tickets).collect();
         match &reply {
             Reply::Records(replies) if replies.len() == tickets.len() => {
@@ -295,7 +295,7 @@ impl Rig {
             Reply::Failed(RequestError { delivery: Delivery::NotSent | Delivery::Refused, .. }) => {}
             _ => self.open.extend(tickets.into_iter().flatten()),
         }
-        self.producer.respond(self.now, batch, reply);
+        self.producer.handle_reply(self.now, batch, reply);
         self.drain();
     }
 
@@ -335,7 +335,7 @@ impl Rig {
                     }
                     AnyReply::Failed(error) => Reply::Failed(error.into()),
                 };
-                self.respond(batch, reply);
+                self.handle_reply(batch, reply);
             }
             Event::Shards { which, answer } => {
                 let Some(request) = pick(&mut self.lists, which) else { return };
@@ -346,7 +346,7 @@ impl Rig {
                     }),
                     Answer::Error(error) => Err(error.into()),
                 };
-                self.producer.respond_shards(self.now, &request, answer);
+                self.producer.handle_shards(self.now, &request, answer);
             }
             Event::Describe { which, answer } => {
                 let Some(request) = pick(&mut self.descriptions, which) else { return };
@@ -357,7 +357,7 @@ impl Rig {
                     }),
                     Answer::Error(error) => Err(error.into()),
                 };
-                self.producer.respond_stream(self.now, &request, answer);
+                self.producer.handle_stream_summary(self.now, &request, answer);
             }
             Event::Flush => {
                 let flush = self.producer.flush(self.now);
@@ -406,7 +406,7 @@ fuzz_target!(|input: Input<'_>| {
     rig.producer.close(rig.now, rig.now);
     rig.drain();
     while let Some(batch) = rig.batches.pop() {
-        rig.respond(batch, Reply::Failed(RequestError::new(Delivery::Unanswered, "Cancelled", "")));
+        rig.handle_reply(batch, Reply::Failed(RequestError::new(Delivery::Unanswered, "Cancelled", "")));
     }
     assert!(rig.producer.is_drained() && rig.batches.is_empty() && rig.flushes.is_empty());
     assert_eq!(rig.resolved.len(), rig.put.len());

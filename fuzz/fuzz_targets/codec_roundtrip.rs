@@ -130,7 +130,7 @@ fn check_sizes(records: &[AggregatedUserRecord]) {
             Action::ListShards(request) => {
                 let (start, end) = (0, u128::MAX);
                 let shard = ListedShard { id: "s-0".into(), start, end, closed: false, parents: [None, None] };
-                producer.respond_shards(now, &request, Ok(ShardPage { shards: vec![shard], next_token: None }));
+                producer.handle_shards(now, &request, Ok(ShardPage { shards: vec![shard], next_token: None }));
             }
             Action::SendBatch(batch) => {
                 for record in batch.records() {

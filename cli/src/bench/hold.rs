@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use kpl_core::{Batch, DescribeRequest, ListShardsRequest, Reply, RequestError, ShardPage, StreamSummary};
+use kpl_core::{Batch, DescribeStreamRequest, ListShardsRequest, Reply, RequestError, ShardPage, StreamSummary};
 use kpl_driver::{AwsRuntime, AwsTransport, Outcome, Producer, Transport};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -60,7 +60,7 @@ impl Transport for Gated {
         self.service.list_shards(request).await
     }
 
-    async fn describe_stream(&self, request: &DescribeRequest) -> Result<StreamSummary, RequestError> {
+    async fn describe_stream(&self, request: &DescribeStreamRequest) -> Result<StreamSummary, RequestError> {
         self.service.describe_stream(request).await
     }
 }

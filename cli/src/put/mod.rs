@@ -221,7 +221,7 @@ async fn put(
         () = second.reached(2) => true,
     };
     // After a flush there is nothing left to wait for; after a second Ctrl-C, nobody waits.
-    producer.close_within(Duration::ZERO).await;
+    producer.close_or_fail(Duration::ZERO).await;
     let FedAll { last, ended, errors } = feeder.finish().await;
     let ledger = collecting.await.context("the task that counts has failed")?;
     let elapsed = start.elapsed();

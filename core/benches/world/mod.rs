@@ -90,15 +90,15 @@ impl World {
                         let reply = Reply::Records(stored.collect());
                         self.now = self.now + Duration::from_micros(5);
                         let start = Clock::now();
-                        self.producer.respond(self.now, batch, reply);
+                        self.producer.handle_reply(self.now, batch, reply);
                         times[1] += start.elapsed();
                     }
                     Action::ListShards(request) => {
                         let page = ShardPage { shards: self.listed(), next_token: None };
-                        self.producer.respond_shards(self.now, &request, Ok(page));
+                        self.producer.handle_shards(self.now, &request, Ok(page));
                     }
                     Action::DescribeStream(request) => {
-                        self.producer.respond_stream(self.now, &request, Ok(StreamSummary::default()));
+                        self.producer.handle_stream_summary(self.now, &request, Ok(StreamSummary::default()));
                     }
                     Action::Resolve(records) => {
                         let start = Clock::now();

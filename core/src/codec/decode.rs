@@ -9,7 +9,7 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 
 use super::{AggregatedUserRecord, DIGEST_SIZE, FRAME_SIZE, MAGIC};
-use crate::hash_key::parse_explicit_hash_key;
+use crate::record::hash_key::parse_explicit_hash_key;
 
 /// Why a blob is not an aggregated record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

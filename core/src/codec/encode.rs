@@ -9,7 +9,7 @@ use hashbrown::DefaultHashBuilder;
 
 use super::key_table::{KeyTables, record_size};
 use super::{AggregatedUserRecord, DIGEST_SIZE, FRAME_SIZE, MAGIC, Placement};
-use crate::hash_key::decimal_len;
+use crate::record::hash_key::decimal_len;
 
 /// A user record to be encoded, with its keys' places in the tables.
 #[derive(Clone, Copy)]

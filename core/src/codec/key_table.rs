@@ -5,7 +5,7 @@ use core::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::varint_len;
-use crate::hash_key::decimal_len;
+use crate::record::hash_key::decimal_len;
 
 /// Where a user record's keys stand in the tables, and what it adds to the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

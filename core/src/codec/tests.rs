@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
-use crate::aggregator::Aggregate;
+use crate::stream::aggregator::Aggregate;
 use crate::testing::{data_sizes, explicit_hash_keys, ms, partition_keys, pending};
 
 fn record(partition_key: &str, explicit_hash_key: Option<u128>, data: &[u8]) -> AggregatedUserRecord {

@@ -16,7 +16,7 @@ use core::fmt;
 
 pub use self::histogram::Histogram;
 pub(crate) use self::recorder::StreamMetrics;
-pub use self::report::{Datum, Latency, MetricsReport, MetricsWindow, Observations};
+pub use self::report::{Datum, Latency, MetricsReport, MetricsSnapshot, MetricsWindow};
 pub(crate) use self::reporter::Reporter;
 
 /// Which metrics are kept.

@@ -9,8 +9,7 @@ use core::time::Duration;
 use super::histogram::Histogram;
 use super::series::{self, Series};
 use super::{Metric, MetricsGranularity, MetricsLevel, StatisticSet};
-use crate::config::Config;
-use crate::kinesis_record::{KinesisRecord, Pending, ShardRef};
+use crate::record::kinesis_record::{KinesisRecord, Pending, ShardRef};
 use crate::time::Instant;
 
 /// Metrics that a shard has, and that a stream has: the first ones of [`Metric::ALL`], all but `ErrorsByCode`.
@@ -86,13 +85,13 @@ pub(super) struct Latencies {
 
 impl StreamMetrics {
     /// `None` if nothing is to be kept.
-    pub(crate) fn new(config: &Config) -> Option<Box<Self>> {
-        if config.metrics_level() == MetricsLevel::None {
+    pub(crate) fn new(level: MetricsLevel, granularity: MetricsGranularity) -> Option<Box<Self>> {
+        if level == MetricsLevel::None {
             return None;
         }
         Some(Box::new(Self {
-            is_detailed: config.metrics_level() == MetricsLevel::Detailed,
-            by_shard: config.metrics_granularity() == MetricsGranularity::Shard,
+            is_detailed: level == MetricsLevel::Detailed,
+            by_shard: granularity == MetricsGranularity::Shard,
             own: Place::default(),
             shards: Vec::new(),
             others: BTreeMap::new(),
@@ -352,19 +351,18 @@ pub(super) fn millis(duration: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{MetricsWindow, Observations};
+    use crate::metrics::{MetricsSnapshot, MetricsWindow};
     use crate::testing::ms;
 
     fn metrics() -> Box<StreamMetrics> {
-        let config = Config::builder().metrics_level(MetricsLevel::Detailed).build().unwrap();
-        StreamMetrics::new(&config).unwrap()
+        StreamMetrics::new(MetricsLevel::Detailed, MetricsGranularity::Shard).unwrap()
     }
 
     /// User records stored in a shard, by the metrics.
     fn stored(metrics: &mut StreamMetrics, shard: &str) -> u64 {
-        let mut observations = Observations::new(None, ms(9_000), MetricsGranularity::Shard);
-        observations.look(ms(9_000), &"s".into(), metrics, MetricsWindow::Total);
-        observations.roll_up().shard(Metric::UserRecordsPut, "s", shard).count
+        let mut snapshot = MetricsSnapshot::new(None, ms(9_000), MetricsGranularity::Shard);
+        snapshot.look(ms(9_000), &"s".into(), metrics, MetricsWindow::Total);
+        snapshot.roll_up().shard(Metric::UserRecordsPut, "s", shard).count
     }
 
     #[test]

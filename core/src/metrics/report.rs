@@ -166,14 +166,14 @@ struct StreamSets {
 
 /// What was observed, as it was copied out of the state machine. [`roll_up`](Self::roll_up) makes a report of it.
 #[derive(Clone, Debug)]
-pub struct Observations {
+pub struct MetricsSnapshot {
     start: Option<Instant>,
     end: Instant,
     granularity: MetricsGranularity,
     streams: Vec<StreamSets>,
 }
 
-impl Observations {
+impl MetricsSnapshot {
     pub(crate) fn new(start: Option<Instant>, end: Instant, granularity: MetricsGranularity) -> Self {
         Self { start, end, granularity, streams: Vec::new() }
     }

@@ -3,7 +3,6 @@
 use core::time::Duration;
 
 use super::MetricsLevel;
-use crate::config::Config;
 use crate::time::Instant;
 
 /// Asks for a report an interval after the last one, if there is something to report: a producer that does nothing wakes
@@ -19,9 +18,9 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    pub(crate) fn new(config: &Config, now: Instant) -> Self {
-        let is_on = config.metrics_level() > MetricsLevel::None;
-        Self { interval: is_on.then(|| config.metrics_upload_interval()), last: now, due: Instant::NEVER, failed: 0 }
+    pub(crate) fn new(level: MetricsLevel, interval: Duration, now: Instant) -> Self {
+        let is_on = level > MetricsLevel::None;
+        Self { interval: is_on.then_some(interval), last: now, due: Instant::NEVER, failed: 0 }
     }
 
     /// Something has been observed.
@@ -66,8 +65,7 @@ mod tests {
     use crate::testing::ms;
 
     fn reporter(level: MetricsLevel) -> Reporter {
-        let config = Config::builder().metrics_level(level).metrics_upload_interval(Duration::from_secs(10));
-        Reporter::new(&config.build().unwrap(), ms(0))
+        Reporter::new(level, Duration::from_secs(10), ms(0))
     }
 
     #[test]

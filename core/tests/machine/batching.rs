@@ -84,12 +84,12 @@ proptest! {
                     let records = batch.records().len();
                     let failed = RequestError::new(Delivery::Unanswered, "X", "why");
                     let stored = stored.then(|| (0..records).map(|_| RecordReply::stored(shard_id(0), "1")).collect());
-                    rig.respond(batch, stored.map_or(Reply::Failed(failed), Reply::Records));
+                    rig.handle_reply(batch, stored.map_or(Reply::Failed(failed), Reply::Records));
                 }
                 Event::Reply { .. } => {}
-                Event::Shards { split: false } => rig.answer_inquiries(&equal_shards(3)),
+                Event::Shards { split: false } => rig.answer_refreshes(&equal_shards(3)),
                 Event::Shards { split: true } => {
-                    rig.answer_inquiries(&[child(3, 0, 0, 1), child(4, 0, 2, u128::MAX)]);
+                    rig.answer_refreshes(&[child(3, 0, 0, 1), child(4, 0, 2, u128::MAX)]);
                 }
                 Event::Flush => {
                     rig.producer.flush(rig.now);
@@ -210,7 +210,7 @@ fn one_user_record_goes_as_it_is() {
     let record = &batch.records()[0];
     assert_eq!((record.partition_key(), record.explicit_hash_key()), ("key", kpl_core::hash_key("key")));
     assert_eq!(record.data(), "data");
-    rig.respond(batch, Reply::Records(vec![RecordReply::stored(shard_id(0), "1")]));
+    rig.handle_reply(batch, Reply::Records(vec![RecordReply::stored(shard_id(0), "1")]));
 }
 
 #[test]

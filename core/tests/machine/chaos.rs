@@ -133,16 +133,16 @@ proptest! {
                 Event::Reply { which, kind } if !rig.batches.is_empty() => {
                     let batch = rig.batches.remove(which % rig.batches.len());
                     let reply = reply(&kind, &batch);
-                    rig.respond(batch, reply);
+                    rig.handle_reply(batch, reply);
                 }
                 Event::Reply { .. } => {}
                 Event::Shards { fail: true, .. } => {
                     for request in std::mem::take(&mut rig.lists) {
                         let error = RequestError::new(Delivery::Unanswered, "X", "why");
-                        rig.producer.respond_shards(rig.now, &request, Err(error));
+                        rig.producer.handle_shards(rig.now, &request, Err(error));
                     }
                 }
-                Event::Shards { map: n, .. } => rig.answer_inquiries(&map(n)),
+                Event::Shards { map: n, .. } => rig.answer_refreshes(&map(n)),
                 Event::Flush => { rig.producer.flush(rig.now); }
             }
             rig.drain();
@@ -155,7 +155,7 @@ proptest! {
         rig.producer.close(rig.now, deadline);
         rig.drain();
         for _ in 0..1_200 {
-            rig.answer_inquiries(&equal_shards(4));
+            rig.answer_refreshes(&equal_shards(4));
             rig.answer_all_stored(&equal_shards(4));
             rig.run_for(10 * MS);
         }

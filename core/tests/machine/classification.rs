@@ -1,7 +1,7 @@
 //! Every row of the classification table, through the whole machine.
 
 use crate::rig::*;
-use kpl_core::{Config, Delivery, Notice, RecordReply, Reply, RequestError, UserRecord};
+use kpl_core::{Config, Delivery, LogEvent, RecordReply, Reply, RequestError, UserRecord};
 
 const THROTTLED: &str = "ProvisionedThroughputExceededException";
 
@@ -29,7 +29,7 @@ fn success_on_the_predicted_shard_is_success_for_every_user_record() {
         assert_eq!(receipt.attempts().len(), 1);
     }
     assert!(rig.lists.is_empty(), "nothing to refresh");
-    assert_eq!(rig.notices, [], "and nothing to tell");
+    assert_eq!(rig.log, [], "and nothing to tell");
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn an_aggregate_on_another_known_shard_is_accepted_by_range_and_the_rest_is_retr
     rig.answer_records([RecordReply::stored(shard_id(1), "1")]);
     assert!(rig.results.is_empty(), "consumers of shard 1 drop both: neither success nor failure yet");
     assert_eq!(rig.lists.len(), 1, "one refresh for the Kinesis record");
-    assert!(rig.notices.iter().any(|notice| matches!(notice, Notice::WrongShard { kinesis_records: 1, .. })));
+    assert!(rig.log.iter().any(|notice| matches!(notice, LogEvent::WrongShard { kinesis_records: 1, .. })));
 
     rig.run_for(50 * MS);
     assert_eq!(rig.shape(), [[2]], "retried within half the buffering time, together");
@@ -86,7 +86,7 @@ fn an_aggregate_on_a_shard_of_unknown_range_is_held_until_the_map_tells() {
         child(3, 0, half_of_shard_0 + 1, start_of(1, 2) - 1),
         shard(1, start_of(1, 2), u128::MAX),
     ];
-    rig.answer_inquiries(&split);
+    rig.answer_refreshes(&split);
     assert!(rig.results.is_empty(), "one lies outside the child, and the KCL drops both: both are retried");
     rig.run_for(50 * MS);
     rig.answer_all_stored(&split);
@@ -104,10 +104,10 @@ fn a_hold_asks_for_the_shards_even_right_after_a_list() {
     rig.answer_records([RecordReply::stored(shard_id(0), "1")]);
     rig.receipt(other);
     rig.run_for(SEC);
-    rig.answer_inquiries(&equal_shards(2));
-    rig.respond(aggregate, Reply::Records(vec![RecordReply::stored(shard_id(2), "1")]));
+    rig.answer_refreshes(&equal_shards(2));
+    rig.handle_reply(aggregate, Reply::Records(vec![RecordReply::stored(shard_id(2), "1")]));
     rig.run_for(SEC);
-    rig.answer_inquiries(&[child(2, 0, 0, start_of(1, 2) - 1), shard(1, start_of(1, 2), u128::MAX)]);
+    rig.answer_refreshes(&[child(2, 0, 0, start_of(1, 2) - 1), shard(1, start_of(1, 2), u128::MAX)]);
     for ticket in tickets {
         assert_eq!(rig.receipt(ticket).shard_id(), shard_id(2));
     }
@@ -118,7 +118,7 @@ fn a_range_that_is_never_learned_ends_as_ambiguous_at_the_ttl() {
     let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
     rig.answer_records([RecordReply::stored(shard_id(2), "1")]);
     for _ in 0..60 {
-        rig.answer_inquiries(&equal_shards(2)); // says nothing of shard 2
+        rig.answer_refreshes(&equal_shards(2)); // says nothing of shard 2
         rig.run_for(SEC);
     }
     for ticket in tickets {
@@ -158,7 +158,7 @@ fn a_throttled_record_slows_its_shard_down_and_is_retried() {
         rig.answer_all_stored(&equal_shards(2));
         assert_eq!(rig.receipt(ticket).attempts().len(), 2);
         assert_eq!(rig.receipt(other).attempts().len(), 1, "the other shard keeps its pace");
-        assert!(rig.notices.iter().any(|notice| matches!(notice, Notice::Throttled { kinesis_records: 1, .. })));
+        assert!(rig.log.iter().any(|notice| matches!(notice, LogEvent::Throttled { kinesis_records: 1, .. })));
     }
 }
 
@@ -279,7 +279,7 @@ fn a_poisoned_request_is_divided_until_the_offender_stands_alone() {
             } else {
                 let batch = rig.take_batch();
                 let replies = batch.records().iter().map(|_| RecordReply::stored(shard_id(0), "1")).collect();
-                rig.respond(batch, Reply::Records(replies));
+                rig.handle_reply(batch, Reply::Records(replies));
             }
         }
         for (key, ticket) in tickets.into_iter().enumerate() {
@@ -358,7 +358,7 @@ fn no_reply_makes_the_machine_panic() {
         rig.answer_records([reply]);
         for _ in 0..100 {
             rig.run_for(SEC);
-            rig.answer_inquiries(&equal_shards(2));
+            rig.answer_refreshes(&equal_shards(2));
             rig.answer_all_stored(&equal_shards(2));
         }
         for ticket in tickets {

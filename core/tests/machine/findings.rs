@@ -21,7 +21,7 @@ fn stray(config: ConfigBuilder, apart: Duration) -> (Rig, u64, u64) {
 fn live(rig: &mut Rig, duration: Duration) {
     let end = rig.now + duration;
     while rig.now < end {
-        rig.answer_inquiries(&equal_shards(1));
+        rig.answer_refreshes(&equal_shards(1));
         rig.answer_all_stored(&equal_shards(1));
         rig.run_for(100 * MS);
     }
@@ -37,7 +37,7 @@ fn an_undecided_aggregate_expires_record_by_record() {
     assert!(!rig.results.contains_key(&second), "its time has not come");
 
     // The range covers the second record, and not the first, which was in the aggregate all the same.
-    rig.answer_inquiries(&[child(9, 0, 2, u128::MAX), child(8, 0, 0, 1)]);
+    rig.answer_refreshes(&[child(9, 0, 2, u128::MAX), child(8, 0, 0, 1)]);
     rig.run_for(500 * MS);
     assert_eq!(rig.shape(), [[1]], "consumers drop the aggregate: it is sent again");
     rig.answer_records([RecordReply::stored(shard_id(9), "2")]);
@@ -49,7 +49,7 @@ fn what_is_left_of_an_undecided_aggregate_keeps_its_positions() {
     let (mut rig, first, second) = stray(Config::builder().record_ttl(5 * SEC), 500 * MS);
     rig.run_for(4 * SEC);
     assert!(rig.failure(first).is_ambiguous());
-    rig.answer_inquiries(&[child(9, 0, 0, u128::MAX)]);
+    rig.answer_refreshes(&[child(9, 0, 0, u128::MAX)]);
     assert_eq!(rig.receipt(second).sub_sequence_number(), Some(1));
 }
 
@@ -75,7 +75,7 @@ fn a_shard_that_no_complete_list_has_is_gone_with_its_stream() {
 fn lists_with_holes_never_say_that_a_shard_is_gone() {
     let (mut rig, first, second) = stray(Config::builder().record_ttl(Duration::MAX), 500 * MS);
     for _ in 0..200 {
-        rig.answer_inquiries(&[shard(0, 0, 9)]);
+        rig.answer_refreshes(&[shard(0, 0, 9)]);
         rig.run_for(SEC);
     }
     assert!(rig.batches.is_empty(), "sent again, it might be read twice");
@@ -128,7 +128,7 @@ fn a_shard_that_was_held_up_goes_on_when_its_stream_has_left_the_line() {
     let mut rig = Rig::with_shards(config, 1);
     for _ in 0..2 {
         rig.put_record(UserRecord::new("t", "k", "hangs"));
-        rig.answer_inquiries(&equal_shards(1));
+        rig.answer_refreshes(&equal_shards(1));
         rig.run_for(100 * MS);
     }
     assert_eq!(rig.batches.len(), 2);

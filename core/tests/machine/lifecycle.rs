@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use kpl_core::{Config, Delivery, Instant, Notice, PutError, RecordReply, Reply, RequestError, UserRecord};
+use kpl_core::{
+    Config, Delivery, Instant, LogEvent, PutError, RecordReply, Reply, RequestError, StreamSummary, UserRecord,
+};
 
 use crate::rig::*;
 
@@ -168,7 +170,7 @@ fn a_flush_before_the_map_is_there_waits_for_it() {
     rig.drain();
     assert!(rig.batches.is_empty(), "ten records sent singly would cost more than a few milliseconds");
     rig.run_for(20 * MS);
-    rig.answer_inquiries(&equal_shards(1));
+    rig.answer_refreshes(&equal_shards(1));
     assert_eq!(rig.shape(), [[10]], "and then at once");
 }
 
@@ -292,25 +294,28 @@ fn a_record_that_was_put_before_has_its_deadline_and_its_age_from_then() {
     let mut rig = Rig::with_shards(Config::builder(), 1);
     let put_at = rig.now;
     rig.run_for(60 * MS);
-    let record = UserRecord::new("s", "k", "a").prepare().unwrap();
-    rig.producer.put_taken(rig.now, put_at, record, 7);
+    let ticket = rig.put_buffered(put_at, &UserRecord::new("s", "k", "a"));
     assert_eq!(rig.producer.oldest_put(), Some(put_at));
     rig.run_for(40 * MS - NANO);
     assert!(rig.batches.is_empty());
     rig.run_for(NANO);
     rig.answer(Reply::Failed(RequestError::new(Delivery::Refused, "AccessDeniedException", "why")));
-    let attempt = &rig.failure(7).attempts[0];
+    let attempt = &rig.failure(ticket).attempts[0];
     assert_eq!((attempt.start, attempt.end), (put_at + 100 * MS, put_at + 100 * MS));
 }
 
 #[test]
-fn a_record_that_is_taken_already_fails_if_it_is_too_large() {
-    let mut rig = Rig::with_shards(Config::builder().max_record_size(Some(2_000)), 1);
+fn a_buffered_record_fails_if_it_is_too_large_for_its_stream() {
+    let mut rig = Rig::new(Config::builder());
+    rig.put(0, "first");
+    rig.answer_refreshes_with(
+        &equal_shards(1),
+        StreamSummary { max_record_size: Some(1_024), ..StreamSummary::default() },
+    );
     let record = UserRecord::new("s", "k", vec![0; 2_000]);
-    rig.producer.put_taken(rig.now, rig.now, record.clone().prepare().unwrap(), 7);
-    rig.drain();
-    assert_eq!((&*rig.failure(7).error.code, &rig.failure(7).record), ("Record Too Large", &record));
-    assert_eq!((rig.producer.outstanding_records(), rig.producer.stats().user_records_failed), (0, 1));
+    let ticket = rig.put_buffered(rig.now, &record);
+    assert_eq!((&*rig.failure(ticket).error.code, &rig.failure(ticket).record), ("Record Too Large", &record));
+    assert_eq!((rig.producer.outstanding_records(), rig.producer.stats().user_records_failed), (1, 1));
 }
 
 #[test]
@@ -320,13 +325,13 @@ fn records_that_expire_together_are_told_of_in_one_notice() {
         rig.put(key, "a");
     });
     rig.run_for(5 * SEC);
-    assert_eq!(rig.notices, []);
+    assert_eq!(rig.log, []);
     rig.answer(unanswered());
-    let expired = |notice: &Notice| match notice {
-        Notice::Expired { user_records, .. } => Some(*user_records),
+    let expired = |event: &LogEvent| match event {
+        LogEvent::Expired { user_records, .. } => Some(*user_records),
         _ => None,
     };
-    assert_eq!(rig.notices.iter().filter_map(expired).collect::<Vec<_>>(), [7]);
+    assert_eq!(rig.log.iter().filter_map(expired).collect::<Vec<_>>(), [7]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod batching;
 mod chaos;
 mod classification;
 mod findings;
-mod knowledge;
 mod lifecycle;
+mod metadata;
 mod metrics;
 mod rig;

@@ -297,7 +297,7 @@ fn streams_are_told_apart_and_rolled_up() {
     for stream in ["one", "two"] {
         rig.put_record(UserRecord::new(stream, "k", "data"));
     }
-    rig.answer_inquiries(&equal_shards(1));
+    rig.answer_refreshes(&equal_shards(1));
     rig.run_for(100 * MS);
     rig.answer_all_stored(&equal_shards(1));
     let total = rig.total();
@@ -328,13 +328,13 @@ fn shards_that_are_gone_for_long_are_forgotten_and_their_counts_are_the_streams(
         rig.put(1, "a");
         rig.run_for(100 * MS);
         rig.answer_records([RecordReply::stored(shard_id(2), "1")]);
-        rig.answer_inquiries(&[shard(2, 0, u128::MAX)]);
+        rig.answer_refreshes(&[shard(2, 0, u128::MAX)]);
         // Another shard, so that it asks again.
         rig.put(1, "a");
         rig.run_for(100 * MS);
         rig.answer_records([RecordReply::stored(shard_id(3), "1")]);
         rig.run_for(2 * SEC);
-        rig.answer_inquiries(&[shard(2, 0, u128::MAX)]);
+        rig.answer_refreshes(&[shard(2, 0, u128::MAX)]);
     }
     rig.run_for(200 * SEC);
     rig.put(1, "a");

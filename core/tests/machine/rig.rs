@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use kpl_core::metrics::MetricsReport;
 use kpl_core::{
-    Action, Batch, Config, ConfigBuilder, DescribeRequest, FlushId, Instant, ListShardsRequest, ListedShard, Notice,
-    Producer, PutFailure, Receipt, RecordReply, RecordResult, Reply, ShardPage, StreamSummary, UserRecord,
+    Action, Batch, BufferDrain, Config, ConfigBuilder, DescribeStreamRequest, FlushId, HashKeyCache, Instant,
+    ListShardsRequest, ListedShard, LogEvent, Producer, PutBuffer, PutFailure, Receipt, RecordReply, RecordResult,
+    Reply, ShardPage, StreamSummary, UserRecord,
 };
 
 pub const MS: Duration = Duration::from_millis(1);
@@ -19,9 +20,9 @@ pub struct Rig {
     pub batches: Vec<Batch<u64>>,
     pub results: BTreeMap<u64, RecordResult>,
     pub lists: Vec<ListShardsRequest>,
-    pub describes: Vec<DescribeRequest>,
+    pub describes: Vec<DescribeStreamRequest>,
     pub flushed: Vec<FlushId>,
-    pub notices: Vec<Notice>,
+    pub log: Vec<LogEvent>,
     pub reports: Vec<MetricsReport>,
     pub cancelled: bool,
     next_ticket: u64,
@@ -41,7 +42,7 @@ impl Rig {
             lists: vec![],
             describes: vec![],
             flushed: vec![],
-            notices: vec![],
+            log: vec![],
             reports: vec![],
             cancelled: false,
             next_ticket: 0,
@@ -54,12 +55,12 @@ impl Rig {
     pub fn with_shards(config: ConfigBuilder, shards: usize) -> Self {
         let mut rig = Self::new(config);
         rig.put(0, "first");
-        rig.answer_inquiries(&equal_shards(shards));
+        rig.answer_refreshes(&equal_shards(shards));
         rig.producer.flush(rig.now);
         rig.drain();
         rig.answer_all_stored(&equal_shards(shards));
         assert!(rig.results.remove(&0).unwrap().is_ok());
-        rig.notices.clear();
+        rig.log.clear();
         rig.flushed.clear();
         rig.run_for(SEC);
         rig
@@ -74,6 +75,25 @@ impl Rig {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.producer.put(self.now, record.prepare().unwrap(), ticket).unwrap();
+        self.drain();
+        ticket
+    }
+
+    /// Puts a record into a buffer at `put_at`, and drains the buffer now.
+    pub fn put_buffered(&mut self, put_at: Instant, record: &UserRecord) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let mut buffer = PutBuffer::new(self.producer.config());
+        let (mut drain, mut keys) = (BufferDrain::new(1), HashKeyCache::default());
+        assert!(!drain.start(self.producer.room()));
+        drain.take(0, &mut buffer, put_at);
+        buffer.expect_drain(put_at);
+        let mut push = || buffer.push(put_at, record.clone().check().unwrap(), ticket).is_ok();
+        assert_eq!((push(), push()), (false, true), "the first record of a stream is not buffered");
+        assert!(!drain.start(self.producer.room()));
+        drain.take(0, &mut buffer, self.now);
+        drain.hash_keys(&mut keys);
+        assert!(self.producer.put_drained(self.now, &mut drain, &mut keys));
         self.drain();
         ticket
     }
@@ -102,9 +122,8 @@ impl Rig {
                 }
                 Action::FlushDone(flush) => self.flushed.push(flush),
                 Action::CancelRequests => self.cancelled = true,
-                Action::Notice(notice) => self.notices.push(notice),
-                Action::ExportMetrics(observations) => self.reports.push(observations.roll_up()),
-                _ => panic!("an action that the rig does not know"),
+                Action::Log(event) => self.log.push(event),
+                Action::ExportMetrics(snapshot) => self.reports.push(snapshot.roll_up()),
             }
         }
     }
@@ -150,11 +169,11 @@ impl Rig {
     /// Answers the oldest request.
     pub fn answer(&mut self, reply: Reply) {
         let batch = self.take_batch();
-        self.respond(batch, reply);
+        self.handle_reply(batch, reply);
     }
 
-    pub fn respond(&mut self, batch: Batch<u64>, reply: Reply) {
-        self.producer.respond(self.now, batch, reply);
+    pub fn handle_reply(&mut self, batch: Batch<u64>, reply: Reply) {
+        self.producer.handle_reply(self.now, batch, reply);
         self.drain();
     }
 
@@ -174,18 +193,22 @@ impl Rig {
                 RecordReply::stored(&*shard.id, self.sequence.to_string())
             });
             let reply = Reply::Records(replies.collect());
-            self.respond(batch, reply);
+            self.handle_reply(batch, reply);
         }
     }
 
     /// Answers all that is asked about streams.
-    pub fn answer_inquiries(&mut self, shards: &[ListedShard]) {
+    pub fn answer_refreshes(&mut self, shards: &[ListedShard]) {
+        self.answer_refreshes_with(shards, StreamSummary::default());
+    }
+
+    pub fn answer_refreshes_with(&mut self, shards: &[ListedShard], summary: StreamSummary) {
         for request in std::mem::take(&mut self.lists) {
             let page = ShardPage { shards: shards.to_vec(), next_token: None };
-            self.producer.respond_shards(self.now, &request, Ok(page));
+            self.producer.handle_shards(self.now, &request, Ok(page));
         }
         for request in std::mem::take(&mut self.describes) {
-            self.producer.respond_stream(self.now, &request, Ok(StreamSummary::default()));
+            self.producer.handle_stream_summary(self.now, &request, Ok(summary));
         }
         self.drain();
     }

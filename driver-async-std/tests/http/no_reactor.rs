@@ -27,7 +27,7 @@ fn no_tokio_runtime_is_there_and_none_is_needed() {
         assert!(receipt.await.attempts().len() > 1);
 
         let last = producer.put("events", "k", "last").await.unwrap();
-        producer.close_within(Duration::from_secs(10)).await;
+        producer.close_or_fail(Duration::from_secs(10)).await;
         last.await.unwrap();
     });
 }

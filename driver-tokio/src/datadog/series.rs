@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use datadog_api_client::datadogV2::model::{MetricIntakeType, MetricPoint, MetricSeries};
 use kpl_driver::metrics::{
-    Histogram, Latency, Leaf, MetricsReport, StatisticSet, Unit, latency_leaves, leaves, stream_name,
+    FinestDatum, Histogram, Latency, MetricsReport, StatisticSet, Unit, finest_data, finest_latencies, stream_name,
 };
 
 const PREFIX: &str = "kinesis_producer";
@@ -21,8 +21,8 @@ const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p999", 0.999
 /// What is to be sent of a report, in a fixed order: it counts for what has been taken.
 pub(super) fn of<'a>(report: &'a MetricsReport, tags: &'a [String]) -> impl Iterator<Item = MetricSeries> + 'a {
     let form = Form::new(report, tags);
-    let of_leaves = leaves(report).into_iter().flat_map(move |leaf| form.of_leaf(&leaf));
-    of_leaves.chain(latency_leaves(report).flat_map(move |latency| form.of_latency(latency)))
+    let of_data = finest_data(report).into_iter().flat_map(move |datum| form.of_datum(&datum));
+    of_data.chain(finest_latencies(report).flat_map(move |latency| form.of_latency(latency)))
 }
 
 /// At most so many bytes of JSON: nothing in names and tags is escaped.
@@ -59,20 +59,20 @@ impl<'a> Form<'a> {
         Self { tags, end, interval }
     }
 
-    fn of_leaf(self, leaf: &Leaf<'_>) -> Vec<MetricSeries> {
-        let name = snake_case(leaf.metric.name());
-        let (stream, shard, code) = (leaf.stream.map(|stream| stream_name(stream)), leaf.shard, leaf.error_code);
+    fn of_datum(self, finest: &FinestDatum<'_>) -> Vec<MetricSeries> {
+        let name = snake_case(finest.metric.name());
+        let (stream, shard, code) = (finest.stream.map(|stream| stream_name(stream)), finest.shard, finest.error_code);
         let tags = self.tagged([
             ("stream", stream),
             ("shard", shard.map(AsRef::as_ref)),
             ("error_code", code.map(AsRef::as_ref)),
         ]);
-        let unit = match leaf.metric.unit() {
+        let unit = match finest.metric.unit() {
             Unit::Bytes => Some("byte"),
             Unit::Milliseconds => Some("millisecond"),
             _ => None,
         };
-        let StatisticSet { count, sum, min, max } = leaf.statistics;
+        let StatisticSet { count, sum, min, max } = finest.statistics;
         vec![
             self.count(&format!("{name}.count"), count as f64, &tags, None),
             self.count(&format!("{name}.sum"), sum, &tags, unit),

@@ -52,7 +52,7 @@ fn threads_put_flush_wait_and_close() {
                 for mut outcome in outcomes {
                     let receipt = outcome.try_result().expect("the flush has ended").unwrap();
                     assert!(receipt.shard_id().starts_with("shardId-"));
-                    assert_eq!(outcome.wait(PATIENCE), Err(WaitError::AlreadyTold));
+                    assert_eq!(outcome.wait(PATIENCE), Err(WaitError::AlreadyTaken));
                 }
             });
         }
@@ -84,11 +84,11 @@ fn a_time_out_leaves_the_record_on_its_way() {
 }
 
 #[test]
-fn what_is_left_after_the_patience_of_a_close_comes_back() {
+fn close_or_fail_gives_back_what_is_not_stored_in_time() {
     let rig = Rig::answering_after(Duration::from_secs(60));
     let producer = rig.producer(Config::builder());
     let mut outcome = producer.put("events", "key", "data").unwrap();
-    producer.close_within(Duration::from_millis(200)).unwrap();
+    producer.close_or_fail(Duration::from_millis(200)).unwrap();
     let Err(WaitError::Failed(failure)) = outcome.wait(Duration::ZERO) else { panic!("it cannot be stored") };
     assert_eq!((&*failure.error.code, failure.record), ("Closed", UserRecord::new("events", "key", "data")));
 }
@@ -101,11 +101,11 @@ fn a_full_producer_makes_puts_wait() {
     let record = UserRecord::new("events", "key", "second");
     let full = producer.try_put_record(record.clone()).unwrap_err();
     assert!(matches!(&full, PutError::Full { records: 1, .. }), "{full}");
-    let full = producer.put_within(record.clone(), Duration::from_millis(20)).unwrap_err();
+    let full = producer.put_timeout(record.clone(), Duration::from_millis(20)).unwrap_err();
     assert!(matches!(&full, PutError::Full { records: 1, bytes: 8, .. }), "{full}");
     assert_eq!(full.into_record(), record);
-    // Dropped or cancelled, the outcome is gone, and the record is not.
-    first.cancel();
+    // A dropped outcome does not cancel its record.
+    drop(first);
     drop(producer.put_record(record).unwrap());
     producer.flush(PATIENCE).unwrap();
     assert_eq!(rig.stored(), 2);
@@ -126,7 +126,7 @@ fn refused(producer: &Producer) {
     assert_eq!(outcome.wait(PATIENCE), Err(WaitError::AsyncTask));
     assert_eq!(producer.flush(PATIENCE), Err(WaitError::AsyncTask));
     assert_eq!(producer.close(PATIENCE), Err(WaitError::AsyncTask));
-    assert_eq!(producer.close_within(PATIENCE), Err(WaitError::AsyncTask));
+    assert_eq!(producer.close_or_fail(PATIENCE), Err(WaitError::AsyncTask));
     let error = Producer::from_env().unwrap_err();
     assert!(error.to_string().contains("inside an async task"), "{error}");
 }

@@ -16,10 +16,10 @@ const QUOTED_CHARS_MAX: usize = 200;
 
 /// Tells how far a failed request came. Where that is not certain, it may have arrived.
 ///
-/// `handed_over`: whether the request was given to the HTTP client.
+/// `has_started`: whether the request was given to the HTTP client.
 pub(super) fn request_error<E>(
     error: &SdkError<E, HttpResponse>,
-    handed_over: bool,
+    has_started: bool,
     never_connected: NeverConnected,
 ) -> RequestError
 where
@@ -27,19 +27,19 @@ where
 {
     if let Some(response) = error.raw_response() {
         return match error {
-            SdkError::ServiceError(service) => by_service(service.err(), response),
-            _ => by_stranger(error, response),
+            SdkError::ServiceError(service) => service_error(service.err(), response),
+            _ => unreadable_response(error, response),
         };
     }
     let (delivery, code) = match error {
         // No region, no credentials in time, nothing that could be signed.
-        _ if !handed_over => (Delivery::NotSent, "Request Not Sent"),
+        _ if !has_started => (Delivery::NotSent, "Request Not Sent"),
         SdkError::TimeoutError(_) => (Delivery::Unanswered, "Request Timeout"),
         SdkError::DispatchFailure(failure) => {
-            let unconnected = failure
+            let is_unconnected = failure
                 .as_connector_error()
-                .is_some_and(|error| chain(error).any(|error| says_never_connected(error) || never_connected(error)));
-            match (unconnected, failure.is_timeout()) {
+                .is_some_and(|error| chain(error).any(|error| is_never_connected(error) || never_connected(error)));
+            match (is_unconnected, failure.is_timeout()) {
                 (true, _) => (Delivery::NotSent, "Connection Failed"),
                 (false, true) => (Delivery::Unanswered, "Request Timeout"),
                 (false, false) => (Delivery::Unanswered, "Connection Lost"),
@@ -51,14 +51,14 @@ where
 }
 
 /// An error as the service tells one.
-fn by_service<E: Error + ProvideErrorMetadata + 'static>(error: &E, response: &HttpResponse) -> RequestError {
+fn service_error<E: Error + ProvideErrorMetadata + 'static>(error: &E, response: &HttpResponse) -> RequestError {
     let code = error.code().map_or_else(|| format!("HTTP {}", response.status()), str::to_owned);
     let message = error.message().map_or_else(|| one_line(error), str::to_owned);
     RequestError::new(delivery(response), code, message)
 }
 
 /// Something that the service would not answer: a proxy's page, or a body that was cut off.
-fn by_stranger(error: &(dyn Error + 'static), response: &HttpResponse) -> RequestError {
+fn unreadable_response(error: &(dyn Error + 'static), response: &HttpResponse) -> RequestError {
     let code = match response.status() {
         status if status.is_success() => "Response Unreadable".to_owned(),
         status => format!("HTTP {status}"),
@@ -75,7 +75,7 @@ fn delivery(response: &HttpResponse) -> Delivery {
 
 /// What every HTTP client has in common when no connection came about. An unreachable host is not among it: connections
 /// that have stood for a while end like that too.
-fn says_never_connected(error: &(dyn Error + 'static)) -> bool {
+fn is_never_connected(error: &(dyn Error + 'static)) -> bool {
     error.is::<ResolveDnsError>()
         || error.downcast_ref::<io::Error>().is_some_and(|error| {
             matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::ConnectionRefused)

@@ -3,10 +3,10 @@
 mod body;
 mod credentials;
 pub(crate) mod errors;
-mod handover;
 mod mapping;
 #[cfg(test)]
 mod tests;
+mod transmission;
 
 use std::error::Error;
 use std::time::Duration;
@@ -19,11 +19,11 @@ use aws_sdk_kinesis::config::timeout::TimeoutConfig;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::types::{ShardFilter, ShardFilterType};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use kpl_core::{Batch, DescribeRequest, ListShardsRequest, Reply, RequestError, ShardPage, StreamSummary};
+use kpl_core::{Batch, DescribeStreamRequest, ListShardsRequest, Reply, RequestError, ShardPage, StreamSummary};
 
 use self::body::Body;
 use self::errors::NeverConnected;
-use self::handover::Handover;
+use self::transmission::Transmission;
 use crate::runtime::AwsRuntime;
 use crate::transport::Transport;
 
@@ -88,12 +88,12 @@ impl AwsTransport {
         &self.client
     }
 
-    /// What an error says of a request that `handover` watched.
-    fn request_error<E>(&self, error: &SdkError<E, HttpResponse>, handover: &Handover) -> RequestError
+    /// What an error says of a request that `transmission` watched.
+    fn request_error<E>(&self, error: &SdkError<E, HttpResponse>, transmission: &Transmission) -> RequestError
     where
         E: Error + ProvideErrorMetadata + 'static,
     {
-        errors::request_error(error, handover.happened(), self.never_connected)
+        errors::request_error(error, transmission.has_started(), self.never_connected)
     }
 }
 
@@ -103,10 +103,10 @@ impl Transport for AwsTransport {
         let body = Body(body::put_records(batch));
         let (name, arn) = mapping::target(batch.stream());
         let call = self.client.put_records().set_stream_name(name).set_stream_arn(arn).set_records(Some(Vec::new()));
-        let handover = Handover::default();
-        match call.customize().interceptor(handover.clone()).interceptor(body).send().await {
+        let transmission = Transmission::default();
+        match call.customize().interceptor(transmission.clone()).interceptor(body).send().await {
             Ok(output) => Reply::Records(mapping::record_replies(output)),
-            Err(error) => Reply::Failed(self.request_error(&error, &handover)),
+            Err(error) => Reply::Failed(self.request_error(&error, &transmission)),
         }
     }
 
@@ -122,16 +122,16 @@ impl Transport for AwsTransport {
                 call.set_stream_name(name).set_stream_arn(arn).set_shard_filter(filter)
             }
         };
-        let handover = Handover::default();
-        let output = call.customize().interceptor(handover.clone()).send().await;
-        output.map(mapping::shard_page).map_err(|error| self.request_error(&error, &handover))
+        let transmission = Transmission::default();
+        let output = call.customize().interceptor(transmission.clone()).send().await;
+        output.map(mapping::shard_page).map_err(|error| self.request_error(&error, &transmission))
     }
 
-    async fn describe_stream(&self, request: &DescribeRequest) -> Result<StreamSummary, RequestError> {
+    async fn describe_stream(&self, request: &DescribeStreamRequest) -> Result<StreamSummary, RequestError> {
         let (name, arn) = mapping::target(&request.stream);
         let call = self.client.describe_stream_summary().set_stream_name(name).set_stream_arn(arn);
-        let handover = Handover::default();
-        let output = call.customize().interceptor(handover.clone()).send().await;
-        output.map(|output| mapping::stream_summary(&output)).map_err(|error| self.request_error(&error, &handover))
+        let transmission = Transmission::default();
+        let output = call.customize().interceptor(transmission.clone()).send().await;
+        output.map(|output| mapping::stream_summary(&output)).map_err(|error| self.request_error(&error, &transmission))
     }
 }

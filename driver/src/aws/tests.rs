@@ -155,7 +155,7 @@ fn action<A>(stream: &str, data: &[&str], wanted: impl Fn(Action<()>) -> Option<
     std::iter::from_fn(|| core.poll_action()).find_map(wanted).unwrap()
 }
 
-fn describe_request(stream: &str) -> DescribeRequest {
+fn describe_request(stream: &str) -> DescribeStreamRequest {
     action(stream, &["x"], |action| if let Action::DescribeStream(request) = action { Some(request) } else { None })
 }
 

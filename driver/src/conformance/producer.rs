@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use kpl_core::{
-    Batch, Config, ConfigBuilder, DescribeRequest, ListShardsRequest, RecordReply, RecordResult, Reply, RequestError,
-    ShardPage, StreamSummary, code,
+    Batch, Config, ConfigBuilder, DescribeStreamRequest, ListShardsRequest, RecordReply, RecordResult, Reply,
+    RequestError, ShardPage, StreamSummary, code,
 };
 
 use super::{PATIENCE, check as promised, must};
@@ -29,7 +29,7 @@ pub(super) fn check<R: Runtime>(runtime: &R) {
 }
 
 const ALL_ARRIVE: &str = "records of thousands of concurrent puts, from tasks and from threads, are each stored once";
-const CLOSES: &str = "with a service that never answers, `close_within` ends in time and gives all records back";
+const CLOSES: &str = "with a service that never answers, `close_or_fail` ends in time and gives all records back";
 const PANICS: &str = "when requests panic, their records fail by their time-to-live, marked as ambiguous";
 const CANCELLED: &str = "a put that is dropped while it waits puts nothing; a flush that is dropped goes on";
 const GOES_OUT: &str = "what is outstanding when the last handle is dropped still goes out";
@@ -82,7 +82,7 @@ impl Transport for Service {
         Ok(ShardPage::default())
     }
 
-    async fn describe_stream(&self, _: &DescribeRequest) -> Result<StreamSummary, RequestError> {
+    async fn describe_stream(&self, _: &DescribeStreamRequest) -> Result<StreamSummary, RequestError> {
         Ok(StreamSummary::default())
     }
 }
@@ -149,7 +149,7 @@ fn a_service_that_never_answers_does_not_hold_up_a_close<R: Runtime>(runtime: &R
     must(runtime, CLOSES, async move {
         // The requests are under way.
         clock.sleep_until(clock.now() + Duration::from_millis(50)).await;
-        producer.close_within(Duration::from_millis(50)).await;
+        producer.close_or_fail(Duration::from_millis(50)).await;
     });
     for outcome in outcomes {
         let closed = end(outcome, CLOSES).is_err_and(|failure| &*failure.error.code == code::CLOSED);

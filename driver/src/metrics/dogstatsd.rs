@@ -10,9 +10,9 @@ use cadence::prelude::*;
 use cadence::{BufferedUdpMetricSink, MetricBuilder, StatsdClient};
 use kpl_core::metrics::{Metric, MetricsReport};
 
-use super::leaves::{Leaf, latency_leaves, leaves, pending_changes};
-use super::measures::{self, COUNTERS};
-use super::thinning::seconds;
+use super::counters::{self, COUNTERS};
+use super::finest::{FinestDatum, finest_data, finest_latencies, pending_changes};
+use super::sampling::seconds;
 use super::{BoxFuture, MetricsSink, SinkError, stream_name};
 
 /// Bytes of a datagram: what Datadog's own clients take for UDP (`OptimalUDPPayloadSize` of datadog-go), since it fits an
@@ -189,36 +189,36 @@ impl DogStatsdSink {
         DogStatsdBuilder::default()
     }
 
-    fn count(&self, leaf: &Leaf<'_>) {
-        let (stream, shard) = (leaf.stream.map(name_of), leaf.shard.map(clean));
-        let code = leaf.error_code.map(clean);
+    fn count(&self, finest: &FinestDatum<'_>) {
+        let (stream, shard) = (finest.stream.map(name_of), finest.shard.map(clean));
+        let code = finest.error_code.map(clean);
         let tags = [("stream", &stream), ("shard", &shard), ("error_code", &code)];
-        for measure in COUNTERS.iter().filter(|measure| measure.metric == leaf.metric) {
-            let name = format!("{}{}", measure.name, measure.suffix());
-            send(self.client.count_with_tags(&name, measure.whole(&leaf.statistics)), &tags);
+        for spec in COUNTERS.iter().filter(|spec| spec.metric == finest.metric) {
+            let name = format!("{}{}", spec.name, spec.suffix());
+            send(self.client.count_with_tags(&name, spec.whole(&finest.statistics)), &tags);
         }
-        if leaf.metric == Metric::RequestTime {
-            let name = format!("{}_seconds", measures::REQUEST_TIME_MAX);
-            send(self.client.gauge_with_tags(&name, leaf.statistics.max / 1e3), &tags);
+        if finest.metric == Metric::RequestTime {
+            let name = format!("{}_seconds", counters::REQUEST_TIME_MAX);
+            send(self.client.gauge_with_tags(&name, finest.statistics.max / 1e3), &tags);
         }
     }
 
     fn tell(&self, report: &MetricsReport) {
-        let leaves = leaves(report);
-        leaves.iter().for_each(|leaf| self.count(leaf));
+        let finest_data = finest_data(report);
+        finest_data.iter().for_each(|finest| self.count(finest));
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        for (stream, change) in pending_changes(&leaves) {
+        for (stream, change) in pending_changes(&finest_data) {
             let pending = pending.entry(stream.cloned()).or_default();
             *pending += change;
             // Below 0 only if the sink was added after the first put.
             let value = u64::try_from(*pending).unwrap_or(0);
-            send(self.client.gauge_with_tags(measures::PENDING, value), &[("stream", &stream.map(name_of))]);
+            send(self.client.gauge_with_tags(counters::PENDING, value), &[("stream", &stream.map(name_of))]);
         }
         drop(pending);
-        for latency in latency_leaves(report) {
+        for latency in finest_latencies(report) {
             let stream = latency.stream.as_ref().map(name_of);
-            self.distribute(measures::PUT_TO_ACK, &stream, &latency.put_to_ack);
-            self.distribute(measures::BUFFERING, &stream, &latency.buffering);
+            self.distribute(counters::PUT_TO_ACK, &stream, &latency.put_to_ack);
+            self.distribute(counters::BUFFERING, &stream, &latency.buffering);
         }
         // UDP promises nothing, and what has been sent must not be sent again.
         if let Err(error) = self.client.flush() {

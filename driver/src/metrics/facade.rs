@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kpl_core::metrics::{Metric, MetricsReport};
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder, Unit, with_recorder};
 
-use super::leaves::{Leaf, latency_leaves, leaves, pending_changes};
-use super::measures::{self, COUNTERS, Counts, Measure};
-use super::thinning::{OBSERVATIONS_MAX, Thinning};
+use super::counters::{self, COUNTERS, CounterSpec, Counts};
+use super::finest::{FinestDatum, finest_data, finest_latencies, pending_changes};
+use super::sampling::{OBSERVATIONS_MAX, Sampling};
 use super::{BoxFuture, MetricsSink, SinkError, stream_name};
 
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
@@ -68,7 +68,7 @@ const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, S
 /// counters' business.
 #[derive(Debug)]
 pub struct MetricsFacadeSink {
-    counters: Vec<(&'static Measure, KeyName)>,
+    counters: Vec<(&'static CounterSpec, KeyName)>,
     pending: KeyName,
     request_time_max: KeyName,
     put_to_ack: KeyName,
@@ -80,13 +80,13 @@ pub struct MetricsFacadeSink {
 impl MetricsFacadeSink {
     /// With the recorder that is installed when a report is made.
     pub fn new() -> Self {
-        let counter = |measure: &'static Measure| (measure, full(measure.name, measure.suffix(), "_total"));
+        let counter = |spec: &'static CounterSpec| (spec, full(spec.name, spec.suffix(), "_total"));
         Self {
             counters: COUNTERS.iter().map(counter).collect(),
-            pending: full(measures::PENDING, "", ""),
-            request_time_max: full(measures::REQUEST_TIME_MAX, "_seconds", ""),
-            put_to_ack: full(measures::PUT_TO_ACK, "_seconds", ""),
-            buffering: full(measures::BUFFERING, "_seconds", ""),
+            pending: full(counters::PENDING, "", ""),
+            request_time_max: full(counters::REQUEST_TIME_MAX, "_seconds", ""),
+            put_to_ack: full(counters::PUT_TO_ACK, "_seconds", ""),
+            buffering: full(counters::BUFFERING, "_seconds", ""),
             most_observations: OBSERVATIONS_MAX,
             is_described: AtomicBool::new(false),
         }
@@ -100,29 +100,29 @@ impl MetricsFacadeSink {
     }
 
     fn describe(&self, recorder: &dyn Recorder) {
-        for (measure, name) in &self.counters {
-            let unit = match measure.counts {
+        for (spec, name) in &self.counters {
+            let unit = match spec.counts {
                 Counts::Things(_) => Unit::Count,
                 Counts::Bytes => Unit::Bytes,
                 Counts::Time => Unit::Microseconds,
             };
-            recorder.describe_counter(name.clone(), Some(unit), measure.about.into());
+            recorder.describe_counter(name.clone(), Some(unit), spec.about.into());
         }
-        recorder.describe_gauge(self.pending.clone(), Some(Unit::Count), measures::PENDING_ABOUT.into());
-        let (seconds, about) = (Some(Unit::Seconds), measures::REQUEST_TIME_MAX_ABOUT);
+        recorder.describe_gauge(self.pending.clone(), Some(Unit::Count), counters::PENDING_ABOUT.into());
+        let (seconds, about) = (Some(Unit::Seconds), counters::REQUEST_TIME_MAX_ABOUT);
         recorder.describe_gauge(self.request_time_max.clone(), seconds, about.into());
-        recorder.describe_histogram(self.put_to_ack.clone(), seconds, measures::PUT_TO_ACK_ABOUT.into());
-        recorder.describe_histogram(self.buffering.clone(), seconds, measures::BUFFERING_ABOUT.into());
+        recorder.describe_histogram(self.put_to_ack.clone(), seconds, counters::PUT_TO_ACK_ABOUT.into());
+        recorder.describe_histogram(self.buffering.clone(), seconds, counters::BUFFERING_ABOUT.into());
     }
 
-    fn count(&self, recorder: &dyn Recorder, leaf: &Leaf<'_>) {
-        for (measure, name) in self.counters.iter().filter(|(measure, _)| measure.metric == leaf.metric) {
-            let counter = recorder.register_counter(&key(name, labels(leaf)), &METADATA);
-            counter.increment(measure.whole(&leaf.statistics));
+    fn count(&self, recorder: &dyn Recorder, finest: &FinestDatum<'_>) {
+        for (spec, name) in self.counters.iter().filter(|(spec, _)| spec.metric == finest.metric) {
+            let counter = recorder.register_counter(&key(name, labels(finest)), &METADATA);
+            counter.increment(spec.whole(&finest.statistics));
         }
-        if leaf.metric == Metric::RequestTime {
-            let gauge = recorder.register_gauge(&key(&self.request_time_max, labels(leaf)), &METADATA);
-            gauge.set(leaf.statistics.max / 1e3);
+        if finest.metric == Metric::RequestTime {
+            let gauge = recorder.register_gauge(&key(&self.request_time_max, labels(finest)), &METADATA);
+            gauge.set(finest.statistics.max / 1e3);
         }
     }
 
@@ -130,12 +130,12 @@ impl MetricsFacadeSink {
         if !self.is_described.swap(true, Ordering::Relaxed) {
             self.describe(recorder);
         }
-        let leaves = leaves(report);
-        leaves.iter().for_each(|leaf| self.count(recorder, leaf));
-        for (stream, change) in pending_changes(&leaves) {
+        let finest_data = finest_data(report);
+        finest_data.iter().for_each(|finest| self.count(recorder, finest));
+        for (stream, change) in pending_changes(&finest_data) {
             recorder.register_gauge(&key(&self.pending, stream_label(stream)), &METADATA).increment(change as f64);
         }
-        let latencies = latency_leaves(report);
+        let latencies = finest_latencies(report);
         let put_to_ack = latencies.clone().map(|latency| (&latency.stream, &latency.put_to_ack));
         self.record(recorder, &self.put_to_ack, put_to_ack);
         let buffering = latencies.map(|latency| (&latency.stream, &latency.buffering));
@@ -148,10 +148,10 @@ impl MetricsFacadeSink {
         name: &KeyName,
         histograms: impl Iterator<Item = (&'a Option<Arc<str>>, &'a super::Histogram)> + Clone,
     ) {
-        let mut thinning = Thinning::new(self.most_observations, histograms.clone().map(|(_, histogram)| histogram));
+        let mut sampling = Sampling::new(self.most_observations, histograms.clone().map(|(_, histogram)| histogram));
         for (stream, histogram) in histograms {
             let told = recorder.register_histogram(&key(name, stream_label(stream.as_ref())), &METADATA);
-            for (seconds, times) in thinning.buckets(histogram) {
+            for (seconds, times) in sampling.buckets(histogram) {
                 told.record_many(seconds, usize::try_from(times).unwrap_or(usize::MAX));
             }
         }
@@ -189,9 +189,9 @@ fn stream_label(stream: Option<&Arc<str>>) -> Vec<Label> {
     stream.map(|stream| Label::new("stream", stream_name(stream).to_owned())).into_iter().collect()
 }
 
-fn labels(leaf: &Leaf<'_>) -> Vec<Label> {
-    let mut labels = stream_label(leaf.stream);
-    labels.extend(leaf.shard.map(|shard| Label::new("shard", shard.clone())));
-    labels.extend(leaf.error_code.map(|code| Label::new("error_code", code.clone())));
+fn labels(finest: &FinestDatum<'_>) -> Vec<Label> {
+    let mut labels = stream_label(finest.stream);
+    labels.extend(finest.shard.map(|shard| Label::new("shard", shard.clone())));
+    labels.extend(finest.error_code.map(|code| Label::new("error_code", code.clone())));
     labels
 }

@@ -5,25 +5,25 @@
 //! [`metrics_upload_interval`](kpl_core::ConfigBuilder::metrics_upload_interval) it is given to the sinks that
 //! [`Producer::export_metrics_to`](crate::Producer::export_metrics_to) has added.
 //!
-//! A sink that fails, hangs or panics holds up no record: it runs beside, gets [`EXPORT_PATIENCE`], is logged at most once a
+//! A sink that fails, hangs or panics holds up no record: it runs beside, gets [`EXPORT_TIMEOUT`], is logged at most once a
 //! minute, and what it did not take is offered again with the next report, up to [`REPORTS_KEPT`] of them.
 
 #[cfg(feature = "cloudwatch")]
 mod cloudwatch;
+#[cfg(any(feature = "dogstatsd", feature = "metrics-facade", feature = "opentelemetry"))]
+mod counters;
 #[cfg(feature = "dogstatsd")]
 mod dogstatsd;
-mod exports;
+mod exporter;
 #[cfg(feature = "metrics-facade")]
 mod facade;
+mod finest;
 mod in_memory;
-mod leaves;
-#[cfg(any(feature = "dogstatsd", feature = "metrics-facade", feature = "opentelemetry"))]
-mod measures;
 #[cfg(feature = "opentelemetry")]
 mod opentelemetry;
-mod taken;
+mod progress;
 #[cfg(any(feature = "dogstatsd", feature = "metrics-facade", feature = "opentelemetry"))]
-mod thinning;
+mod sampling;
 
 use std::error::Error;
 use std::future::Future;
@@ -31,27 +31,27 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kpl_core::{Notice, RecordResult};
-
 #[cfg(feature = "cloudwatch")]
 pub use self::cloudwatch::{CloudWatchSettingError, CloudWatchSink};
 #[cfg(feature = "dogstatsd")]
 pub use self::dogstatsd::{DogStatsdBuilder, DogStatsdSink};
-pub(crate) use self::exports::Exports;
+pub(crate) use self::exporter::Exporter;
 #[cfg(feature = "metrics-facade")]
 pub use self::facade::MetricsFacadeSink;
+#[doc(hidden)]
+pub use self::finest::{FinestDatum, finest_data, finest_latencies};
 pub use self::in_memory::{InMemorySink, NullSink};
-pub use self::leaves::{Leaf, latency_leaves, leaves};
 #[cfg(feature = "opentelemetry")]
 pub use self::opentelemetry::OpenTelemetrySink;
-pub use self::taken::Taken;
+#[doc(hidden)]
+pub use self::progress::Progress;
 
 pub use kpl_core::metrics::{
     Datum, Histogram, Latency, Metric, MetricsGranularity, MetricsLevel, MetricsReport, StatisticSet, Unit,
 };
 
 /// How long a sink may take for one report.
-pub const EXPORT_PATIENCE: Duration = Duration::from_secs(10);
+pub const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many reports are kept for a sink that does not take them; then the oldest is dropped.
 pub const REPORTS_KEPT: usize = 15;
@@ -83,12 +83,6 @@ pub trait MetricsSink: Send + Sync + 'static {
     /// too long, the same report comes again with the next one.
     fn export<'a>(&'a self, report: &'a MetricsReport) -> BoxFuture<'a, Result<(), SinkError>>;
 
-    /// Something has just happened. It is called by the drive loop, outside the lock, for every single one: be quick.
-    /// By default nothing is done.
-    fn observe(&self, event: Event<'_>) {
-        let _ = event;
-    }
-
     /// The sink's name, for the log.
     fn name(&self) -> &str {
         std::any::type_name::<Self>()
@@ -100,23 +94,9 @@ impl<S: MetricsSink + ?Sized> MetricsSink for Arc<S> {
         S::export(self, report)
     }
 
-    fn observe(&self, event: Event<'_>) {
-        S::observe(self, event);
-    }
-
     fn name(&self) -> &str {
         S::name(self)
     }
-}
-
-/// What a sink may look at by the piece.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub enum Event<'a> {
-    /// A user record is resolved; its caller is about to be told.
-    Resolved(&'a RecordResult),
-    /// The operator is about to be told.
-    Notice(&'a Notice),
 }
 
 /// The name of a stream that is given by name or ARN: of an ARN, what follows `stream/`.

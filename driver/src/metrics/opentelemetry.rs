@@ -6,9 +6,9 @@ use kpl_core::metrics::{Metric, MetricsReport};
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, UpDownCounter};
 use opentelemetry::{KeyValue, global};
 
-use super::leaves::{Leaf, latency_leaves, leaves, pending_changes};
-use super::measures::{self, COUNTERS, Counts, Measure};
-use super::thinning::{OBSERVATIONS_MAX, Thinning};
+use super::counters::{self, COUNTERS, CounterSpec, Counts};
+use super::finest::{FinestDatum, finest_data, finest_latencies, pending_changes};
+use super::sampling::{OBSERVATIONS_MAX, Sampling};
 use super::{BoxFuture, MetricsSink, SinkError, stream_name};
 
 /// Upper bounds of the histograms' buckets, unless a view of the application says otherwise.
@@ -62,7 +62,7 @@ const SECONDS: [f64; 17] =
 /// counters' business.
 #[derive(Debug)]
 pub struct OpenTelemetrySink {
-    counters: Vec<(&'static Measure, Instrument)>,
+    counters: Vec<(&'static CounterSpec, Instrument)>,
     pending: UpDownCounter<i64>,
     request_time_max: Gauge<f64>,
     put_to_ack: Histogram<f64>,
@@ -88,14 +88,14 @@ impl OpenTelemetrySink {
             let histogram = meter.f64_histogram(full(name)).with_unit("s").with_description(about);
             histogram.with_boundaries(SECONDS.to_vec()).build()
         };
-        let pending = meter.i64_up_down_counter(full(measures::PENDING)).with_unit("{record}");
-        let request_time_max = meter.f64_gauge(full(measures::REQUEST_TIME_MAX)).with_unit("s");
+        let pending = meter.i64_up_down_counter(full(counters::PENDING)).with_unit("{record}");
+        let request_time_max = meter.f64_gauge(full(counters::REQUEST_TIME_MAX)).with_unit("s");
         Self {
-            counters: COUNTERS.iter().map(|measure| (measure, instrument(meter, measure))).collect(),
-            pending: pending.with_description(measures::PENDING_ABOUT).build(),
-            request_time_max: request_time_max.with_description(measures::REQUEST_TIME_MAX_ABOUT).build(),
-            put_to_ack: histogram(measures::PUT_TO_ACK, measures::PUT_TO_ACK_ABOUT),
-            buffering: histogram(measures::BUFFERING, measures::BUFFERING_ABOUT),
+            counters: COUNTERS.iter().map(|spec| (spec, instrument(meter, spec))).collect(),
+            pending: pending.with_description(counters::PENDING_ABOUT).build(),
+            request_time_max: request_time_max.with_description(counters::REQUEST_TIME_MAX_ABOUT).build(),
+            put_to_ack: histogram(counters::PUT_TO_ACK, counters::PUT_TO_ACK_ABOUT),
+            buffering: histogram(counters::BUFFERING, counters::BUFFERING_ABOUT),
             most_observations: OBSERVATIONS_MAX,
         }
     }
@@ -107,27 +107,27 @@ impl OpenTelemetrySink {
         Self { most_observations: most, ..self }
     }
 
-    fn count(&self, leaf: &Leaf<'_>) {
-        let attributes = attributes(leaf);
-        for (measure, instrument) in self.counters.iter().filter(|(measure, _)| measure.metric == leaf.metric) {
-            let value = measure.of(&leaf.statistics);
+    fn count(&self, finest: &FinestDatum<'_>) {
+        let attributes = attributes(finest);
+        for (spec, instrument) in self.counters.iter().filter(|(spec, _)| spec.metric == finest.metric) {
+            let value = spec.of(&finest.statistics);
             match instrument {
                 Instrument::Whole(counter) => counter.add(value.round() as u64, &attributes),
                 Instrument::Seconds(counter) => counter.add(value / 1e3, &attributes),
             }
         }
-        if leaf.metric == Metric::RequestTime {
-            self.request_time_max.record(leaf.statistics.max / 1e3, &attributes);
+        if finest.metric == Metric::RequestTime {
+            self.request_time_max.record(finest.statistics.max / 1e3, &attributes);
         }
     }
 
     fn tell(&self, report: &MetricsReport) {
-        let leaves = leaves(report);
-        leaves.iter().for_each(|leaf| self.count(leaf));
-        for (stream, change) in pending_changes(&leaves) {
+        let finest_data = finest_data(report);
+        finest_data.iter().for_each(|finest| self.count(finest));
+        for (stream, change) in pending_changes(&finest_data) {
             self.pending.add(change, &stream_attribute(stream));
         }
-        let latencies = latency_leaves(report);
+        let latencies = finest_latencies(report);
         let put_to_ack = latencies.clone().map(|latency| (&latency.stream, &latency.put_to_ack));
         self.record(&self.put_to_ack, put_to_ack);
         self.record(&self.buffering, latencies.map(|latency| (&latency.stream, &latency.buffering)));
@@ -138,10 +138,10 @@ impl OpenTelemetrySink {
         instrument: &Histogram<f64>,
         histograms: impl Iterator<Item = (&'a Option<Arc<str>>, &'a super::Histogram)> + Clone,
     ) {
-        let mut thinning = Thinning::new(self.most_observations, histograms.clone().map(|(_, histogram)| histogram));
+        let mut sampling = Sampling::new(self.most_observations, histograms.clone().map(|(_, histogram)| histogram));
         for (stream, histogram) in histograms {
             let attributes = stream_attribute(stream.as_ref());
-            for (seconds, times) in thinning.buckets(histogram) {
+            for (seconds, times) in sampling.buckets(histogram) {
                 (0..times).for_each(|_| instrument.record(seconds, &attributes));
             }
         }
@@ -171,16 +171,16 @@ fn full(name: &str) -> String {
     format!("kinesis.producer.{name}")
 }
 
-fn instrument(meter: &Meter, measure: &Measure) -> Instrument {
+fn instrument(meter: &Meter, spec: &CounterSpec) -> Instrument {
     let whole = |unit: String| {
-        let counter = meter.u64_counter(full(measure.name)).with_unit(unit).with_description(measure.about);
+        let counter = meter.u64_counter(full(spec.name)).with_unit(unit).with_description(spec.about);
         Instrument::Whole(counter.build())
     };
-    match measure.counts {
+    match spec.counts {
         Counts::Things(thing) => whole(format!("{{{thing}}}")),
         Counts::Bytes => whole("By".to_owned()),
         Counts::Time => {
-            let counter = meter.f64_counter(full(measure.name)).with_unit("s").with_description(measure.about);
+            let counter = meter.f64_counter(full(spec.name)).with_unit("s").with_description(spec.about);
             Instrument::Seconds(counter.build())
         }
     }
@@ -190,9 +190,9 @@ fn stream_attribute(stream: Option<&Arc<str>>) -> Vec<KeyValue> {
     stream.map(|stream| KeyValue::new("stream", stream_name(stream).to_owned())).into_iter().collect()
 }
 
-fn attributes(leaf: &Leaf<'_>) -> Vec<KeyValue> {
-    let mut attributes = stream_attribute(leaf.stream);
-    attributes.extend(leaf.shard.map(|shard| KeyValue::new("shard", shard.clone())));
-    attributes.extend(leaf.error_code.map(|code| KeyValue::new("error.code", code.clone())));
+fn attributes(finest: &FinestDatum<'_>) -> Vec<KeyValue> {
+    let mut attributes = stream_attribute(finest.stream);
+    attributes.extend(finest.shard.map(|shard| KeyValue::new("shard", shard.clone())));
+    attributes.extend(finest.error_code.map(|code| KeyValue::new("error.code", code.clone())));
     attributes
 }

@@ -24,7 +24,7 @@ async fn close_drains_without_waiting_for_company_and_then_refuses() {
     let producer = service.producer(Config::builder().record_max_buffered_time(Duration::from_secs(20)));
     let outcomes = put(&producer, 100).await;
     let (other, start) = (producer.clone(), Instant::now());
-    let closing = async { tokio::join!(producer.close(), other.close(), other.close_within(Duration::from_secs(10))) };
+    let closing = async { tokio::join!(producer.close(), other.close(), other.close_or_fail(Duration::from_secs(10))) };
     timeout(LONG, closing).await.expect("no close hangs");
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     for mut outcome in outcomes {
@@ -50,7 +50,7 @@ async fn close_within_gives_back_what_is_not_stored_in_time() {
     let start = Instant::now();
     // A close without a deadline is under way already, and gets one.
     timeout(ms(100), producer.close()).await.unwrap_err();
-    timeout(LONG, producer.close_within(ms(400))).await.expect("no close hangs");
+    timeout(LONG, producer.close_or_fail(ms(400))).await.expect("no close hangs");
     assert_eq!(start.elapsed().as_millis(), 500);
     assert_eq!(service.under_way(), 0, "the request's future is dropped");
     for (n, mut outcome) in sent.into_iter().enumerate() {

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kpl_core::{Config, ConfigBuilder, Notice};
+use kpl_core::{Config, ConfigBuilder};
 use kpl_driver::metrics::{
-    BoxFuture, EXPORT_PATIENCE, Event, InMemorySink, Metric, MetricsLevel, MetricsReport, MetricsSink, NullSink,
-    REPORTS_KEPT, SinkError, StatisticSet,
+    BoxFuture, EXPORT_TIMEOUT, InMemorySink, Metric, MetricsLevel, MetricsReport, MetricsSink, NullSink, REPORTS_KEPT,
+    SinkError, StatisticSet,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -40,10 +40,6 @@ struct Sink {
     manner: Mutex<Option<Manner>>,
     offered: AtomicUsize,
     taken: Mutex<Vec<MetricsReport>>,
-    resolved: AtomicUsize,
-    notices: AtomicUsize,
-    /// Whether it panics when it is shown something.
-    is_shy: bool,
 }
 
 impl Sink {
@@ -81,15 +77,6 @@ impl MetricsSink for Sink {
                 Manner::Panics => panic!("told to panic"),
             }
         })
-    }
-
-    fn observe(&self, event: Event<'_>) {
-        assert!(!self.is_shy, "told to panic");
-        match event {
-            Event::Resolved(result) if result.is_ok() => self.resolved.fetch_add(1, Ordering::Relaxed),
-            Event::Notice(Notice::ShardMapRefreshed { .. }) => self.notices.fetch_add(1, Ordering::Relaxed),
-            _ => 0,
-        };
     }
 }
 
@@ -132,7 +119,6 @@ async fn sinks_get_a_report_each_interval_and_a_last_one() {
     assert_eq!(sink.taken(), [2.0, 3.0, 4.0], "the last one before the close ends");
     let kept: Vec<f64> = kept.reports().iter().map(|report| report.global(Metric::UserRecordsPut).sum).collect();
     assert_eq!(kept, [3.0, 4.0], "two are kept");
-    assert_eq!((sink.resolved.load(Ordering::Relaxed), sink.notices.load(Ordering::Relaxed)), (9, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,27 +160,18 @@ async fn only_so_many_reports_are_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sink_that_hangs_holds_up_a_close_for_its_patience_at_most() {
-    for (patience, most) in [(None, EXPORT_PATIENCE), (Some(ms(100)), Duration::from_secs(1))] {
+async fn a_sink_that_hangs_holds_up_a_close_for_its_timeout_at_most() {
+    for (close_timeout, most) in [(None, EXPORT_TIMEOUT), (Some(ms(100)), Duration::from_secs(1))] {
         let producer = Service::answering_after(ms(5)).producer(config());
         producer.export_metrics_to(Sink::new(Manner::Hangs));
         put(&producer, 1).await;
         let start = Instant::now();
-        match patience {
+        match close_timeout {
             None => timeout(PATIENCE, producer.close()).await.unwrap(),
-            Some(patience) => timeout(PATIENCE, producer.close_within(patience)).await.unwrap(),
+            Some(close_timeout) => timeout(PATIENCE, producer.close_or_fail(close_timeout)).await.unwrap(),
         }
         assert!(start.elapsed() <= most + ms(10), "{:?}", start.elapsed());
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_sink_that_panics_at_what_it_is_shown_harms_nobody() {
-    let producer = Service::answering_after(ms(5)).producer(config());
-    producer.export_metrics_to(Sink { is_shy: true, ..Sink::default() });
-    put(&producer, 3).await;
-    producer.close().await;
-    assert_eq!(producer.stats().user_records_succeeded, 3);
 }
 
 #[tokio::test(start_paused = true)]

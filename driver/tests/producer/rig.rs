@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kpl_core::{
-    Batch, Config, ConfigBuilder, DescribeRequest, Instant, ListShardsRequest, ListedShard, RecordReply, Reply,
+    Batch, Config, ConfigBuilder, DescribeStreamRequest, Instant, ListShardsRequest, ListedShard, RecordReply, Reply,
     RequestError, ShardPage, StreamSummary,
 };
 use kpl_driver::{Runtime, Transport};
@@ -281,7 +281,7 @@ impl Transport for Service {
         Ok(ShardPage { shards: shards.collect(), next_token: None })
     }
 
-    async fn describe_stream(&self, _: &DescribeRequest) -> Result<StreamSummary, RequestError> {
+    async fn describe_stream(&self, _: &DescribeStreamRequest) -> Result<StreamSummary, RequestError> {
         self.ask(Question::Summary).await;
         Ok(StreamSummary::default())
     }

@@ -85,7 +85,7 @@ async fn a_close_with_a_deadline_drops_questions_too() {
     let outcomes = put(&producer, 10);
     sleep(ms(200)).await;
     assert_eq!(service.under_way(), 3);
-    timeout(PATIENCE, producer.close_within(ms(100))).await.expect("no close hangs");
+    timeout(PATIENCE, producer.close_or_fail(ms(100))).await.expect("no close hangs");
     for mut outcome in outcomes {
         assert_eq!(&*outcome.try_result().expect("resolved before close ends").unwrap_err().error.code, code::CLOSED);
     }
@@ -129,7 +129,7 @@ async fn requests_that_never_run_give_their_records_back_when_they_are_dropped()
     sleep(ms(500)).await;
     let closing = tokio::spawn({
         let producer = producer.clone();
-        async move { producer.close_within(Duration::ZERO).await }
+        async move { producer.close_or_fail(Duration::ZERO).await }
     });
     sleep(ms(1)).await;
     rig.drop_kept();

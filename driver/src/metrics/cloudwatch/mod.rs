@@ -11,7 +11,7 @@ use kpl_core::Instant;
 use kpl_core::metrics::{Datum, MetricsGranularity, MetricsReport, Unit};
 
 use self::dimensions::Dimensions;
-use super::{BoxFuture, MetricsSink, SinkError, Taken};
+use super::{BoxFuture, MetricsSink, Progress, SinkError};
 use crate::aws::errors::one_line;
 use crate::runtime::AwsRuntime;
 
@@ -72,7 +72,7 @@ pub struct CloudWatchSink {
     client: Client,
     namespace: String,
     dimensions: Dimensions,
-    taken: Taken,
+    progress: Progress,
 }
 
 /// A setting that CloudWatch would refuse with every call.
@@ -97,8 +97,8 @@ impl CloudWatchSettingError {
 impl CloudWatchSink {
     /// A sink over a client of the AWS SDK, as it is.
     pub fn new(client: Client) -> Self {
-        let (dimensions, taken) = (Dimensions::default(), Taken::default());
-        Self { client, namespace: NAMESPACE.into(), dimensions, taken }
+        let (dimensions, progress) = (Dimensions::default(), Progress::default());
+        Self { client, namespace: NAMESPACE.into(), dimensions, progress }
     }
 
     /// A sink by an SDK config, the producer's for instance. Where it has no sleep, or no HTTP client, the runtime's is
@@ -185,8 +185,8 @@ impl CloudWatchSink {
 
     /// Sends what CloudWatch has not taken yet of a report, call by call.
     async fn send(&self, report: &MetricsReport) -> Result<(), SinkError> {
-        let mut taken = self.taken.of(report);
-        let mut data = self.data(report).skip(taken).peekable();
+        let mut sent = self.progress.of(report);
+        let mut data = self.data(report).skip(sent).peekable();
         loop {
             let (mut call, mut bytes) = (Vec::new(), BYTES_OF_CALL);
             while call.len() < DATA_MAX
@@ -196,7 +196,7 @@ impl CloudWatchSink {
                 call.push(datum);
             }
             if call.is_empty() {
-                self.taken.all(report);
+                self.progress.complete(report);
                 return Ok(());
             }
             let data_in_call = call.len();
@@ -206,8 +206,8 @@ impl CloudWatchSink {
                 (Some(code), Some(message)) => format!("CloudWatch refused PutMetricData: {code}: {message}"),
                 _ => format!("PutMetricData failed: {}", one_line(&error)),
             })?;
-            taken += data_in_call;
-            self.taken.set(report, taken);
+            sent += data_in_call;
+            self.progress.set(report, sent);
         }
     }
 }

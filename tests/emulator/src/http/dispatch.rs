@@ -25,14 +25,14 @@ const TARGET_PREFIX: &str = "Kinesis_20131202.";
 const BODY_MAX: usize = 32 << 20;
 
 pub(super) async fn answer(request: Request<Incoming>, emulator: Emulator) -> Result<Response<Full<Bytes>>, Lost> {
-    let mut response = respond(request, &emulator).await?;
+    let mut response = handle_reply(request, &emulator).await?;
     if let Ok(id) = HeaderValue::try_from(emulator.request_id()) {
         response.headers_mut().insert("x-amzn-requestid", id);
     }
     Ok(response)
 }
 
-async fn respond(request: Request<Incoming>, emulator: &Emulator) -> Result<Response<Full<Bytes>>, Lost> {
+async fn handle_reply(request: Request<Incoming>, emulator: &Emulator) -> Result<Response<Full<Bytes>>, Lost> {
     if request.method() == Method::GET {
         return Ok(reply(StatusCode::OK, "text/plain", "kinesis emulator: ok\n".into()));
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use kpl_core::{
-    Batch, Config, Delivery, DescribeRequest, Instant, ListShardsRequest, Reply, RequestError, ShardPage,
+    Batch, Config, Delivery, DescribeStreamRequest, Instant, ListShardsRequest, Reply, RequestError, ShardPage,
     StreamSummary, UserRecord,
 };
 use kpl_driver::{Outcome, Producer, PutError, Runtime, Transport};
@@ -102,7 +102,7 @@ impl Subject for Looped {
         self.executor.spawn_caller(async move {
             match producer {
                 Some(producer) if within == Duration::MAX => producer.close().await,
-                Some(producer) => producer.close_within(within).await,
+                Some(producer) => producer.close_or_fail(within).await,
                 None => {}
             }
             mail.write(Effect::Closed);
@@ -245,7 +245,7 @@ impl Transport for Mail {
         }
     }
 
-    async fn describe_stream(&self, request: &DescribeRequest) -> Result<StreamSummary, RequestError> {
+    async fn describe_stream(&self, request: &DescribeStreamRequest) -> Result<StreamSummary, RequestError> {
         let stream = request.stream.clone();
         match self.ask(|id| Effect::DescribeStream { id, stream }).await {
             Answer::Describe(reply) => reply,

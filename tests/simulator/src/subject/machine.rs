@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use kpl_core::metrics::{Metric, MetricsLevel, MetricsWindow};
 use kpl_core::{
-    Action, Batch, Config, Delivery, DescribeRequest, FlushId, Instant, ListShardsRequest, Producer, PutError, Reply,
-    RequestError, UserRecord,
+    Action, Batch, BufferDrain, Buffered, Config, Delivery, DescribeStreamRequest, FlushId, HashKeyCache, Instant,
+    ListShardsRequest, Producer, PutBuffer, PutError, Reply, RequestError, UserRecord,
 };
 
 use super::{Answer, Counts, Effect, End, Refusal, Subject, wire};
@@ -18,10 +18,16 @@ const HOUR: Duration = Duration::from_secs(3_600);
 pub(crate) struct Machine {
     now: Instant,
     core: Producer<u64>,
+    /// Puts go through these in turn, and every third one straight to the state machine.
+    buffers: [PutBuffer<u64>; 2],
+    drain: BufferDrain<u64>,
+    keys: HashKeyCache,
     questions: BTreeMap<u64, Question>,
     asked: u64,
     flushes: Vec<(FlushId, u64)>,
     closing: bool,
+    /// When the state machine is to be ticked, or the buffers are to be drained.
+    next_turn: Instant,
     effects: VecDeque<Effect>,
     /// User records that reports have told of: those that were stored, and all that ended.
     reported: (f64, u64),
@@ -31,13 +37,15 @@ pub(crate) struct Machine {
 enum Question {
     Put(Batch<u64>),
     List(ListShardsRequest),
-    Describe(DescribeRequest),
+    Describe(DescribeStreamRequest),
 }
 
 impl Subject for Machine {
     fn advance(&mut self, now: Instant) {
         self.now = now;
+        self.drain();
         self.core.tick(now);
+        self.expect_drain();
         if let Some(next) = self.core.next_tick()
             && next <= now
         {
@@ -47,22 +55,40 @@ impl Subject for Machine {
     }
 
     fn put(&mut self, ticket: u64, record: UserRecord) {
-        let effect = match record.prepare() {
-            Err(error) => Effect::Refused(ticket, Refusal::Invalid, *error.record),
-            Ok(record) => match self.core.put(self.now, record, ticket) {
-                Ok(()) => Effect::Taken(ticket),
-                Err(PutError::Full { record, ticket, .. }) => Effect::Refused(ticket, Refusal::Full, record.into()),
-                Err(PutError::Closed { record, ticket }) => Effect::Refused(ticket, Refusal::Closed, record.into()),
-                Err(PutError::Invalid { record, ticket, .. }) => {
-                    Effect::Refused(ticket, Refusal::TooLarge, record.into())
+        let record = match record.check() {
+            Ok(record) => record,
+            Err(error) => {
+                return self.effects.push_back(Effect::Refused(ticket, Refusal::Invalid, *error.record));
+            }
+        };
+        let buffered = match self.buffers.get_mut(ticket as usize % 3) {
+            Some(buffer) => buffer.push(self.now, record, ticket),
+            None => Err((record, ticket)),
+        };
+        let effect = match buffered {
+            Ok(Buffered::Waiting) => Effect::Taken(ticket),
+            Ok(Buffered::DrainDue) => {
+                self.drain();
+                Effect::Taken(ticket)
+            }
+            Err((record, ticket)) => {
+                self.drain();
+                match self.core.put(self.now, record.prepare(&mut self.keys), ticket) {
+                    Ok(()) => Effect::Taken(ticket),
+                    Err(PutError::Full { record, ticket, .. }) => Effect::Refused(ticket, Refusal::Full, record.into()),
+                    Err(PutError::Closed { record, ticket }) => Effect::Refused(ticket, Refusal::Closed, record.into()),
+                    Err(PutError::Invalid { record, ticket, .. }) => {
+                        Effect::Refused(ticket, Refusal::TooLarge, record.into())
+                    }
+                    Err(error) => Effect::Broken(format!("a refusal that nobody knows: {error}")),
                 }
-                Err(error) => Effect::Broken(format!("a refusal that nobody knows: {error}")),
-            },
+            }
         };
         self.effects.push_back(effect);
     }
 
     fn flush(&mut self, number: u64) {
+        self.drain();
         let flush = self.core.flush(self.now);
         self.flushes.push((flush, number));
     }
@@ -74,22 +100,24 @@ impl Subject for Machine {
             End::Runtime => self.now,
         };
         self.closing = true;
+        self.buffers.iter_mut().for_each(PutBuffer::close);
+        self.drain();
         self.core.close(self.now, deadline);
     }
 
     fn answer(&mut self, id: u64, answer: Answer) {
         let lost = || RequestError::new(Delivery::Unanswered, "Task Ended", "the request's task ended");
         match (self.questions.remove(&id), answer) {
-            (Some(Question::Put(batch)), Answer::Put(reply)) => self.core.respond(self.now, batch, reply),
-            (Some(Question::Put(batch)), _) => self.core.respond(self.now, batch, Reply::Failed(lost())),
+            (Some(Question::Put(batch)), Answer::Put(reply)) => self.core.handle_reply(self.now, batch, reply),
+            (Some(Question::Put(batch)), _) => self.core.handle_reply(self.now, batch, Reply::Failed(lost())),
             (Some(Question::List(request)), Answer::List(reply)) => {
-                self.core.respond_shards(self.now, &request, reply);
+                self.core.handle_shards(self.now, &request, reply);
             }
-            (Some(Question::List(request)), _) => self.core.respond_shards(self.now, &request, Err(lost())),
+            (Some(Question::List(request)), _) => self.core.handle_shards(self.now, &request, Err(lost())),
             (Some(Question::Describe(request)), Answer::Describe(reply)) => {
-                self.core.respond_stream(self.now, &request, reply);
+                self.core.handle_stream_summary(self.now, &request, reply);
             }
-            (Some(Question::Describe(request)), _) => self.core.respond_stream(self.now, &request, Err(lost())),
+            (Some(Question::Describe(request)), _) => self.core.handle_stream_summary(self.now, &request, Err(lost())),
             (None, _) => {}
         }
     }
@@ -122,14 +150,14 @@ impl Subject for Machine {
                     self.effects.push_back(effect);
                 }
                 Action::CancelRequests => self.cancel(),
-                Action::Notice(_) => {}
+                Action::Log(_) => {}
                 Action::ExportMetrics(observations) => {
                     let ended = observations.roll_up().global(Metric::UserRecordsPut);
                     self.reported = (self.reported.0 + ended.sum, self.reported.1 + ended.count);
                 }
-                other => self.effects.push_back(Effect::Broken(format!("an action that nobody knows: {other:?}"))),
             }
         }
+        self.expect_drain();
         if self.closing && self.core.is_drained() {
             self.closing = false;
             if let Err(broken) = self.check_metrics() {
@@ -144,17 +172,20 @@ impl Subject for Machine {
     }
 
     fn next_wake(&self) -> Instant {
-        self.core.next_tick().unwrap_or(Instant::NEVER)
+        self.next_turn
     }
 
     fn counts(&self) -> Option<Counts> {
+        let buffered: usize = self.buffers.iter().map(PutBuffer::records).sum();
+        let mut stats = self.core.stats();
+        stats.user_records_put += buffered as u64;
         Some(Counts {
-            records: self.core.outstanding_records(),
-            bytes: self.core.outstanding_bytes(),
+            records: self.core.outstanding_records() + buffered,
+            bytes: self.core.outstanding_bytes() + self.buffers.iter().map(PutBuffer::bytes).sum::<usize>(),
             in_flight: Some(self.core.requests_in_flight()),
-            oldest: self.core.oldest_put(),
+            oldest: self.core.oldest_put().or(self.buffers.iter().filter_map(PutBuffer::oldest_put).min()),
             waiting: 0,
-            stats: self.core.stats(),
+            stats,
         })
     }
 }
@@ -165,6 +196,10 @@ impl Machine {
         let measured = config.to_builder().metrics_level(MetricsLevel::Detailed).metrics_upload_interval(HOUR).build();
         let config = measured.unwrap_or(config);
         Self {
+            buffers: [PutBuffer::new(&config), PutBuffer::new(&config)],
+            drain: BufferDrain::new(2),
+            keys: HashKeyCache::default(),
+            next_turn: Instant::NEVER,
             reported: (0.0, 0),
             now,
             core: Producer::new(config, now),
@@ -174,6 +209,25 @@ impl Machine {
             closing: false,
             effects: VecDeque::new(),
         }
+    }
+
+    /// Gives to the state machine what is buffered.
+    fn drain(&mut self) {
+        let Self { core, buffers, drain, keys, now, .. } = self;
+        if drain.start(core.room()) {
+            buffers.iter_mut().for_each(|buffer| drain.stop(buffer));
+        }
+        for (number, buffer) in buffers.iter_mut().enumerate() {
+            drain.take(number, buffer, *now);
+        }
+        drain.hash_keys(keys);
+        while core.put_drained(*now, drain, keys) {}
+    }
+
+    /// Tells the buffers when they are drained next.
+    fn expect_drain(&mut self) {
+        let next = self.core.next_tick().unwrap_or(Instant::NEVER);
+        self.next_turn = self.buffers.iter_mut().map(|buffer| buffer.expect_drain(next)).fold(next, Instant::min);
     }
 
     /// Whether metrics and counts, which are kept apart, agree; and whether reports have told of all.
@@ -210,7 +264,7 @@ impl Machine {
             let Question::Put(batch) = question else { continue };
             self.effects.push_back(Effect::Dropped(id));
             let error = RequestError::new(Delivery::Unanswered, "Cancelled", "the close's deadline has passed");
-            self.core.respond(self.now, batch, Reply::Failed(error));
+            self.core.handle_reply(self.now, batch, Reply::Failed(error));
         }
     }
 }

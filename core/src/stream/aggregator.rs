@@ -7,10 +7,10 @@ use core::hash::BuildHasher;
 use hashbrown::DefaultHashBuilder;
 
 use crate::codec::{FRAME_SIZE, KeyTables, message_size_max};
-use crate::kinesis_record::{Keys, KinesisRecord, Packed, Pending, ShardRef};
-use crate::record::Entry;
+use crate::record::kinesis_record::{Keys, KinesisRecord, Packed, Pending, ShardRef};
+use crate::record::user_record::Entry;
 use crate::time::Instant;
-use crate::wakes::Wakes;
+use crate::time::timers::Timers;
 
 /// How much fits into one aggregated record.
 #[derive(Clone, Copy, Debug)]
@@ -22,10 +22,10 @@ pub(crate) struct AggregateLimits {
 
 /// What has changed when a record was taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum FollowUp {
     /// The record joined others: nothing is due earlier than before, and nothing goes on.
-    Joined,
-    Any,
+    None,
+    Send,
 }
 
 /// An aggregate that is still open.
@@ -72,7 +72,7 @@ impl<T> Aggregate<T> {
         expiry: Instant,
         limits: AggregateLimits,
         spare: &mut Spare,
-    ) -> Result<Change, Pending<T>> {
+    ) -> Result<FollowUp, Pending<T>> {
         if self.users.len() >= limits.count {
             return Err(user);
         }
@@ -101,7 +101,7 @@ impl<T> Aggregate<T> {
         self.message_size += size;
         self.deadline = self.deadline.min(deadline);
         self.expiry = self.expiry.min(expiry);
-        Ok(if joined { Change::Joined } else { Change::Any })
+        Ok(if joined { FollowUp::None } else { FollowUp::Send })
     }
 
     /// Appends a user record, whatever the size.
@@ -176,7 +176,7 @@ impl Spare {
 pub(crate) struct Aggregator<T> {
     /// By the shard's slot.
     shards: Vec<Shard<T>>,
-    wakes: Wakes,
+    timers: Timers,
     spare: Spare,
 }
 
@@ -189,7 +189,7 @@ struct Shard<T> {
 
 impl<T> Default for Aggregator<T> {
     fn default() -> Self {
-        Self { shards: Vec::new(), wakes: Wakes::default(), spare: Spare::default() }
+        Self { shards: Vec::new(), timers: Timers::default(), spare: Spare::default() }
     }
 }
 
@@ -212,24 +212,24 @@ impl<T> Aggregator<T> {
         expiry: Instant,
         limits: AggregateLimits,
         mut closed: impl FnMut(KinesisRecord<T>),
-    ) -> Change {
+    ) -> FollowUp {
         let slot = shard.slot as usize;
         if slot >= self.shards.len() {
             self.shards.resize_with(slot + 1, || Shard { open: None, usual: (0, 0) });
         }
-        let Self { shards, wakes, spare } = self;
+        let Self { shards, timers, spare } = self;
         let place = &mut shards[slot];
         let mut user = user;
         if let Some(open) = &mut place.open {
             match open.try_push(user, deadline, expiry, limits, spare) {
-                Ok(Change::Joined) if open.users.len() < limits.count => return Change::Joined,
+                Ok(FollowUp::None) if open.users.len() < limits.count => return FollowUp::None,
                 Ok(_) => {
                     if open.users.len() >= limits.count {
                         place.close(spare).into_iter().for_each(closed);
                     } else {
-                        wakes.arm(shard.slot, open.deadline);
+                        timers.arm(shard.slot, open.deadline);
                     }
-                    return Change::Any;
+                    return FollowUp::Send;
                 }
                 Err(refused) => user = refused,
             }
@@ -237,7 +237,7 @@ impl<T> Aggregator<T> {
         // Nothing is open, or the record does not fit into what is: it is the first of a new aggregate, or goes alone.
         if FRAME_SIZE + user.entry.data.len() > limits.size {
             closed(KinesisRecord::single(user, Some(shard.clone()), deadline, expiry));
-            return Change::Any;
+            return FollowUp::Send;
         }
         let (users, keys) = (place.usual.0 as usize, place.usual.1 as usize);
         let users = (users + users / 8).min(limits.count);
@@ -247,7 +247,7 @@ impl<T> Aggregator<T> {
                 place.close(spare).into_iter().for_each(&mut closed);
                 place.open = Some(Box::new(fresh));
                 if limits.count > 1 {
-                    wakes.arm(shard.slot, deadline);
+                    timers.arm(shard.slot, deadline);
                 } else {
                     place.close(spare).into_iter().for_each(closed);
                 }
@@ -255,7 +255,7 @@ impl<T> Aggregator<T> {
             // Just too large, with its key and its fields. What is open stays open.
             Err(user) => closed(KinesisRecord::single(user, Some(shard.clone()), deadline, expiry)),
         }
-        Change::Any
+        FollowUp::Send
     }
 
     /// Closes a shard's aggregate, if one is open.
@@ -264,8 +264,8 @@ impl<T> Aggregator<T> {
     }
 
     /// The earliest time at which an aggregate may be due.
-    pub(crate) fn next_wake(&self) -> Instant {
-        self.wakes.next()
+    pub(crate) fn next_timer(&self) -> Instant {
+        self.timers.next()
     }
 
     /// Takes a slot whose aggregate is due by `horizon`; slots that turn out not to be due are set again.
@@ -275,7 +275,7 @@ impl<T> Aggregator<T> {
     pub(crate) fn pop_due(&mut self, horizon: Instant, backlogged: impl Fn(u32) -> bool) -> Option<u32> {
         let mut later: Vec<(u32, Instant)> = Vec::new();
         let due = loop {
-            let Some(slot) = self.wakes.pop_due(horizon) else { break None };
+            let Some(slot) = self.timers.pop_due(horizon) else { break None };
             let Some(open) = self.shards.get(slot as usize).and_then(|shard| shard.open.as_ref()) else { continue };
             let due = if backlogged(slot) { open.expiry } else { open.deadline };
             if due <= horizon {
@@ -284,7 +284,7 @@ impl<T> Aggregator<T> {
             later.push((slot, due));
         };
         for (slot, at) in later {
-            self.wakes.arm(slot, at);
+            self.timers.arm(slot, at);
         }
         due
     }
@@ -292,7 +292,7 @@ impl<T> Aggregator<T> {
     /// The shard is backlogged no more: its aggregate goes by its deadline again.
     pub(crate) fn resume(&mut self, slot: u32) {
         if let Some(open) = self.shards.get(slot as usize).and_then(|shard| shard.open.as_ref()) {
-            self.wakes.arm(slot, open.deadline);
+            self.timers.arm(slot, open.deadline);
         }
     }
 
@@ -487,7 +487,7 @@ mod tests {
                             out.extend(model.close(slot, &record));
                         }
                         prop_assert!(model.open.keys().all(|slot| !model.is_due(*slot, now, &backlogged)));
-                        prop_assert!(aggregator.next_wake() > now, "no busy loop");
+                        prop_assert!(aggregator.next_timer() > now, "no busy loop");
                         // The backlog ends at some time or other.
                         backlogged.iter().for_each(|slot| aggregator.resume(*slot));
                     }
@@ -496,7 +496,7 @@ mod tests {
                 let open: Vec<u32> = aggregator.open_slots().collect();
                 prop_assert_eq!(&open, &model.open.keys().copied().collect::<Vec<_>>());
                 let first = model.open.values().flatten().map(|kept| kept.deadline).min();
-                prop_assert!(aggregator.next_wake() <= first.unwrap_or(Instant::NEVER), "nothing is woken late");
+                prop_assert!(aggregator.next_timer() <= first.unwrap_or(Instant::NEVER), "nothing is woken late");
             }
             for slot in aggregator.open_slots().collect::<Vec<_>>() {
                 let record = aggregator.close(slot).expect("it is open");

@@ -3,9 +3,9 @@
 use alloc::vec::Vec;
 
 use crate::config::Config;
-use crate::deadline_queue::DeadlineQueue;
-use crate::kinesis_record::KinesisRecord;
+use crate::record::kinesis_record::KinesisRecord;
 use crate::time::Instant;
+use crate::time::deadline_queue::DeadlineQueue;
 
 /// Records that may go, waiting for a request that is worth it: full, or due.
 #[derive(Debug)]

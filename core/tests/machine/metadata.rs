@@ -1,7 +1,7 @@
 //! What a stream is known to be: its shards, its record limit, its distribution.
 
 use kpl_core::{
-    Config, Delivery, InvalidRecord, ListedShard, Notice, Producer, PutError, RecordDistribution, RecordReply,
+    Config, Delivery, InvalidRecord, ListedShard, LogEvent, Producer, PutError, RecordDistribution, RecordReply,
     RequestError, ShardPage, StreamSummary, UserRecord,
 };
 
@@ -19,7 +19,7 @@ fn the_first_records_wait_for_the_map_and_are_aggregated() {
     }
     assert_eq!((rig.lists.len(), rig.describes.len()), (1, 1), "one question of each kind");
     rig.run_for(50 * MS);
-    rig.answer_inquiries(&equal_shards(2));
+    rig.answer_refreshes(&equal_shards(2));
     rig.run_for(50 * MS);
     assert_eq!(rig.shape(), [[10]]);
 }
@@ -40,8 +40,8 @@ fn without_the_permissions_the_defaults_must_do() {
     let mut rig = Rig::new(Config::builder());
     rig.put(1, "a");
     let (lists, describes) = (rig.lists.remove(0), rig.describes.remove(0));
-    rig.producer.respond_shards(rig.now, &lists, Err(error("AccessDeniedException")));
-    rig.producer.respond_stream(rig.now, &describes, Err(error("AccessDeniedException")));
+    rig.producer.handle_shards(rig.now, &lists, Err(error("AccessDeniedException")));
+    rig.producer.handle_stream_summary(rig.now, &describes, Err(error("AccessDeniedException")));
     rig.run_for(100 * MS);
     assert_eq!(rig.shape(), [[1]]);
     rig.run_for(300 * SEC);
@@ -56,10 +56,10 @@ fn after_an_outage_the_map_is_had_as_soon_as_records_go_through() {
     let down = || RequestError::new(Delivery::NotSent, "Connection Failed", "refused");
     for _ in 0..60 {
         for request in std::mem::take(&mut rig.lists) {
-            rig.producer.respond_shards(rig.now, &request, Err(down()));
+            rig.producer.handle_shards(rig.now, &request, Err(down()));
         }
         for request in std::mem::take(&mut rig.describes) {
-            rig.producer.respond_stream(rig.now, &request, Err(down()));
+            rig.producer.handle_stream_summary(rig.now, &request, Err(down()));
         }
         while !rig.batches.is_empty() {
             rig.answer(kpl_core::Reply::Failed(down()));
@@ -80,12 +80,12 @@ fn a_list_comes_in_pages_and_the_token_continues_it() {
     rig.put(u128::MAX - 1, "b");
     let shards = equal_shards(5);
     let describe = rig.describes.remove(0);
-    rig.producer.respond_stream(rig.now, &describe, Ok(StreamSummary::default()));
+    rig.producer.handle_stream_summary(rig.now, &describe, Ok(StreamSummary::default()));
     for (n, part) in shards.chunks(2).enumerate() {
         let request = rig.lists.remove(0);
         assert_eq!(request.next_token.as_deref(), (n > 0).then(|| format!("page {n}")).as_deref());
         let next_token = (n < 2).then(|| format!("page {}", n + 1));
-        rig.producer.respond_shards(rig.now, &request, Ok(ShardPage { shards: part.to_vec(), next_token }));
+        rig.producer.handle_shards(rig.now, &request, Ok(ShardPage { shards: part.to_vec(), next_token }));
         rig.drain();
     }
     rig.run_for(100 * MS);
@@ -98,15 +98,15 @@ fn a_list_that_breaks_off_is_asked_for_anew() {
     rig.put(1, "a");
     let request = rig.lists.remove(0);
     let page = ShardPage { shards: equal_shards(2), next_token: Some("t".into()) };
-    rig.producer.respond_shards(rig.now, &request, Ok(page));
+    rig.producer.handle_shards(rig.now, &request, Ok(page));
     rig.drain();
     let request = rig.lists.remove(0);
-    rig.producer.respond_shards(rig.now, &request, Err(error("ExpiredNextTokenException")));
+    rig.producer.handle_shards(rig.now, &request, Err(error("ExpiredNextTokenException")));
     rig.run_for(2 * SEC);
     assert_eq!(rig.lists.len(), 1);
     assert_eq!(rig.lists[0].next_token, None);
-    let failed = |notice: &Notice| matches!(notice, Notice::InquiryFailed { operation: "ListShards", .. });
-    assert!(rig.notices.iter().any(failed));
+    let failed = |notice: &LogEvent| matches!(notice, LogEvent::RefreshFailed { operation: "ListShards", .. });
+    assert!(rig.log.iter().any(failed));
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn the_shard_of_a_hash_key_is_told_when_it_is_known() {
     let mut rig = Rig::new(Config::builder());
     rig.put(1, "a");
     assert_eq!(rig.producer.shard("s", 1), None);
-    rig.answer_inquiries(&equal_shards(4));
+    rig.answer_refreshes(&equal_shards(4));
     for shard in 0..4 {
         assert_eq!(rig.producer.shard("s", start_of(shard, 4)).map(|id| &**id), Some(&*shard_id(shard)));
     }
@@ -128,7 +128,7 @@ fn a_list_without_end_ends() {
     for _ in 0..2_000 {
         let Some(request) = rig.lists.pop() else { break };
         let page = ShardPage { shards: vec![], next_token: Some("more".into()) };
-        rig.producer.respond_shards(rig.now, &request, Ok(page));
+        rig.producer.handle_shards(rig.now, &request, Ok(page));
         rig.drain();
     }
     assert!(rig.lists.is_empty());
@@ -142,9 +142,9 @@ fn a_list_without_an_open_shard_is_no_list() {
     rig.run_for(100 * MS);
     rig.answer_records([RecordReply::stored(shard_id(1), "1")]); // asks for the shards
     let closed = equal_shards(2).into_iter().map(|shard| ListedShard { closed: true, ..shard });
-    rig.answer_inquiries(&closed.collect::<Vec<_>>());
+    rig.answer_refreshes(&closed.collect::<Vec<_>>());
     assert!(
-        rig.notices.iter().any(|notice| matches!(notice, Notice::InquiryFailed { code, .. } if &**code == "No Shards"))
+        rig.log.iter().any(|notice| matches!(notice, LogEvent::RefreshFailed { code, .. } if &**code == "No Shards"))
     );
     (1..3).for_each(|key| {
         rig.put(key, "a");
@@ -157,7 +157,7 @@ fn a_list_without_an_open_shard_is_no_list() {
 fn a_list_with_holes_is_used_and_asked_for_again() {
     let mut rig = Rig::new(Config::builder());
     let (known, unknown) = (rig.put(u128::MAX, "a"), rig.put(1, "b"));
-    rig.answer_inquiries(&equal_shards(2)[1..]);
+    rig.answer_refreshes(&equal_shards(2)[1..]);
     rig.run_for(100 * MS);
     assert_eq!(rig.shape(), [[1, 1]]);
     rig.answer_all_stored(&equal_shards(2));
@@ -178,9 +178,9 @@ fn records_that_wait_for_a_closed_shard_move_to_its_children() {
     assert_eq!(rig.shape(), [[2]], "one goes, three and a half wait");
     let split = [child(1, 0, 0, half), child(2, 0, half + 1, u128::MAX)];
     rig.answer_records([RecordReply::stored(shard_id(2), "1")]); // tells of the split
-    rig.answer_inquiries(&split);
-    let moved = |notice: &Notice| matches!(notice, Notice::ShardMapRefreshed { open: 2, closed: 1, moved: 7, .. });
-    assert!(rig.notices.iter().any(moved), "{:?}", rig.notices);
+    rig.answer_refreshes(&split);
+    let moved = |notice: &LogEvent| matches!(notice, LogEvent::ShardMapRefreshed { open: 2, closed: 1, moved: 7, .. });
+    assert!(rig.log.iter().any(moved), "{:?}", rig.log);
     for _ in 0..20 {
         rig.run_for(SEC);
         for batch in &rig.batches {
@@ -255,8 +255,8 @@ fn the_streams_record_limit_is_learned_and_kept() {
     let just_so = rig.put(2, vec![0; (2 << 20) - 1]);
     let describe = rig.describes.remove(0);
     let summary = StreamSummary { max_record_size: Some(2 << 20), auto_distribution: false };
-    rig.producer.respond_stream(rig.now, &describe, Ok(summary));
-    rig.answer_inquiries(&equal_shards(1));
+    rig.producer.handle_stream_summary(rig.now, &describe, Ok(summary));
+    rig.answer_refreshes(&equal_shards(1));
     let failure = rig.failure(early);
     assert_eq!(&*failure.error.code, "Record Too Large");
     assert!(failure.error.message.contains("3145729 bytes, but the stream's limit is 2097152"), "{}", failure.error);
@@ -277,13 +277,13 @@ fn a_description_that_fails_later_takes_nothing_back() {
     rig.put(1, "a");
     let describe = rig.describes.remove(0);
     let summary = StreamSummary { max_record_size: Some(10 << 20), auto_distribution: false };
-    rig.producer.respond_stream(rig.now, &describe, Ok(summary));
-    rig.answer_inquiries(&equal_shards(1));
+    rig.producer.handle_stream_summary(rig.now, &describe, Ok(summary));
+    rig.answer_refreshes(&equal_shards(1));
     rig.run_for(SEC);
     rig.answer(kpl_core::Reply::Failed(error("ResourceNotFoundException"))); // asks again
     let describe = rig.describes.remove(0);
     let down = RequestError::new(Delivery::Unanswered, "Request Timeout", "no reply");
-    rig.producer.respond_stream(rig.now, &describe, Err(down));
+    rig.producer.handle_stream_summary(rig.now, &describe, Err(down));
     rig.put(1, vec![0; 9 << 20]);
 }
 
@@ -295,10 +295,10 @@ fn on_a_stream_that_ignores_keys_nothing_is_aggregated_or_retried_for_its_shard(
         for request in std::mem::take(&mut rig.describes) {
             let summary =
                 StreamSummary { max_record_size: None, auto_distribution: told == RecordDistribution::Detect };
-            rig.producer.respond_stream(rig.now, &request, Ok(summary));
+            rig.producer.handle_stream_summary(rig.now, &request, Ok(summary));
         }
         assert_eq!(rig.lists.len(), usize::from(told == RecordDistribution::Detect));
-        rig.answer_inquiries(&equal_shards(2));
+        rig.answer_refreshes(&equal_shards(2));
         rig.run_for(100 * MS);
         assert_eq!(rig.shape(), [[1; 10]]);
         rig.answer_records((0..10).map(|n| RecordReply::stored(shard_id(n % 2), "1")));
@@ -321,7 +321,7 @@ fn a_stream_switched_to_auto_is_noticed_and_loses_nothing() {
     assert!(rig.results.is_empty());
     let request = rig.describes.remove(0);
     let summary = StreamSummary { max_record_size: None, auto_distribution: true };
-    rig.producer.respond_stream(rig.now, &request, Ok(summary));
+    rig.producer.handle_stream_summary(rig.now, &request, Ok(summary));
     tickets.push(rig.put(1, "b"));
     rig.run_for(50 * MS);
     rig.run_for(100 * MS);
@@ -329,7 +329,7 @@ fn a_stream_switched_to_auto_is_noticed_and_loses_nothing() {
         let batch = rig.take_batch();
         let replies = batch.records().iter().map(|_| RecordReply::stored(shard_id(7), "1")).collect();
         // What was routed before the description came may still be aggregated, and is decided by its range.
-        rig.respond(batch, kpl_core::Reply::Records(replies));
+        rig.handle_reply(batch, kpl_core::Reply::Records(replies));
         rig.run_for(100 * MS);
     }
     for ticket in tickets {
@@ -348,7 +348,7 @@ fn a_stream_that_is_deleted_is_forgotten() {
     assert_eq!((rig.lists.len(), rig.describes.len()), (1, 1), "made anew, it may have other shards");
     // Same shard ids, other ranges.
     let remade = vec![shard(0, 0, 9), shard(1, 10, u128::MAX)];
-    rig.answer_inquiries(&remade);
+    rig.answer_refreshes(&remade);
     let tickets = [rig.put(10, "a"), rig.put(u128::MAX, "b")];
     rig.run_for(100 * MS);
     assert_eq!(rig.shape(), [[2]]);
@@ -374,7 +374,7 @@ fn answers_that_nobody_asked_for_are_ignored() {
     stranger.put(rig.now, UserRecord::new("s", "k", "").prepare().unwrap(), 0).unwrap();
     let Some(kpl_core::Action::ListShards(request)) = stranger.poll_action() else { panic!("no list") };
     let lie: Vec<ListedShard> = vec![shard(7, 0, u128::MAX)];
-    rig.producer.respond_shards(rig.now, &request, Ok(ShardPage { shards: lie, next_token: None }));
+    rig.producer.handle_shards(rig.now, &request, Ok(ShardPage { shards: lie, next_token: None }));
     let ticket = rig.put(1, "a");
     rig.run_for(100 * MS);
     rig.answer_all_stored(&equal_shards(2));

@@ -13,7 +13,7 @@ use kpl_core::metrics::{Metric, StatisticSet};
 
 /// A counter, made of a part of a metric.
 #[derive(Debug)]
-pub(super) struct Measure {
+pub(super) struct CounterSpec {
     /// In words with dots between; each sink makes its name of it.
     pub(super) name: &'static str,
     pub(super) counts: Counts,
@@ -40,7 +40,7 @@ enum Part {
     Zeros,
 }
 
-impl Measure {
+impl CounterSpec {
     /// What is to be added for these observations.
     pub(super) fn of(&self, statistics: &StatisticSet) -> f64 {
         match self.part {
@@ -68,10 +68,10 @@ impl Measure {
     }
 }
 
-macro_rules! measures {
+macro_rules! counters {
     ($($name:literal $counts:expr, $metric:ident $part:ident, $about:literal;)*) => {
         /// All counters.
-        pub(super) const COUNTERS: &[Measure] = &[$(Measure {
+        pub(super) const COUNTERS: &[CounterSpec] = &[$(CounterSpec {
             name: $name,
             counts: $counts,
             about: $about,
@@ -83,7 +83,7 @@ macro_rules! measures {
 
 const RECORDS: Counts = Counts::Things("record");
 
-measures! {
+counters! {
     "user_records.received" RECORDS, UserRecordsReceived Sum, "User records accepted by put.";
     "user_records.put" RECORDS, UserRecordsPut Sum, "User records stored.";
     "user_records.data_put" Counts::Bytes, UserRecordsDataPut Sum, "Data of user records stored.";
@@ -131,11 +131,11 @@ mod tests {
         let [facade, dogstatsd, opentelemetry] =
             [include_str!("facade.rs"), include_str!("dogstatsd.rs"), include_str!("opentelemetry.rs")];
         let has = |table: &str, row: String| assert!(table.contains(&row), "{row}");
-        for measure in COUNTERS {
-            let (name, suffix) = (measure.name, measure.counts.suffix());
+        for counter in COUNTERS {
+            let (name, suffix) = (counter.name, counter.counts.suffix());
             has(facade, format!(" | `{}{suffix}_total` | counter | `stream`", name.replace('.', "_")));
-            has(dogstatsd, format!(" | `{name}{suffix}` | count | {}", measure.counts.thing()));
-            has(opentelemetry, format!(" | `{name}` | counter | `{}` |", measure.counts.ucum()));
+            has(dogstatsd, format!(" | `{name}{suffix}` | count | {}", counter.counts.thing()));
+            has(opentelemetry, format!(" | `{name}` | counter | `{}` |", counter.counts.ucum()));
         }
         for histogram in [PUT_TO_ACK, BUFFERING] {
             has(facade, format!(" | `{histogram}_seconds` | histogram |"));

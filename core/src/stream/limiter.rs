@@ -1,57 +1,62 @@
 //! Holds Kinesis records until their shard may take them, the earliest deadline first.
 
-use crate::common::RELEASE_INTERVAL;
-use crate::config::Config;
-use crate::deadline_queue::DeadlineQueue;
-use crate::kinesis_record::KinesisRecord;
-use crate::time::Instant;
-use crate::token_bucket::Pace;
-use crate::wakes::Wakes;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::config::Config;
+use crate::record::kinesis_record::KinesisRecord;
+use crate::stream::token_bucket::Pace;
+use crate::time::Instant;
+use crate::time::deadline_queue::DeadlineQueue;
+use crate::time::timers::Timers;
+
+/// What waits for its shard's pace, or for the end of a backoff, is let go at multiples of this interval: late records of
+/// all shards share wake-ups and requests, instead of each one taking some for itself the moment that it may go.
+pub(crate) const RELEASE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The pace of each shard of a stream, and what waits for it.
 #[derive(Debug)]
 pub(crate) struct Limiter<T> {
     /// By the shard's slot. A shard that nothing was sent to has none.
     shards: Vec<Option<Box<ShardLimiter<T>>>>,
-    wakes: Wakes,
+    timers: Timers,
     /// Slots of shards that might let something go, if there were a request to take it.
-    put_off: Vec<u32>,
+    deferred: Vec<u32>,
 }
 
 #[derive(Debug)]
 struct ShardLimiter<T> {
     pace: Pace,
     waiting: DeadlineQueue<KinesisRecord<T>>,
-    is_put_off: bool,
+    is_deferred: bool,
 }
 
 impl<T> Default for Limiter<T> {
     fn default() -> Self {
-        Self { shards: Vec::new(), wakes: Wakes::default(), put_off: Vec::new() }
+        Self { shards: Vec::new(), timers: Timers::default(), deferred: Vec::new() }
     }
 }
 
 impl<T> Limiter<T> {
-    /// Lets a record of the shard in `slot` through, or keeps it until it may go: not before there `is_room` for it in
+    /// Lets a record of the shard in `slot` through, or keeps it until it may go: not before there `can_release` for it in
     /// what leaves next.
     pub(crate) fn push(
         &mut self,
         now: Instant,
         slot: u32,
         record: KinesisRecord<T>,
-        is_room: bool,
+        can_release: bool,
         config: &Config,
         mut passed: impl FnMut(KinesisRecord<T>),
     ) {
         let shard = self.shard_mut(slot);
-        if is_room && shard.waiting.is_empty() && shard.pace.try_take(now, record.size(), config).is_ok() {
+        if can_release && shard.waiting.is_empty() && shard.pace.try_take(now, record.size(), config).is_ok() {
             passed(record);
             return;
         }
         shard.waiting.push(record.deadline, record.expiry, record);
-        self.release(now, slot, is_room, config, passed);
+        self.release(now, slot, can_release, config, passed);
     }
 
     /// Lets through what may go by now, and sets the shard's alarm for the rest. Without room, that is put off: were it
@@ -60,17 +65,17 @@ impl<T> Limiter<T> {
         &mut self,
         now: Instant,
         slot: u32,
-        is_room: bool,
+        can_release: bool,
         config: &Config,
         mut passed: impl FnMut(KinesisRecord<T>),
     ) {
         let shard = self.shard_mut(slot);
         let wake = loop {
             let Some(first) = shard.waiting.first() else { break Instant::NEVER };
-            if !is_room {
+            if !can_release {
                 let expiry = shard.waiting.next_expiry();
-                if !core::mem::replace(&mut shard.is_put_off, true) {
-                    self.put_off.push(slot);
+                if !core::mem::replace(&mut shard.is_deferred, true) {
+                    self.deferred.push(slot);
                 }
                 break expiry;
             }
@@ -79,11 +84,11 @@ impl<T> Limiter<T> {
             }
             passed(shard.waiting.pop().unwrap_or_else(|| unreachable!("the first record was just looked at")));
         };
-        self.wakes.arm(slot, wake);
+        self.timers.arm(slot, wake);
     }
 
     /// Everything that waits is due at `now` at the latest: once its shard may take it, it waits for nothing else.
-    pub(crate) fn hurry(&mut self, now: Instant) {
+    pub(crate) fn expedite(&mut self, now: Instant) {
         for shard in self.shards.iter_mut().flatten() {
             let mut waiting = core::mem::take(&mut shard.waiting);
             while let Some(mut record) = waiting.pop() {
@@ -94,10 +99,10 @@ impl<T> Limiter<T> {
     }
 
     /// Takes the slots that were put off and that `are_ready` now.
-    pub(crate) fn take_put_off(&mut self, are_ready: impl Fn(u32) -> bool) -> Vec<u32> {
-        let ready: Vec<u32> = self.put_off.extract_if(.., |slot| are_ready(*slot)).collect();
+    pub(crate) fn take_deferred(&mut self, are_ready: impl Fn(u32) -> bool) -> Vec<u32> {
+        let ready: Vec<u32> = self.deferred.extract_if(.., |slot| are_ready(*slot)).collect();
         for slot in &ready {
-            self.shard_mut(*slot).is_put_off = false;
+            self.shard_mut(*slot).is_deferred = false;
         }
         ready
     }
@@ -128,12 +133,12 @@ impl<T> Limiter<T> {
         }
     }
 
-    pub(crate) fn next_wake(&self) -> Instant {
-        self.wakes.next()
+    pub(crate) fn next_timer(&self) -> Instant {
+        self.timers.next()
     }
 
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<u32> {
-        self.wakes.pop_due(now)
+        self.timers.pop_due(now)
     }
 
     /// Slots of all shards that anything was ever sent to.
@@ -147,15 +152,13 @@ impl<T> Limiter<T> {
             self.shards.resize_with(index + 1, || None);
         }
         self.shards[index].get_or_insert_with(|| {
-            Box::new(ShardLimiter { pace: Pace::new(), waiting: DeadlineQueue::default(), is_put_off: false })
+            Box::new(ShardLimiter { pace: Pace::new(), waiting: DeadlineQueue::default(), is_deferred: false })
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use core::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -228,9 +231,9 @@ mod tests {
                     self.limiter.release(self.now, slot, true, &self.config, |record| passed.push(record));
                     self.take_passed(slot, passed);
                 }
-                assert!(self.limiter.next_wake() > self.now, "no busy loop");
+                assert!(self.limiter.next_timer() > self.now, "no busy loop");
                 self.check();
-                self.now = self.limiter.next_wake().min(end);
+                self.now = self.limiter.next_timer().min(end);
                 if self.now == end {
                     break;
                 }
@@ -249,7 +252,7 @@ mod tests {
                 {
                     let mut pace = shard.pace;
                     let late = pace.try_take(release, first.size(), &self.config).is_ok();
-                    assert!(!late || self.limiter.next_wake() <= self.now, "what may go goes at the next release");
+                    assert!(!late || self.limiter.next_timer() <= self.now, "what may go goes at the next release");
                 }
             }
             assert!(self.waiting.iter().all(|waiting| waiting.3 > self.now), "what expires does not wait any longer");
@@ -311,12 +314,12 @@ mod tests {
         for ticket in 0..5 {
             limiter.push(ms(0), 3, single(ticket, Some(3), 10, ms(1), ms(60_000)), false, &config, pass);
         }
-        assert_eq!((passed.get(), limiter.next_wake()), (0, ms(60_000)), "woken only to expire");
-        assert!(limiter.take_put_off(|_| false).is_empty());
-        assert_eq!(limiter.take_put_off(|_| true), alloc::vec![3], "once, however often");
+        assert_eq!((passed.get(), limiter.next_timer()), (0, ms(60_000)), "woken only to expire");
+        assert!(limiter.take_deferred(|_| false).is_empty());
+        assert_eq!(limiter.take_deferred(|_| true), alloc::vec![3], "once, however often");
         limiter.release(ms(50_000), 3, true, &config, pass);
-        assert_eq!((passed.get(), limiter.next_wake()), (2, ms(50_500)), "a second's worth, and then what time gives");
-        assert!(limiter.take_put_off(|_| true).is_empty());
+        assert_eq!((passed.get(), limiter.next_timer()), (2, ms(50_500)), "a second's worth, and then what time gives");
+        assert!(limiter.take_deferred(|_| true).is_empty());
     }
 
     #[test]

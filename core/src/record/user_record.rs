@@ -7,8 +7,8 @@ use core::mem;
 
 use bytes::Bytes;
 
-use crate::hash_key::{HashKeyCache, hash_key, parse_explicit_hash_key};
 use crate::limits;
+use crate::record::hash_key::{HashKeyCache, hash_key, parse_explicit_hash_key};
 
 /// A user record: what an application puts, before it is packed into a Kinesis record.
 ///
@@ -176,14 +176,14 @@ impl PreparedRecord {
 /// A checked record, before its key is hashed.
 ///
 /// ```
-/// use kpl_core::{HashKeyCache, UserRecord, hash_key};
+/// use kpl_core::{CheckedRecord, HashKeyCache, UserRecord, hash_key};
 ///
 /// let mut records = vec![];
 /// for key in ["user-1", "user-2", "user-3"] {
 ///     records.push(UserRecord::new("events", key, "hello").check()?);
 /// }
 /// let mut keys = HashKeyCache::default();
-/// keys.hash_each(&mut records); // side by side
+/// CheckedRecord::hash_keys(&mut records, &mut keys); // side by side
 /// let prepared = records.remove(0).prepare(&mut keys);
 /// assert_eq!(prepared.hash_key(), hash_key("user-1"));
 /// # Ok::<(), kpl_core::PrepareError>(())
@@ -204,6 +204,14 @@ impl CheckedRecord {
     /// Bytes that count against the limits: data and partition key.
     pub fn size(&self) -> usize {
         self.prepared.size()
+    }
+
+    /// Hashes the partition keys of several records, if that has not been done yet.
+    ///
+    /// On a CPU with AVX2 or AVX-512 this takes a fraction of the time of hashing them one by one; 16 records fill the
+    /// registers of any CPU. Elsewhere it looks each key up in `cache`.
+    pub fn hash_keys<'a>(records: impl IntoIterator<Item = &'a mut Self>, cache: &mut HashKeyCache) {
+        cache.hash_each(records.into_iter().filter_map(Self::take_unhashed));
     }
 
     /// Hashes the key, if that has not been done yet. Hash keys of partition keys that come again are remembered.
@@ -326,7 +334,37 @@ fn name_in_arn(arn: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn keys_that_are_hashed_side_by_side_have_the_same_hash_keys(
+            batches in proptest::collection::vec(
+                proptest::collection::vec(("[a-d]{1,3}|.{1,12}|k{40,200}", proptest::option::of(any::<u128>())), 0..40),
+                1..10,
+            ),
+        ) {
+            let mut cache = HashKeyCache::default();
+            for batch in batches {
+                let user_record = |(key, explicit): &(String, Option<u128>)| {
+                    let record = UserRecord::new("events", key.clone(), "");
+                    explicit.map_or(record.clone(), |explicit| record.explicit_hash_key(explicit.to_string()))
+                };
+                let mut records: Vec<_> = batch.iter().map(|keys| user_record(keys).check().unwrap()).collect();
+                CheckedRecord::hash_keys(&mut records, &mut cache);
+                for (record, keys) in records.into_iter().zip(&batch) {
+                    prop_assert!(record.clone().take_unhashed().is_none());
+                    let prepared = record.prepare(&mut cache);
+                    prop_assert_eq!(prepared.hash_key(), keys.1.unwrap_or_else(|| hash_key(&keys.0)));
+                    prop_assert_eq!(UserRecord::from(prepared), user_record(keys), "the record is what it was");
+                }
+            }
+        }
+    }
 
     fn refusal(record: UserRecord) -> String {
         let error = record.clone().prepare().unwrap_err();

@@ -10,18 +10,18 @@ use aws_sdk_kinesis::error::BoxError;
 /// Watches one request. The SDK's errors do not tell credentials that cannot be had, or that take too long, from a reply
 /// that does not come; this does.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Handover(Arc<AtomicBool>);
+pub(super) struct Transmission(Arc<AtomicBool>);
 
-impl Handover {
+impl Transmission {
     /// Whether the request was given to the HTTP client.
-    pub(super) fn happened(&self) -> bool {
+    pub(super) fn has_started(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-impl Intercept for Handover {
+impl Intercept for Transmission {
     fn name(&self) -> &'static str {
-        "kpl handover"
+        "kpl transmission"
     }
 
     /// The last that happens before the HTTP client gets the request.

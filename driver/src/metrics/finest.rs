@@ -8,7 +8,7 @@ use kpl_core::metrics::{Datum, Latency, Metric, MetricsReport, StatisticSet};
 /// A metric at its finest: no other leaf has any of it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Leaf<'a> {
+pub struct FinestDatum<'a> {
     /// Which metric.
     pub metric: Metric,
     /// Of which error code, for [`Metric::ErrorsByCode`].
@@ -25,8 +25,8 @@ pub struct Leaf<'a> {
 ///
 /// They are the shards' data, and of each stream what is in none of its shards: requests that failed as a whole, records
 /// that failed before their shard was known. Errors are told by code only, since each has one.
-pub fn leaves(report: &MetricsReport) -> Vec<Leaf<'_>> {
-    let mut leaves = Vec::with_capacity(report.data.len());
+pub fn finest_data(report: &MetricsReport) -> Vec<FinestDatum<'_>> {
+    let mut finest_data = Vec::with_capacity(report.data.len());
     for of_metric in report.data.chunk_by(|a, b| (a.metric, &a.error_code) == (b.metric, &b.error_code)) {
         if of_metric.iter().any(|datum| datum.metric == Metric::ErrorsByCode && datum.error_code.is_none()) {
             continue;
@@ -35,35 +35,35 @@ pub fn leaves(report: &MetricsReport) -> Vec<Leaf<'_>> {
         let mut sums = Vec::new();
         for of_stream in streams.chunk_by(|a, b| a.stream == b.stream) {
             let (stream, shards) = of_stream.split_at(of_stream.partition_point(|datum| datum.shard.is_none()));
-            leaves.extend(shards.iter().map(leaf));
-            leaves.extend(stream.iter().filter_map(|stream| rest(stream, shards)));
+            finest_data.extend(shards.iter().map(finest));
+            finest_data.extend(stream.iter().filter_map(|stream| rest(stream, shards)));
             sums.extend_from_slice(stream);
         }
-        leaves.extend(whole.iter().filter_map(|whole| rest(whole, &sums)));
+        finest_data.extend(whole.iter().filter_map(|whole| rest(whole, &sums)));
     }
-    leaves
+    finest_data
 }
 
-fn leaf(datum: &Datum) -> Leaf<'_> {
+fn finest(datum: &Datum) -> FinestDatum<'_> {
     let Datum { metric, error_code, stream, shard, statistics, .. } = datum;
     let (error_code, stream, shard) = (error_code.as_ref(), stream.as_ref(), shard.as_ref());
-    Leaf { metric: *metric, error_code, stream, shard, statistics: *statistics }
+    FinestDatum { metric: *metric, error_code, stream, shard, statistics: *statistics }
 }
 
 /// What is in `whole` and in none of its parts, if there is something.
-fn rest<'a>(whole: &'a Datum, parts: &[Datum]) -> Option<Leaf<'a>> {
-    let mut leaf = leaf(whole);
+fn rest<'a>(whole: &'a Datum, parts: &[Datum]) -> Option<FinestDatum<'a>> {
+    let mut finest = finest(whole);
     for part in parts {
-        leaf.statistics.count = leaf.statistics.count.saturating_sub(part.statistics.count);
-        leaf.statistics.sum -= part.statistics.sum;
+        finest.statistics.count = finest.statistics.count.saturating_sub(part.statistics.count);
+        finest.statistics.sum -= part.statistics.sum;
     }
     // No metric is negative; rounding may be.
-    leaf.statistics.sum = leaf.statistics.sum.max(0.0);
-    (!leaf.statistics.is_empty()).then_some(leaf)
+    finest.statistics.sum = finest.statistics.sum.max(0.0);
+    (!finest.statistics.is_empty()).then_some(finest)
 }
 
 /// Latencies at their finest: by stream, if streams are told apart.
-pub fn latency_leaves(report: &MetricsReport) -> impl Iterator<Item = &Latency> + Clone {
+pub fn finest_latencies(report: &MetricsReport) -> impl Iterator<Item = &Latency> + Clone {
     let by_stream = report.latencies.iter().any(|latency| latency.stream.is_some());
     report.latencies.iter().filter(move |latency| latency.stream.is_some() == by_stream)
 }
@@ -73,14 +73,14 @@ pub fn latency_leaves(report: &MetricsReport) -> impl Iterator<Item = &Latency> 
     not(any(feature = "dogstatsd", feature = "metrics-facade", feature = "opentelemetry")),
     allow(dead_code, reason = "for sinks that have a gauge of it")
 )]
-pub(super) fn pending_changes<'a>(leaves: &[Leaf<'a>]) -> BTreeMap<Option<&'a Arc<str>>, i64> {
+pub(super) fn pending_changes<'a>(finest_data: &[FinestDatum<'a>]) -> BTreeMap<Option<&'a Arc<str>>, i64> {
     let mut changes = BTreeMap::new();
-    for leaf in leaves {
-        let count = i64::try_from(leaf.statistics.count).unwrap_or(i64::MAX);
-        match leaf.metric {
-            Metric::UserRecordsReceived => *changes.entry(leaf.stream).or_default() += count,
+    for finest in finest_data {
+        let count = i64::try_from(finest.statistics.count).unwrap_or(i64::MAX);
+        match finest.metric {
+            Metric::UserRecordsReceived => *changes.entry(finest.stream).or_default() += count,
             // Each record that ends is counted there once, however it ends.
-            Metric::RetriesPerRecord => *changes.entry(leaf.stream).or_default() -= count,
+            Metric::RetriesPerRecord => *changes.entry(finest.stream).or_default() -= count,
             _ => {}
         }
     }
@@ -119,13 +119,17 @@ mod tests {
             act(&mut producer, now, &mut batches, &mut reports);
             for batch in batches.drain(..) {
                 let reply = answer(&batch, *fate);
-                producer.respond(now, batch, reply);
+                producer.handle_reply(now, batch, reply);
             }
         }
         producer.close(now, now);
         act(&mut producer, now, &mut batches, &mut reports);
         while let Some(batch) = batches.pop() {
-            producer.respond(now, batch, Reply::Failed(RequestError::new(Delivery::Unanswered, "Cancelled", "late")));
+            producer.handle_reply(
+                now,
+                batch,
+                Reply::Failed(RequestError::new(Delivery::Unanswered, "Cancelled", "late")),
+            );
             act(&mut producer, now, &mut batches, &mut reports);
         }
         assert!(producer.is_drained());
@@ -148,14 +152,14 @@ mod tests {
                         parents: [None, None],
                     };
                     let shards = vec![shard("shard-0", 0, half), shard("shard-1", half + 1, u128::MAX)];
-                    producer.respond_shards(now, &request, Ok(ShardPage { shards, next_token: None }));
+                    producer.handle_shards(now, &request, Ok(ShardPage { shards, next_token: None }));
                 }
                 Action::ListShards(request) => {
                     let denied = RequestError::new(Delivery::Refused, "AccessDeniedException", "no");
-                    producer.respond_shards(now, &request, Err(denied));
+                    producer.handle_shards(now, &request, Err(denied));
                 }
                 Action::DescribeStream(request) => {
-                    producer.respond_stream(now, &request, Ok(StreamSummary::default()));
+                    producer.handle_stream_summary(now, &request, Ok(StreamSummary::default()));
                 }
                 Action::ExportMetrics(observations) => reports.push(observations.roll_up()),
                 _ => {}
@@ -185,23 +189,23 @@ mod tests {
         ) {
             use MetricsGranularity::{Global, Shard, Stream};
             for report in reports([Global, Stream, Shard][granularity], &steps) {
-                let leaves = leaves(&report);
+                let finest_data = finest_data(&report);
                 for whole in report.data.iter().filter(|datum| datum.shard.is_none()) {
                     // All errors together are the sum of their codes.
                     let all_codes = whole.metric == Metric::ErrorsByCode && whole.error_code.is_none();
                     let mut sum = StatisticSet::EMPTY;
-                    let of_whole = leaves.iter().filter(|leaf| {
-                        leaf.metric == whole.metric
-                            && (all_codes || leaf.error_code == whole.error_code.as_ref())
-                            && (whole.stream.is_none() || leaf.stream == whole.stream.as_ref())
+                    let of_whole = finest_data.iter().filter(|finest| {
+                        finest.metric == whole.metric
+                            && (all_codes || finest.error_code == whole.error_code.as_ref())
+                            && (whole.stream.is_none() || finest.stream == whole.stream.as_ref())
                     });
-                    of_whole.for_each(|leaf| sum.merge(&leaf.statistics));
+                    of_whole.for_each(|finest| sum.merge(&finest.statistics));
                     prop_assert_eq!(sum.count, whole.statistics.count, "{:?}", whole);
                     let off = (sum.sum - whole.statistics.sum).abs();
                     prop_assert!(off <= whole.statistics.sum * 1e-9, "{} of {:?}", sum.sum, whole);
                     prop_assert_eq!((sum.min, sum.max), (whole.statistics.min, whole.statistics.max));
                 }
-                let latencies = latency_leaves(&report).map(|latency| latency.put_to_ack.count());
+                let latencies = finest_latencies(&report).map(|latency| latency.put_to_ack.count());
                 let whole = report.latency().map_or(0, |latency| latency.put_to_ack.count());
                 prop_assert_eq!(latencies.sum::<u64>(), whole);
             }
@@ -213,10 +217,10 @@ mod tests {
         ) {
             let mut reports = reports(MetricsGranularity::Shard, &steps);
             let total = reports.pop().unwrap();
-            prop_assert!(pending_changes(&leaves(&total)).values().all(|change| *change == 0));
+            prop_assert!(pending_changes(&finest_data(&total)).values().all(|change| *change == 0));
             let mut sums = BTreeMap::<_, i64>::new();
             for report in &reports {
-                for (stream, change) in pending_changes(&leaves(report)) {
+                for (stream, change) in pending_changes(&finest_data(report)) {
                     let pending = sums.entry(stream.cloned()).or_default();
                     *pending += change;
                     prop_assert!(*pending >= 0);
@@ -231,8 +235,8 @@ mod tests {
         // A request that fails as a whole, and then records that are stored on shards.
         let reports = reports(MetricsGranularity::Shard, &[(4, 0, 500), (4, 0, 500), (4, 4, 900), (0, 2, 900)]);
         let (total, mut kinds) = (reports.last().unwrap(), Vec::new());
-        for leaf in leaves(total).iter().filter(|leaf| leaf.metric == Metric::ErrorsByCode) {
-            kinds.push((leaf.error_code.unwrap().to_string(), leaf.shard.is_some()));
+        for finest in finest_data(total).iter().filter(|finest| finest.metric == Metric::ErrorsByCode) {
+            kinds.push((finest.error_code.unwrap().to_string(), finest.shard.is_some()));
         }
         assert!(kinds.contains(&("ConnectFailure".to_owned(), false)), "{kinds:?}");
         assert!(kinds.iter().any(|(_, has_shard)| *has_shard), "{kinds:?}");

@@ -3,8 +3,9 @@
 
 use core::time::Duration;
 
-use crate::rng::Rng;
-use crate::time::Instant;
+use fastrand::Rng;
+
+use crate::time::{Instant, random_duration};
 
 /// The first wait after a failure, of which half is jitter, and the wait for what an answer did not tell yet.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
@@ -13,12 +14,12 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// The state of a question that is asked again and again: the stream's shards, or its description.
 #[derive(Debug)]
-pub(crate) struct Inquiry {
-    ask_at: Instant,
+pub(crate) struct RefreshSchedule {
+    due: Instant,
     /// When the question under way was asked.
-    asked_at: Option<Instant>,
+    sent_at: Option<Instant>,
     /// When the last answered question was asked: what happened before that, the answer tells.
-    answered_as_of: Option<Instant>,
+    answered_request_sent_at: Option<Instant>,
     /// The next wait after a failure.
     backoff: Duration,
     /// When the last question failed, if trying again might help.
@@ -26,30 +27,30 @@ pub(crate) struct Inquiry {
     finished: bool,
 }
 
-impl Inquiry {
-    /// A question to be asked at `ask_at` ([`Instant::NEVER`]: not unless wanted).
-    pub(crate) fn new(ask_at: Instant) -> Self {
+impl RefreshSchedule {
+    /// A question to be asked at `due` ([`Instant::NEVER`]: not unless wanted).
+    pub(crate) fn new(due: Instant) -> Self {
         Self {
-            ask_at,
-            asked_at: None,
-            answered_as_of: None,
+            due,
+            sent_at: None,
+            answered_request_sent_at: None,
             backoff: BACKOFF_MIN,
             failed_at: None,
-            finished: ask_at == Instant::NEVER,
+            finished: due == Instant::NEVER,
         }
     }
 
     /// Whether the first answer, good or bad, is still to come.
-    pub(crate) fn is_first(&self) -> bool {
+    pub(crate) fn awaits_first_answer(&self) -> bool {
         !self.finished
     }
 
     /// Something at `seen` says that the last answer is out of date. A burst of those makes one question.
-    pub(crate) fn want(&mut self, now: Instant, seen: Instant) {
-        let told = self.asked_at.max(self.answered_as_of).is_some_and(|asked| seen < asked);
-        if self.ask_at == Instant::NEVER && self.asked_at.is_none() && !told {
-            let earliest = self.answered_as_of.map_or(now, |asked| asked + BACKOFF_MIN);
-            self.ask_at = earliest.max(now);
+    pub(crate) fn request(&mut self, now: Instant, seen: Instant) {
+        let told = self.sent_at.max(self.answered_request_sent_at).is_some_and(|asked| seen < asked);
+        if self.due == Instant::NEVER && self.sent_at.is_none() && !told {
+            let earliest = self.answered_request_sent_at.map_or(now, |asked| asked + BACKOFF_MIN);
+            self.due = earliest.max(now);
         }
     }
 
@@ -59,40 +60,40 @@ impl Inquiry {
     }
 
     /// The last answer was not good enough: asks again after the backoff, whatever else is known.
-    pub(crate) fn want_later(&mut self, now: Instant, rng: &mut Rng) {
-        if self.ask_at == Instant::NEVER && self.asked_at.is_none() {
-            self.ask_at = now + self.next_backoff(rng);
+    pub(crate) fn request_after_backoff(&mut self, now: Instant, rng: &mut Rng) {
+        if self.due == Instant::NEVER && self.sent_at.is_none() {
+            self.due = now + self.next_backoff(rng);
         }
     }
 
     /// The service answers again: a wait that grew while it did not is over.
-    pub(crate) fn hurry(&mut self, now: Instant) {
+    pub(crate) fn expedite(&mut self, now: Instant) {
         if let Some(failed_at) = self.failed_at {
-            self.ask_at = self.ask_at.min(now.max(failed_at + BACKOFF_MIN));
+            self.due = self.due.min(now.max(failed_at + BACKOFF_MIN));
         }
     }
 
     /// When the question is to be asked.
     pub(crate) fn next(&self) -> Instant {
-        self.ask_at
+        self.due
     }
 
     /// Whether the question is to be asked now; then it counts as asked.
     pub(crate) fn take_due(&mut self, now: Instant) -> bool {
-        if self.ask_at > now {
+        if self.due > now {
             return false;
         }
-        self.ask_at = Instant::NEVER;
-        self.asked_at = Some(now);
+        self.due = Instant::NEVER;
+        self.sent_at = Some(now);
         self.failed_at = None;
         true
     }
 
-    /// The answer is there; whether it is good enough, [`settle`](Self::settle) or [`want_later`](Self::want_later) tells.
+    /// The answer is there; whether it is good enough, [`settle`](Self::settle) or [`request_after_backoff`](Self::request_after_backoff) tells.
     /// Answers to questions that were not asked are told apart.
     pub(crate) fn succeeded(&mut self) -> bool {
-        let Some(asked) = self.asked_at.take() else { return false };
-        self.answered_as_of = Some(asked);
+        let Some(asked) = self.sent_at.take() else { return false };
+        self.answered_request_sent_at = Some(asked);
         self.finished = true;
         true
     }
@@ -100,17 +101,17 @@ impl Inquiry {
     /// No answer: asks again after a while, which is returned. Whether that might help as soon as the service can be
     /// reached again is for the caller to say.
     pub(crate) fn failed(&mut self, now: Instant, passing: bool, rng: &mut Rng) -> Option<Duration> {
-        self.asked_at.take()?;
+        self.sent_at.take()?;
         self.failed_at = passing.then_some(now);
         self.finished = true;
         let wait = self.next_backoff(rng);
-        self.ask_at = now + wait;
+        self.due = now + wait;
         Some(wait)
     }
 
     /// Doubles the backoff; half of it is jitter, since many producers meet the same trouble at the same time.
     fn next_backoff(&mut self, rng: &mut Rng) -> Duration {
-        let wait = self.backoff / 2 + rng.up_to(self.backoff / 2);
+        let wait = self.backoff / 2 + random_duration(rng, self.backoff / 2);
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
         wait
     }
@@ -119,10 +120,9 @@ impl Inquiry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Rng;
     use crate::testing::ms;
     use alloc::vec::Vec;
-    use proptest::prelude::*;
+    use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
     #[derive(Clone, Debug)]
     enum Step {
@@ -149,35 +149,35 @@ mod tests {
     proptest! {
         #[test]
         fn one_question_at_a_time_never_in_a_row_and_never_forgotten(steps in steps(), seed in any::<u64>()) {
-            let mut rng = Rng::new(seed);
-            let mut inquiry = Inquiry::new(ms(10_000));
+            let mut rng = Rng::with_seed(seed);
+            let mut schedule = RefreshSchedule::new(ms(10_000));
             let mut now = 10_000;
             let (mut under_way, mut answered, mut last_asked) = (false, false, None);
             for step in steps {
                 match step {
                     Step::Want { ago } => {
                         let seen = ms(now - ago);
-                        inquiry.want(ms(now), seen);
+                        schedule.request(ms(now), seen);
                         if !under_way && last_asked.is_none_or(|asked| seen >= asked) {
-                            prop_assert!(inquiry.next() <= ms(now) + BACKOFF_MAX, "a reason that is news is not lost");
+                            prop_assert!(schedule.next() <= ms(now) + BACKOFF_MAX, "a reason that is news is not lost");
                         }
                     }
                     Step::WantLater => {
-                        inquiry.want_later(ms(now), &mut rng);
-                        prop_assert!(under_way || inquiry.next() <= ms(now) + BACKOFF_MAX);
+                        schedule.request_after_backoff(ms(now), &mut rng);
+                        prop_assert!(under_way || schedule.next() <= ms(now) + BACKOFF_MAX);
                     }
-                    Step::Hurry => inquiry.hurry(ms(now)),
+                    Step::Hurry => schedule.expedite(ms(now)),
                     Step::Succeed => {
-                        prop_assert_eq!(inquiry.succeeded(), under_way);
+                        prop_assert_eq!(schedule.succeeded(), under_way);
                         answered |= under_way;
                         under_way = false;
                     }
                     Step::Fail { passing } => {
-                        let wait = inquiry.failed(ms(now), passing, &mut rng);
+                        let wait = schedule.failed(ms(now), passing, &mut rng);
                         prop_assert_eq!(wait.is_some(), under_way);
                         if let Some(wait) = wait {
                             prop_assert!(BACKOFF_MIN / 2 <= wait && wait <= BACKOFF_MAX);
-                            prop_assert_eq!(inquiry.next(), ms(now) + wait);
+                            prop_assert_eq!(schedule.next(), ms(now) + wait);
                         }
                         answered |= under_way;
                         under_way = false;
@@ -185,70 +185,70 @@ mod tests {
                     Step::Pass { millis } => now += millis,
                 }
                 if under_way {
-                    prop_assert_eq!(inquiry.next(), Instant::NEVER, "one at a time");
+                    prop_assert_eq!(schedule.next(), Instant::NEVER, "one at a time");
                 }
-                let due = inquiry.next() <= ms(now);
-                prop_assert_eq!(inquiry.take_due(ms(now)), due);
+                let due = schedule.next() <= ms(now);
+                prop_assert_eq!(schedule.take_due(ms(now)), due);
                 if due {
                     let pause = last_asked.map(|asked| ms(now).saturating_since(asked));
                     prop_assert!(pause.is_none_or(|pause| pause >= BACKOFF_MIN / 2), "{:?}", pause);
                     (under_way, last_asked) = (true, Some(ms(now)));
                 }
-                prop_assert_eq!(inquiry.is_first(), !answered);
+                prop_assert_eq!(schedule.awaits_first_answer(), !answered);
             }
         }
     }
 
     #[test]
     fn a_burst_of_reasons_makes_one_question() {
-        let mut inquiry = Inquiry::new(ms(0));
-        assert!(inquiry.is_first());
-        assert!(inquiry.take_due(ms(0)) && !inquiry.take_due(ms(0)));
-        assert!(inquiry.succeeded());
-        assert!(!inquiry.is_first());
-        assert!(!inquiry.succeeded(), "nobody asked");
+        let mut schedule = RefreshSchedule::new(ms(0));
+        assert!(schedule.awaits_first_answer());
+        assert!(schedule.take_due(ms(0)) && !schedule.take_due(ms(0)));
+        assert!(schedule.succeeded());
+        assert!(!schedule.awaits_first_answer());
+        assert!(!schedule.succeeded(), "nobody asked");
 
         for i in 0..100 {
-            inquiry.want(ms(2_000 + i), ms(1_900 + i));
+            schedule.request(ms(2_000 + i), ms(1_900 + i));
         }
-        assert!(inquiry.take_due(ms(2_000)));
-        inquiry.want(ms(2_001), ms(1_999));
-        assert!(inquiry.succeeded());
-        inquiry.want(ms(2_100), ms(1_999));
-        assert_eq!(inquiry.next(), Instant::NEVER, "the answer is newer than the reason");
-        inquiry.want(ms(2_100), ms(2_050));
-        assert_eq!(inquiry.next(), ms(3_000), "a newer reason waits until a second has passed");
+        assert!(schedule.take_due(ms(2_000)));
+        schedule.request(ms(2_001), ms(1_999));
+        assert!(schedule.succeeded());
+        schedule.request(ms(2_100), ms(1_999));
+        assert_eq!(schedule.next(), Instant::NEVER, "the answer is newer than the reason");
+        schedule.request(ms(2_100), ms(2_050));
+        assert_eq!(schedule.next(), ms(3_000), "a newer reason waits until a second has passed");
     }
 
     #[test]
     fn failures_wait_longer_and_longer_up_to_half_a_minute() {
-        let mut inquiry = Inquiry::new(ms(0));
-        let mut rng = Rng::new(1);
+        let mut schedule = RefreshSchedule::new(ms(0));
+        let mut rng = Rng::with_seed(1);
         let mut now = ms(0);
         for expected in [1, 2, 4, 8, 16, 30, 30] {
-            assert!(inquiry.take_due(now));
-            let wait = inquiry.failed(now, true, &mut rng).unwrap();
+            assert!(schedule.take_due(now));
+            let wait = schedule.failed(now, true, &mut rng).unwrap();
             let expected = Duration::from_secs(expected);
             assert!(expected / 2 <= wait && wait <= expected, "{wait:?} of {expected:?}");
-            inquiry.want(now, now);
-            assert_eq!(inquiry.next(), now + wait, "new reasons do not shorten the wait");
+            schedule.request(now, now);
+            assert_eq!(schedule.next(), now + wait, "new reasons do not shorten the wait");
             now = now + wait;
         }
-        inquiry.hurry(now);
-        assert_eq!(inquiry.next(), now, "the service answers again");
-        assert!(inquiry.take_due(now));
-        inquiry.failed(now, false, &mut rng).unwrap();
-        let next = inquiry.next();
-        inquiry.hurry(now);
-        assert_eq!(inquiry.next(), next, "what was refused is not asked for again and again");
+        schedule.expedite(now);
+        assert_eq!(schedule.next(), now, "the service answers again");
+        assert!(schedule.take_due(now));
+        schedule.failed(now, false, &mut rng).unwrap();
+        let next = schedule.next();
+        schedule.expedite(now);
+        assert_eq!(schedule.next(), next, "what was refused is not asked for again and again");
         now = next;
-        assert!(inquiry.take_due(now) && inquiry.succeeded());
-        inquiry.want_later(now, &mut rng);
-        assert!(inquiry.next() >= now + BACKOFF_MAX / 2, "an answer that is not good enough ends no backoff");
-        now = inquiry.next();
-        assert!(inquiry.take_due(now) && inquiry.succeeded());
-        inquiry.settle();
-        inquiry.want_later(now, &mut rng);
-        assert!(inquiry.next() <= now + BACKOFF_MIN, "one that is does");
+        assert!(schedule.take_due(now) && schedule.succeeded());
+        schedule.request_after_backoff(now, &mut rng);
+        assert!(schedule.next() >= now + BACKOFF_MAX / 2, "an answer that is not good enough ends no backoff");
+        now = schedule.next();
+        assert!(schedule.take_due(now) && schedule.succeeded());
+        schedule.settle();
+        schedule.request_after_backoff(now, &mut rng);
+        assert!(schedule.next() <= now + BACKOFF_MIN, "one that is does");
     }
 }

@@ -1,4 +1,7 @@
-//! Time as the state machine sees it: a number that the driver hands in.
+//! Time as the state machine sees it: a number that the driver passes in.
+
+pub(crate) mod deadline_queue;
+pub(crate) mod timers;
 
 use core::fmt;
 use core::ops::Add;
@@ -71,6 +74,11 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Returns a random duration from zero to `max`, inclusive: full jitter.
+pub(crate) fn random_duration(rng: &mut fastrand::Rng, max: Duration) -> Duration {
+    Duration::from_nanos(rng.u64(..=nanos(max)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +99,17 @@ mod tests {
         assert_eq!((ms(0).round_down(ten), ms(9).round_down(ten), ms(10).round_down(ten)), (ms(0), ms(0), ms(10)));
         assert_eq!((ms(0).round_up(ten), ms(1).round_up(ten), ms(10).round_up(ten)), (ms(0), ms(10), ms(10)));
         assert_eq!((ms(10) + Duration::from_nanos(1)).round_up(ten), ms(20));
+    }
+
+    #[test]
+    fn jitter_is_spread_from_nothing_to_the_most() {
+        let (mut rng, most) = (fastrand::Rng::with_seed(1), Duration::from_secs(8));
+        let mut eighths = [0; 8];
+        for _ in 0..8_000 {
+            eighths[random_duration(&mut rng, most - Duration::from_nanos(1)).as_secs() as usize] += 1;
+        }
+        assert!(eighths.iter().all(|count| (800..1_200).contains(count)), "{eighths:?}");
+        assert_eq!(random_duration(&mut rng, Duration::ZERO), Duration::ZERO);
     }
 
     #[test]

@@ -14,13 +14,13 @@ const STALE_MAX: usize = 64;
 /// An alarm is only ever moved forward. Whoever is woken looks at what is due then and sets the alarm again, so an alarm
 /// that became too early costs one wake-up and nothing else, and a put that moves no deadline forward costs nothing.
 #[derive(Debug, Default)]
-pub(crate) struct Wakes {
+pub(crate) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, u32)>>,
     /// By number: when it will be woken. Entries of the heap that disagree are stale.
     armed: Vec<Instant>,
 }
 
-impl Wakes {
+impl Timers {
     /// Wakes `number` at `at`, or earlier if it is to be woken earlier.
     pub(crate) fn arm(&mut self, number: u32, at: Instant) {
         let slot = number as usize;
@@ -81,67 +81,67 @@ mod tests {
                 0..200,
             ),
         ) {
-            let mut wakes = Wakes::default();
+            let mut timers = Timers::default();
             let mut model: BTreeMap<u32, Instant> = BTreeMap::new();
             let mut now = 0;
             for (number, millis) in steps {
                 if let Some(number) = number {
-                    wakes.arm(number, ms(now + millis));
+                    timers.arm(number, ms(now + millis));
                     let at = model.entry(number).or_insert(Instant::NEVER);
                     *at = (*at).min(ms(now + millis));
                 } else {
                     now += millis;
                     let mut woken = Vec::new();
-                    while let Some(number) = wakes.pop_due(ms(now)) {
+                    while let Some(number) = timers.pop_due(ms(now)) {
                         woken.extend(model.remove(&number).map(|at| (at, number)));
                     }
                     prop_assert!(woken.is_sorted() && woken.iter().all(|(at, _)| *at <= ms(now)), "{:?}", woken);
                     prop_assert!(model.values().all(|at| *at > ms(now)), "nobody is forgotten");
-                    prop_assert!(wakes.next() > ms(now), "no busy loop");
+                    prop_assert!(timers.next() > ms(now), "no busy loop");
                 }
                 let first = model.values().min().copied().unwrap_or(Instant::NEVER);
-                prop_assert!(wakes.next() <= first, "nobody is woken late");
+                prop_assert!(timers.next() <= first, "nobody is woken late");
             }
         }
     }
 
     #[test]
     fn the_earliest_alarm_of_a_number_counts_and_fires_once() {
-        let mut wakes = Wakes::default();
-        wakes.arm(3, ms(50));
-        wakes.arm(3, ms(40));
-        wakes.arm(3, ms(60));
-        wakes.arm(1, ms(45));
-        assert_eq!(wakes.next(), ms(40));
-        assert_eq!(wakes.pop_due(ms(39)), None);
-        assert_eq!(wakes.pop_due(ms(100)), Some(3));
-        assert_eq!(wakes.pop_due(ms(100)), Some(1));
-        assert_eq!(wakes.pop_due(ms(100)), None);
-        assert_eq!(wakes.next(), Instant::NEVER);
-        wakes.arm(3, ms(200));
-        assert_eq!(wakes.pop_due(ms(200)), Some(3), "a number can be armed again");
+        let mut timers = Timers::default();
+        timers.arm(3, ms(50));
+        timers.arm(3, ms(40));
+        timers.arm(3, ms(60));
+        timers.arm(1, ms(45));
+        assert_eq!(timers.next(), ms(40));
+        assert_eq!(timers.pop_due(ms(39)), None);
+        assert_eq!(timers.pop_due(ms(100)), Some(3));
+        assert_eq!(timers.pop_due(ms(100)), Some(1));
+        assert_eq!(timers.pop_due(ms(100)), None);
+        assert_eq!(timers.next(), Instant::NEVER);
+        timers.arm(3, ms(200));
+        assert_eq!(timers.pop_due(ms(200)), Some(3), "a number can be armed again");
     }
 
     #[test]
     fn alarms_that_were_moved_forward_do_not_pile_up() {
-        let mut wakes = Wakes::default();
-        (1..=200).for_each(|number| wakes.arm(number, ms(200_000)));
+        let mut timers = Timers::default();
+        (1..=200).for_each(|number| timers.arm(number, ms(200_000)));
         for now in 0..10_000 {
-            wakes.arm(0, ms(100_000));
-            wakes.arm(0, ms(now));
-            assert_eq!(wakes.pop_due(ms(now)), Some(0));
-            assert!(wakes.heap.len() <= 500, "{} entries for 201 alarms", wakes.heap.len());
+            timers.arm(0, ms(100_000));
+            timers.arm(0, ms(now));
+            assert_eq!(timers.pop_due(ms(now)), Some(0));
+            assert!(timers.heap.len() <= 500, "{} entries for 201 alarms", timers.heap.len());
         }
-        assert_eq!(wakes.pop_due(ms(199_999)), None, "all that is left of the first is stale");
-        let woken: Vec<u32> = core::iter::from_fn(|| wakes.pop_due(ms(200_000))).collect();
+        assert_eq!(timers.pop_due(ms(199_999)), None, "all that is left of the first is stale");
+        let woken: Vec<u32> = core::iter::from_fn(|| timers.pop_due(ms(200_000))).collect();
         assert_eq!(woken, (1..=200).collect::<Vec<_>>());
     }
 
     #[test]
     fn an_alarm_that_moves_nothing_forward_costs_nothing() {
-        let mut wakes = Wakes::default();
-        (0..10).for_each(|_| wakes.arm(3, ms(5)));
-        (0..10).for_each(|later| wakes.arm(3, ms(6 + later)));
-        assert_eq!(wakes.heap.len(), 1);
+        let mut timers = Timers::default();
+        (0..10).for_each(|_| timers.arm(3, ms(5)));
+        (0..10).for_each(|later| timers.arm(3, ms(6 + later)));
+        assert_eq!(timers.heap.len(), 1);
     }
 }

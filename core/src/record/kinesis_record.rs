@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use crate::codec::{self, AGGREGATE_PARTITION_KEY, EncodeItem, Encoder, FRAME_SIZE, Placement};
-use crate::outcome::FailedAttempts;
-use crate::record::{Entry, PartitionKey};
+use crate::record::attempt::FailedAttempts;
+use crate::record::user_record::{Entry, PartitionKey};
 use crate::time::Instant;
 
 /// A user record on its way, with its caller's ticket.
@@ -233,7 +233,7 @@ impl<T> KinesisRecord<T> {
 /// The records of one PutRecords request, with their callers' tickets: the batch owns them while it is under way.
 ///
 /// The driver sends what [`records`](Self::records) says, in that order, and gives the batch back with the reply:
-/// [`Producer::respond`](crate::Producer::respond).
+/// [`Producer::handle_reply`](crate::Producer::handle_reply).
 #[derive(Debug)]
 #[must_use = "a batch that is not given back never resolves its records"]
 pub struct Batch<T> {
@@ -262,11 +262,11 @@ impl<T> Batch<T> {
         while !rest.is_empty() {
             encoder.clear();
             let fits = rest.iter().take_while(|record| {
-                let is_room = encoder.has_room();
-                if is_room && record.is_aggregated() {
+                let can_release = encoder.has_room();
+                if can_release && record.is_aggregated() {
                     encoder.push(record.encode_items(), record.message_size);
                 }
-                is_room
+                can_release
             });
             let (group, others) = rest.split_at(fits.count());
             let mut aggregates = encoder.finish();

@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use hashbrown::HashMap;
 
-use crate::kinesis_record::ShardRef;
+use crate::record::kinesis_record::ShardRef;
 use crate::reply::ListedShard;
 use crate::time::Instant;
 
@@ -51,14 +51,14 @@ struct Known {
 
 /// What a new list of shards changed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Change {
+pub(crate) struct MapChange {
     /// Slots of shards that take no more records.
     pub(crate) closed: Vec<u32>,
     /// Slots that were given up and may be reused.
     pub(crate) forgotten: Vec<u32>,
     /// Whether the open shards cover every hash key exactly once. If not, the list was taken in the middle of a
     /// reshard, or its pages do not belong together.
-    pub(crate) whole: bool,
+    pub(crate) is_complete: bool,
 }
 
 /// Where to look for a hash key: the space of hash keys in equal parts, at least as many as there are shards. Shards are
@@ -125,12 +125,12 @@ impl ShardMap {
     }
 
     /// Takes a new list of the stream's shards. Any list is legal; what is contradictory in it is left out.
-    pub(crate) fn replace(&mut self, now: Instant, listed: Vec<ListedShard>) -> Change {
+    pub(crate) fn replace(&mut self, now: Instant, listed: Vec<ListedShard>) -> MapChange {
         self.listing += 1;
         let forgotten = self.forget_old(now);
         let opening = self.learn(now, listed);
         let before = core::mem::take(&mut self.open);
-        let whole = self.open_all(now, opening);
+        let is_complete = self.open_all(now, opening);
         self.index = Index::new(&self.open);
         let mut closed = Vec::new();
         for Open { shard, .. } in before {
@@ -139,15 +139,15 @@ impl ShardMap {
                 closed.push(shard.slot);
             }
         }
-        Change { closed, forgotten, whole }
+        MapChange { closed, forgotten, is_complete }
     }
 
     /// Forgets everything: the stream is gone, and one of the same name may have other ranges.
-    pub(crate) fn clear(&mut self) -> Change {
+    pub(crate) fn clear(&mut self) -> MapChange {
         let Self { open, slots_used, listing, .. } = core::mem::take(self);
         self.listing = listing;
         let closed = open.into_iter().map(|open| open.shard.slot).collect();
-        Change { closed, forgotten: (0..slots_used).collect(), whole: false }
+        MapChange { closed, forgotten: (0..slots_used).collect(), is_complete: false }
     }
 
     /// Remembers the ranges of all shards of a list, and gives those that seem open, by their ranges.
@@ -174,23 +174,23 @@ impl ShardMap {
     /// Opens shards in the order of their ranges, but for those that overlap the one before. Says whether together they
     /// take every hash key.
     fn open_all(&mut self, now: Instant, opening: Vec<ListedShard>) -> bool {
-        let mut whole = true;
+        let mut is_complete = true;
         let mut next_start = Some(0_u128);
         for ListedShard { id, start, end, .. } in opening {
             let twice = self.known.get(&id).is_some_and(|known| known.open_in == self.listing);
             if twice || next_start.is_none_or(|next| start < next) {
-                whole = false;
+                is_complete = false;
                 if !twice {
                     self.mark_gone(now, &id);
                 }
                 continue;
             }
-            whole &= next_start == Some(start);
+            is_complete &= next_start == Some(start);
             next_start = end.checked_add(1);
             let slot = self.open_slot(&id, (start, end));
             self.open.push(Open { start, end, shard: ShardRef { slot, id } });
         }
-        whole && next_start.is_none()
+        is_complete && next_start.is_none()
     }
 
     fn open_slot(&mut self, shard_id: &Arc<str>, range: (u128, u128)) -> u32 {
@@ -274,10 +274,10 @@ mod tests {
                 listed(i, *start, starts.get(i + 1).map_or(u128::MAX, |next| next - 1))
             }).collect();
             let mut map = ShardMap::default();
-            prop_assert!(map.replace(at(0), shards.clone()).whole);
+            prop_assert!(map.replace(at(0), shards.clone()).is_complete);
             if shards.len() > 1 {
                 shards.remove(skip.index(shards.len()));
-                prop_assert!(!map.replace(at(0), shards.clone()).whole, "a gap is seen");
+                prop_assert!(!map.replace(at(0), shards.clone()).is_complete, "a gap is seen");
             }
             for key in keys.into_iter().chain(starts) {
                 let linear = shards.iter().find(|s| s.start <= key && key <= s.end).map(|s| s.id.to_string());
@@ -314,14 +314,14 @@ mod tests {
         let slots: Vec<u32> = (0..4_u128).filter_map(|n| map.shard(n * 10)).map(|shard| shard.slot).collect();
         assert_eq!(slots, [0, 1, 2, 3]);
         map.replace(at(1), vec![listed(1, 10, 19)]);
-        assert_eq!(map.clear(), Change { closed: vec![1], forgotten: vec![0, 1, 2, 3], whole: false });
+        assert_eq!(map.clear(), MapChange { closed: vec![1], forgotten: vec![0, 1, 2, 3], is_complete: false });
         assert_eq!((map.open_shards(), id(&map, 15), map.range("shardId-000000000001")), (0, None, None));
     }
 
     #[test]
     fn a_shard_listed_twice_is_open_once() {
         let mut map = ShardMap::default();
-        assert!(!map.replace(at(0), vec![listed(0, 0, 9), listed(0, 10, u128::MAX)]).whole);
+        assert!(!map.replace(at(0), vec![listed(0, 0, 9), listed(0, 10, u128::MAX)]).is_complete);
         assert_eq!((map.open_shards(), id(&map, 0).is_some(), id(&map, 10)), (1, true, None));
         assert_eq!(map.replace(at(100), vec![listed(0, 0, u128::MAX)]).forgotten, [0; 0], "it was never gone");
     }
@@ -342,7 +342,7 @@ mod tests {
         let mut map = ShardMap::default();
         let torn =
             vec![listed(0, 0, u128::MAX), child(listed(1, 0, half), 0), child(listed(2, half + 1, u128::MAX), 0)];
-        assert!(map.replace(at(0), torn).whole);
+        assert!(map.replace(at(0), torn).is_complete);
         assert_eq!(id(&map, 0).as_deref(), Some("shardId-000000000001"));
         assert_eq!(map.range("shardId-000000000000"), Some((0, u128::MAX)), "the parent's range is known all the same");
     }
@@ -355,7 +355,7 @@ mod tests {
         let parent = map.shard(0).cloned().unwrap();
         let split = || vec![child(listed(1, 0, half), 0), child(listed(2, half + 1, u128::MAX), 0)];
         let change = map.replace(at(10), split());
-        assert_eq!(change, Change { closed: vec![parent.slot], forgotten: vec![], whole: true });
+        assert_eq!(change, MapChange { closed: vec![parent.slot], forgotten: vec![], is_complete: true });
         assert!(map.range(&parent.id).is_some());
         assert_eq!(map.slot_of(&parent), Some(parent.slot));
         assert!(map.replace(at(70), split()).forgotten.is_empty());

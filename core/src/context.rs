@@ -4,47 +4,24 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use core::time::Duration;
 
-use crate::action::{Action, Notice};
+use crate::action::{Action, LogEvent};
 use crate::config::Config;
-use crate::kinesis_record::Pending;
-use crate::outcome::{AttemptError, PutFailure, Resolution, code};
 use crate::outstanding::Outstanding;
-use crate::record::PartitionKey;
-use crate::rng::Rng;
+use crate::record::attempt::{AttemptError, code};
+use crate::record::kinesis_record::Pending;
+use crate::record::result::{PutFailure, Resolution};
+use crate::record::user_record::PartitionKey;
+use crate::stats::Stats;
 use crate::time::Instant;
 
 /// Time between two descriptions of streams: the service allows an account 20 a second, and other producers want some.
 const DESCRIPTION_SPACING: Duration = Duration::from_millis(100);
 
-/// What waits for its shard's pace, or for the end of a backoff, is let go at multiples of this interval: late records of
-/// all shards share wake-ups and requests, instead of each one taking some for itself the moment that it may go.
-pub(crate) const RELEASE_INTERVAL: Duration = Duration::from_millis(10);
-
-/// Counts since the producer was made. Every one only grows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// User records accepted by `put`.
-    pub user_records_put: u64,
-    /// User records that got a receipt.
-    pub user_records_succeeded: u64,
-    /// User records that failed.
-    pub user_records_failed: u64,
-    /// User records whose attempt failed and that were tried again.
-    pub user_records_retried: u64,
-    /// PutRecords requests sent.
-    pub requests: u64,
-    /// Kinesis records that the service accepted.
-    pub kinesis_records: u64,
-    /// Kinesis records that the service throttled.
-    pub kinesis_records_throttled: u64,
-}
-
 /// The part of the state machine that is not a stream's.
 #[derive(Debug)]
-pub(crate) struct Common<T> {
+pub(crate) struct Context<T> {
     pub(crate) config: Config,
-    pub(crate) rng: Rng,
+    pub(crate) rng: fastrand::Rng,
     pub(crate) outstanding: Outstanding,
     pub(crate) stats: Stats,
     pub(crate) actions: VecDeque<Action<T>>,
@@ -57,10 +34,10 @@ pub(crate) struct Common<T> {
     expired: usize,
 }
 
-impl<T> Common<T> {
+impl<T> Context<T> {
     pub(crate) fn new(config: Config) -> Self {
         Self {
-            rng: Rng::new(config.seed()),
+            rng: fastrand::Rng::with_seed(config.seed()),
             config,
             outstanding: Outstanding::default(),
             stats: Stats::default(),
@@ -118,14 +95,14 @@ impl<T> Common<T> {
     }
 
     /// Says once for a turn how many records expired.
-    pub(crate) fn notice_expired(&mut self, stream: &Arc<str>) {
+    pub(crate) fn log_expired(&mut self, stream: &Arc<str>) {
         let user_records = core::mem::take(&mut self.expired);
         if user_records > 0 {
-            self.notice(Notice::Expired { stream: stream.clone(), user_records });
+            self.log(LogEvent::Expired { stream: stream.clone(), user_records });
         }
     }
 
-    pub(crate) fn notice(&mut self, notice: Notice) {
-        self.actions.push_back(Action::Notice(notice));
+    pub(crate) fn log(&mut self, event: LogEvent) {
+        self.actions.push_back(Action::Log(event));
     }
 }

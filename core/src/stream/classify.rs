@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::outcome::{AttemptError, code};
+use crate::record::attempt::{AttemptError, code};
 use crate::reply::{Delivery, RecordReply, Reply, RequestError};
 
 /// What a reply says about one Kinesis record.
@@ -17,7 +17,7 @@ pub(crate) enum Verdict {
     /// It is retried after a backoff.
     Retry(Arc<AttemptError>),
     /// Something in what was sent is invalid: what was sent is divided until the offender stands alone, and fails.
-    Divide(Arc<AttemptError>),
+    Split(Arc<AttemptError>),
     /// It fails at once.
     Fail(Arc<AttemptError>),
 }
@@ -27,36 +27,36 @@ impl Verdict {
     pub(crate) fn error(&self) -> Option<&Arc<AttemptError>> {
         match self {
             Self::Stored { .. } => None,
-            Self::Throttled(error) | Self::Retry(error) | Self::Divide(error) | Self::Fail(error) => Some(error),
+            Self::Throttled(error) | Self::Retry(error) | Self::Split(error) | Self::Fail(error) => Some(error),
         }
     }
 }
 
 /// What a reply says about the Kinesis records of a request.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Judgement {
+pub(crate) enum Classified {
     /// The same for all.
-    Whole(Verdict),
+    Request(Verdict),
     /// One for each, in order.
-    Each(Vec<Verdict>),
+    Records(Vec<Verdict>),
 }
 
 /// Judges the reply to a request of `sent` Kinesis records.
-pub(crate) fn judge(reply: Reply, sent: usize, fail_if_throttled: bool) -> Judgement {
+pub(crate) fn classify_reply(reply: Reply, sent: usize, fail_if_throttled: bool) -> Classified {
     match reply {
         Reply::Records(replies) if replies.len() != sent => {
             let message = alloc::format!("the request had {sent} records, the reply {} results", replies.len());
             let error = AttemptError::new(code::RECORD_COUNT_MISMATCH, message).ambiguous();
-            Judgement::Whole(Verdict::Fail(Arc::new(error)))
+            Classified::Request(Verdict::Fail(Arc::new(error)))
         }
         Reply::Records(replies) => {
-            Judgement::Each(replies.into_iter().map(|reply| judge_record(reply, fail_if_throttled)).collect())
+            Classified::Records(replies.into_iter().map(|reply| classify_record(reply, fail_if_throttled)).collect())
         }
-        Reply::Failed(error) => Judgement::Whole(judge_request(error, fail_if_throttled)),
+        Reply::Failed(error) => Classified::Request(classify_request(error, fail_if_throttled)),
     }
 }
 
-fn judge_record(reply: RecordReply, fail_if_throttled: bool) -> Verdict {
+fn classify_record(reply: RecordReply, fail_if_throttled: bool) -> Verdict {
     let RecordReply { shard_id, sequence_number, error_code, error_message } = reply;
     // The KPL's rule: a sequence number says that the record is stored, whatever else is there.
     if let Some(sequence_number) = sequence_number.filter(|number| !number.is_empty()) {
@@ -65,7 +65,7 @@ fn judge_record(reply: RecordReply, fail_if_throttled: bool) -> Verdict {
     }
     let message = error_message.unwrap_or_default();
     match error_code.filter(|code| !code.is_empty()) {
-        Some(code) => judge_code(code, message, fail_if_throttled),
+        Some(code) => classify_code(code, message, fail_if_throttled),
         None => {
             let message = String::from("the result has neither a sequence number nor an error code");
             Verdict::Retry(Arc::new(AttemptError::new(code::UNKNOWN, message).ambiguous()))
@@ -73,30 +73,30 @@ fn judge_record(reply: RecordReply, fail_if_throttled: bool) -> Verdict {
     }
 }
 
-fn judge_request(error: RequestError, fail_if_throttled: bool) -> Verdict {
+fn classify_request(error: RequestError, fail_if_throttled: bool) -> Verdict {
     let RequestError { delivery, code, message } = error;
     match delivery {
-        Delivery::Refused => judge_code(code.into(), message.into(), fail_if_throttled),
+        Delivery::Refused => classify_code(code.into(), message.into(), fail_if_throttled),
         Delivery::NotSent => Verdict::Retry(Arc::new(AttemptError::new(code, message))),
         Delivery::Unanswered => Verdict::Retry(Arc::new(AttemptError::new(code, message).ambiguous())),
     }
 }
 
 /// What the service's own error codes mean, for a record or a whole request.
-fn judge_code(code: String, message: String, fail_if_throttled: bool) -> Verdict {
+fn classify_code(code: String, message: String, fail_if_throttled: bool) -> Verdict {
     let class = classify(&code);
     let error = Arc::new(AttemptError::new(code, message));
     match class {
-        Class::Throttled if fail_if_throttled => Verdict::Fail(error),
-        Class::Throttled => Verdict::Throttled(error),
-        Class::Retry => Verdict::Retry(error),
-        Class::Invalid => Verdict::Divide(error),
-        Class::Permanent => Verdict::Fail(error),
+        ErrorClass::Throttled if fail_if_throttled => Verdict::Fail(error),
+        ErrorClass::Throttled => Verdict::Throttled(error),
+        ErrorClass::Retry => Verdict::Retry(error),
+        ErrorClass::Invalid => Verdict::Split(error),
+        ErrorClass::Permanent => Verdict::Fail(error),
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Class {
+pub(crate) enum ErrorClass {
     Throttled,
     Retry,
     Invalid,
@@ -105,20 +105,20 @@ pub(crate) enum Class {
 
 /// Error codes of PutRecords and of AWS's common errors
 /// (<https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html#API_PutRecords_Errors>).
-pub(crate) fn classify(code: &str) -> Class {
+pub(crate) fn classify(code: &str) -> ErrorClass {
     match code {
         "ProvisionedThroughputExceededException"
         | "LimitExceededException"
         | "RequestLimitExceeded"
         | "Throttling"
         | "ThrottlingException"
-        | "TooManyRequestsException" => Class::Throttled,
+        | "TooManyRequestsException" => ErrorClass::Throttled,
 
         "InvalidArgumentException"
         | "RequestEntityTooLargeException"
         | "SerializationException"
         | "ValidationError"
-        | "ValidationException" => Class::Invalid,
+        | "ValidationException" => ErrorClass::Invalid,
 
         // Waiting for the time-to-live to say so would help nobody.
         "AccessDenied"
@@ -133,12 +133,12 @@ pub(crate) fn classify(code: &str) -> Class {
         | "NotAuthorized"
         | "OptInRequired"
         | RESOURCE_NOT_FOUND
-        | "UnknownOperationException" => Class::Permanent,
+        | "UnknownOperationException" => ErrorClass::Permanent,
 
         // Expired or refreshed-away credentials (`ExpiredTokenException`, `UnrecognizedClientException`, a clock that
         // is off), `InternalFailure`, `KMSThrottlingException`, `ResourceInUseException` while a stream is made, and
         // all that is not known.
-        _ => Class::Retry,
+        _ => ErrorClass::Retry,
     }
 }
 
@@ -152,14 +152,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn request(delivery: Delivery, code: &str) -> Verdict {
-        let Judgement::Whole(verdict) = judge(Reply::Failed(RequestError::new(delivery, code, "m")), 2, false) else {
+        let Classified::Request(verdict) =
+            classify_reply(Reply::Failed(RequestError::new(delivery, code, "m")), 2, false)
+        else {
             panic!("a failed request is judged as a whole");
         };
         verdict
     }
 
     fn record(reply: RecordReply) -> Verdict {
-        let Judgement::Each(verdicts) = judge(Reply::Records(vec![reply]), 1, false) else {
+        let Classified::Records(verdicts) = classify_reply(Reply::Records(vec![reply]), 1, false) else {
             panic!("records are judged one by one");
         };
         verdicts.into_iter().next().unwrap()
@@ -202,7 +204,7 @@ mod tests {
     fn error_of(verdict: &Verdict) -> Option<&AttemptError> {
         match verdict {
             Verdict::Stored { .. } => None,
-            Verdict::Throttled(error) | Verdict::Retry(error) | Verdict::Divide(error) | Verdict::Fail(error) => {
+            Verdict::Throttled(error) | Verdict::Retry(error) | Verdict::Split(error) | Verdict::Fail(error) => {
                 Some(error)
             }
         }
@@ -216,8 +218,8 @@ mod tests {
             fail_if_throttled in any::<bool>(),
         ) {
             let text = |field: &Option<String>| field.as_ref().is_some_and(|text| !text.is_empty());
-            match (judge(reply.clone(), sent, fail_if_throttled), reply) {
-                (Judgement::Each(verdicts), Reply::Records(replies)) => {
+            match (classify_reply(reply.clone(), sent, fail_if_throttled), reply) {
+                (Classified::Records(verdicts), Reply::Records(replies)) => {
                     prop_assert_eq!((verdicts.len(), replies.len()), (sent, sent));
                     for (verdict, reply) in verdicts.iter().zip(&replies) {
                         let error = error_of(verdict);
@@ -229,16 +231,16 @@ mod tests {
                         prop_assert!(!(fail_if_throttled && matches!(verdict, Verdict::Throttled(_))));
                     }
                 }
-                (Judgement::Whole(verdict), Reply::Records(replies)) => {
+                (Classified::Request(verdict), Reply::Records(replies)) => {
                     prop_assert_ne!(replies.len(), sent);
                     prop_assert!(matches!(verdict, Verdict::Fail(error) if error.ambiguous));
                 }
-                (Judgement::Whole(verdict), Reply::Failed(error)) => {
+                (Classified::Request(verdict), Reply::Failed(error)) => {
                     let ambiguous = error_of(&verdict).map(|error| error.ambiguous);
                     prop_assert_eq!(ambiguous, Some(error.delivery == Delivery::Unanswered), "nothing is stored");
                     prop_assert!(error.delivery == Delivery::Refused || matches!(verdict, Verdict::Retry(_)));
                 }
-                (Judgement::Each(_), Reply::Failed(_)) => prop_assert!(false, "one error has one verdict"),
+                (Classified::Records(_), Reply::Failed(_)) => prop_assert!(false, "one error has one verdict"),
             }
         }
     }
@@ -259,9 +261,9 @@ mod tests {
         assert_eq!(record(RecordReply::failed(code, "m")), Verdict::Throttled(error(code)));
         assert_eq!(request(Delivery::Refused, code), Verdict::Throttled(error(code)));
         let reply = Reply::Records(vec![RecordReply::failed(code, "m")]);
-        assert_eq!(judge(reply, 1, true), Judgement::Each(vec![Verdict::Fail(error(code))]));
+        assert_eq!(classify_reply(reply, 1, true), Classified::Records(vec![Verdict::Fail(error(code))]));
         let reply = Reply::Failed(RequestError::new(Delivery::Refused, code, "m"));
-        assert_eq!(judge(reply, 1, true), Judgement::Whole(Verdict::Fail(error(code))));
+        assert_eq!(classify_reply(reply, 1, true), Classified::Request(Verdict::Fail(error(code))));
     }
 
     #[test]
@@ -283,7 +285,9 @@ mod tests {
     fn fewer_or_more_results_than_records_fail_all_as_ambiguous() {
         for results in [0, 1, 3] {
             let reply = Reply::Records(vec![RecordReply::stored("s", "1"); results]);
-            let Judgement::Whole(Verdict::Fail(error)) = judge(reply, 2, false) else { panic!("not failed") };
+            let Classified::Request(Verdict::Fail(error)) = classify_reply(reply, 2, false) else {
+                panic!("not failed")
+            };
             assert_eq!(&*error.code, "Record Count Mismatch");
             assert!(error.ambiguous);
         }
@@ -326,7 +330,7 @@ mod tests {
     #[test]
     fn an_invalid_request_is_divided() {
         for code in ["InvalidArgumentException", "ValidationException", "SerializationException"] {
-            assert_eq!(request(Delivery::Refused, code), Verdict::Divide(error(code)));
+            assert_eq!(request(Delivery::Refused, code), Verdict::Split(error(code)));
         }
     }
 }

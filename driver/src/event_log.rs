@@ -1,19 +1,21 @@
 //! What an operator must know, as `tracing` events: never a line a record, and no flood of the same.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kpl_core::{Instant, Notice};
+use kpl_core::{Instant, LogEvent};
 use tracing::{info, warn};
 
-/// The same kind of notice about the same stream is written at most this often.
+use crate::sync::lock;
+
+/// The same kind of event about the same stream is written at most this often.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Limits notices by kind and stream.
+/// Limits events by kind and stream.
 #[derive(Debug, Default)]
-pub(crate) struct Notices {
-    told: Mutex<BTreeMap<(Kind, Arc<str>), Told>>,
+pub(crate) struct EventLog {
+    written: Mutex<BTreeMap<(Kind, Arc<str>), Written>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,32 +24,32 @@ enum Kind {
     Throttled,
     WrongShard,
     Expired,
-    InquiryFailed(&'static str),
+    RefreshFailed(&'static str),
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Told {
+struct Written {
     at: Instant,
     /// Records, or failures, since then.
     since: usize,
 }
 
-impl Notices {
-    /// Writes a notice, unless one of its kind was written a short while ago; then its count is added to the next one's.
+impl EventLog {
+    /// Writes a event, unless one of its kind was written a short while ago; then its count is added to the next one's.
     ///
     /// A refreshed shard map is always written: the core refreshes seldom, and what follows is read by it.
-    pub(crate) fn tell(&self, now: Instant, notice: &Notice) {
-        match notice {
-            Notice::ShardMapRefreshed { stream, open, closed, moved } => {
+    pub(crate) fn write(&self, now: Instant, event: &LogEvent) {
+        match event {
+            LogEvent::ShardMapRefreshed { stream, open, closed, moved } => {
                 info!(stream = %stream, open, closed, moved_records = moved, "shard map refreshed");
             }
-            Notice::StreamDescribed { stream, max_record_size, auto_distribution } => {
+            LogEvent::StreamDescribed { stream, max_record_size, auto_distribution } => {
                 if let Some(times) = self.due(now, Kind::StreamDescribed, stream, 1) {
                     info!(stream = %stream, max_record_size, auto_distribution, times, "stream described");
                 }
             }
-            Notice::InquiryFailed { stream, operation, code, message, retry_in } => {
-                if let Some(failures) = self.due(now, Kind::InquiryFailed(operation), stream, 1) {
+            LogEvent::RefreshFailed { stream, operation, code, message, retry_in } => {
+                if let Some(failures) = self.due(now, Kind::RefreshFailed(operation), stream, 1) {
                     let retry_in_ms = retry_in.map(|wait| wait.as_millis() as u64);
                     warn!(
                         stream = %stream, operation, code = %code, error = %message, retry_in_ms, failures,
@@ -55,40 +57,40 @@ impl Notices {
                     );
                 }
             }
-            Notice::Throttled { stream, kinesis_records } => {
+            LogEvent::Throttled { stream, kinesis_records } => {
                 if let Some(kinesis_records) = self.due(now, Kind::Throttled, stream, *kinesis_records) {
                     warn!(stream = %stream, kinesis_records, "throttled: shards are sent to more slowly");
                 }
             }
-            Notice::WrongShard { stream, kinesis_records } => {
+            LogEvent::WrongShard { stream, kinesis_records } => {
                 if let Some(kinesis_records) = self.due(now, Kind::WrongShard, stream, *kinesis_records) {
                     warn!(stream = %stream, kinesis_records, "records landed on other shards than predicted");
                 }
             }
-            Notice::Expired { stream, user_records } => {
+            LogEvent::Expired { stream, user_records } => {
                 if let Some(user_records) = self.due(now, Kind::Expired, stream, *user_records) {
                     warn!(stream = %stream, user_records, "records expired before they were stored");
                 }
             }
-            other => info!(notice = ?other),
+            other => info!(event = ?other),
         }
     }
 
     /// Whether to write now; then, how many there were since the last time, these included.
     fn due(&self, now: Instant, kind: Kind, stream: &Arc<str>, count: usize) -> Option<usize> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        match told.get_mut(&(kind, stream.clone())) {
+        let mut written = lock(&self.written);
+        match written.get_mut(&(kind, stream.clone())) {
             Some(last) if now.saturating_since(last.at) < INTERVAL => {
                 last.since += count;
                 None
             }
             Some(last) => {
                 let total = last.since + count;
-                *last = Told { at: now, since: 0 };
+                *last = Written { at: now, since: 0 };
                 Some(total)
             }
             None => {
-                told.insert((kind, stream.clone()), Told { at: now, since: 0 });
+                written.insert((kind, stream.clone()), Written { at: now, since: 0 });
                 Some(count)
             }
         }
@@ -126,20 +128,20 @@ mod tests {
         }
     }
 
-    /// The lines that come of notices, each at a second.
-    fn lines(notices: &[(u64, Notice)]) -> Vec<String> {
+    /// The lines that come of events, each at a second.
+    fn lines(events: &[(u64, LogEvent)]) -> Vec<String> {
         let lines = Lines::default();
         with_default(tracing_subscriber::registry().with(lines.clone()), || {
-            let teller = Notices::default();
-            for (second, notice) in notices {
-                teller.tell(Instant::from_nanos(second * 1_000_000_000), notice);
+            let log = EventLog::default();
+            for (second, event) in events {
+                log.write(Instant::from_nanos(second * 1_000_000_000), event);
             }
         });
         lines.0.lock().unwrap().clone()
     }
 
-    fn throttled(stream: &str, kinesis_records: usize) -> Notice {
-        Notice::Throttled { stream: stream.into(), kinesis_records }
+    fn throttled(stream: &str, kinesis_records: usize) -> LogEvent {
+        LogEvent::Throttled { stream: stream.into(), kinesis_records }
     }
 
     #[test]
@@ -153,7 +155,7 @@ mod tests {
     #[test]
     fn kinds_and_streams_do_not_hide_each_other() {
         let stream = || Arc::from("events");
-        let failed = |operation| Notice::InquiryFailed {
+        let failed = |operation| LogEvent::RefreshFailed {
             stream: stream(),
             operation,
             code: "AccessDeniedException".into(),
@@ -163,8 +165,8 @@ mod tests {
         let written = lines(&[
             (1, throttled("events", 1)),
             (1, throttled("others", 1)),
-            (1, Notice::WrongShard { stream: stream(), kinesis_records: 1 }),
-            (1, Notice::Expired { stream: stream(), user_records: 1 }),
+            (1, LogEvent::WrongShard { stream: stream(), kinesis_records: 1 }),
+            (1, LogEvent::Expired { stream: stream(), user_records: 1 }),
             (1, failed("ListShards")),
             (1, failed("DescribeStreamSummary")),
         ]);
@@ -174,10 +176,10 @@ mod tests {
     }
 
     #[test]
-    fn every_refreshed_shard_map_is_told_and_a_description_now_and_then() {
-        let refreshed = Notice::ShardMapRefreshed { stream: "events".into(), open: 4, closed: 2, moved: 7 };
+    fn every_refreshed_shard_map_is_written_and_a_description_now_and_then() {
+        let refreshed = LogEvent::ShardMapRefreshed { stream: "events".into(), open: 4, closed: 2, moved: 7 };
         let described =
-            Notice::StreamDescribed { stream: "events".into(), max_record_size: 1 << 20, auto_distribution: false };
+            LogEvent::StreamDescribed { stream: "events".into(), max_record_size: 1 << 20, auto_distribution: false };
         let written = lines(&[(1, refreshed.clone()), (1, described.clone()), (2, refreshed), (2, described)]);
         assert_eq!(
             written,

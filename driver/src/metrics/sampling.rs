@@ -13,14 +13,14 @@ use kpl_core::metrics::Histogram;
 pub(super) const OBSERVATIONS_MAX: u64 = 100_000;
 
 /// Gives on so many observations that there are no more than a limit in all, evenly, so that their shape remains.
-pub(super) struct Thinning {
+pub(super) struct Sampling {
     all: u64,
     most: u64,
     seen: u64,
     given: u64,
 }
 
-impl Thinning {
+impl Sampling {
     /// Of these histograms together.
     pub(super) fn new<'a>(most: u64, histograms: impl Iterator<Item = &'a Histogram>) -> Self {
         let all = histograms.map(Histogram::count).sum();
@@ -61,8 +61,8 @@ mod tests {
     #[test]
     fn nothing_is_thinned_below_the_limit() {
         let histogram = histogram(1..=1_000);
-        let mut thinning = Thinning::new(1_000, [&histogram].into_iter());
-        assert!(thinning.buckets(&histogram).eq(seconds(&histogram)));
+        let mut sampling = Sampling::new(1_000, [&histogram].into_iter());
+        assert!(sampling.buckets(&histogram).eq(seconds(&histogram)));
         assert_eq!(seconds(&histogram).map(|(_, times)| times).sum::<u64>(), 1_000);
         assert_eq!(seconds(&histogram).last().unwrap().0, 1.0, "not beyond the longest");
     }
@@ -70,8 +70,8 @@ mod tests {
     #[test]
     fn what_is_thinned_keeps_its_shape_and_its_longest() {
         let histograms = [histogram(1..=9_000), histogram((0..1_000).map(|_| 20_000).chain([50_000]))];
-        let mut thinning = Thinning::new(100, histograms.iter());
-        let [most, few] = histograms.each_ref().map(|histogram| thinning.buckets(histogram).collect::<Vec<_>>());
+        let mut sampling = Sampling::new(100, histograms.iter());
+        let [most, few] = histograms.each_ref().map(|histogram| sampling.buckets(histogram).collect::<Vec<_>>());
         let count = |buckets: &[(f64, u64)]| buckets.iter().map(|(_, times)| times).sum::<u64>();
         assert_eq!((count(&most), count(&few)), (89, 11), "as 9,000 is to 1,001");
         let below = most.iter().filter(|(seconds, _)| *seconds <= 4.5).map(|(_, times)| times).sum::<u64>();
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn none_at_all_are_given_if_none_are_wanted() {
         let histogram = histogram(1..=10);
-        assert_eq!(Thinning::new(0, [&histogram].into_iter()).buckets(&histogram).count(), 0);
-        assert_eq!(Thinning::new(10, [].into_iter()).buckets(&Histogram::default()).count(), 0);
+        assert_eq!(Sampling::new(0, [&histogram].into_iter()).buckets(&histogram).count(), 0);
+        assert_eq!(Sampling::new(10, [].into_iter()).buckets(&Histogram::default()).count(), 0);
     }
 }

@@ -1,0 +1,377 @@
+//! What the reply to a request does to its records. What a code means stands in the retrier; what a shard means, here.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::Stream;
+use crate::action::LogEvent;
+use crate::context::Context;
+use crate::record::attempt::{Attempt, AttemptError, code};
+use crate::record::kinesis_record::{KinesisRecord, Pending, ShardRef};
+use crate::record::result::{Resolution, StoredAt};
+use crate::record::user_record::PartitionKey;
+use crate::reply::Reply;
+use crate::stream::aggregator::Aggregate;
+use crate::stream::classify::{Classified, Verdict, classify_reply};
+use crate::stream::limiter::RELEASE_INTERVAL;
+use crate::time::{Instant, random_duration};
+
+/// A shard that takes records is listed within this time at the latest. The service names no time; its lists follow a
+/// reshard within seconds.
+const LISTED_WITHIN: Duration = Duration::from_secs(60);
+
+/// A Kinesis record that the service took.
+#[derive(Debug)]
+struct Stored<T> {
+    record: KinesisRecord<T>,
+    stored_at: StoredAt,
+}
+
+/// An aggregate that is stored on another shard than predicted: whether consumers read it is to be decided.
+#[derive(Debug)]
+pub(super) struct Misrouted<T> {
+    /// Its user records, with their positions, but for those that have expired.
+    users: Vec<(u32, Pending<T>)>,
+    /// The least and the largest hash key of all that are in it, expired or not: consumers look at all of them.
+    span: (u128, u128),
+    stored_at: StoredAt,
+}
+
+/// What one reply had to tell the operator.
+#[derive(Debug, Default)]
+struct Tally {
+    throttled: usize,
+    wrong_shard: usize,
+}
+
+impl<T> Stream<T> {
+    /// Takes the records of a request sent at `sent` back, with its reply.
+    pub(crate) fn handle_reply(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        records: Vec<KinesisRecord<T>>,
+        reply: Reply,
+        context: &mut Context<T>,
+    ) {
+        let mut tally = Tally::default();
+        let classified = classify_reply(reply, records.len(), context.config.fail_if_throttled());
+        if let Some(metrics) = &mut self.metrics {
+            let error = match &classified {
+                Classified::Request(verdict) => verdict.error(),
+                Classified::Records(_) => None,
+            };
+            metrics.request_ended(now, sent, &records, error.map(|error| &*error.code));
+        }
+        match classified {
+            Classified::Request(Verdict::Split(error)) if records.len() > 1 && !context.abandoned => {
+                self.split_request(now, sent, records, &error);
+            }
+            Classified::Request(verdict) => {
+                for record in records {
+                    self.settle(now, sent, record, verdict.clone(), &mut tally, context);
+                }
+            }
+            Classified::Records(verdicts) => {
+                for (record, verdict) in records.into_iter().zip(verdicts) {
+                    if let Some(metrics) = &mut self.metrics {
+                        match verdict.error() {
+                            None => metrics.stored(now, &record),
+                            Some(error) => metrics.refused(now, &record, &error.code),
+                        }
+                    }
+                    self.settle(now, sent, record, verdict, &mut tally, context);
+                }
+            }
+        }
+        context.stats.kinesis_records_throttled += tally.throttled as u64;
+        if tally.throttled > 0 {
+            context.log(LogEvent::Throttled { stream: self.name.clone(), kinesis_records: tally.throttled });
+        }
+        if tally.wrong_shard > 0 {
+            context.log(LogEvent::WrongShard { stream: self.name.clone(), kinesis_records: tally.wrong_shard });
+        }
+        context.log_expired(&self.name);
+    }
+
+    fn settle(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        mut record: KinesisRecord<T>,
+        verdict: Verdict,
+        tally: &mut Tally,
+        context: &mut Context<T>,
+    ) {
+        if let Some(error) = verdict.error() {
+            note_attempt(&mut record, now, sent, error);
+        }
+        match verdict {
+            Verdict::Stored { shard_id, sequence_number } => {
+                context.stats.kinesis_records += 1;
+                let attempt = Attempt { start: sent, end: now, error: None };
+                let stored_at = StoredAt { shard_id, sequence_number, attempt };
+                self.stored(now, Stored { record, stored_at }, tally, context);
+            }
+            Verdict::Fail(error) => self.refused(now, sent, record, &error, context),
+            Verdict::Split(error) if !record.is_aggregated() => self.refused(now, sent, record, &error, context),
+            _ if context.abandoned => {
+                for user in record.into_users() {
+                    self.fail_closed(now, user, context);
+                }
+            }
+            Verdict::Throttled(_) => {
+                tally.throttled += 1;
+                match record.shard.as_ref().and_then(|shard| self.metadata.map.slot_of(shard)) {
+                    Some(slot) => {
+                        self.limiter.slow_down(now, slot, sent);
+                        for user in record.into_users() {
+                            self.retry(now, user, context);
+                        }
+                    }
+                    // Without a shard there is no pace to slow down.
+                    None => self.back_off(now, record, context),
+                }
+            }
+            Verdict::Retry(_) => self.back_off(now, record, context),
+            Verdict::Split(_) => self.split_aggregate(record),
+        }
+    }
+
+    /// Decides what a stored Kinesis record means for each of its user records.
+    fn stored(&mut self, now: Instant, stored: Stored<T>, tally: &mut Tally, context: &mut Context<T>) {
+        let as_predicted = stored.record.shard.as_ref().is_none_or(|shard| shard.id == stored.stored_at.shard_id);
+        if as_predicted {
+            if stored.record.shard.is_none() {
+                self.metadata.note_reachable(now);
+            }
+            return self.succeed(stored, context);
+        }
+        tally.wrong_shard += 1;
+        self.metadata.note_misrouted(now, stored.stored_at.attempt.start, context);
+        if !stored.record.is_aggregated() {
+            // Kinesis itself routed it: it is where its key belongs.
+            return self.succeed(stored, context);
+        }
+        if let Err(misrouted) = self.accept_by_range(now, Misrouted::new(stored), context) {
+            if context.abandoned {
+                return self.abandon_unverified(now, misrouted, context);
+            }
+            self.metadata.note_unknown_shard(now);
+            self.keep_unverified(misrouted, context);
+        }
+    }
+
+    /// Accepts an aggregate whose user records all lie in the shard's range; retries all of them if one does not. The
+    /// KCL's code drops the whole aggregate then, also the user records that would belong to the shard
+    /// (`AggregatorUtil.deaggregate` takes back those before the first stranger and ends there).
+    ///
+    /// Gives the aggregate back if the range is not known: resending on ignorance would make duplicates.
+    fn accept_by_range(
+        &mut self,
+        now: Instant,
+        misrouted: Misrouted<T>,
+        context: &mut Context<T>,
+    ) -> Result<(), Misrouted<T>> {
+        let Some((first, last)) = self.metadata.map.range(&misrouted.stored_at.shard_id) else { return Err(misrouted) };
+        let Misrouted { users, span, stored_at } = misrouted;
+        if first <= span.0 && span.1 <= last {
+            self.count_stored(&stored_at, None, users.iter().map(|(_, user)| user), context);
+            context.resolve(Resolution::misrouted(stored_at, users));
+            return Ok(());
+        }
+        let message = alloc::format!("stored on {} in an aggregate that does not lie in its range", stored_at.shard_id);
+        let error = Arc::new(AttemptError::new(code::WRONG_SHARD, message));
+        self.resend(now, users, &stored_at, &error, context);
+        Ok(())
+    }
+
+    fn resend(
+        &mut self,
+        now: Instant,
+        users: Vec<(u32, Pending<T>)>,
+        stored_at: &StoredAt,
+        error: &Arc<AttemptError>,
+        context: &mut Context<T>,
+    ) {
+        for (_, mut user) in users {
+            stored_at.note(&mut user, error);
+            if context.abandoned {
+                self.fail_closed(now, user, context);
+            } else {
+                self.retry(now, user, context);
+            }
+        }
+    }
+
+    fn succeed(&mut self, stored: Stored<T>, context: &mut Context<T>) {
+        let Stored { record, stored_at } = stored;
+        let KinesisRecord { users, shard, .. } = record;
+        self.count_stored(&stored_at, shard, users.iter().map(|packed| &packed.user), context);
+        context.resolve(Resolution::stored(stored_at, users));
+    }
+
+    /// Counts user records that are stored together. `predicted` may be where.
+    fn count_stored<'a, K: PartitionKey + 'a>(
+        &mut self,
+        stored_at: &StoredAt,
+        predicted: Option<ShardRef>,
+        users: impl Iterator<Item = &'a Pending<T, K>>,
+        context: &mut Context<T>,
+    ) where
+        T: 'a,
+    {
+        let Self { metrics, metadata, .. } = self;
+        let mut successes = metrics.as_mut().map(|metrics| {
+            // Nearly always it is as predicted, and no name is looked up.
+            let shard = predicted.filter(|shard| shard.id == stored_at.shard_id);
+            let shard = shard.or_else(|| metadata.map.by_name(&stored_at.shard_id));
+            metrics.successes(stored_at.attempt.end, stored_at.attempt.start, shard.as_ref(), &stored_at.shard_id)
+        });
+        for user in users {
+            if let Some(successes) = &mut successes {
+                successes.add(user);
+            }
+            context.count_stored(user);
+        }
+    }
+
+    /// Keeps an aggregate until its shard's range is known, or the first of its user records expires.
+    fn keep_unverified(&mut self, misrouted: Misrouted<T>, context: &Context<T>) {
+        let expiries = misrouted.users.iter().map(|(_, user)| context.expiry(user));
+        self.unverified.push(expiries.min().unwrap_or(Instant::NEVER), Instant::NEVER, misrouted);
+    }
+
+    /// A new list of shards is there: decides what waited for it, and says whether that is all. `complete` says that the
+    /// list has every shard of the stream, closed ones too.
+    pub(super) fn verify_misrouted(&mut self, now: Instant, complete: bool, context: &mut Context<T>) -> bool {
+        let unverifiable: Vec<Misrouted<T>> = core::iter::from_fn(|| self.unverified.pop()).collect();
+        for misrouted in unverifiable {
+            let Err(misrouted) = self.accept_by_range(now, misrouted, context) else { continue };
+            if complete && misrouted.stored_at.attempt.end + LISTED_WITHIN <= now {
+                // The shard is gone, with its stream.
+                let error = misrouted.unverifiable();
+                self.resend(now, misrouted.users, &misrouted.stored_at, &error, context);
+            } else {
+                self.keep_unverified(misrouted, context);
+            }
+        }
+        self.unverified.is_empty()
+    }
+
+    /// Fails what could not be decided within its time-to-live; what came later in the same aggregate goes on waiting.
+    pub(super) fn expire_unverified(&mut self, now: Instant, context: &mut Context<T>) {
+        while let Some(mut misrouted) = self.unverified.pop_due(now) {
+            let error = misrouted.unverifiable();
+            let (expired, others): (Vec<_>, Vec<_>) =
+                misrouted.users.into_iter().partition(|(_, user)| context.expiry(user) <= now);
+            for (_, mut user) in expired {
+                misrouted.stored_at.note(&mut user, &error);
+                self.fail_expired(now, user, context);
+            }
+            misrouted.users = others;
+            if !misrouted.users.is_empty() {
+                self.keep_unverified(misrouted, context);
+            }
+        }
+    }
+
+    /// Fails an aggregate of which nobody will know whether consumers read it: the deadline of a close has passed.
+    pub(super) fn abandon_unverified(&mut self, now: Instant, misrouted: Misrouted<T>, context: &mut Context<T>) {
+        let error = misrouted.unverifiable();
+        for (_, mut user) in misrouted.users {
+            misrouted.stored_at.note(&mut user, &error);
+            self.fail_closed(now, user, context);
+        }
+    }
+
+    fn refused(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        record: KinesisRecord<T>,
+        error: &Arc<AttemptError>,
+        context: &mut Context<T>,
+    ) {
+        for user in record.into_users() {
+            self.fail(now, user, AttemptError::clone(error), context);
+        }
+        self.on_stream_not_found(now, sent, error, context);
+    }
+
+    /// Sends a record back to the start after exponential backoff with full jitter, or fails it when its time is up.
+    fn back_off(&mut self, now: Instant, record: KinesisRecord<T>, context: &mut Context<T>) {
+        let (expired, users): (Vec<Pending<T>>, Vec<Pending<T>>) =
+            record.into_users().partition(|user| context.expiry(user) <= now);
+        for user in expired {
+            self.fail_expired(now, user, context);
+        }
+        let Some(attempts) = users.iter().map(|user| user.failed.as_slice().len()).max() else { return };
+        let longest = backoff(attempts, context);
+        let wait = random_duration(&mut context.rng, longest);
+        // When the first of them expires, that one fails and the others go on.
+        let first_expiry = users.iter().map(|user| context.expiry(user)).min().unwrap_or(Instant::NEVER);
+        let wake = first_expiry.min((now + wait).round_down(RELEASE_INTERVAL).max(now));
+        self.backing_off.push(wake, Instant::NEVER, users);
+    }
+
+    /// Sends each half of a refused request by itself.
+    fn split_request(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        mut records: Vec<KinesisRecord<T>>,
+        error: &Arc<AttemptError>,
+    ) {
+        for record in &mut records {
+            note_attempt(record, now, sent, error);
+        }
+        let second = records.split_off(records.len() / 2);
+        self.split.extend([records, second]);
+    }
+
+    /// Sends each half of a refused aggregate by itself.
+    fn split_aggregate(&mut self, record: KinesisRecord<T>) {
+        let (shard, deadline, half) = (record.shard.clone(), record.deadline, record.users.len() / 2);
+        let expiry = record.expiry;
+        let mut halves = [Aggregate::new(shard.clone()), Aggregate::new(shard)];
+        for (position, user) in record.into_users().enumerate() {
+            halves[usize::from(position >= half)].push(user, deadline, expiry);
+        }
+        self.split.extend(halves.into_iter().filter_map(Aggregate::close).map(|part| alloc::vec![part]));
+    }
+}
+
+impl<T> Misrouted<T> {
+    fn new(stored: Stored<T>) -> Self {
+        let Stored { record, stored_at } = stored;
+        let hash_keys = || record.users.iter().map(|packed| packed.user.entry.hash_key());
+        let span = (hash_keys().min().unwrap_or(0), hash_keys().max().unwrap_or(0));
+        Self { users: (0..).zip(record.into_users()).collect(), span, stored_at }
+    }
+
+    fn unverifiable(&self) -> Arc<AttemptError> {
+        let message = alloc::format!("stored on {}, whose range could not be learned", self.stored_at.shard_id);
+        Arc::new(AttemptError::new(code::WRONG_SHARD, message).ambiguous())
+    }
+}
+
+impl StoredAt {
+    /// Notes that the attempt which ended here was not good enough.
+    fn note<T>(&self, user: &mut Pending<T>, error: &Arc<AttemptError>) {
+        user.failed.push(Attempt { error: Some(error.clone()), ..self.attempt.clone() });
+    }
+}
+
+fn note_attempt<T>(record: &mut KinesisRecord<T>, now: Instant, sent: Instant, error: &Arc<AttemptError>) {
+    for packed in &mut record.users {
+        packed.user.failed.push(Attempt { start: sent, end: now, error: Some(error.clone()) });
+    }
+}
+
+/// The longest wait after so many failed attempts.
+fn backoff<T>(attempts: usize, context: &Context<T>) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(31);
+    context.config.retry_backoff_min().saturating_mul(1 << doublings).min(context.config.retry_backoff_max())
+}

@@ -1,0 +1,45 @@
+//! Small tools for locks and events.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use event_listener::Event;
+
+/// Locks a mutex whether or not a thread has panicked with it: records must be resolved all the same.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks a mutex, as [`lock`] does, if no thread has it.
+pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+/// A flag that is set once, and that tasks wait for.
+#[derive(Debug, Default)]
+pub(crate) struct Latch {
+    is_set: AtomicBool,
+    set: Event,
+}
+
+impl Latch {
+    /// Sets the flag and wakes all who wait.
+    pub(crate) fn set(&self) {
+        self.is_set.store(true, Ordering::Release);
+        self.set.notify(usize::MAX);
+    }
+
+    /// Waits until the flag is set.
+    pub(crate) async fn wait(&self) {
+        while !self.is_set.load(Ordering::Acquire) {
+            let listener = self.set.listen();
+            if !self.is_set.load(Ordering::Acquire) {
+                listener.await;
+            }
+        }
+    }
+}
