@@ -4,13 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use clap::Args;
-use kpl_emulator::api::CreateStream;
 use kpl_emulator::{Emulator, Faults, Options, Server};
 
 use crate::exit;
-use crate::put::Interrupts;
+use crate::interrupts::Interrupts;
 
 /// Serves an emulator of Kinesis until Ctrl-C. It keeps all records in memory.
 #[derive(Debug, Args)]
@@ -81,11 +80,10 @@ pub(crate) async fn run(args: EmulatorArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Creates a stream; an error is a matter of the command line.
+/// Creates a stream that the command line asks for.
 pub(crate) fn create_stream(emulator: &Emulator, name: &str, shards: u32) -> anyhow::Result<()> {
-    let created = emulator.with(|kinesis, now| kinesis.create_stream(now, &CreateStream::new(name, shards)));
-    created.map_err(|error| anyhow!("cannot create the stream {name:?} with {shards} shards: {error}"))?;
-    Ok(())
+    let created = emulator.create_stream(name, shards);
+    created.with_context(|| format!("cannot create the stream {name:?} with {shards} shards"))
 }
 
 impl FaultArgs {

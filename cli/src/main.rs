@@ -1,11 +1,11 @@
 //! `kpl`: puts lines into Amazon Kinesis Data Streams as the Kinesis Producer Library would, and what goes with that.
 
-mod bench;
 mod blob;
 mod codec;
 mod connection;
 mod emulator;
 mod exit;
+mod interrupts;
 mod put;
 mod settings;
 mod shards;
@@ -43,7 +43,6 @@ enum Command {
     Decode(codec::DecodeArgs),
     Shards(Box<shards::ShardsArgs>),
     Emulator(emulator::EmulatorArgs),
-    Bench(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -53,7 +52,6 @@ fn main() -> ExitCode {
         Command::Decode(args) => codec::decode(&args),
         Command::Shards(args) => block_on(shards::run(*args)),
         Command::Emulator(args) => block_on(emulator::run(args)),
-        Command::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| exit::report(&error))
 }

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use kpl_tokio::{Outcome, Producer, PutError, UserRecord, code};
 use tokio::sync::mpsc;
 
-use super::interrupts::Interrupts;
 use super::keys::KeySource;
 use super::lines::{Batch, Content, Line, ReadError};
+use crate::interrupts::Interrupts;
 use crate::verify::fingerprint;
 
 /// Where a line comes from.

@@ -7,7 +7,6 @@ mod collect;
 mod console;
 mod dead_letter;
 mod feed;
-mod interrupts;
 mod keys;
 mod ledger;
 mod lines;
@@ -29,16 +28,17 @@ use kpl_tokio::Producer;
 use self::console::Console;
 use self::dead_letter::DeadLetters;
 use self::feed::{FedAll, Feeder, Place};
-pub(crate) use self::interrupts::Interrupts;
 use self::keys::{KeySource, Pointer};
 use self::ledger::Ledger;
 use self::lines::Source;
 use self::metrics::Counts;
 use self::summary::{Latency, Summary};
 use crate::connection::Connection;
+use crate::emulator::create_stream;
+use crate::exit;
+use crate::interrupts::Interrupts;
 use crate::settings::Settings;
 use crate::verify::{Tally, Verifier};
-use crate::{emulator, exit};
 
 /// What the emulator inside keeps when nobody will read it.
 const EMULATOR_RETAINS: usize = 64 << 20;
@@ -275,7 +275,7 @@ impl InsideArgs {
         let options = if self.emulator_limits { Options::default() } else { Options::unlimited() };
         let retain_bytes_max = (!keep_all).then_some(EMULATOR_RETAINS);
         let emulator = Emulator::new(Options { retain_bytes_max, ..options });
-        emulator::create_stream(&emulator, stream, self.shards)?;
+        create_stream(&emulator, stream, self.shards)?;
         let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None);
         Ok(Some(server.context("cannot start the emulator")?))
     }

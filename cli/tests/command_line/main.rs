@@ -2,7 +2,6 @@
 
 #![cfg(unix)]
 
-mod bench;
 mod codec;
 mod disturbances;
 mod emulator_process;

@@ -36,9 +36,7 @@ fn wrong_use_ends_with_status_2_and_names_what_is_wrong() {
 
 #[test]
 fn help_and_version_are_there() {
-    for args in
-        ["--help", "put --help", "encode --help", "decode --help", "shards --help", "emulator --help", "bench --help"]
-    {
+    for args in ["--help", "put --help", "encode --help", "decode --help", "shards --help", "emulator --help"] {
         let run = kpl(args, b"");
         assert_eq!((run.code(), run.stderr.as_str()), (0, ""), "{args}");
         assert!(run.stdout.contains("Usage: kpl"), "{args}: {}", run.stdout);

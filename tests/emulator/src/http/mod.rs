@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub use server::Server;
 
 use crate::api::CreateStream;
-use crate::{Faults, Kinesis, Options};
+use crate::{Faults, Kinesis, Options, ServiceError};
 
 /// A [`Kinesis`] on the wall clock, shared by the servers that serve it and the tests that look into it.
 ///
@@ -46,18 +46,26 @@ impl Emulator {
         Self { kinesis: Arc::new(Mutex::new(Kinesis::new(options))), answers: Arc::default(), started }
     }
 
-    /// With a stream of so many shards.
+    /// Creates a stream, and returns the emulator.
     ///
     /// # Panics
     ///
-    /// If the service would refuse to make it.
+    /// Panics where [`create_stream`](Self::create_stream) returns an error.
     #[must_use]
     pub fn with_stream(self, name: &str, shards: u32) -> Self {
-        let made = self.with(|kinesis, now| kinesis.create_stream(now, &CreateStream::new(name, shards)));
-        if let Err(error) = made {
+        if let Err(error) = self.create_stream(name, shards) {
             panic!("cannot create the stream {name:?} with {shards} shards: {error}");
         }
         self
+    }
+
+    /// Creates a stream with so many shards.
+    ///
+    /// # Errors
+    ///
+    /// Returns the service's error: the name is not valid or exists already, or there are too many shards.
+    pub fn create_stream(&self, name: &str, shards: u32) -> Result<(), ServiceError> {
+        self.with(|kinesis, now| kinesis.create_stream(now, &CreateStream::new(name, shards))).map(drop)
     }
 
     /// Looks at the model, or changes it. Gives the time that its clock shows, since the Unix epoch.

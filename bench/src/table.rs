@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use super::work::KEY_SIZE;
-use super::{Run, Subject};
+use crate::work::KEY_SIZE;
+use crate::{Run, Subject};
 
 /// A row for each run, and lines for what is no column.
-pub(super) struct Table<'a>(pub(super) &'a [Run]);
+pub(crate) struct Table<'a>(pub(crate) &'a [Run]);
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

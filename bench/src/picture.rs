@@ -3,22 +3,22 @@
 use std::fmt::{self, Write};
 
 /// Both panels, and what is under them.
-pub(super) struct Picture {
+pub(crate) struct Picture {
     /// CPU time a record in microseconds, by its size in bytes.
-    pub(super) cost: Vec<Line>,
+    pub(crate) cost: Vec<Line>,
     /// Milliseconds from put to receipt, by records a second.
-    pub(super) latency: Vec<Line>,
-    pub(super) latency_title: String,
+    pub(crate) latency: Vec<Line>,
+    pub(crate) latency_title: String,
     /// What a record may wait for company, in milliseconds.
-    pub(super) buffered: f64,
-    pub(super) measured_on: String,
+    pub(crate) buffered: f64,
+    pub(crate) measured_on: String,
 }
 
 /// A line of points, by x, with its name at its end.
-pub(super) struct Line {
-    pub(super) name: String,
-    pub(super) color: &'static str,
-    pub(super) points: Vec<(f64, f64)>,
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) color: &'static str,
+    pub(crate) points: Vec<(f64, f64)>,
 }
 
 const WIDTH: f64 = 1_000.0;

@@ -10,18 +10,18 @@ use kpl_driver::{AwsRuntime, AwsTransport, Outcome, Producer, Transport};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::child::{Measured, STREAM, client, config};
-use super::usage::{Start, heap, resident};
-use super::work::Work;
+use crate::setup::{Measured, STREAM, client, config};
+use crate::usage::{Start, heap, resident};
+use crate::work::Work;
 
 /// Resident memory around two bursts. The first shows what a record takes; the second, whether memory grows: an allocator
 /// keeps some of what it once had.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Held {
+pub(crate) struct Held {
     bursts: [Burst; 2],
     /// Bytes of resident memory that an outstanding record of the first burst takes beyond its key, and its data where
     /// they are its own. The outcome that the application holds is in it.
-    pub(super) bytes_per_record: f64,
+    pub(crate) bytes_per_record: f64,
 }
 
 /// Memory around a burst.

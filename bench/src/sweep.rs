@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::Context;
 use kpl_core::Config;
 
-use super::picture::{Line, Picture};
-use super::table::Table;
-use super::work::Work;
-use super::{How, Run, Subject, measure};
+use crate::picture::{Line, Picture};
+use crate::table::Table;
+use crate::work::Work;
+use crate::{How, Run, Subject, measure};
 
 /// Bytes of data in a record.
 const SIZES: [u64; 7] = [30, 100, 300, 1_000, 3_000, 10_000, 30_000];
@@ -23,7 +23,7 @@ const SECONDS: u64 = 4;
 const LATENCY: Duration = Duration::from_millis(20);
 
 /// Measures, prints, and draws. Gives all runs.
-pub(super) fn run(file: &Path, work: &Work, how: &How) -> anyhow::Result<Vec<Run>> {
+pub(crate) fn run(file: &Path, work: &Work, how: &How) -> anyhow::Result<Vec<Run>> {
     let mut by_size = Vec::new();
     for size in SIZES {
         let work = Work { size, records: work.records.min(BYTES / size), ..work.clone() };

@@ -8,43 +8,43 @@ use serde::{Deserialize, Serialize};
 const SIZE_MAX: u64 = (10 << 20) - KEY_SIZE as u64;
 
 /// Bytes of each partition key.
-pub(super) const KEY_SIZE: usize = 12;
+pub(crate) const KEY_SIZE: usize = 12;
 
 /// The records of a run.
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
 #[command(next_help_heading = "What is put")]
-pub(super) struct Work {
+pub(crate) struct Work {
     /// Records to put in each run
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(super) records: u64,
+    pub(crate) records: u64,
     /// Bytes of data in a record; with its key of 12 bytes, at most 10 MiB
     #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u64).range(..=SIZE_MAX))]
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// Different partition keys, which come one after the other; 0: each record has its own
     #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(super) keys: u64,
+    pub(crate) keys: u64,
     /// Shards of the stream
     #[arg(long, value_name = "N", default_value_t = 4)]
-    pub(super) shards: u32,
+    pub(crate) shards: u32,
     /// Records a second; 0: flat out
     ///
     /// With a rate, latency is measured, of kpl's drivers.
     #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(super) rate: u64,
+    pub(crate) rate: u64,
     /// Tasks that put, each its part
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
-    pub(super) tasks: u64,
+    pub(crate) tasks: u64,
     /// Each record's data is an allocation of its own, and not a slice of one buffer
     ///
     /// Then data count as memory, as in most applications, and the table shows how many copies of them were alive: the
     /// growth of resident memory at its peak, by the bytes that were outstanding at most.
     #[arg(long)]
-    pub(super) own_data: bool,
+    pub(crate) own_data: bool,
 }
 
 impl Work {
     /// The partition key of a record.
-    pub(super) fn key(&self, n: u64) -> String {
+    pub(crate) fn key(&self, n: u64) -> String {
         // A multiple of an odd number: keys of one length, in no order.
         let n = if self.keys == 0 { n } else { n % self.keys };
         let mut key = String::with_capacity(KEY_SIZE);
@@ -57,20 +57,20 @@ impl Work {
     }
 
     /// What data are cut from, by [`Self::data`]; to be made before anything is measured.
-    pub(super) fn source(&self) -> Bytes {
+    pub(crate) fn source(&self) -> Bytes {
         (0..self.size + 4_096).map(|n| (n * 7 % 251) as u8).collect::<Vec<u8>>().into()
     }
 
     /// The data of a record: without a copy or an allocation, as from an application that has it in a buffer, unless
     /// it is to be its own.
-    pub(super) fn data(&self, source: &Bytes, n: u64) -> Bytes {
+    pub(crate) fn data(&self, source: &Bytes, n: u64) -> Bytes {
         let start = (n * 61 % 4_096) as usize;
         let data = start..start + self.size as usize;
         if self.own_data { Bytes::copy_from_slice(&source[data]) } else { source.slice(data) }
     }
 
     /// Bytes of a record, data and key.
-    pub(super) fn record_size(&self) -> u64 {
+    pub(crate) fn record_size(&self) -> u64 {
         self.size + KEY_SIZE as u64
     }
 }

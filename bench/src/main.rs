@@ -1,8 +1,8 @@
-//! `kpl bench`: what a record costs, beside the AWS SDK alone and beside the least that the wire format forces.
+//! `kpl-bench`: what a record costs, beside the AWS SDK alone and beside the least that the wire format forces.
 
-mod child;
-mod hold;
 mod picture;
+mod setup;
+mod subjects;
 mod sweep;
 mod table;
 mod usage;
@@ -13,15 +13,14 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use kpl_emulator::api::UpdateMaxRecordSize;
 use kpl_emulator::{Emulator, Faults, Options, Server};
 use serde::{Deserialize, Serialize};
 
-use self::child::{Measured, STREAM};
+use self::setup::{Measured, STREAM};
 use self::table::Table;
 use self::work::Work;
-use crate::emulator::create_stream;
 
 /// Measures what a record costs, beside the AWS SDK alone and beside the least possible.
 ///
@@ -29,19 +28,23 @@ use crate::emulator::create_stream;
 /// became of the last record. CPU is user and system time of that process. The floor is one thread that does only what
 /// the wire format forces: a key's MD5, one copy, the aggregate's MD5, base64, SHA-256, and a request. The AWS SDK sends
 /// 500 records a request, 24 at a time, without aggregation.
-#[derive(Debug, Args)]
-#[command(after_help = "\
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 120,
+    after_help = "\
 The table: records a second; CPU time a record, and how many times the floor's; resident memory; requests; user records in \
 a Kinesis record; PUT payload units (25 KiB, which is what AWS counts) for a million records, and how many times the least \
 that their bytes need.
 
 Examples:
-  kpl bench                                             what records of 100 bytes cost, flat out
-  kpl bench --rate 50000 --latency 20ms                 latency
-  kpl bench --size 10000000 --records 100 --own-data    large records, and how many copies of them are alive
-  kpl bench --hold                                      memory of a million outstanding records
-  kpl bench --picture bench.svg                         cost by size of record, and latency by rate")]
-pub(crate) struct BenchArgs {
+  kpl-bench                                             what records of 100 bytes cost, flat out
+  kpl-bench --rate 50000 --latency 20ms                 latency
+  kpl-bench --size 10000000 --records 100 --own-data    large records, and how many copies of them are alive
+  kpl-bench --hold                                      memory of a million outstanding records
+  kpl-bench --picture bench.svg                         cost by size of record, and latency by rate"
+)]
+struct BenchArgs {
     #[command(flatten)]
     work: Work,
     #[command(flatten)]
@@ -124,9 +127,16 @@ struct Order {
     hold: bool,
 }
 
-pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    run(&BenchArgs::parse()).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     if let Some(order) = &args.order {
-        println!("{}", serde_json::to_string(&child::run(serde_json::from_str(order)?)?)?);
+        println!("{}", serde_json::to_string(&subjects::run(serde_json::from_str(order)?)?)?);
         return Ok(ExitCode::SUCCESS);
     }
     let BenchArgs { work, how, .. } = args;
@@ -201,7 +211,7 @@ impl Run {
 fn measure_once(subject: Subject, work: &Work, hold: bool, latency: Duration) -> anyhow::Result<Run> {
     // Nothing is kept: the emulator's memory stays small.
     let emulator = Emulator::new(Options { retain_bytes_max: Some(1 << 20), ..Options::unlimited() });
-    create_stream(&emulator, STREAM, work.shards)?;
+    emulator.create_stream(STREAM, work.shards).with_context(|| format!("cannot create {} shards", work.shards))?;
     let mut largest = UpdateMaxRecordSize::default();
     (largest.stream_name, largest.max_record_size_in_kib) = (Some(STREAM.into()), Some(10 << 10));
     let updated = emulator.with(|kinesis, _| kinesis.update_max_record_size(&largest));
@@ -210,7 +220,7 @@ fn measure_once(subject: Subject, work: &Work, hold: bool, latency: Duration) ->
     let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None)?;
     let order = Order { subject, url: server.url(), work: work.clone(), hold };
     let child = Command::new(std::env::current_exe()?)
-        .args(["bench", "--order", &serde_json::to_string(&order)?])
+        .args(["--order", &serde_json::to_string(&order)?])
         .stderr(Stdio::inherit())
         .output()?;
     if !child.status.success() {

@@ -1,14 +1,18 @@
-//! `kpl bench`, with little to do.
+//! `kpl-bench`, with little to do.
+
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::rig::kpl;
+fn bench(args: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kpl-bench")).args(args.split_whitespace()).output().unwrap()
+}
 
 /// The rows that a run printed, one of each of these subjects, with all records stored.
 fn rows(args: &str, subjects: &[&str]) -> Vec<Value> {
-    let run = kpl(&format!("bench --json --rounds 1 {args}"), b"");
-    assert_eq!((run.code(), run.stderr.as_str()), (0, ""), "{run:#?}");
-    let Value::Array(rows) = run.json() else { panic!("{run:#?}") };
+    let run = bench(&format!("--json --rounds 1 {args}"));
+    assert_eq!((run.status.code(), &*String::from_utf8_lossy(&run.stderr)), (Some(0), ""));
+    let Value::Array(rows) = serde_json::from_slice(&run.stdout).unwrap() else { panic!("{run:?}") };
     let is_wanted = |row: &Value| subjects.contains(&row["subject"].as_str().unwrap());
     let rows: Vec<_> = rows.into_iter().filter(is_wanted).collect();
     assert_eq!(rows.iter().map(|row| &row["subject"]).collect::<Vec<_>>(), subjects);
@@ -71,13 +75,14 @@ fn bench_draws_a_picture() {
 #[test]
 fn wrong_use_of_bench_is_told() {
     for (args, message) in [
-        ("bench --records 0", "0 is not in 1.."),
-        ("bench --size 10485749", "10485749 is not in"),
-        ("bench --picture x --size 3", "cannot be used with"),
-        ("bench --hold --rate 3", "cannot be used with"),
+        ("--records 0", "0 is not in 1.."),
+        ("--size 10485749", "10485749 is not in"),
+        ("--picture x --size 3", "cannot be used with"),
+        ("--hold --rate 3", "cannot be used with"),
     ] {
-        let run = kpl(args, b"");
-        assert_eq!((run.code(), run.stdout.as_str()), (2, ""), "{args}: {run:#?}");
-        assert!(run.stderr.contains(message), "{args}: {}", run.stderr);
+        let run = bench(args);
+        assert_eq!((run.status.code(), run.stdout.len()), (Some(2), 0), "{args}");
+        let stderr = String::from_utf8_lossy(&run.stderr);
+        assert!(stderr.contains(message), "{args}: {stderr}");
     }
 }

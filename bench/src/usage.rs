@@ -12,18 +12,18 @@ static ALLOCATOR: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::I
 
 /// CPU time and allocations between two points, and what memory held.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Usage {
-    pub(super) elapsed: Duration,
+pub(crate) struct Usage {
+    pub(crate) elapsed: Duration,
     /// User and system.
-    pub(super) cpu: Duration,
+    pub(crate) cpu: Duration,
     /// Resident memory before, at its peak, and after, in KiB; none where the system does not tell.
-    pub(super) resident: Option<[u64; 3]>,
+    pub(crate) resident: Option<[u64; 3]>,
     /// With the feature `count-allocations`.
-    pub(super) allocations: Option<u64>,
+    pub(crate) allocations: Option<u64>,
 }
 
 /// A point to measure from.
-pub(super) struct Start {
+pub(crate) struct Start {
     at: std::time::Instant,
     cpu: ProcessTime,
     resident: Option<u64>,
@@ -31,7 +31,7 @@ pub(super) struct Start {
 }
 
 impl Start {
-    pub(super) fn now() -> Self {
+    pub(crate) fn now() -> Self {
         // From here on, the peak is the peak since.
         let _ = std::fs::write("/proc/self/clear_refs", "5");
         Self {
@@ -42,7 +42,7 @@ impl Start {
         }
     }
 
-    pub(super) fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> Usage {
         let (cpu, elapsed, allocated) = (self.cpu.elapsed(), self.at.elapsed(), allocations());
         Usage {
             elapsed,
@@ -54,7 +54,7 @@ impl Start {
 }
 
 /// Resident memory, in KiB.
-pub(super) fn resident() -> Option<u64> {
+pub(crate) fn resident() -> Option<u64> {
     memory("VmRSS:")
 }
 
@@ -72,13 +72,13 @@ fn allocations() -> Option<u64> {
 
 /// What is allocated and not freed, in KiB.
 #[cfg(feature = "count-allocations")]
-pub(super) fn heap() -> Option<u64> {
+pub(crate) fn heap() -> Option<u64> {
     let stats = ALLOCATOR.stats();
     Some((stats.bytes_allocated.saturating_sub(stats.bytes_deallocated) / 1_024) as u64)
 }
 
 #[cfg(not(feature = "count-allocations"))]
-pub(super) fn heap() -> Option<u64> {
+pub(crate) fn heap() -> Option<u64> {
     None
 }
 

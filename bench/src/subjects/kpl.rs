@@ -1,0 +1,173 @@
+//! kpl's drivers: flat out, and at a rate.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hdrhistogram::Histogram;
+use kpl_core::RecordResult;
+use kpl_driver::{AwsRuntime, Outcome, Producer};
+
+use crate::setup::{Measured, STREAM, client, config};
+use crate::usage::Start;
+use crate::work::Work;
+
+/// kpl: everything that an application pays for, the awaiting of all outcomes included.
+pub(super) async fn run<R: AwsRuntime>(url: &str, work: &Work) -> anyhow::Result<Measured> {
+    let producer = Producer::<R>::new(client::<R>(url)?, config().build()?);
+    // Connected, and the shards are known.
+    producer.put(STREAM, "warm", "up").await?.await?;
+    let source = work.source();
+
+    let start = Start::now();
+    let mut done = Vec::new();
+    for task in 0..work.tasks {
+        let (producer, work, source) = (producer.clone(), work.clone(), source.clone());
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        done.push(receiver);
+        let put = async move {
+            let put = if work.rate > 0 {
+                at_rate(&producer, &work, &source, task).await
+            } else {
+                flat_out(&producer, &work, &source, task).await
+            };
+            let _ = sender.send(put);
+        };
+        kpl_driver::Runtime::spawn(&R::default(), put);
+    }
+    let mut all = Latencies::new()?;
+    for done in done {
+        all.add(&done.await.context("a task panicked")??)?;
+    }
+    let usage = start.usage();
+    producer.close().await;
+    let latency = (work.rate > 0).then(|| quantiles(&all.records));
+    let requests = (work.rate > 0).then(|| quantiles(&all.requests));
+    Ok(Measured { usage, stored: all.stored, latency, requests, outstanding: Some(all.outstanding), held: None })
+}
+
+struct Latencies {
+    stored: u64,
+    /// Bytes, at most.
+    outstanding: u64,
+    records: Histogram<u64>,
+    requests: Histogram<u64>,
+}
+
+impl Latencies {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            stored: 0,
+            outstanding: 0,
+            records: Histogram::new_with_max(60_000_000, 3)?,
+            requests: Histogram::new_with_max(60_000_000, 3)?,
+        })
+    }
+
+    fn take(&mut self, since: Instant, result: &RecordResult) {
+        let Ok(receipt) = result else { return };
+        self.stored += 1;
+        self.records.saturating_record(since.elapsed().as_micros() as u64);
+        let attempt = receipt.attempts().last();
+        self.requests.saturating_record(attempt.end.saturating_since(attempt.start).as_micros() as u64);
+    }
+
+    fn add(&mut self, other: &Self) -> anyhow::Result<()> {
+        self.stored += other.stored;
+        self.outstanding = self.outstanding.max(other.outstanding);
+        self.records.add(&other.records)?;
+        self.requests.add(&other.requests)?;
+        Ok(())
+    }
+}
+
+fn quantiles(histogram: &Histogram<u64>) -> [u64; 3] {
+    [0.5, 0.99, 0.999].map(|quantile| histogram.value_at_quantile(quantile))
+}
+
+/// Puts as fast as the producer takes records. Outcomes are awaited in order, some way behind.
+async fn flat_out<R: AwsRuntime>(
+    producer: &Producer<R>,
+    work: &Work,
+    source: &Bytes,
+    task: u64,
+) -> anyhow::Result<Latencies> {
+    // All tasks together: less than the producer takes, so that none waits for room.
+    const BEHIND: u64 = 60_000;
+    let behind = (BEHIND / work.tasks) as usize;
+    // One look at what is outstanding for each so many records: looking costs a lock.
+    let looks = ((1 << 20) / work.record_size()).max(1) as usize;
+    let stream = Arc::<str>::from(STREAM);
+    let mut latencies = Latencies::new()?;
+    let mut outcomes: VecDeque<Outcome> = VecDeque::with_capacity(behind + 1);
+    for (i, n) in (task..work.records).step_by(work.tasks as usize).enumerate() {
+        outcomes.push_back(producer.put(stream.clone(), work.key(n), work.data(source, n)).await?);
+        if i % looks == 0 {
+            latencies.outstanding = latencies.outstanding.max(producer.outstanding_bytes() as u64);
+        }
+        if outcomes.len() > behind
+            && let Some(outcome) = outcomes.pop_front()
+        {
+            latencies.stored += u64::from(outcome.await.is_ok());
+        }
+    }
+    for outcome in outcomes {
+        latencies.stored += u64::from(outcome.await.is_ok());
+    }
+    Ok(latencies)
+}
+
+/// Puts so many records each millisecond, and waits for each of them by itself. Time counts from a record's put, or from
+/// when it was due, if that was earlier: what a producer holds up is not left out.
+async fn at_rate<R: AwsRuntime>(
+    producer: &Producer<R>,
+    work: &Work,
+    source: &Bytes,
+    task: u64,
+) -> anyhow::Result<Latencies> {
+    let (stream, runtime) = (Arc::<str>::from(STREAM), R::default());
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let awaiting = {
+        let (done, end) = tokio::sync::oneshot::channel();
+        kpl_driver::Runtime::spawn(&runtime, async move {
+            let latencies = async {
+                let mut latencies = Latencies::new()?;
+                let mut outcomes = FuturesUnordered::new();
+                let mut putting = true;
+                while putting || !outcomes.is_empty() {
+                    tokio::select! {
+                        put = receiver.recv(), if putting => match put {
+                            Some((since, outcome)) => {
+                                let outcome: Outcome = outcome;
+                                outcomes.push(async move { (since, outcome.await) });
+                            }
+                            None => putting = false,
+                        },
+                        Some((since, result)) = outcomes.next() => latencies.take(since, &result),
+                    }
+                }
+                Ok(latencies)
+            };
+            let _ = done.send(latencies.await);
+        });
+        end
+    };
+    let start = Instant::now();
+    for n in (task..work.records).step_by(work.tasks as usize) {
+        let due = Duration::from_nanos((u128::from(n) * 1_000_000_000 / u128::from(work.rate)) as u64);
+        let early = due.saturating_sub(start.elapsed());
+        // Whatever is due within a millisecond goes now.
+        if early > Duration::from_millis(1) {
+            kpl_driver::Runtime::sleep_until(&runtime, kpl_driver::Runtime::now(&runtime) + early).await;
+        }
+        let since = Instant::now().min(start + due);
+        let outcome = producer.put(stream.clone(), work.key(n), work.data(source, n)).await?;
+        let _ = sender.send((since, outcome));
+    }
+    drop(sender);
+    awaiting.await.context("the waiting task panicked")?
+}
