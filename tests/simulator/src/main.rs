@@ -38,7 +38,7 @@ struct Args {
     jobs: usize,
     /// Seconds after which a world that does not end is a finding, too
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
-    patience: u64,
+    timeout: u64,
     /// Go on after a finding, and list them all, without their traces
     #[arg(long)]
     keep_going: bool,
@@ -91,8 +91,8 @@ fn run(args: &Args, level: Level) -> bool {
         scope.spawn(|| {
             while running.load(Ordering::Relaxed) > 0 {
                 std::thread::sleep(Duration::from_millis(50));
-                if let Some(seed) = at_work.iter().find_map(|worker| worker.stuck_at(args.patience)) {
-                    println!("PROMISE  every world ends\nBROKEN   this one did not within {} s", args.patience);
+                if let Some(seed) = at_work.iter().find_map(|worker| worker.stuck_at(args.timeout)) {
+                    println!("PROMISE  every world ends\nBROKEN   this one did not within {} s", args.timeout);
                     println!("{}", repeat(level, seed));
                     std::process::exit(1);
                 }
@@ -179,9 +179,9 @@ impl AtWork {
         self.set(None);
     }
 
-    fn stuck_at(&self, patience: u64) -> Option<u64> {
+    fn stuck_at(&self, timeout: u64) -> Option<u64> {
         let at_work = *self.0.lock().ok()?;
-        at_work.filter(|(_, since)| since.elapsed().as_secs() >= patience).map(|(seed, _)| seed)
+        at_work.filter(|(_, since)| since.elapsed().as_secs() >= timeout).map(|(seed, _)| seed)
     }
 
     fn set(&self, to: Option<(u64, Instant)>) {

@@ -107,6 +107,7 @@ impl<'u, 'b> World<'u, 'b> {
         let mut oracle = Oracle::new(&options, service.record_size_max());
         if level != Level::Core {
             oracle.facts.late = options.callers.oversleep;
+            oracle.facts.closes_at_once = false;
         }
         let subject =
             subject::make(level, config(&options, service.record_size_max()), START, &options.callers, choices.dice());

@@ -20,6 +20,14 @@ pub(super) fn refused(facts: &Facts, put: &Put, refusal: Refusal) -> Kept {
     broken!("a record of {} bytes is refused ({refusal:?}) with {records} records and {bytes} bytes", put.size)
 }
 
+/// Nothing is accepted once a close has begun, where it begins at once.
+pub(super) fn accepted(facts: &Facts, ticket: u64) -> Kept {
+    if facts.closing && facts.closes_at_once {
+        return broken!("record {ticket} is accepted by a producer that is closed");
+    }
+    Ok(())
+}
+
 pub(super) fn sent(facts: &Facts, records: &[PutRecordsEntry]) -> Kept {
     let settings = &facts.options.config;
     if facts.under_way > settings.in_flight {

@@ -103,6 +103,8 @@ pub(crate) struct Facts {
     /// Most bytes in a record.
     pub(crate) record_size_max: usize,
     pub(crate) closing: bool,
+    /// Whether a close takes effect before anything else happens: there are no tasks.
+    pub(crate) closes_at_once: bool,
     /// When a close gives up.
     pub(crate) gives_up_at: Instant,
     pub(crate) runtime_ended: bool,
@@ -174,6 +176,7 @@ impl Oracle {
             miscounted: false,
             record_size_max,
             closing: false,
+            closes_at_once: true,
             gives_up_at: Instant::NEVER,
             runtime_ended: false,
             healed: None,
@@ -230,6 +233,7 @@ impl Oracle {
         put.at = now;
         let size = put.size;
         resolved_once::decided(put, ticket, State::Taken)?;
+        caps::accepted(&self.facts, ticket)?;
         self.progress.effect();
         self.taken += 1;
         self.facts.outstanding_records += 1;

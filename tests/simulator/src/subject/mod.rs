@@ -1,10 +1,10 @@
 //! What is tested, as the world sees it: the state machine alone, or the drive loop around it.
 
+mod core;
+#[cfg(feature = "driver")]
+mod driver;
 #[cfg(feature = "driver")]
 mod executor;
-#[cfg(feature = "driver")]
-mod looped;
-mod machine;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use kpl_core::{
 };
 use kpl_emulator::api::PutRecordsEntry;
 
-use self::machine::Machine;
+use self::core::CoreSubject;
 use crate::Level;
 use crate::options::Callers;
 
@@ -51,9 +51,9 @@ pub(crate) fn make(level: Level, config: Config, now: Instant, callers: &Callers
     #[cfg(not(feature = "driver"))]
     let _ = (callers, dice);
     match level {
-        Level::Core => Box::new(Machine::new(config, now)),
+        Level::Core => Box::new(CoreSubject::new(config, now)),
         #[cfg(feature = "driver")]
-        Level::Driver => Box::new(looped::Looped::new(config, now, callers, dice)),
+        Level::Driver => Box::new(driver::DriverSubject::new(config, now, callers, dice)),
     }
 }
 
