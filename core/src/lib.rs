@@ -35,7 +35,7 @@
 //!                     RecordReply::stored("shardId-000000000000", "49590338271490256608559692538361571095")
 //!                 });
 //!                 let reply = Reply::Records(stored.collect());
-//!                 producer.respond(now, batch, reply);
+//!                 producer.handle_reply(now, batch, reply);
 //!             }
 //!             Action::ListShards(request) => {
 //!                 let shard = ListedShard {
@@ -46,14 +46,15 @@
 //!                     parents: [None, None],
 //!                 };
 //!                 let page = ShardPage { shards: vec![shard], next_token: None };
-//!                 producer.respond_shards(now, &request, Ok(page));
+//!                 producer.handle_shards(now, &request, Ok(page));
 //!             }
 //!             Action::DescribeStream(request) => {
-//!                 producer.respond_stream(now, &request, Ok(StreamSummary::default()));
+//!                 producer.handle_stream_summary(now, &request, Ok(StreamSummary::default()));
 //!             }
 //!             Action::Resolve(records) => receipts += records.filter(|(_ticket, result)| result.is_ok()).count(),
-//!             Action::Notice(notice) => println!("{notice:?}"),
-//!             _ => {}
+//!             Action::Log(event) => println!("{event:?}"),
+//!             // No flush, no close with a deadline, no metrics: see `Action`.
+//!             Action::FlushDone(_) | Action::CancelRequests | Action::ExportMetrics(_) => {}
 //!         }
 //!     }
 //!     // A driver sleeps until then, or until a put, a reply or a close wakes it.

@@ -46,13 +46,13 @@ const RECORD_SIZE_MAX: usize = 4_096;
 /// let mut buffer = PutBuffer::new(&config);
 /// let (mut drain, mut keys) = (BufferDrain::new(1), HashKeyCache::default());
 ///
-/// let first = UserRecord::new("events", "a", "hello").check()?;
-/// let (first, ticket) = buffer.push(now, first, 1).unwrap_err(); // its stream is not known yet
-/// producer.put(now, first.prepare(&mut keys), ticket)?;
-///
 /// drain.start(producer.room()); // allows the buffer to accept records
 /// drain.take(0, &mut buffer, now);
 /// buffer.expect_drain(now + Duration::from_millis(50)); // when the next drain comes at the latest
+///
+/// let first = UserRecord::new("events", "a", "hello").check()?;
+/// let (first, ticket) = buffer.push(now, first, 1).unwrap_err(); // the producer has to learn of its stream
+/// producer.put(now, first.prepare(&mut keys), ticket)?;
 /// assert!(buffer.push(now, UserRecord::new("events", "b", "hello").check()?, 2).is_ok());
 ///
 /// drain.start(producer.room());

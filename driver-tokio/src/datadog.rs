@@ -9,7 +9,7 @@ use std::sync::Arc;
 use datadog_api_client::datadog;
 use datadog_api_client::datadogV2::api_metrics::{MetricsAPI, SubmitMetricsError, SubmitMetricsOptionalParams};
 use datadog_api_client::datadogV2::model::{MetricContentEncoding, MetricPayload, MetricResource, MetricSeries};
-use kpl_driver::metrics::{BoxFuture, MetricsReport, MetricsSink, Progress, SinkError};
+use kpl_driver::metrics::{BoxFuture, MetricsReport, MetricsSink, Progress, SinkError, one_line};
 use rustls::{ClientConfig, RootCertStore};
 
 /// Datadog's own, and that of its clients.
@@ -262,14 +262,4 @@ fn said(error: &datadog::Error<SubmitMetricsError>) -> String {
         }
         error => format!("the metrics did not reach Datadog: {}", one_line(error)),
     }
-}
-
-/// The error with all that caused it, each said once.
-fn one_line(error: &(dyn Error + 'static)) -> String {
-    let chain = std::iter::successors(Some(error), |&error: &&(dyn Error + 'static)| error.source());
-    chain.map(ToString::to_string).fold(String::new(), |line, part| match &*line {
-        "" => part,
-        line if line.ends_with(&part) => line.to_owned(),
-        line => format!("{line}: {part}"),
-    })
 }

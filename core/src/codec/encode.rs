@@ -151,12 +151,8 @@ fn put_bytes(blob: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
     blob.put_slice(bytes);
 }
 
-fn put_varint(blob: &mut Vec<u8>, mut n: usize) {
-    while n >= 0x80 {
-        blob.put_u8(n as u8 | 0x80);
-        n >>= 7;
-    }
-    blob.put_u8(n as u8);
+fn put_varint(blob: &mut Vec<u8>, n: usize) {
+    prost::encoding::encode_varint(n as u64, blob);
 }
 
 fn put_decimal(blob: &mut Vec<u8>, n: u128) {

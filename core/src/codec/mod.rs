@@ -1,6 +1,6 @@
 //! The KPL's aggregation format: several user records in one Kinesis record.
 //!
-//! An aggregated record is the magic number `F3 89 9A C2`, a protobuf message ([`proto::AggregatedRecord`]), and the
+//! An aggregated record is the magic number `F3 89 9A C2`, a protobuf message (`AggregatedRecord` in the KPL's `messages.proto`), and the
 //! MD5 of the message. Keys stand in tables, each once, in the order of their first use; records refer to them by
 //! index. The format is described in the KPL's `aggregation-format.md`; the encoding here is byte for byte the one of
 //! the C++ KPL.
@@ -21,6 +21,7 @@
 mod decode;
 mod encode;
 mod key_table;
+#[cfg(any(test, feature = "proto"))]
 pub mod proto;
 
 use alloc::sync::Arc;

@@ -93,7 +93,7 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 }
 
 /// The error with all that caused it, each said once.
-pub(crate) fn one_line(error: &(dyn Error + 'static)) -> String {
+pub fn one_line(error: &(dyn Error + 'static)) -> String {
     let mut line = String::new();
     for part in chain(error).map(ToString::to_string) {
         if !line.ends_with(&part) {

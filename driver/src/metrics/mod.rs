@@ -45,6 +45,8 @@ pub use self::in_memory::{InMemorySink, NullSink};
 pub use self::opentelemetry::OpenTelemetrySink;
 #[doc(hidden)]
 pub use self::progress::Progress;
+#[doc(hidden)]
+pub use crate::aws::errors::one_line;
 
 pub use kpl_core::metrics::{
     Datum, Histogram, Latency, Metric, MetricsGranularity, MetricsLevel, MetricsReport, StatisticSet, Unit,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::rng::Rng;
+use fastrand::Rng;
 
 /// Faults of the service and of the network. By default, none. Rates are from 0 (never) to 1 (always).
 ///
@@ -46,18 +46,28 @@ impl Faults {
             return Fate::default();
         }
         Fate {
-            delay: self.latency.saturating_add(rng.up_to(self.latency_jitter)),
-            http_500: rng.happens(self.http_500_rate),
-            throttled: rng.happens(self.request_throttle_rate),
-            drop_reply: rng.happens(self.drop_reply_rate),
+            delay: self.latency.saturating_add(up_to(rng, self.latency_jitter)),
+            http_500: happens(rng, self.http_500_rate),
+            throttled: happens(rng, self.request_throttle_rate),
+            drop_reply: happens(rng, self.drop_reply_rate),
         }
     }
 
     /// What goes wrong with one record, by its error code.
     pub(crate) fn record_error(&self, rng: &mut Rng) -> Option<&'static str> {
-        if rng.happens(self.throttle_rate) {
+        if happens(rng, self.throttle_rate) {
             return Some("ProvisionedThroughputExceededException");
         }
-        rng.happens(self.internal_failure_rate).then_some("InternalFailure")
+        happens(rng, self.internal_failure_rate).then_some("InternalFailure")
     }
+}
+
+/// Returns true in `rate` of the cases. Draws nothing for a rate of 0, so that switching a fault off changes no other.
+fn happens(rng: &mut Rng, rate: f64) -> bool {
+    rate > 0.0 && rng.f64() <= rate
+}
+
+/// Returns a random duration from zero to `max`. Draws nothing for a maximum of zero.
+fn up_to(rng: &mut Rng, max: Duration) -> Duration {
+    if max.is_zero() { max } else { max.mul_f64(rng.f64()) }
 }

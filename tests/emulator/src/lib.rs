@@ -28,7 +28,6 @@ mod faults;
 #[cfg(feature = "http")]
 mod http;
 mod model;
-mod rng;
 
 pub use error::ServiceError;
 pub use faults::{Fate, Faults};

@@ -11,8 +11,7 @@ use kpl_core::Instant;
 use kpl_core::metrics::{Datum, MetricsGranularity, MetricsReport, Unit};
 
 use self::dimensions::Dimensions;
-use super::{BoxFuture, MetricsSink, Progress, SinkError};
-use crate::aws::errors::one_line;
+use super::{BoxFuture, MetricsSink, Progress, SinkError, one_line};
 use crate::runtime::AwsRuntime;
 
 /// The KPL's.

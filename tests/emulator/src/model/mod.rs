@@ -15,7 +15,6 @@ use crate::api::{
     CreateStream, DeleteStream, Done, Target, UpdateMaxRecordSize, UpdateStreamRecordDistributionStrategy,
 };
 use crate::faults::{Fate, Faults};
-use crate::rng::Rng;
 pub use stream::StoredRecord;
 pub(crate) use stream::{Shard, Stream};
 
@@ -92,7 +91,7 @@ pub struct Counters {
 pub struct Kinesis {
     options: Options,
     faults: Faults,
-    rng: Rng,
+    rng: fastrand::Rng,
     streams: BTreeMap<String, Stream>,
     /// Counts the streams made, so that one made anew under its name is told from the old one.
     incarnations: u64,
@@ -103,7 +102,7 @@ impl Kinesis {
     /// A service without streams.
     pub fn new(options: Options) -> Self {
         Self {
-            rng: Rng::new(options.seed),
+            rng: fastrand::Rng::with_seed(options.seed),
             incarnations: options.incarnation,
             options,
             faults: Faults::default(),

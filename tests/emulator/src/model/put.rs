@@ -105,7 +105,7 @@ impl Kinesis {
             return refuse("InvalidArgumentException", oversized(&entry, limit));
         }
         let shard = if stream.auto_distribution {
-            stream.any_open(rng.next())
+            stream.any_open(rng.u64(..))
         } else {
             let by_key = || u128::from_be_bytes(Md5::digest(entry.partition_key.as_bytes()).into());
             stream.route(explicit_hash_key.unwrap_or_else(by_key))
