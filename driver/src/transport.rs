@@ -12,7 +12,7 @@ use kpl_core::{Batch, DescribeStreamRequest, ListShardsRequest, Reply, RequestEr
 ///
 /// ```
 /// use kpl_driver::core::{
-///     Batch, DescribeRequest, ListShardsRequest, RecordReply, Reply, RequestError, ShardPage, StreamSummary,
+///     Batch, DescribeStreamRequest, ListShardsRequest, RecordReply, Reply, RequestError, ShardPage, StreamSummary,
 /// };
 /// use kpl_driver::Transport;
 ///
@@ -28,7 +28,7 @@ use kpl_core::{Batch, DescribeStreamRequest, ListShardsRequest, Reply, RequestEr
 ///         Ok(ShardPage::default()) // nothing is known of shards: records go singly
 ///     }
 ///
-///     async fn describe_stream(&self, _: &DescribeRequest) -> Result<StreamSummary, RequestError> {
+///     async fn describe_stream(&self, _: &DescribeStreamRequest) -> Result<StreamSummary, RequestError> {
 ///         Ok(StreamSummary::default())
 ///     }
 /// }
