@@ -190,6 +190,7 @@ impl Kinesis {
         Ok(StreamSummary {
             max_record_size: summary["MaxRecordSizeInKiB"].as_u64().map(|kib| kib as usize * 1_024),
             auto_distribution: summary["RecordDistributionStrategy"] == "AUTO",
+            open_shards: summary["OpenShardCount"].as_u64().map(|shards| shards as usize),
         })
     }
 

@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use core::time::Duration;
 
+use crate::full::ShardName;
 use crate::metrics::MetricsSnapshot;
 use crate::outstanding::FlushId;
 use crate::record::kinesis_record::Batch;
@@ -24,6 +25,9 @@ pub enum Action<T> {
     /// Tell the callers with these tickets what became of their records: all of one Kinesis record at once, since there
     /// may be thousands in it.
     Resolve(Resolution<T>),
+    /// The shard has room again, after a put for it was refused: see [`Full::Shard`](crate::Full::Shard). Other reasons for
+    /// which a put may succeed again are a resolved record and a close.
+    RoomFreed(ShardName),
     /// Everything that was put before this flush is resolved.
     FlushDone(FlushId),
     /// The deadline of a close has passed: give back every batch under way now, as
@@ -84,6 +88,16 @@ pub enum LogEvent {
         message: Box<str>,
         /// When it is tried again; `None` if it is not.
         retry_in: Option<Duration>,
+    },
+    /// The stream's first records are sent without its shard list: it was refused for good, or did not come within
+    /// `start_timeout`. They are aggregated by hash key only, and the stream is paced as a whole. Logged once per stream.
+    WithoutShardList {
+        /// The stream's name or ARN.
+        stream: Arc<str>,
+        /// The code of the last error, or `Timeout`.
+        code: Box<str>,
+        /// The message of the last error.
+        message: Box<str>,
     },
     /// The stream was described.
     StreamDescribed {

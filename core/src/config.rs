@@ -35,6 +35,20 @@ pub enum RecordDistribution {
     Auto,
 }
 
+/// Which programs read the streams: they differ in what they do with an aggregate that was stored on another shard than its
+/// hash keys belong to, which happens while a stream is resharded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Consumers {
+    /// At least one consumer drops such an aggregate: the Kinesis Client Library (all versions), and what builds on its
+    /// deaggregation with hash key ranges, such as Flink's connector. The producer sends such an aggregate again.
+    #[default]
+    Kcl,
+    /// Every consumer reads aggregates on any shard: Lambda functions and others with the deaggregation modules of AWS
+    /// Labs, Firehose. The producer accepts such an aggregate; sending it again would only make duplicates.
+    AnyShard,
+}
+
 /// One table for fields, defaults, ranges, setters and getters.
 macro_rules! config {
     ($($(#[$doc:meta])* $field:ident: $type:ty = $default:expr $(, in $range:expr)?;)*) => {
@@ -88,6 +102,8 @@ macro_rules! config {
 }
 
 const MILLISECOND: Duration = Duration::from_millis(1);
+/// The longest backlog of a shard where records never expire.
+const BACKLOG_WITHOUT_TTL: Duration = Duration::from_secs(15);
 
 config! {
     /// Whether several user records are packed into one Kinesis record. Default `true`.
@@ -107,6 +123,16 @@ config! {
     /// How long a record may take from put to success, retries included; [`Duration::MAX`] means for ever. Must be
     /// more than `record_max_buffered_time`. Default 30 s.
     record_ttl: Duration = Duration::from_secs(30), in 100 * MILLISECOND..=Duration::MAX;
+    /// How long the first records of a stream wait for its first shard list, also while the list or the credentials fail
+    /// for a while. At most half of `record_ttl`. When it is over, or the list is refused for good, records are aggregated
+    /// by hash key, and the stream is paced as a whole. Default 5 s.
+    start_timeout: Duration = Duration::from_secs(5), in Duration::ZERO..=Duration::from_secs(600);
+    /// The longest backlog of a shard, as the time that it takes at half the shard's present pace (other producers may
+    /// take the other half). No more records for the shard are accepted beyond that: they would expire before they are
+    /// sent. `None`: half of `record_ttl`, or 15 s if records never expire. Default `None`.
+    max_shard_backlog: Option<Duration> = None, in OrNone(10 * MILLISECOND..=Duration::from_secs(86_400));
+    /// Which consumers read the streams. Default [`Consumers::Kcl`].
+    consumers: Consumers = Consumers::Kcl;
     /// Whether a throttled record fails at once instead of waiting for its shard. Default `false`.
     fail_if_throttled: bool = false;
     /// Kinesis records a second for one shard, as the service has it. Default 1,000.
@@ -152,6 +178,19 @@ impl Config {
         ConfigBuilder { config: self.clone() }
     }
 
+    /// How long a stream's first records wait for its shard list.
+    pub(crate) fn start_wait(&self) -> Duration {
+        self.start_timeout.min(self.record_ttl / 2)
+    }
+
+    /// The longest backlog of a shard.
+    pub(crate) fn backlog_limit(&self) -> Duration {
+        self.max_shard_backlog.unwrap_or(match self.record_ttl {
+            Duration::MAX => BACKLOG_WITHOUT_TTL,
+            ttl => ttl / 2,
+        })
+    }
+
     fn check_together(self) -> Result<Self, ConfigError> {
         if self.record_ttl <= self.record_max_buffered_time {
             return Err(ConfigError {
@@ -172,7 +211,7 @@ impl Config {
 }
 
 /// The range of a value that may also be absent.
-struct OrNone(RangeInclusive<usize>);
+struct OrNone<V>(RangeInclusive<V>);
 
 trait Range<V> {
     fn admits(&self, value: &V) -> bool;
@@ -189,8 +228,8 @@ impl<V: PartialOrd + Debug> Range<V> for RangeInclusive<V> {
     }
 }
 
-impl Range<Option<usize>> for OrNone {
-    fn admits(&self, value: &Option<usize>) -> bool {
+impl<V: PartialOrd + Debug> Range<Option<V>> for OrNone<V> {
+    fn admits(&self, value: &Option<V>) -> bool {
         value.as_ref().is_none_or(|value| self.0.contains(value))
     }
 

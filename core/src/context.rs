@@ -7,6 +7,7 @@ use core::time::Duration;
 use crate::action::{Action, LogEvent};
 use crate::config::Config;
 use crate::outstanding::Outstanding;
+use crate::put_buffer::Room;
 use crate::record::attempt::{AttemptError, code};
 use crate::record::kinesis_record::Pending;
 use crate::record::result::{PutFailure, Resolution};
@@ -29,6 +30,8 @@ pub(crate) struct Context<T> {
     pub(crate) closing: bool,
     /// The deadline of the close has passed: nothing is tried any more.
     pub(crate) abandoned: bool,
+    /// The number of shards, of all streams, for which puts have to be checked against the limit on a backlog.
+    pub(crate) slow_shards: usize,
     next_description: Instant,
     /// User records that expired in this turn of the stream at work.
     expired: usize,
@@ -44,8 +47,18 @@ impl<T> Context<T> {
             actions: VecDeque::new(),
             closing: false,
             abandoned: false,
+            slow_shards: 0,
             next_description: Instant::from_nanos(0),
             expired: 0,
+        }
+    }
+
+    /// How many more records and bytes the producer accepts before it is full.
+    pub(crate) fn room(&self) -> Room {
+        let Self { outstanding, config, .. } = self;
+        Room {
+            records: config.max_outstanding_records().saturating_sub(outstanding.records()),
+            bytes: config.max_outstanding_bytes().saturating_sub(outstanding.bytes()),
         }
     }
 

@@ -88,6 +88,7 @@ mod action;
 pub mod codec;
 mod config;
 mod context;
+mod full;
 pub mod limits;
 pub mod metrics;
 mod outstanding;
@@ -97,12 +98,14 @@ mod record;
 mod reply;
 mod stats;
 mod stream;
+mod streams;
 #[cfg(test)]
 mod testing;
 mod time;
 
 pub use action::{Action, DescribeStreamRequest, ListShardsRequest, LogEvent};
-pub use config::{Config, ConfigBuilder, ConfigError, RecordDistribution};
+pub use config::{Config, ConfigBuilder, ConfigError, Consumers, RecordDistribution};
+pub use full::{Full, ShardName};
 pub use outstanding::FlushId;
 pub use producer::{Producer, PutError};
 pub use put_buffer::{BufferDrain, Buffered, PutBuffer, Room};

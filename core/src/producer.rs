@@ -3,14 +3,12 @@
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::time::Duration;
-
-use hashbrown::HashMap;
 
 use crate::action::{Action, DescribeStreamRequest, ListShardsRequest};
 use crate::config::Config;
 use crate::context::Context;
+use crate::full::Full;
 use crate::metrics::{MetricsSnapshot, MetricsWindow, Reporter};
 use crate::outstanding::FlushId;
 use crate::put_buffer::{BufferDrain, Room};
@@ -20,13 +18,17 @@ use crate::record::kinesis_record::{Batch, Pending};
 use crate::record::user_record::{InvalidRecord, PreparedRecord};
 use crate::reply::{Reply, RequestError, ShardPage, StreamSummary};
 use crate::stats::Stats;
-use crate::stream::{FollowUp, Stream};
+use crate::stream::{FollowUp, RELEASE_INTERVAL, Stream};
+use crate::streams::Streams;
 use crate::time::Instant;
 use crate::time::timers::Timers;
 
 /// A driver's threads may read the clock before they lock the producer, and lose their core in between. If more time than
 /// this lies there, the clock was set.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(1);
+
+/// Streams freed in one turn: more of them would keep the lock of a driver for long.
+const RETIRED_PER_TURN_MAX: usize = 100;
 
 /// A Kinesis producer without clock, socket, thread or randomness of its own.
 ///
@@ -49,10 +51,7 @@ const CLOCK_SKEW_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Producer<T> {
     context: Context<T>,
-    streams: Vec<Stream<T>>,
-    by_name: HashMap<Arc<str>, u32>,
-    /// The stream of the last put.
-    last_put: u32,
+    streams: Streams<T>,
     /// The latest time of a put.
     latest_put: Instant,
     /// When which stream has something to do.
@@ -68,17 +67,16 @@ pub struct Producer<T> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PutError<T> {
-    /// As many records or bytes are outstanding as the config allows. Put it again when something was resolved.
-    #[error("the producer is full: {records} records and {bytes} bytes are outstanding")]
+    /// The producer, or the record's shard, has no room for it. Put it again when a record was resolved, or when
+    /// [`Action::RoomFreed`] names the shard.
+    #[error("{full}")]
     Full {
+        /// What is full.
+        full: Full,
         /// The record.
         record: PreparedRecord,
         /// Its ticket.
         ticket: T,
-        /// Records outstanding.
-        records: usize,
-        /// Bytes outstanding.
-        bytes: usize,
     },
     /// The producer is being closed.
     #[error("the producer is closed")]
@@ -106,9 +104,7 @@ impl<T> Producer<T> {
         Self {
             reporter: Reporter::new(config.metrics_level(), config.metrics_upload_interval(), now),
             context: Context::new(config),
-            streams: Vec::new(),
-            by_name: HashMap::new(),
-            last_put: 0,
+            streams: Streams::default(),
             latest_put: now,
             timers: Timers::default(),
             waiting_streams: VecDeque::new(),
@@ -130,13 +126,20 @@ impl<T> Producer<T> {
         let size = record.size();
         let Context { outstanding, config, .. } = &self.context;
         if !outstanding.has_room(size, config) {
-            let (records, bytes) = (outstanding.records(), outstanding.bytes());
-            return Err(PutError::Full { record, ticket, records, bytes });
+            let full = Full::Producer { records: outstanding.records(), bytes: outstanding.bytes() };
+            return Err(PutError::Full { full, record, ticket });
         }
         let index = self.stream_index(now, &record.stream);
-        let limit = self.streams[index as usize].max_record_size();
+        let stream = self.streams.get_mut(index);
+        let limit = stream.max_record_size();
         if size > limit {
             return Err(PutError::Invalid { reason: InvalidRecord::TooLarge { size, limit }, record, ticket });
+        }
+        let (room, config) = (self.context.room(), &self.context.config);
+        if self.context.slow_shards > 0
+            && let Some(full) = stream.full(now, record.entry.hash_key(), room, config)
+        {
+            return Err(PutError::Full { full, record, ticket });
         }
         self.admit(now, now, index, record, ticket);
         Ok(())
@@ -155,16 +158,18 @@ impl<T> Producer<T> {
 
     /// How many more records and bytes the producer accepts before it is full.
     pub fn room(&self) -> Room {
-        let Context { outstanding, config, .. } = &self.context;
-        Room {
-            records: config.max_outstanding_records().saturating_sub(outstanding.records()),
-            bytes: config.max_outstanding_bytes().saturating_sub(outstanding.bytes()),
-        }
+        self.context.room()
+    }
+
+    /// The room for records in put buffers. There is none while a shard has a long backlog, so that each put is checked
+    /// against `max_shard_backlog`.
+    pub fn buffer_room(&self) -> Room {
+        if self.context.slow_shards > 0 { Room::default() } else { self.context.room() }
     }
 
     fn admit(&mut self, now: Instant, put_at: Instant, index: u32, record: PreparedRecord, ticket: T) {
         let size = record.size();
-        let (stream, context) = (&mut self.streams[index as usize], &mut self.context);
+        let (stream, context) = (self.streams.get_mut(index), &mut self.context);
         let max_wait = context.config.record_max_buffered_time();
         // Deadlines are in the order of the puts, lest an aggregate overtakes the one before it.
         let put_at = if self.latest_put <= put_at + CLOCK_SKEW_MAX { self.latest_put.max(put_at) } else { put_at };
@@ -184,8 +189,16 @@ impl<T> Producer<T> {
 
     /// Time has passed: does what is due. Ticks at other times than [`next_tick`](Self::next_tick) are harmless.
     pub fn tick(&mut self, now: Instant) {
+        let mut retired = 0;
         while let Some(index) = self.timers.pop_due(now) {
+            // A timer may be left of a stream that is retired.
+            if !self.streams.contains(index) {
+                continue;
+            }
             self.advance(now, index);
+            if self.streams.get(index).idle_at() <= now {
+                self.retire(now, index, &mut retired);
+            }
         }
         if self.close_at.is_some_and(|close_at| close_at <= now) && !self.context.abandoned {
             self.abandon(now);
@@ -197,7 +210,7 @@ impl<T> Producer<T> {
     pub fn handle_reply(&mut self, now: Instant, batch: Batch<T>, reply: Reply) {
         let Batch { stream_index, records, started, .. } = batch;
         self.in_flight -= 1;
-        let stream = &mut self.streams[stream_index as usize];
+        let stream = self.streams.get_mut(stream_index);
         stream.handle_reply(now, started, records, reply, &mut self.context);
         self.reporter.observed(now);
         self.advance(now, stream_index);
@@ -207,8 +220,8 @@ impl<T> Producer<T> {
 
     /// A page of the stream's shards, or why there is none.
     pub fn handle_shards(&mut self, now: Instant, request: &ListShardsRequest, reply: Result<ShardPage, RequestError>) {
-        if let Some(&index) = self.by_name.get(&request.stream) {
-            self.streams[index as usize].on_shards(now, reply, &mut self.context);
+        if let Some(index) = self.streams.find(&request.stream) {
+            self.streams.get_mut(index).on_shards(now, reply, &mut self.context);
             self.advance(now, index);
         }
         self.finish(now);
@@ -221,8 +234,8 @@ impl<T> Producer<T> {
         request: &DescribeStreamRequest,
         reply: Result<StreamSummary, RequestError>,
     ) {
-        if let Some(&index) = self.by_name.get(&request.stream) {
-            self.streams[index as usize].on_description(now, reply, &mut self.context);
+        if let Some(index) = self.streams.find(&request.stream) {
+            self.streams.get_mut(index).on_description(now, reply, &mut self.context);
             self.advance(now, index);
         }
         self.finish(now);
@@ -290,8 +303,7 @@ impl<T> Producer<T> {
 
     /// The shard of a stream that takes a hash key, if that is known and means anything there.
     pub fn shard(&self, stream: &str, hash_key: u128) -> Option<&Arc<str>> {
-        let index = *self.by_name.get(stream)?;
-        self.streams[index as usize].shard(hash_key)
+        self.streams.get(self.streams.find(stream)?).shard(hash_key)
     }
 
     /// Counts since the producer was made.
@@ -308,9 +320,7 @@ impl<T> Producer<T> {
             }
         };
         let mut snapshot = MetricsSnapshot::new(start, now, self.context.config.metrics_granularity());
-        for stream in &mut self.streams {
-            stream.snapshot_metrics(now, &mut snapshot, window);
-        }
+        self.streams.read_metrics(now, window, &mut snapshot);
         snapshot
     }
 
@@ -325,30 +335,32 @@ impl<T> Producer<T> {
     }
 
     fn stream_index(&mut self, now: Instant, name: &Arc<str>) -> u32 {
-        // Mostly it is the stream of the put before.
-        if self.streams.get(self.last_put as usize).is_some_and(|stream| stream.name() == name) {
-            return self.last_put;
+        let (index, is_new) = self.streams.find_or_create(now, name, &mut self.context);
+        if is_new {
+            self.streams.get_mut(index).handle_timeout(now, &mut self.context);
         }
-        if let Some(&index) = self.by_name.get(name) {
-            self.last_put = index;
-            return index;
-        }
-        let index = self.streams.len() as u32;
-        self.streams.push(Stream::new(now, name.clone(), &mut self.context));
-        self.by_name.insert(name.clone(), index);
-        self.streams[index as usize].handle_timeout(now, &mut self.context);
         index
+    }
+
+    /// Frees a stream that is idle for long, unless many others were freed in this turn.
+    fn retire(&mut self, now: Instant, index: u32, retired: &mut usize) {
+        if *retired < RETIRED_PER_TURN_MAX {
+            self.streams.retire(index);
+            *retired += 1;
+        } else {
+            self.timers.arm(index, now + RELEASE_INTERVAL);
+        }
     }
 
     /// Lets a stream do what is due and send what it may.
     fn advance(&mut self, now: Instant, index: u32) {
-        self.streams[index as usize].handle_timeout(now, &mut self.context);
+        self.streams.get_mut(index).handle_timeout(now, &mut self.context);
         self.send(now, index);
     }
 
     /// Sends a stream's requests, as far as the cap on requests under way allows, and sets its alarm.
     fn send(&mut self, now: Instant, index: u32) {
-        let stream = &mut self.streams[index as usize];
+        let stream = self.streams.get_mut(index);
         if !*stream.awaits_request() {
             while self.in_flight < self.context.config.max_in_flight_requests()
                 && Self::send_one(now, index, stream, &mut self.context)
@@ -360,6 +372,7 @@ impl<T> Producer<T> {
                 self.waiting_streams.push_back(index);
             }
         }
+        stream.count_slow_shards(&mut self.context);
         self.timers.arm(index, stream.next_timeout());
     }
 
@@ -368,7 +381,7 @@ impl<T> Producer<T> {
         while self.in_flight < self.context.config.max_in_flight_requests()
             && let Some(index) = self.waiting_streams.pop_front()
         {
-            let stream = &mut self.streams[index as usize];
+            let stream = self.streams.get_mut(index);
             *stream.awaits_request() = false;
             if Self::send_one(now, index, stream, &mut self.context) {
                 self.in_flight += 1;
@@ -380,6 +393,7 @@ impl<T> Producer<T> {
                 *stream.awaits_request() = true;
                 self.waiting_streams.push_back(index);
             }
+            stream.count_slow_shards(&mut self.context);
             self.timers.arm(index, stream.next_timeout());
         }
     }
@@ -393,8 +407,8 @@ impl<T> Producer<T> {
     }
 
     fn flush_streams(&mut self, now: Instant) {
-        for index in 0..self.streams.len() as u32 {
-            self.streams[index as usize].flush(now, &mut self.context);
+        for index in self.streams.numbers() {
+            self.streams.get_mut(index).flush(now, &mut self.context);
             self.advance(now, index);
         }
     }
@@ -403,9 +417,10 @@ impl<T> Producer<T> {
     fn abandon(&mut self, now: Instant) {
         self.context.abandoned = true;
         self.waiting_streams.clear();
-        for stream in &mut self.streams {
+        for stream in self.streams.iter_mut() {
             stream.abandon(now, &mut self.context);
             *stream.awaits_request() = false;
+            stream.count_slow_shards(&mut self.context);
         }
         if self.in_flight > 0 {
             self.context.actions.push_back(Action::CancelRequests);
@@ -420,9 +435,7 @@ impl<T> Producer<T> {
         self.reporter.failed(now, self.context.stats.user_records_failed);
         if let Some(start) = self.reporter.take_due(now, self.is_drained()) {
             let mut snapshot = MetricsSnapshot::new(Some(start), now, self.context.config.metrics_granularity());
-            for stream in &mut self.streams {
-                stream.report_metrics(now, &mut snapshot);
-            }
+            self.streams.report_metrics(now, &mut snapshot);
             self.context.actions.push_back(Action::ExportMetrics(Box::new(snapshot)));
         }
     }

@@ -27,6 +27,9 @@ const DRAIN_BYTES: usize = 16 << 10;
 /// The most records that a buffer holds, while another thread is draining.
 const BUFFER_RECORDS_MAX: usize = 128;
 
+/// The most streams that a buffer knows. When there are more, it learns all of them anew.
+const KNOWN_STREAMS_MAX: usize = 1_024;
+
 /// Records above this size are not buffered: hashing their key is a negligible part of their cost. No stream on AWS has a
 /// lower record limit.
 const RECORD_SIZE_MAX: usize = 4_096;
@@ -46,7 +49,7 @@ const RECORD_SIZE_MAX: usize = 4_096;
 /// let mut buffer = PutBuffer::new(&config);
 /// let (mut drain, mut keys) = (BufferDrain::new(1), HashKeyCache::default());
 ///
-/// drain.start(producer.room()); // allows the buffer to accept records
+/// drain.start(producer.buffer_room()); // allows the buffer to accept records
 /// drain.take(0, &mut buffer, now);
 /// buffer.expect_drain(now + Duration::from_millis(50)); // when the next drain comes at the latest
 ///
@@ -55,7 +58,7 @@ const RECORD_SIZE_MAX: usize = 4_096;
 /// producer.put(now, first.prepare(&mut keys), ticket)?;
 /// assert!(buffer.push(now, UserRecord::new("events", "b", "hello").check()?, 2).is_ok());
 ///
-/// drain.start(producer.room());
+/// drain.start(producer.buffer_room());
 /// drain.take(0, &mut buffer, now);
 /// drain.hash_keys(&mut keys);
 /// while producer.put_drained(now, &mut drain, &mut keys) {}
@@ -168,11 +171,19 @@ impl<T> PutBuffer<T> {
     fn is_first_of_stream(&mut self, stream: &Arc<str>) -> bool {
         // Mostly it is the stream of the put before.
         let is_last = self.puts.back().is_some_and(|last| Arc::ptr_eq(last.record.stream(), stream));
-        !is_last && !self.known_streams.contains(stream) && self.known_streams.insert(stream.clone())
+        if is_last || self.known_streams.contains(stream) {
+            return false;
+        }
+        // The names of streams may have no end.
+        if self.known_streams.len() >= KNOWN_STREAMS_MAX {
+            self.known_streams.clear();
+        }
+        self.known_streams.insert(stream.clone())
     }
 }
 
-/// Room for more records in a producer: see [`Producer::room`](crate::Producer::room).
+/// Room for more records: see [`Producer::room`](crate::Producer::room) and
+/// [`Producer::buffer_room`](crate::Producer::buffer_room).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
     /// Records that the producer accepts before it is full.

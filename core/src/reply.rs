@@ -101,4 +101,6 @@ pub struct StreamSummary {
     pub max_record_size: Option<usize>,
     /// Whether Kinesis ignores keys (`RecordDistributionStrategy = AUTO`).
     pub auto_distribution: bool,
+    /// The number of open shards, if the stream says so (`OpenShardCount`).
+    pub open_shards: Option<usize>,
 }

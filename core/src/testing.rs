@@ -40,7 +40,8 @@ pub(crate) fn single(
     deadline: Instant,
     expiry: Instant,
 ) -> KinesisRecord<usize> {
-    KinesisRecord::single(user(ticket, "k", None, size - 1), slot.map(shard), deadline, expiry)
+    let user = Pending { put_at: deadline, ..user(ticket, "k", None, size - 1) };
+    KinesisRecord::single(user, slot.map(shard), deadline, expiry)
 }
 
 pub(crate) fn tickets<'a>(records: impl IntoIterator<Item = &'a KinesisRecord<usize>>) -> Vec<usize> {

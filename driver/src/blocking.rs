@@ -20,7 +20,7 @@ use crate::aws::AwsTransport;
 use crate::error::{FromEnvError, PutError};
 use crate::metrics::{MetricsReport, MetricsSink};
 use crate::park::wait_for;
-use crate::producer::check;
+use crate::producer::WaitingPut;
 use crate::runtime::{AwsRuntime, Runtime};
 
 /// What a blocking producer needs of a runtime.
@@ -140,16 +140,11 @@ impl<R: BlockingRuntime> Producer<R> {
         if R::in_async_task() {
             return Err(PutError::AsyncTask { record: Box::new(record) });
         }
-        let mut waiting = Some(check(record)?);
+        let mut waiting = WaitingPut::new(record)?;
         if let Some(done) = wait_for(self.producer.put_waiting(&mut waiting), Some(timeout)) {
             return Ok(Outcome::new(done?));
         }
-        let record = waiting.unwrap_or_else(|| unreachable!("a record that is not put waits"));
-        Err(PutError::Full {
-            records: self.producer.outstanding_records(),
-            bytes: self.producer.outstanding_bytes(),
-            record: Box::new(record.into()),
-        })
+        Err(waiting.into_error(|| self.producer.full()))
     }
 
     /// Puts a record if there is room for it. It never waits, and works anywhere.

@@ -36,6 +36,7 @@ impl Shared {
                 Action::ListShards(request) => tasks.list_shards(request),
                 Action::DescribeStream(request) => tasks.describe_stream(request),
                 Action::ExportMetrics(snapshot) => tasks.export_metrics(snapshot),
+                Action::RoomFreed(shard) => self.shard_queues.notify(&shard),
                 Action::FlushDone(flush) => self.end_flush(flush),
                 Action::CancelRequests => self.cancelled.set(),
                 Action::Log(event) => self.event_log.write(self.now(), &event),

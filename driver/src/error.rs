@@ -1,6 +1,6 @@
 //! Why a record was not taken, and why a producer could not be made.
 
-use kpl_core::{InvalidRecord, UserRecord};
+use kpl_core::{Full, InvalidRecord, UserRecord};
 
 /// A record that was not taken, with the record.
 ///
@@ -26,13 +26,11 @@ pub enum PutError {
         /// The record as it was given.
         record: Box<UserRecord>,
     },
-    /// As many records or bytes are outstanding as the config allows. Only `try_put` says so; `put` waits.
-    #[error("the producer is full: {records} records and {bytes} bytes are outstanding")]
+    /// The producer or the record's shard has no room for it. Only `try_put` and a put with a timeout return this; `put` waits.
+    #[error("{full}")]
     Full {
-        /// Records outstanding; the limit is `max_outstanding_records`.
-        records: usize,
-        /// Bytes outstanding; the limit is `max_outstanding_bytes`.
-        bytes: usize,
+        /// What is full: the producer, or one shard.
+        full: Full,
         /// The record.
         record: Box<UserRecord>,
     },

@@ -27,6 +27,9 @@ enum Kind {
     RefreshFailed(&'static str),
 }
 
+/// Streams and kinds of which is known when they were written. Above this number, old ones are forgotten.
+const WRITTEN_MAX: usize = 1_024;
+
 #[derive(Clone, Copy, Debug)]
 struct Written {
     at: Instant,
@@ -56,6 +59,13 @@ impl EventLog {
                         "cannot ask about the stream; records go on by what is known"
                     );
                 }
+            }
+            LogEvent::WithoutShardList { stream, code, message } => {
+                warn!(
+                    stream = %stream, code = %code, error = %message,
+                    "no shard list (permission kinesis:ListShards): records are aggregated by hash key only, and the \
+                     stream is paced as a whole"
+                );
             }
             LogEvent::Throttled { stream, kinesis_records } => {
                 if let Some(kinesis_records) = self.due(now, Kind::Throttled, stream, *kinesis_records) {
@@ -90,6 +100,9 @@ impl EventLog {
                 Some(total)
             }
             None => {
+                if written.len() >= WRITTEN_MAX {
+                    written.retain(|_, last| now.saturating_since(last.at) < INTERVAL);
+                }
                 written.insert((kind, stream.clone()), Written { at: now, since: 0 });
                 Some(count)
             }

@@ -9,7 +9,7 @@ use aws_config::SdkConfig;
 use aws_sdk_kinesis::Client;
 use bytes::Bytes;
 use kpl_core::metrics::{MetricsReport, MetricsWindow};
-use kpl_core::{CheckedRecord, Config, Instant, Stats, UserRecord};
+use kpl_core::{CheckedRecord, Config, Full, Instant, ShardName, Stats, UserRecord};
 
 use crate::aws::{self, AwsTransport};
 use crate::drive::DriveLoop;
@@ -20,6 +20,7 @@ use crate::runtime::{AwsRuntime, Runtime};
 use crate::shared::Shared;
 use crate::submission::LaneId;
 use crate::transport::Transport;
+use crate::wait_queue::WaitQueue;
 
 /// Puts records into Kinesis Data Streams: aggregated, paced, batched and retried as the Kinesis Producer Library does.
 ///
@@ -150,8 +151,10 @@ impl<R: Runtime> Producer<R> {
 
     /// Puts a record: waits until there is room for it, and gives the promise of its outcome.
     ///
-    /// Puts that wait get in in the order of their coming; when half of all room is free again, there is a place for
-    /// everybody, and nobody lines up any more. A put that is dropped while it waits puts nothing.
+    /// It waits while the producer is full (`max_outstanding_records`, `max_outstanding_bytes`), or while the record's shard has
+    /// a backlog of `max_shard_backlog`; waiting for one shard holds up no put to another. Puts that wait for the same are
+    /// accepted in the order in which they came; while more than half of all room is free, they do not queue. A put that is
+    /// dropped while it waits puts nothing.
     ///
     /// `stream` is a name or an ARN. A shared `Arc<str>` for it, and `Bytes` for the data, are not copied.
     ///
@@ -173,22 +176,39 @@ impl<R: Runtime> Producer<R> {
     ///
     /// As [`put`](Self::put).
     pub async fn put_record(&self, record: UserRecord) -> Result<Outcome, PutError> {
-        self.put_waiting(&mut Some(check(record)?)).await
+        self.put_waiting(&mut WaitingPut::new(record)?).await
     }
 
     /// Puts the record in `waiting`, which stays there as long as there is no room for it: also when this is dropped.
-    pub(crate) async fn put_waiting(&self, waiting: &mut Option<CheckedRecord>) -> Result<Outcome, PutError> {
-        let queue = &self.shared().wait_queue;
-        if (queue.is_empty() || self.shared().has_ample_room())
+    pub(crate) async fn put_waiting(&self, waiting: &mut WaitingPut) -> Result<Outcome, PutError> {
+        let shared = self.shared();
+        if (shared.wait_queue.is_empty() || shared.has_ample_room())
             && let Some(done) = self.put_if_room(waiting)
         {
             return done;
         }
+        loop {
+            let done = match waiting.full_shard() {
+                None => self.put_in_turn(&shared.wait_queue, waiting).await,
+                Some(shard) => self.put_in_turn(&shared.shard_queues.queue(&shard), waiting).await,
+            };
+            if let Some(done) = done {
+                return done;
+            }
+        }
+    }
+
+    /// Waits in a queue, and at its front until the record is put. Returns `None` if the record has to wait in another queue.
+    async fn put_in_turn(&self, queue: &WaitQueue, waiting: &mut WaitingPut) -> Option<Result<Outcome, PutError>> {
+        let full = waiting.full_shard();
         let _front = queue.reach_front().await;
         loop {
             let room_freed = queue.listen(); // before the try, so that no wake-up is lost
             if let Some(done) = self.put_if_room(waiting) {
-                return done;
+                return Some(done);
+            }
+            if waiting.full_shard() != full {
+                return None;
             }
             room_freed.await;
         }
@@ -282,16 +302,22 @@ impl<R: Runtime> Producer<R> {
         self.shared().lock().core.config().clone()
     }
 
+    /// What is outstanding, as the reason for which a record waits.
+    pub(crate) fn full(&self) -> Full {
+        let outstanding = self.shared().outstanding();
+        Full::Producer { records: outstanding.records, bytes: outstanding.bytes }
+    }
+
     fn shared(&self) -> &Shared {
         &self.handle.shared
     }
 
     /// `None`, and the record stays where it is, if there is no room for it.
-    fn put_if_room(&self, waiting: &mut Option<CheckedRecord>) -> Option<Result<Outcome, PutError>> {
-        let record = waiting.take().unwrap_or_else(|| unreachable!("the record waits until it is put"));
+    fn put_if_room(&self, waiting: &mut WaitingPut) -> Option<Result<Outcome, PutError>> {
+        let record = waiting.record.take().unwrap_or_else(|| unreachable!("the record waits until it is put"));
         match self.try_put_checked(record) {
-            Err(Refused::Full { record, .. }) => {
-                *waiting = Some(record);
+            Err(Refused::Full { full, record }) => {
+                *waiting = WaitingPut { record: Some(record), full: Some(full) };
                 None
             }
             done => Some(done.map_err(PutError::from)),
@@ -301,7 +327,7 @@ impl<R: Runtime> Producer<R> {
     fn try_put_checked(&self, record: CheckedRecord) -> Result<Outcome, Refused> {
         use kpl_core::PutError as Core;
         self.shared().try_put(self.lane, record).map_err(|refused| match refused {
-            Core::Full { record, records, bytes, .. } => Refused::Full { record: record.into(), records, bytes },
+            Core::Full { full, record, .. } => Refused::Full { full, record: record.into() },
             Core::Invalid { reason, record, .. } => {
                 Refused::Ended(PutError::Invalid { reason, record: Box::new(record.into()) })
             }
@@ -311,21 +337,49 @@ impl<R: Runtime> Producer<R> {
     }
 }
 
+/// A record that waits for room.
+pub(crate) struct WaitingPut {
+    /// `None` once it is put.
+    record: Option<CheckedRecord>,
+    /// What was full at the last try.
+    full: Option<Full>,
+}
+
+impl WaitingPut {
+    pub(crate) fn new(record: UserRecord) -> Result<Self, PutError> {
+        Ok(Self { record: Some(check(record)?), full: None })
+    }
+
+    /// Gives up waiting. `producer` is what is full if the record never got so far as to try.
+    pub(crate) fn into_error(self, producer: impl FnOnce() -> Full) -> PutError {
+        let record = self.record.unwrap_or_else(|| unreachable!("a record that is not put waits"));
+        PutError::Full { full: self.full.unwrap_or_else(producer), record: Box::new(record.into()) }
+    }
+
+    /// The shard that the record waits for; `None` if it waits for the producer.
+    fn full_shard(&self) -> Option<ShardName> {
+        match &self.full {
+            Some(Full::Shard { shard, .. }) => Some(shard.clone()),
+            _ => None,
+        }
+    }
+}
+
 /// A refused record, still checked and hashed if it may be put again.
 enum Refused {
-    Full { record: CheckedRecord, records: usize, bytes: usize },
+    Full { full: Full, record: CheckedRecord },
     Ended(PutError),
 }
 
 impl From<Refused> for PutError {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Full { record, records, bytes } => Self::Full { records, bytes, record: Box::new(record.into()) },
+            Refused::Full { full, record } => Self::Full { full, record: Box::new(record.into()) },
             Refused::Ended(error) => error,
         }
     }
 }
 
-pub(crate) fn check(record: UserRecord) -> Result<CheckedRecord, PutError> {
+fn check(record: UserRecord) -> Result<CheckedRecord, PutError> {
     record.check().map_err(|error| PutError::Invalid { reason: error.reason, record: error.record })
 }

@@ -18,7 +18,7 @@ use crate::metrics::Exporter;
 use crate::outcome::{Outcome, Ticket};
 use crate::submission::{Combiner, LaneId, Queued, SubmissionQueue};
 use crate::sync::{Latch, lock, try_lock};
-use crate::wait_queue::WaitQueue;
+use crate::wait_queue::{ShardQueues, WaitQueue};
 
 /// Drained puts for one lock of the state machine: it is held for less than a microsecond.
 const PUTS_PER_LOCK: usize = 4;
@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) wake: Event,
     /// Puts that wait for room.
     pub(crate) wait_queue: WaitQueue,
+    /// Puts that wait for room in their shard.
+    pub(crate) shard_queues: ShardQueues,
     /// The deadline of a close has passed: requests in flight end at once.
     pub(crate) cancelled: Latch,
     /// Every outcome is resolved, and there will be no more.
@@ -61,6 +63,7 @@ impl Shared {
             clock,
             wake: Event::new(),
             wait_queue: WaitQueue::default(),
+            shard_queues: ShardQueues::default(),
             cancelled: Latch::default(),
             finished: Latch::default(),
             event_log: EventLog::default(),
@@ -123,7 +126,7 @@ impl Shared {
         }
         let mut state = self.lock();
         let result = event(&mut state, now);
-        *room = state.core.room();
+        *room = state.core.buffer_room();
         let must_wake = state.plan_turn();
         drop((state, combiner));
         if must_wake {
@@ -212,8 +215,7 @@ impl Shared {
         self.exporter.close_by(deadline);
         self.close_submission();
         self.change(|state| state.core.close(now, deadline));
-        // The put at the front finds the producer closed and leaves; then the next one does.
-        self.wait_queue.notify();
+        self.notify_waiting_puts();
     }
 
     /// Applies an event to the state machine, and makes sure that its actions are carried out.
@@ -243,7 +245,13 @@ impl Shared {
             state.core.close(now, now);
         }
         self.resolve_all(actions);
+        self.notify_waiting_puts();
+    }
+
+    /// Wakes the puts at the front of all queues: they find the producer closed and leave, and then the next ones do.
+    fn notify_waiting_puts(&self) {
         self.wait_queue.notify();
+        self.shard_queues.notify_all();
     }
 }
 

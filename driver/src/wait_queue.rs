@@ -1,9 +1,15 @@
-//! Where puts wait while the producer is full.
+//! Where puts wait while the producer, or their shard, is full.
 
+use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use event_listener::{Event, EventListener};
+use kpl_core::ShardName;
 use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::sync::lock;
 
 /// A queue of puts that wait for room, first come, first served.
 ///
@@ -58,5 +64,70 @@ pub(crate) struct Front<'a> {
 impl Drop for Front<'_> {
     fn drop(&mut self) {
         self.queue.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The queues of puts that wait for one shard. A queue exists while a put waits in it.
+#[derive(Debug, Default)]
+pub(crate) struct ShardQueues(Mutex<HashMap<ShardName, Arc<WaitQueue>>>);
+
+impl ShardQueues {
+    /// Returns the queue of a shard.
+    pub(crate) fn queue(&self, shard: &ShardName) -> ShardQueue<'_> {
+        let queue = lock(&self.0).entry(shard.clone()).or_default().clone();
+        ShardQueue { queues: self, shard: shard.clone(), queue }
+    }
+
+    /// Wakes the put at the front of a shard's queue: there may be room.
+    pub(crate) fn notify(&self, shard: &ShardName) {
+        if let Some(queue) = lock(&self.0).get(shard) {
+            queue.notify();
+        }
+    }
+
+    /// Wakes the puts at the front of all queues: the producer is closed.
+    pub(crate) fn notify_all(&self) {
+        lock(&self.0).values().for_each(|queue| queue.notify());
+    }
+}
+
+/// A shard's queue, for as long as a put uses it.
+pub(crate) struct ShardQueue<'a> {
+    queues: &'a ShardQueues,
+    shard: ShardName,
+    queue: Arc<WaitQueue>,
+}
+
+impl Deref for ShardQueue<'_> {
+    type Target = WaitQueue;
+
+    fn deref(&self) -> &WaitQueue {
+        &self.queue
+    }
+}
+
+impl Drop for ShardQueue<'_> {
+    fn drop(&mut self) {
+        let mut queues = lock(&self.queues.0);
+        // The map has one, and this put. Others join under the same lock.
+        if Arc::strong_count(&self.queue) == 2 {
+            queues.remove(&self.shard);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shards_queue_is_removed_when_the_last_put_leaves_it() {
+        let queues = ShardQueues::default();
+        let shard = ShardName::new("events", Some("shardId-000000000000".into()));
+        let (first, second) = (queues.queue(&shard), queues.queue(&shard));
+        drop(first);
+        assert_eq!(lock(&queues.0).len(), 1);
+        drop(second);
+        assert!(lock(&queues.0).is_empty());
     }
 }

@@ -102,6 +102,41 @@ impl StreamMetrics {
         }))
     }
 
+    /// Creates metrics with the same settings, in which nothing is measured yet.
+    pub(crate) fn empty(&self) -> Self {
+        Self {
+            is_detailed: self.is_detailed,
+            by_shard: self.by_shard,
+            own: Place::default(),
+            shards: Vec::new(),
+            others: BTreeMap::new(),
+            codes: Vec::new(),
+            latency: Latencies::default(),
+            pending: 0,
+            is_dirty: false,
+        }
+    }
+
+    /// Adds the totals of another stream, which are reported.
+    pub(crate) fn absorb(&mut self, other: &Self) {
+        self.own.series.absorb(&other.own.series.total());
+        let shards = other.shards.iter().flatten().chain(other.others.values());
+        for shard in shards.clone() {
+            self.own.series.absorb(&shard.place.series.total());
+        }
+        let errors = shards.flat_map(|shard| &shard.place.errors).chain(&other.own.errors);
+        for (code, series) in errors {
+            let code = self.code(&other.codes[*code]);
+            self.own.errors_of(code).absorb(&series.total());
+        }
+        for latency in &other.latency.put_to_ack {
+            self.latency.put_to_ack[1].merge(latency);
+        }
+        for latency in &other.latency.buffering {
+            self.latency.buffering[1].merge(latency);
+        }
+    }
+
     /// Whether something has been observed since the last report.
     pub(crate) fn is_dirty(&self) -> bool {
         self.is_dirty
@@ -361,7 +396,7 @@ mod tests {
     /// User records stored in a shard, by the metrics.
     fn stored(metrics: &mut StreamMetrics, shard: &str) -> u64 {
         let mut snapshot = MetricsSnapshot::new(None, ms(9_000), MetricsGranularity::Shard);
-        snapshot.look(ms(9_000), &"s".into(), metrics, MetricsWindow::Total);
+        snapshot.look(ms(9_000), Some(&"s".into()), metrics, MetricsWindow::Total);
         snapshot.roll_up().shard(Metric::UserRecordsPut, "s", shard).count
     }
 

@@ -157,7 +157,8 @@ impl Sets {
 /// What one stream has to say, not yet rolled up: making it copies what is there, and no more.
 #[derive(Clone, Debug)]
 struct StreamSets {
-    name: Arc<str>,
+    /// `None` for streams that are counted together.
+    name: Option<Arc<str>>,
     own: Sets,
     shards: Vec<Sets>,
     codes: Vec<Arc<str>>,
@@ -186,11 +187,17 @@ impl MetricsSnapshot {
         metrics.latency.put_to_ack[1].merge(&latency);
         metrics.latency.buffering[1].merge(&buffering);
         metrics.is_dirty = false;
-        self.streams.push(metrics.look(name, &mut Unreported(now), Some((latency, buffering))));
+        self.streams.push(metrics.look(Some(name), &mut Unreported(now), Some((latency, buffering))));
     }
 
     /// Looks at the stream.
-    pub(crate) fn look(&mut self, now: Instant, name: &Arc<str>, metrics: &mut StreamMetrics, window: MetricsWindow) {
+    pub(crate) fn look(
+        &mut self,
+        now: Instant,
+        name: Option<&Arc<str>>,
+        metrics: &mut StreamMetrics,
+        window: MetricsWindow,
+    ) {
         let merged = |[new, old]: &[Histogram; 2]| {
             let mut merged = new.clone();
             merged.merge(old);
@@ -221,20 +228,20 @@ impl MetricsSnapshot {
             });
             for shard in &shards {
                 add(&mut own, shard, |code| code);
-                if self.granularity >= MetricsGranularity::Shard {
-                    tell(&mut data, Some(&name), shard, &codes);
+                if self.granularity >= MetricsGranularity::Shard && name.is_some() {
+                    tell(&mut data, name.as_ref(), shard, &codes);
                 }
             }
             add(&mut global, &own, |code| number(&mut global_codes, &codes[code]));
-            if by_stream {
-                tell(&mut data, Some(&name), &own, &codes);
+            if by_stream && name.is_some() {
+                tell(&mut data, name.as_ref(), &own, &codes);
             }
             if let Some((put_to_ack, buffering)) = latency {
                 let all = all.get_or_insert_with(Default::default);
                 all.0.merge(&put_to_ack);
                 all.1.merge(&buffering);
-                if by_stream {
-                    latencies.push(Latency { stream: Some(name), put_to_ack, buffering });
+                if by_stream && name.is_some() {
+                    latencies.push(Latency { stream: name, put_to_ack, buffering });
                 }
             }
         }
@@ -250,12 +257,12 @@ impl MetricsSnapshot {
 }
 
 impl StreamMetrics {
-    fn look(&mut self, name: &Arc<str>, look: &mut impl Look, latency: Option<(Histogram, Histogram)>) -> StreamSets {
+    fn look(&mut self, name: Option<&Arc<str>>, look: &mut impl Look, latency: Option<(Histogram, Histogram)>) -> StreamSets {
         let own = Sets::of(None, &mut self.own, look);
         let shards = self.shards.iter_mut().flatten().chain(self.others.values_mut());
         let mut sets_of = |shard: &mut Box<Shard>| Sets::of(Some(&shard.id), &mut shard.place, look);
         let shards = shards.map(&mut sets_of).filter(|sets| !sets.is_empty()).collect();
-        StreamSets { name: name.clone(), own, shards, codes: self.codes.clone(), latency }
+        StreamSets { name: name.cloned(), own, shards, codes: self.codes.clone(), latency }
     }
 
     /// Forgets shards without a slot of which nothing more is to be told; their totals become the stream's.

@@ -150,6 +150,8 @@ pub struct KinesisRecord<T> {
     pub(crate) deadline: Instant,
     /// When the first of its user records expires.
     pub(crate) expiry: Instant,
+    /// When the oldest of its user records was put.
+    pub(crate) oldest: Instant,
 }
 
 impl<T> KinesisRecord<T> {
@@ -160,15 +162,16 @@ impl<T> KinesisRecord<T> {
         shard: Option<ShardRef>,
         deadline: Instant,
         expiry: Instant,
+        oldest: Instant,
     ) -> Self {
-        Self { users, keys, message_size, shard, deadline, expiry }
+        Self { users, keys, message_size, shard, deadline, expiry, oldest }
     }
 
     /// A Kinesis record of one user record, as it is.
     pub(crate) fn single(user: Pending<T>, shard: Option<ShardRef>, deadline: Instant, expiry: Instant) -> Self {
-        let mut keys = Keys::default();
+        let (mut keys, oldest) = (Keys::default(), user.put_at);
         let users = alloc::vec![Packed::new(user, 0, &mut keys)];
-        Self::new(users, keys, 0, shard, deadline, expiry)
+        Self::new(users, keys, 0, shard, deadline, expiry, oldest)
     }
 
     /// The user records, out of it.

@@ -28,6 +28,13 @@ pub(crate) enum FollowUp {
     Send,
 }
 
+/// When an open aggregate is due, and when its first record expires.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub(crate) deadline: Instant,
+    pub(crate) expiry: Instant,
+}
+
 /// An aggregate that is still open.
 ///
 /// Which keys its records share does not matter before it may be full: until then their size is the most that it can be,
@@ -44,6 +51,7 @@ pub(crate) struct Aggregate<T> {
     hasher: DefaultHashBuilder,
     deadline: Instant,
     expiry: Instant,
+    oldest: Instant,
 }
 
 impl<T> Aggregate<T> {
@@ -61,6 +69,7 @@ impl<T> Aggregate<T> {
             hasher: DefaultHashBuilder::default(),
             deadline: Instant::NEVER,
             expiry: Instant::NEVER,
+            oldest: Instant::NEVER,
         }
     }
 
@@ -77,7 +86,7 @@ impl<T> Aggregate<T> {
             return Err(user);
         }
         let Entry { partition_key, data, .. } = &user.entry;
-        let (explicit, data_len) = (user.entry.explicit_hash_key(), data.len());
+        let (explicit, data_len, put_at) = (user.entry.explicit_hash_key(), data.len(), user.put_at);
         let hash = self.hasher.hash_one(partition_key) as u32;
         let size_max = message_size_max(self.users.len(), partition_key, explicit.is_some(), data_len);
         if self.tables.is_none() && !limits.have_room_for(self.message_size + size_max) {
@@ -101,6 +110,7 @@ impl<T> Aggregate<T> {
         self.message_size += size;
         self.deadline = self.deadline.min(deadline);
         self.expiry = self.expiry.min(expiry);
+        self.oldest = self.oldest.min(put_at);
         Ok(if joined { FollowUp::None } else { FollowUp::Send })
     }
 
@@ -136,12 +146,12 @@ impl<T> Aggregate<T> {
         if self.tables.is_none() && self.users.len() > 1 {
             self.look_up_keys(spare.take());
         }
-        let Self { shard, users, keys, message_size, deadline, expiry, tables, .. } = self;
+        let Self { shard, users, keys, message_size, deadline, expiry, oldest, tables, .. } = self;
         tables.into_iter().for_each(|tables| spare.give(tables));
         if users.is_empty() {
             return None;
         }
-        Some(KinesisRecord::new(users, keys, message_size, shard, deadline, expiry))
+        Some(KinesisRecord::new(users, keys, message_size, shard, deadline, expiry, oldest))
     }
 }
 
@@ -207,18 +217,19 @@ impl<T> Aggregator<T> {
     pub(crate) fn add(
         &mut self,
         user: Pending<T>,
-        shard: &ShardRef,
+        slot: u32,
+        shard: Option<&ShardRef>,
         deadline: Instant,
         expiry: Instant,
         limits: AggregateLimits,
         mut closed: impl FnMut(KinesisRecord<T>),
     ) -> FollowUp {
-        let slot = shard.slot as usize;
-        if slot >= self.shards.len() {
-            self.shards.resize_with(slot + 1, || Shard { open: None, usual: (0, 0) });
+        let index = slot as usize;
+        if index >= self.shards.len() {
+            self.shards.resize_with(index + 1, || Shard { open: None, usual: (0, 0) });
         }
         let Self { shards, timers, spare } = self;
-        let place = &mut shards[slot];
+        let place = &mut shards[index];
         let mut user = user;
         if let Some(open) = &mut place.open {
             match open.try_push(user, deadline, expiry, limits, spare) {
@@ -227,7 +238,7 @@ impl<T> Aggregator<T> {
                     if open.users.len() >= limits.count {
                         place.close(spare).into_iter().for_each(closed);
                     } else {
-                        timers.arm(shard.slot, open.deadline);
+                        timers.arm(slot, open.deadline);
                     }
                     return FollowUp::Send;
                 }
@@ -236,24 +247,24 @@ impl<T> Aggregator<T> {
         }
         // Nothing is open, or the record does not fit into what is: it is the first of a new aggregate, or goes alone.
         if FRAME_SIZE + user.entry.data.len() > limits.size {
-            closed(KinesisRecord::single(user, Some(shard.clone()), deadline, expiry));
+            closed(KinesisRecord::single(user, shard.cloned(), deadline, expiry));
             return FollowUp::Send;
         }
         let (users, keys) = (place.usual.0 as usize, place.usual.1 as usize);
         let users = (users + users / 8).min(limits.count);
-        let mut fresh = Aggregate::with_room(Some(shard.clone()), users, keys + keys / 8);
+        let mut fresh = Aggregate::with_room(shard.cloned(), users, keys + keys / 8);
         match fresh.try_push(user, deadline, expiry, limits, spare) {
             Ok(_) => {
                 place.close(spare).into_iter().for_each(&mut closed);
                 place.open = Some(Box::new(fresh));
                 if limits.count > 1 {
-                    timers.arm(shard.slot, deadline);
+                    timers.arm(slot, deadline);
                 } else {
                     place.close(spare).into_iter().for_each(closed);
                 }
             }
             // Just too large, with its key and its fields. What is open stays open.
-            Err(user) => closed(KinesisRecord::single(user, Some(shard.clone()), deadline, expiry)),
+            Err(user) => closed(KinesisRecord::single(user, shard.cloned(), deadline, expiry)),
         }
         FollowUp::Send
     }
@@ -270,14 +281,19 @@ impl<T> Aggregator<T> {
 
     /// Takes a slot whose aggregate is due by `horizon`; slots that turn out not to be due are set again.
     ///
-    /// A shard that is `backlogged` can send nothing anyway: its aggregate goes on filling, until its first record
-    /// would expire. Whoever clears the backlog [resumes](Self::resume) it.
-    pub(crate) fn pop_due(&mut self, horizon: Instant, backlogged: impl Fn(u32) -> bool) -> Option<u32> {
+    /// A shard with a backlog can send nothing anyway: `late_until` returns until when its aggregate stays open, given the
+    /// aggregate's expiry. When the backlog is cleared, [`resume`](Self::resume) the aggregate.
+    pub(crate) fn pop_due(
+        &mut self,
+        horizon: Instant,
+        late_until: impl Fn(u32, &Times) -> Option<Instant>,
+    ) -> Option<u32> {
         let mut later: Vec<(u32, Instant)> = Vec::new();
         let due = loop {
             let Some(slot) = self.timers.pop_due(horizon) else { break None };
             let Some(open) = self.shards.get(slot as usize).and_then(|shard| shard.open.as_ref()) else { continue };
-            let due = if backlogged(slot) { open.expiry } else { open.deadline };
+            let times = Times { deadline: open.deadline, expiry: open.expiry };
+            let due = late_until(slot, &times).unwrap_or(open.deadline);
             if due <= horizon {
                 break Some(slot);
             }
@@ -294,6 +310,11 @@ impl<T> Aggregator<T> {
         if let Some(open) = self.shards.get(slot as usize).and_then(|shard| shard.open.as_ref()) {
             self.timers.arm(slot, open.deadline);
         }
+    }
+
+    /// Whether an aggregate is open in the slot.
+    pub(crate) fn is_open(&self, slot: u32) -> bool {
+        self.shards.get(slot as usize).is_some_and(|shard| shard.open.is_some())
     }
 
     /// Slots of all open aggregates.
@@ -377,7 +398,7 @@ mod tests {
             let mut aggregator = Aggregator::default();
             let mut closed = Vec::new();
             for user in users() {
-                aggregator.add(user, &shard(0), ms(1), ms(2), limits, |record| closed.push(record.user_records()));
+                aggregator.add(user, 0, Some(&shard(0)), ms(1), ms(2), limits, |record| closed.push(record.user_records()));
             }
             closed
         };
@@ -474,14 +495,14 @@ mod tests {
                         let expiry = deadline + Duration::from_millis(ttl);
                         let expected = model.add(slot, Kept { ticket: put, plain: plain(&user), deadline, expiry });
                         let mut closed = Vec::new();
-                        aggregator.add(user, &shard(slot), deadline, expiry, limits, |record| closed.push(record));
+                        aggregator.add(user, slot, Some(&shard(slot)), deadline, expiry, limits, |record| closed.push(record));
                         prop_assert_eq!(tickets(&closed), &expected[..]);
                         out.extend(expected);
                         put += 1;
                     }
                     Step::Pass { millis, backlogged } => {
                         now = now + Duration::from_millis(millis);
-                        while let Some(slot) = aggregator.pop_due(now, |slot| backlogged.contains(&slot)) {
+                        while let Some(slot) = aggregator.pop_due(now, |slot, times| backlogged.contains(&slot).then_some(times.expiry)) {
                             prop_assert!(model.is_due(slot, now, &backlogged));
                             let record = aggregator.close(slot).expect("what is due is open");
                             out.extend(model.close(slot, &record));

@@ -2,6 +2,8 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::mem;
+use core::time::Duration;
 
 use super::Stream;
 use crate::action::{Action, DescribeStreamRequest, ListShardsRequest, LogEvent};
@@ -12,6 +14,7 @@ use crate::record::attempt::AttemptError;
 use crate::record::kinesis_record::{KinesisRecord, ShardRef};
 use crate::reply::{Delivery, ListedShard, RequestError, ShardPage, StreamSummary};
 use crate::stream::classify::{ErrorClass, RESOURCE_NOT_FOUND, classify};
+use crate::stream::limiter::WHOLE_STREAM;
 use crate::stream::refresh::RefreshSchedule;
 use crate::stream::shard_map::{MapChange, ShardMap};
 use crate::time::Instant;
@@ -21,6 +24,10 @@ const SHARD_PAGES_MAX: usize = 1_000;
 
 /// Kinesis records on wrong shards since the last description that make it worth asking whether keys still count.
 const WRONG_SHARDS_TO_DESCRIBE: usize = 10;
+
+/// While records wait for the pace of a stream as a whole, its description is requested again after this time: the number of
+/// open shards in it sets the pace.
+const DESCRIPTION_VALID_FOR: Duration = Duration::from_secs(60);
 
 /// What the service, or the config, says of a stream.
 #[derive(Debug)]
@@ -35,8 +42,14 @@ pub(super) struct Metadata {
     max_record_size: usize,
     auto_distribution: bool,
     wrong_shards: usize,
-    /// Records wait for the first answers, but not beyond their deadline.
+    /// Records wait for the first answers.
     starting: bool,
+    /// Until when records wait for the shard list.
+    start_by: Instant,
+    /// Why the last request for the shard list failed.
+    shards_error: Option<RequestError>,
+    /// The description was refused for good.
+    description_refused: bool,
 }
 
 impl Metadata {
@@ -58,16 +71,22 @@ impl Metadata {
             auto_distribution: auto,
             wrong_shards: 0,
             starting: !(auto && described),
+            start_by: now + context.config.start_wait(),
+            shards_error: None,
+            description_refused: false,
         }
     }
 
-    /// Whether records should wait, within their deadline, for what is about to be known.
+    /// Whether records wait for what is about to be known, until [`wait_ends`](Self::wait_ends).
     pub(super) fn is_awaited(&self) -> bool {
         self.starting
     }
 
-    pub(super) fn stop_waiting(&mut self) {
-        self.starting = false;
+    /// Returns when records whose first deadline is `deadline` go on without what is not known. They wait for the shard list
+    /// up to `start_timeout`: without it they would be sent unaggregated. They do not wait for the description beyond their
+    /// deadline.
+    pub(super) fn wait_ends(&self, deadline: Instant) -> Instant {
+        if self.shards.awaits_first_answer() { self.start_by } else { self.start_by.min(deadline) }
     }
 
     pub(super) fn max_record_size(&self) -> usize {
@@ -77,6 +96,15 @@ impl Metadata {
     /// The shard that takes `hash_key`, if that is known and means anything.
     pub(super) fn shard(&self, hash_key: u128) -> Option<&ShardRef> {
         if self.auto_distribution { None } else { self.map.shard(hash_key) }
+    }
+
+    pub(super) fn is_request_in_flight(&self) -> bool {
+        self.shards.is_in_flight() || self.description.is_in_flight()
+    }
+
+    /// Whether a record's hash key chooses its shard.
+    pub(super) fn keys_choose_shards(&self) -> bool {
+        !self.auto_distribution
     }
 
     pub(super) fn next_refresh(&self) -> Instant {
@@ -110,8 +138,16 @@ impl Metadata {
         self.description.expedite(now);
     }
 
-    fn stop_waiting_if_known(&mut self) {
-        self.starting &= self.shards.awaits_first_answer() || self.description.awaits_first_answer();
+    /// Records wait for the pace of the stream as a whole: the number of its shards may have changed.
+    pub(super) fn note_stream_paced(&mut self, now: Instant) {
+        let is_old = self.description.last_answered().is_some_and(|at| at + DESCRIPTION_VALID_FOR <= now);
+        if is_old && !self.description_refused {
+            self.description.request(now, now);
+        }
+    }
+
+    fn is_awaiting_answers(&self) -> bool {
+        self.shards.awaits_first_answer() || self.description.awaits_first_answer()
     }
 }
 
@@ -173,6 +209,10 @@ impl<T> Stream<T> {
                 if context.config.record_distribution() == RecordDistribution::Detect {
                     metadata.auto_distribution = summary.auto_distribution;
                 }
+                if let Some(shards) = summary.open_shards {
+                    self.rate.set_known(shards);
+                    self.limiter.set_stream_shards(self.rate.shards());
+                }
                 context.log(LogEvent::StreamDescribed {
                     stream: self.name.clone(),
                     max_record_size: metadata.max_record_size,
@@ -182,8 +222,10 @@ impl<T> Stream<T> {
             Ok(_) => {}
             Err(error) => {
                 // Without the permission, and for a stream that is not there, the defaults must do.
-                let retry_in = if classify(&error.code) == ErrorClass::Permanent {
+                metadata.description.give_up_waiting();
+                let retry_in = if is_refused_for_good(&error) {
                     metadata.description.succeeded();
+                    metadata.description_refused = true;
                     None
                 } else {
                     let passing = error.delivery != Delivery::Refused;
@@ -234,6 +276,10 @@ impl<T> Stream<T> {
     fn shards_failed(&mut self, now: Instant, error: RequestError, context: &mut Context<T>) {
         let passing = error.delivery != Delivery::Refused;
         let Some(retry_in) = self.metadata.shards.failed(now, passing, &mut context.rng) else { return };
+        if is_refused_for_good(&error) {
+            self.metadata.shards.give_up_waiting();
+        }
+        self.metadata.shards_error = Some(error.clone());
         context.log(LogEvent::RefreshFailed {
             stream: self.name.clone(),
             operation: "ListShards",
@@ -245,8 +291,8 @@ impl<T> Stream<T> {
     }
 
     fn apply_shard_list(&mut self, now: Instant, context: &mut Context<T>) {
-        let had_closed = core::mem::take(&mut self.metadata.include_closed);
-        let listed = core::mem::take(&mut self.metadata.listed);
+        let had_closed = mem::take(&mut self.metadata.include_closed);
+        let listed = mem::take(&mut self.metadata.listed);
         let change = self.metadata.map.replace(now, listed);
         let is_complete = change.is_complete;
         let closed = change.closed.len();
@@ -270,8 +316,13 @@ impl<T> Stream<T> {
     /// Gives what waits for closed shards to those that have their keys now. Says how many user records moved.
     fn follow(&mut self, now: Instant, change: MapChange, context: &mut Context<T>) -> usize {
         let mut orphans: Vec<KinesisRecord<T>> = Vec::new();
+        if self.metadata.map.open_shards() > 0 {
+            // Records whose shard was not known.
+            orphans.extend(self.hash_key_aggregator.close_all());
+            self.take_waiting(now, WHOLE_STREAM, &mut orphans, context);
+        }
         for slot in change.closed {
-            orphans.extend(core::iter::from_fn(|| self.limiter.pop(slot)));
+            self.take_waiting(now, slot, &mut orphans, context);
             orphans.extend(self.aggregator.close(slot));
         }
         if let Some(metrics) = &mut self.metrics {
@@ -291,10 +342,45 @@ impl<T> Stream<T> {
         moved
     }
 
-    fn start(&mut self, now: Instant, context: &mut Context<T>) {
-        self.metadata.stop_waiting_if_known();
-        if !self.metadata.is_awaited() {
-            self.route_awaiting_metadata(now, context);
+    /// Takes what waits for the pace of a shard.
+    fn take_waiting(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        records: &mut Vec<KinesisRecord<T>>,
+        context: &mut Context<T>,
+    ) {
+        let (waiting, refused) = self.limiter.take_all(now, slot);
+        records.extend(waiting);
+        if let Some(refused) = refused {
+            self.report_room(refused.shard_id, context);
         }
     }
+
+    /// Routes the first records if all that they wait for is known.
+    fn start(&mut self, now: Instant, context: &mut Context<T>) {
+        if self.metadata.starting && !self.metadata.is_awaiting_answers() {
+            self.stop_waiting(now, context);
+        }
+    }
+
+    /// Routes the first records by what is known.
+    pub(super) fn stop_waiting(&mut self, now: Instant, context: &mut Context<T>) {
+        self.metadata.starting = false;
+        if self.metadata.map.open_shards() == 0 && self.metadata.keys_choose_shards() {
+            let timeout = || {
+                let message = alloc::format!("no answer within start_timeout ({:?})", context.config.start_timeout());
+                RequestError::new(Delivery::Unanswered, "Timeout", message)
+            };
+            let RequestError { code, message, .. } = self.metadata.shards_error.take().unwrap_or_else(timeout);
+            context.log(LogEvent::WithoutShardList { stream: self.name.clone(), code, message });
+        }
+        self.route_awaiting_metadata(now, context);
+    }
+}
+
+/// Whether the service refused a request about a stream, and would refuse it again.
+fn is_refused_for_good(error: &RequestError) -> bool {
+    error.delivery == Delivery::Refused
+        && matches!(classify(&error.code), ErrorClass::Permanent | ErrorClass::Invalid)
 }

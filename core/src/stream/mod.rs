@@ -1,33 +1,49 @@
 //! The pipeline of one stream, from an accepted record to a request, and from a reply to a resolved record.
 
 pub(crate) mod aggregator;
+mod awaiting_metadata;
 mod classify;
 mod collector;
+mod hash_key_aggregator;
 mod limiter;
 mod metadata;
 mod refresh;
 mod retrier;
 mod shard_map;
+mod stream_rate;
 mod token_bucket;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::mem;
+use core::time::Duration;
 
 pub(crate) use self::aggregator::FollowUp;
+pub(crate) use self::limiter::RELEASE_INTERVAL;
 use self::aggregator::{AggregateLimits, Aggregator};
+use crate::action::Action;
 use crate::codec::AGGREGATE_PARTITION_KEY;
+use crate::config::Config;
 use crate::context::Context;
+use crate::full::{Full, ShardName};
 use crate::metrics::{MetricsSnapshot, MetricsWindow, StreamMetrics};
+use crate::put_buffer::Room;
 use crate::record::attempt::{AttemptError, code};
 use crate::record::kinesis_record::{KinesisRecord, Pending};
+use crate::stream::awaiting_metadata::AwaitingMetadata;
 use crate::stream::collector::Collector;
-use crate::stream::limiter::Limiter;
+use crate::stream::hash_key_aggregator::HashKeyAggregator;
+use crate::stream::limiter::{Limiter, WHOLE_STREAM};
 use crate::stream::metadata::Metadata;
 use crate::stream::retrier::Misrouted;
+use crate::stream::stream_rate::StreamRate;
 use crate::time::Instant;
 use crate::time::deadline_queue::DeadlineQueue;
+
+/// A stream that is idle for this long is retired. In a request to the service, so much older metadata would be worth little.
+const RETIRED_AFTER: Duration = Duration::from_secs(300);
 
 /// All that a producer has for one stream. Idle, it is looked at by nobody.
 #[derive(Debug)]
@@ -36,8 +52,12 @@ pub(crate) struct Stream<T> {
     /// What the service says of the stream.
     metadata: Metadata,
     /// Records put before anything was known of the stream, with their deadlines; the first of them ends the wait.
-    awaiting_metadata: Vec<(Pending<T>, Instant)>,
+    awaiting_metadata: AwaitingMetadata<T>,
     aggregator: Aggregator<T>,
+    /// Packs records whose shard is not known.
+    hash_key_aggregator: HashKeyAggregator<T>,
+    /// The rate of records whose shard is not known.
+    rate: StreamRate,
     limiter: Limiter<T>,
     collector: Collector<T>,
     /// Parts of requests that were refused, to be sent as they are.
@@ -48,23 +68,46 @@ pub(crate) struct Stream<T> {
     unverified: DeadlineQueue<Misrouted<T>>,
     /// What is measured, if anything.
     metrics: Option<Box<StreamMetrics>>,
+    /// The number of user records that are accepted and not resolved.
+    outstanding: usize,
+    /// The number of requests in flight.
+    in_flight: usize,
+    /// When the last record was accepted, or the last reply came.
+    last_used: Instant,
+    /// The number of slow shards that the producer has counted.
+    slow_shards: usize,
     /// The producer will give it a request when another one ends. Until then, nothing more can leave.
     awaits_request: bool,
 }
 
 impl<T> Stream<T> {
-    pub(crate) fn new(now: Instant, name: Arc<str>, context: &mut Context<T>) -> Self {
+    /// Creates a stream that is put to. `metrics` are those that it has from before it was retired.
+    pub(crate) fn new(
+        now: Instant,
+        name: Arc<str>,
+        metrics: Option<Box<StreamMetrics>>,
+        context: &mut Context<T>,
+    ) -> Self {
+        let new_metrics =
+            || StreamMetrics::new(context.config.metrics_level(), context.config.metrics_granularity());
+        let metrics = metrics.or_else(new_metrics);
         Self {
             name,
             metadata: Metadata::new(now, context),
-            awaiting_metadata: Vec::new(),
+            awaiting_metadata: AwaitingMetadata::default(),
             aggregator: Aggregator::default(),
-            limiter: Limiter::default(),
+            hash_key_aggregator: HashKeyAggregator::default(),
+            rate: StreamRate::default(),
+            limiter: Limiter::new(&context.config),
             collector: Collector::default(),
             split: VecDeque::new(),
             backing_off: DeadlineQueue::default(),
             unverified: DeadlineQueue::default(),
-            metrics: StreamMetrics::new(context.config.metrics_level(), context.config.metrics_granularity()),
+            metrics,
+            outstanding: 0,
+            in_flight: 0,
+            last_used: now,
+            slow_shards: 0,
             awaits_request: false,
         }
     }
@@ -83,7 +126,7 @@ impl<T> Stream<T> {
         self.metadata.max_record_size()
     }
 
-    /// Accepts a record that should be on the network by `deadline`.
+    /// Accepts a new record that should be on the network by `deadline`.
     pub(crate) fn accept(
         &mut self,
         now: Instant,
@@ -91,8 +134,21 @@ impl<T> Stream<T> {
         deadline: Instant,
         context: &mut Context<T>,
     ) -> FollowUp {
+        self.outstanding += 1;
+        self.last_used = now;
+        self.enter(now, user, deadline, context)
+    }
+
+    /// Starts a record's way through the stages: it is new, or retried.
+    fn enter(
+        &mut self,
+        now: Instant,
+        user: Pending<T>,
+        deadline: Instant,
+        context: &mut Context<T>,
+    ) -> FollowUp {
         if self.metadata.is_awaited() {
-            self.awaiting_metadata.push((user, deadline));
+            self.awaiting_metadata.push(user, deadline);
             return FollowUp::Send;
         }
         self.route(now, user, deadline, context)
@@ -113,7 +169,7 @@ impl<T> Stream<T> {
     /// Shows what has been measured.
     pub(crate) fn snapshot_metrics(&mut self, now: Instant, snapshot: &mut MetricsSnapshot, window: MetricsWindow) {
         if let Some(metrics) = self.metrics.as_deref_mut() {
-            snapshot.look(now, &self.name, metrics, window);
+            snapshot.look(now, Some(&self.name), metrics, window);
         }
     }
 
@@ -133,32 +189,31 @@ impl<T> Stream<T> {
             _ => now + expiry.saturating_since(now) / 2,
         };
         let config = &context.config;
-        let Some(shard) = self.metadata.shard(user.entry.hash_key()) else {
-            self.collector.push(KinesisRecord::single(user, None, deadline, expiry), config);
-            return FollowUp::Send;
-        };
+        let shard = self.metadata.shard(user.entry.hash_key());
+        let slot = shard.map_or(WHOLE_STREAM, |shard| shard.slot);
         let can_release = !self.awaits_request;
         let mut pass = |record| {
-            self.limiter
-                .push(now, shard.slot, record, can_release, config, |record| self.collector.push(record, config));
+            self.limiter.push(now, slot, record, can_release, |record| self.collector.push(record, config));
         };
-        if config.aggregation_enabled() {
-            let limits = AggregateLimits {
-                count: config.aggregation_max_count(),
-                size: config.aggregation_max_size().min(limit - AGGREGATE_PARTITION_KEY.len()),
-            };
-            return self.aggregator.add(user, shard, deadline, expiry, limits, pass);
+        if !config.aggregation_enabled() || !self.metadata.keys_choose_shards() {
+            pass(KinesisRecord::single(user, shard.cloned(), deadline, expiry));
+            return FollowUp::Send;
         }
-        pass(KinesisRecord::single(user, Some(shard.clone()), deadline, expiry));
-        FollowUp::Send
+        let limits = AggregateLimits {
+            count: config.aggregation_max_count(),
+            size: config.aggregation_max_size().min(limit - AGGREGATE_PARTITION_KEY.len()),
+        };
+        match shard {
+            Some(_) => self.aggregator.add(user, slot, shard, deadline, expiry, limits, pass),
+            None => self.hash_key_aggregator.add(user, deadline, expiry, limits, pass),
+        }
     }
 
     /// Does what is due by now.
     pub(crate) fn handle_timeout(&mut self, now: Instant, context: &mut Context<T>) {
         self.send_refreshes(now, context);
         if self.awaiting_metadata_deadline() <= now {
-            self.metadata.stop_waiting();
-            self.route_awaiting_metadata(now, context);
+            self.stop_waiting(now, context);
         }
         while let Some(users) = self.backing_off.pop_due(now) {
             for user in users {
@@ -174,7 +229,8 @@ impl<T> Stream<T> {
             }
             self.close_due(now, context);
             self.expire_collected(now, context);
-            if self.limiter.next_timer() > now && self.aggregator.next_timer() > now {
+            let timers = [self.limiter.next_timer(), self.aggregator.next_timer(), self.hash_key_aggregator.next_timer()];
+            if timers.into_iter().all(|at| at > now) {
                 break;
             }
         }
@@ -187,12 +243,25 @@ impl<T> Stream<T> {
         collect
             .min(self.collector.next_expiry())
             .min(self.aggregator.next_timer())
+            .min(self.hash_key_aggregator.next_timer())
             .min(self.limiter.next_timer())
             .min(self.backing_off.next_deadline())
             .min(self.unverified.next_deadline())
             .min(self.split_expiry())
             .min(self.awaiting_metadata_deadline())
             .min(self.metadata.next_refresh())
+            .min(self.idle_at())
+    }
+
+    /// When the stream has been idle for so long that its memory should be freed.
+    pub(crate) fn idle_at(&self) -> Instant {
+        let is_idle = self.outstanding == 0 && self.in_flight == 0 && !self.metadata.is_request_in_flight();
+        if is_idle { self.last_used + RETIRED_AFTER } else { Instant::NEVER }
+    }
+
+    /// Gives the metrics away: the stream is retired.
+    pub(crate) fn into_metrics(self) -> Option<Box<StreamMetrics>> {
+        self.metrics
     }
 
     /// The records of a request that should be sent now.
@@ -206,14 +275,16 @@ impl<T> Stream<T> {
             self.expire_split(now, context);
             self.expire_collected(now, context);
         }
-        if let Some(part) = self.split.pop_front() {
-            return Some(part);
+        let records = match self.split.pop_front() {
+            Some(part) => part,
+            None if self.collector.is_due(now, &context.config) => self.collector.take(&context.config),
+            None => return None,
+        };
+        if records.is_empty() {
+            return None;
         }
-        if self.collector.is_due(now, &context.config) {
-            let records = self.collector.take(&context.config);
-            return if records.is_empty() { None } else { Some(records) };
-        }
-        None
+        self.in_flight += 1;
+        Some(records)
     }
 
     /// The stream has left the line: shards go on at their pace.
@@ -240,6 +311,10 @@ impl<T> Stream<T> {
         for slot in slots {
             self.close(now, slot, context);
         }
+        let unmapped: Vec<KinesisRecord<T>> = self.hash_key_aggregator.close_all().collect();
+        for record in unmapped {
+            self.pass_unmapped(now, record, context);
+        }
         self.limiter.expedite(now);
         self.collector.flush();
     }
@@ -251,13 +326,14 @@ impl<T> Stream<T> {
         for slot in slots {
             records.extend(self.aggregator.close(slot));
         }
+        records.extend(self.hash_key_aggregator.close_all());
         for slot in self.limiter.slots() {
-            records.extend(core::iter::from_fn(|| self.limiter.pop(slot)));
+            records.extend(self.limiter.take_all(now, slot).0);
         }
         records.extend(core::iter::from_fn(|| self.collector.pop(&context.config)));
         records.extend(self.split.drain(..).flatten());
         let mut users: Vec<Pending<T>> = records.into_iter().flat_map(KinesisRecord::into_users).collect();
-        users.extend(self.awaiting_metadata.drain(..).map(|(user, _)| user));
+        users.extend(self.awaiting_metadata.take().map(|(user, _)| user));
         users.extend(core::iter::from_fn(|| self.backing_off.pop()).flatten());
         for user in users {
             self.fail_closed(now, user, context);
@@ -272,6 +348,7 @@ impl<T> Stream<T> {
             let has_expired = &*error.code == code::EXPIRED;
             metrics.failed(now, &user, self.metadata.shard(user.entry.hash_key()), has_expired);
         }
+        self.outstanding -= 1;
         context.fail(&self.name, user, error);
     }
 
@@ -292,37 +369,83 @@ impl<T> Stream<T> {
         }
         context.stats.user_records_retried += 1;
         let deadline = now + context.config.record_max_buffered_time() / 2;
-        self.accept(now, user, deadline, context);
+        self.enter(now, user, deadline, context);
     }
 
     /// Routes what was put before the stream was known.
     fn route_awaiting_metadata(&mut self, now: Instant, context: &mut Context<T>) {
-        for (user, deadline) in core::mem::take(&mut self.awaiting_metadata) {
+        let had_refused = mem::take(&mut self.awaiting_metadata.has_refused);
+        for (user, deadline) in self.awaiting_metadata.take() {
             self.route(now, user, deadline, context);
+        }
+        if had_refused {
+            self.report_room(None, context);
         }
     }
 
+    /// When the records that wait for the stream's metadata go on without it.
     fn awaiting_metadata_deadline(&self) -> Instant {
         // Retries may be due before what came before them, but nothing is retried before anything was sent.
-        self.awaiting_metadata.first().map_or(Instant::NEVER, |(_, deadline)| *deadline)
+        self.awaiting_metadata.first_deadline().map_or(Instant::NEVER, |deadline| self.metadata.wait_ends(deadline))
+    }
+
+    /// Returns what is full, if a record with this hash key has to wait until something of it was sent.
+    pub(crate) fn full(&mut self, now: Instant, hash_key: u128, room: Room, config: &Config) -> Option<Full> {
+        let (shard_id, backlog) = if self.metadata.is_awaited() {
+            (None, self.awaiting_metadata.refuse(room, config)?)
+        } else {
+            let shard = self.metadata.shard(hash_key);
+            let (slot, shard_id) = shard.map_or((WHOLE_STREAM, None), |shard| (shard.slot, Some(&shard.id)));
+            let backlog = self.limiter.refuse(now, slot, shard_id, room)?;
+            (shard_id.cloned(), backlog)
+        };
+        Some(Full::Shard { shard: ShardName { stream: self.name.clone(), shard_id }, backlog })
+    }
+
+    /// Tells the producer for how many of the stream's shards puts have to be checked against the limit on a backlog.
+    pub(crate) fn count_slow_shards(&mut self, context: &mut Context<T>) {
+        let slow = self.limiter.slow_shards() + usize::from(self.awaiting_metadata.is_slow(&context.config));
+        context.slow_shards = context.slow_shards + slow - mem::replace(&mut self.slow_shards, slow);
+    }
+
+    /// Reports that a shard has room again, after a put for it was refused.
+    fn report_room(&self, shard_id: Option<Arc<str>>, context: &mut Context<T>) {
+        context.actions.push_back(Action::RoomFreed(ShardName { stream: self.name.clone(), shard_id }));
     }
 
     /// Closes aggregates whose deadline has come, and with them those whose deadline is close: one request for a few
     /// of them costs less than a request for each, and a quarter of the time costs them little of their company.
     fn close_due(&mut self, now: Instant, context: &mut Context<T>) {
         let mut horizon = now;
-        while let Some(slot) = self.aggregator.pop_due(horizon, |slot| self.limiter.is_backlogged(slot)) {
-            horizon = now + context.config.record_max_buffered_time() / 4;
+        let later = now + context.config.record_max_buffered_time() / 4;
+        while let Some(slot) = self
+            .aggregator
+            .pop_due(horizon, |slot, times| self.limiter.is_backlogged(slot).then_some(times.expiry))
+        {
+            horizon = later;
             self.close(now, slot, context);
+        }
+        let is_backlogged = self.limiter.is_backlogged(WHOLE_STREAM);
+        while let Some(record) = self.hash_key_aggregator.close_due(horizon, is_backlogged) {
+            horizon = later;
+            self.pass_unmapped(now, record, context);
         }
     }
 
     fn close(&mut self, now: Instant, slot: u32, context: &mut Context<T>) {
-        let config = &context.config;
         if let Some(record) = self.aggregator.close(slot) {
-            let can_release = !self.awaits_request;
-            self.limiter.push(now, slot, record, can_release, config, |record| self.collector.push(record, config));
+            self.pass_to_limiter(now, slot, record, context);
         }
+    }
+
+    /// Passes on a record whose shard is not known.
+    fn pass_unmapped(&mut self, now: Instant, record: KinesisRecord<T>, context: &mut Context<T>) {
+        self.pass_to_limiter(now, WHOLE_STREAM, record, context);
+    }
+
+    fn pass_to_limiter(&mut self, now: Instant, slot: u32, record: KinesisRecord<T>, context: &mut Context<T>) {
+        let can_release = !self.awaits_request;
+        self.limiter.push(now, slot, record, can_release, |record| self.collector.push(record, &context.config));
     }
 
     /// Lets go what the shard's pace allows and fails what expired while it waited. When nothing waits any more, the
@@ -332,9 +455,17 @@ impl<T> Stream<T> {
             self.disaggregate(now, record, context);
         }
         let (can_release, config) = (!self.awaits_request, &context.config);
-        self.limiter.release(now, slot, can_release, config, |record| self.collector.push(record, config));
+        self.limiter.release(now, slot, can_release, |record| self.collector.push(record, config));
+        if let Some(refused) = self.limiter.take_freed(now, slot, context.room()) {
+            self.report_room(refused.shard_id, context);
+        }
         if !self.limiter.is_backlogged(slot) {
             self.aggregator.resume(slot);
+        } else if slot == WHOLE_STREAM {
+            self.metadata.note_stream_paced(now);
+            if self.rate.note_waiting(now) {
+                self.limiter.set_stream_shards(self.rate.shards());
+            }
         }
     }
 
@@ -363,7 +494,7 @@ impl<T> Stream<T> {
         if self.split_expiry() > now {
             return;
         }
-        for part in core::mem::take(&mut self.split) {
+        for part in mem::take(&mut self.split) {
             let (expired, good): (Vec<_>, Vec<_>) = part.into_iter().partition(|record| record.expiry <= now);
             for record in expired {
                 self.disaggregate(now, record, context);

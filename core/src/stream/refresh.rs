@@ -7,7 +7,9 @@ use fastrand::Rng;
 
 use crate::time::{Instant, random_duration};
 
-/// The first wait after a failure, of which half is jitter, and the wait for what an answer did not tell yet.
+/// The first wait after a failure before anything is known, of which half is jitter: records wait for the answer.
+const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+/// The first wait after a later failure, of which half is jitter, and the least time between two requests.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// The longest wait after failures.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -34,15 +36,30 @@ impl RefreshSchedule {
             due,
             sent_at: None,
             answered_request_sent_at: None,
-            backoff: BACKOFF_MIN,
+            backoff: FIRST_BACKOFF,
             failed_at: None,
             finished: due == Instant::NEVER,
         }
     }
 
-    /// Whether the first answer, good or bad, is still to come.
+    /// Whether the first answer is still to come: a good one, or a failure that [settles](Self::give_up_waiting) it.
     pub(crate) fn awaits_first_answer(&self) -> bool {
         !self.finished
+    }
+
+    /// Whether a request was sent and not answered yet.
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.sent_at.is_some()
+    }
+
+    /// A good answer is not worth waiting for any more.
+    pub(crate) fn give_up_waiting(&mut self) {
+        self.finished = true;
+    }
+
+    /// When the last answered request was sent.
+    pub(crate) fn last_answered(&self) -> Option<Instant> {
+        self.answered_request_sent_at
     }
 
     /// Something at `seen` says that the last answer is out of date. A burst of those makes one question.
@@ -95,6 +112,7 @@ impl RefreshSchedule {
         let Some(asked) = self.sent_at.take() else { return false };
         self.answered_request_sent_at = Some(asked);
         self.finished = true;
+        self.backoff = self.backoff.max(BACKOFF_MIN);
         true
     }
 
@@ -103,7 +121,6 @@ impl RefreshSchedule {
     pub(crate) fn failed(&mut self, now: Instant, passing: bool, rng: &mut Rng) -> Option<Duration> {
         self.sent_at.take()?;
         self.failed_at = passing.then_some(now);
-        self.finished = true;
         let wait = self.next_backoff(rng);
         self.due = now + wait;
         Some(wait)
@@ -176,10 +193,10 @@ mod tests {
                         let wait = schedule.failed(ms(now), passing, &mut rng);
                         prop_assert_eq!(wait.is_some(), under_way);
                         if let Some(wait) = wait {
-                            prop_assert!(BACKOFF_MIN / 2 <= wait && wait <= BACKOFF_MAX);
+                            let min = if answered { BACKOFF_MIN } else { FIRST_BACKOFF };
+                            prop_assert!(min / 2 <= wait && wait <= BACKOFF_MAX);
                             prop_assert_eq!(schedule.next(), ms(now) + wait);
                         }
-                        answered |= under_way;
                         under_way = false;
                     }
                     Step::Pass { millis } => now += millis,
@@ -191,7 +208,8 @@ mod tests {
                 prop_assert_eq!(schedule.take_due(ms(now)), due);
                 if due {
                     let pause = last_asked.map(|asked| ms(now).saturating_since(asked));
-                    prop_assert!(pause.is_none_or(|pause| pause >= BACKOFF_MIN / 2), "{:?}", pause);
+                    let min = if answered { BACKOFF_MIN } else { FIRST_BACKOFF };
+                    prop_assert!(pause.is_none_or(|pause| pause >= min / 2), "{:?}", pause);
                     (under_way, last_asked) = (true, Some(ms(now)));
                 }
                 prop_assert_eq!(schedule.awaits_first_answer(), !answered);
@@ -202,8 +220,9 @@ mod tests {
     #[test]
     fn a_burst_of_reasons_makes_one_question() {
         let mut schedule = RefreshSchedule::new(ms(0));
-        assert!(schedule.awaits_first_answer());
+        assert!(schedule.awaits_first_answer() && !schedule.is_in_flight());
         assert!(schedule.take_due(ms(0)) && !schedule.take_due(ms(0)));
+        assert!(schedule.is_in_flight());
         assert!(schedule.succeeded());
         assert!(!schedule.awaits_first_answer());
         assert!(!schedule.succeeded(), "nobody asked");
@@ -225,10 +244,10 @@ mod tests {
         let mut schedule = RefreshSchedule::new(ms(0));
         let mut rng = Rng::with_seed(1);
         let mut now = ms(0);
-        for expected in [1, 2, 4, 8, 16, 30, 30] {
+        for expected in [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000] {
             assert!(schedule.take_due(now));
             let wait = schedule.failed(now, true, &mut rng).unwrap();
-            let expected = Duration::from_secs(expected);
+            let expected = Duration::from_millis(expected);
             assert!(expected / 2 <= wait && wait <= expected, "{wait:?} of {expected:?}");
             schedule.request(now, now);
             assert_eq!(schedule.next(), now + wait, "new reasons do not shorten the wait");

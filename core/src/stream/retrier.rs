@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use super::Stream;
 use crate::action::LogEvent;
+use crate::config::Consumers;
 use crate::context::Context;
 use crate::record::attempt::{Attempt, AttemptError, code};
 use crate::record::kinesis_record::{KinesisRecord, Pending, ShardRef};
@@ -14,7 +15,7 @@ use crate::record::user_record::PartitionKey;
 use crate::reply::Reply;
 use crate::stream::aggregator::Aggregate;
 use crate::stream::classify::{Classified, Verdict, classify_reply};
-use crate::stream::limiter::RELEASE_INTERVAL;
+use crate::stream::limiter::{RELEASE_INTERVAL, WHOLE_STREAM};
 use crate::time::{Instant, random_duration};
 
 /// A shard that takes records is listed within this time at the latest. The service names no time; its lists follow a
@@ -55,6 +56,8 @@ impl<T> Stream<T> {
         reply: Reply,
         context: &mut Context<T>,
     ) {
+        self.in_flight -= 1;
+        self.last_used = now;
         let mut tally = Tally::default();
         let classified = classify_reply(reply, records.len(), context.config.fail_if_throttled());
         if let Some(metrics) = &mut self.metrics {
@@ -123,19 +126,33 @@ impl<T> Stream<T> {
             }
             Verdict::Throttled(_) => {
                 tally.throttled += 1;
-                match record.shard.as_ref().and_then(|shard| self.metadata.map.slot_of(shard)) {
+                let slot = match &record.shard {
+                    Some(shard) => self.metadata.map.slot_of(shard),
+                    None => Some(WHOLE_STREAM),
+                };
+                match slot {
                     Some(slot) => {
-                        self.limiter.slow_down(now, slot, sent);
+                        self.slow_down(now, slot, sent);
                         for user in record.into_users() {
                             self.retry(now, user, context);
                         }
                     }
-                    // Without a shard there is no pace to slow down.
+                    // The shard is gone, and its pace with it.
                     None => self.back_off(now, record, context),
                 }
             }
             Verdict::Retry(_) => self.back_off(now, record, context),
             Verdict::Split(_) => self.split_aggregate(record),
+        }
+    }
+
+    /// The service throttled what was sent to a shard at `sent`.
+    fn slow_down(&mut self, now: Instant, slot: u32, sent: Instant) {
+        if slot == WHOLE_STREAM && self.rate.note_throttled(now, sent) {
+            self.limiter.set_stream_shards(self.rate.shards());
+            self.limiter.end_burst(now, slot);
+        } else {
+            self.limiter.slow_down(now, slot, sent);
         }
     }
 
@@ -150,8 +167,8 @@ impl<T> Stream<T> {
         }
         tally.wrong_shard += 1;
         self.metadata.note_misrouted(now, stored.stored_at.attempt.start, context);
-        if !stored.record.is_aggregated() {
-            // Kinesis itself routed it: it is where its key belongs.
+        if !stored.record.is_aggregated() || context.config.consumers() == Consumers::AnyShard {
+            // A single user record is where its key belongs: Kinesis itself routed it.
             return self.succeed(stored, context);
         }
         if let Err(misrouted) = self.accept_by_range(now, Misrouted::new(stored), context) {
@@ -222,7 +239,7 @@ impl<T> Stream<T> {
     ) where
         T: 'a,
     {
-        let Self { metrics, metadata, .. } = self;
+        let Self { metrics, metadata, outstanding, .. } = self;
         let mut successes = metrics.as_mut().map(|metrics| {
             // Nearly always it is as predicted, and no name is looked up.
             let shard = predicted.filter(|shard| shard.id == stored_at.shard_id);
@@ -233,6 +250,7 @@ impl<T> Stream<T> {
             if let Some(successes) = &mut successes {
                 successes.add(user);
             }
+            *outstanding -= 1;
             context.count_stored(user);
         }
     }

@@ -147,7 +147,7 @@ impl ShardMap {
         let Self { open, slots_used, listing, .. } = core::mem::take(self);
         self.listing = listing;
         let closed = open.into_iter().map(|open| open.shard.slot).collect();
-        MapChange { closed, forgotten: (0..slots_used).collect(), is_complete: false }
+        MapChange { closed, forgotten: (1..=slots_used).collect(), is_complete: false }
     }
 
     /// Remembers the ranges of all shards of a list, and gives those that seem open, by their ranges.
@@ -197,8 +197,9 @@ impl ShardMap {
         let Self { known, slots_free, slots_used, listing, .. } = self;
         let mut fresh = || {
             slots_free.pop().unwrap_or_else(|| {
+                // Slot 0 is that of the stream as a whole.
                 *slots_used += 1;
-                *slots_used - 1
+                *slots_used
             })
         };
         let Some(known) = known.get_mut(shard_id) else { return fresh() };
@@ -312,9 +313,9 @@ mod tests {
         let mut map = ShardMap::default();
         map.replace(at(0), (0..4).map(|n| listed(n, n as u128 * 10, n as u128 * 10 + 9)).collect());
         let slots: Vec<u32> = (0..4_u128).filter_map(|n| map.shard(n * 10)).map(|shard| shard.slot).collect();
-        assert_eq!(slots, [0, 1, 2, 3]);
+        assert_eq!(slots, [1, 2, 3, 4], "0 is the stream as a whole");
         map.replace(at(1), vec![listed(1, 10, 19)]);
-        assert_eq!(map.clear(), MapChange { closed: vec![1], forgotten: vec![0, 1, 2, 3], is_complete: false });
+        assert_eq!(map.clear(), MapChange { closed: vec![2], forgotten: vec![1, 2, 3, 4], is_complete: false });
         assert_eq!((map.open_shards(), id(&map, 15), map.range("shardId-000000000001")), (0, None, None));
     }
 

@@ -32,6 +32,25 @@ impl TokenBucket {
     }
 }
 
+/// What may be sent in a second.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rate {
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Rate {
+    /// The rate of one shard.
+    pub(crate) fn of_shard(config: &Config) -> Self {
+        Self { records: config.rate_limit_records_per_shard(), bytes: config.rate_limit_bytes_per_shard() }
+    }
+
+    /// The rate of so many shards.
+    pub(crate) fn times(self, shards: u64) -> Self {
+        Self { records: self.records.saturating_mul(shards), bytes: self.bytes.saturating_mul(shards) }
+    }
+}
+
 /// The full rate, in 1,024ths: the unit of [`Pace::scale`].
 const FULL: u64 = 1_024;
 /// However often a shard throttles, it is tried at this part of its rate.
@@ -57,10 +76,10 @@ impl Pace {
     }
 
     /// Lets one record of `size` bytes go, or says when it may.
-    pub(crate) fn try_take(&mut self, now: Instant, size: usize, config: &Config) -> Result<(), Instant> {
+    pub(crate) fn try_take(&mut self, now: Instant, size: usize, rate: Rate) -> Result<(), Instant> {
         let scale = self.scale_at(now);
-        let record_cost = recovering_cost(1, config.rate_limit_records_per_shard(), scale);
-        let byte_cost = recovering_cost(size as u64, config.rate_limit_bytes_per_shard(), scale);
+        let record_cost = recovering_cost(1, rate.records, scale);
+        let byte_cost = recovering_cost(size as u64, rate.bytes, scale);
         let ready = self.records.ready_at(record_cost).max(self.bytes.ready_at(byte_cost));
         if ready > now {
             return Err(ready);
@@ -77,8 +96,19 @@ impl Pace {
             self.scale = (self.scale_at(now) / 2).max(SLOWEST);
             self.scaled_at = now;
         }
+        self.empty(now);
+    }
+
+    /// Forgets what time has given: from now on, records go at the pace.
+    pub(crate) fn empty(&mut self, now: Instant) {
         self.records.empty(now);
         self.bytes.empty(now);
+    }
+
+    /// How long so much takes at the present pace.
+    pub(crate) fn time_for(&self, now: Instant, records: usize, bytes: usize, rate: Rate) -> Duration {
+        let scale = self.scale_at(now);
+        Duration::from_nanos(cost(records as u64, rate.records, scale).max(cost(bytes as u64, rate.bytes, scale)))
     }
 
     fn scale_at(&self, now: Instant) -> u64 {
@@ -105,8 +135,8 @@ mod tests {
     use alloc::vec::Vec;
     use proptest::prelude::*;
 
-    fn config(records: u64, bytes: u64) -> Config {
-        Config::builder().rate_limit_records_per_shard(records).rate_limit_bytes_per_shard(bytes).build().unwrap()
+    fn rate(records: u64, bytes: u64) -> Rate {
+        Rate { records, bytes }
     }
 
     proptest! {
@@ -115,13 +145,13 @@ mod tests {
             steps in proptest::collection::vec((0..400_000_000_u64, 1..3_000_usize), 1..300),
             records in 1..50_u64,
         ) {
-            let config = config(records, 2_048);
+            let rate = rate(records, 2_048);
             let mut pace = Pace::new();
             let mut now = Instant::from_nanos(0);
             let mut sent: Vec<(Instant, usize)> = Vec::new();
             for (pause, size) in steps {
                 now = now + Duration::from_nanos(pause);
-                if pace.try_take(now, size, &config).is_ok() {
+                if pace.try_take(now, size, rate).is_ok() {
                     sent.push((now, size));
                 }
             }
@@ -130,14 +160,14 @@ mod tests {
 
         #[test]
         fn a_refused_record_may_go_at_the_time_told(sizes in proptest::collection::vec(1..5_000_usize, 1..100)) {
-            let config = config(7, 1_024);
+            let rate = rate(7, 1_024);
             let mut pace = Pace::new();
             let mut now = Instant::from_nanos(0);
             for size in sizes {
-                if let Err(ready) = pace.try_take(now, size, &config) {
+                if let Err(ready) = pace.try_take(now, size, rate) {
                     prop_assert!(ready > now, "a wait that is over is no wait");
                     now = ready;
-                    prop_assert_eq!(pace.try_take(now, size, &config), Ok(()));
+                    prop_assert_eq!(pace.try_take(now, size, rate), Ok(()));
                 }
             }
         }
@@ -145,24 +175,24 @@ mod tests {
 
     #[test]
     fn an_oversized_record_goes_when_the_bucket_is_full_and_leaves_debt() {
-        let config = config(1_000, 1_024);
+        let rate = rate(1_000, 1_024);
         let mut pace = Pace::new();
         let now = Instant::from_nanos(0);
-        assert_eq!(pace.try_take(now, 10 * 1_024, &config), Ok(()));
-        let next = pace.try_take(now, 1, &config).unwrap_err();
+        assert_eq!(pace.try_take(now, 10 * 1_024, rate), Ok(()));
+        let next = pace.try_take(now, 1, rate).unwrap_err();
         assert!(next > now + Duration::from_secs(9), "ten seconds' worth less the bucket: {next:?}");
-        let next = pace.try_take(now, 10 * 1_024, &config).unwrap_err();
+        let next = pace.try_take(now, 10 * 1_024, rate).unwrap_err();
         assert_eq!(next, now + Duration::from_secs(10));
     }
 
     #[test]
     fn throttling_halves_the_pace_once_for_what_was_sent_before_and_it_recovers() {
-        let config = config(1_000, 1 << 20);
+        let rate = rate(1_000, 1 << 20);
         let count_in = |pace: &mut Pace, from: u64, to: u64| {
             (from..to)
                 .filter(|ms| {
                     let now = Instant::from_nanos(ms * 1_000_000);
-                    (0..5).any(|_| pace.try_take(now, 1, &config).is_ok())
+                    (0..5).any(|_| pace.try_take(now, 1, rate).is_ok())
                 })
                 .count()
         };
@@ -180,7 +210,7 @@ mod tests {
         }
         assert_eq!(pace.scale, SLOWEST);
         let later = later + Duration::from_secs(1) + Duration::from_millis(20);
-        assert_eq!(pace.try_take(later, 1, &config), Ok(()), "a shard that always throttles is still tried");
+        assert_eq!(pace.try_take(later, 1, rate), Ok(()), "a shard that always throttles is still tried");
     }
 
     #[test]
@@ -194,16 +224,28 @@ mod tests {
 
     #[test]
     fn a_large_record_at_the_slowest_pace_stops_its_shard_no_longer_than_it_takes_to_recover() {
-        let config = config(1_000, 1 << 20);
+        let rate = rate(1_000, 1 << 20);
         let mut pace = Pace::new();
         let mut now = Instant::from_nanos(SECOND);
         for _ in 0..20 {
             pace.slow_down(now, now);
         }
-        now = pace.try_take(now, 1 << 20, &config).unwrap_err();
-        assert_eq!(pace.try_take(now, 1 << 20, &config), Ok(()));
-        let next = pace.try_take(now, 1, &config).unwrap_err();
+        now = pace.try_take(now, 1 << 20, rate).unwrap_err();
+        assert_eq!(pace.try_take(now, 1 << 20, rate), Ok(()));
+        let next = pace.try_take(now, 1, rate).unwrap_err();
         assert!(next <= now + RECOVERY + Duration::from_secs(1), "{:?} later", next.saturating_since(now));
+    }
+
+    #[test]
+    fn the_time_for_a_backlog_is_that_of_the_present_pace() {
+        let rate = rate(10, 1_000);
+        let mut pace = Pace::new();
+        let now = Instant::from_nanos(SECOND);
+        assert_eq!(pace.time_for(now, 20, 1_500, rate), Duration::from_secs(2));
+        assert_eq!(pace.time_for(now, 20, 3_000, rate), Duration::from_secs(3));
+        assert_eq!(pace.time_for(now, 20, 1_500, rate.times(4)), Duration::from_millis(500));
+        pace.slow_down(now, now);
+        assert_eq!(pace.time_for(now, 20, 1_500, rate), Duration::from_secs(4));
     }
 
     #[test]

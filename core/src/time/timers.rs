@@ -33,6 +33,16 @@ impl Timers {
             if self.heap.len() > self.armed.len() + self.armed.len().max(STALE_MAX) {
                 self.drop_stale();
             }
+            self.pop_stale();
+        }
+    }
+
+    /// Removes stale entries from the front, so that they wake nothing.
+    fn pop_stale(&mut self) {
+        while let Some(Reverse((at, number))) = self.heap.peek()
+            && self.armed[*number as usize] != *at
+        {
+            self.heap.pop();
         }
     }
 
@@ -49,15 +59,14 @@ impl Timers {
 
     /// Takes the number of an alarm that is due at `now`, and disarms it.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<u32> {
-        while let Some(Reverse((at, number))) = self.heap.peek().copied()
+        if let Some(Reverse((at, number))) = self.heap.peek().copied()
             && at <= now
         {
             self.heap.pop();
-            let armed = &mut self.armed[number as usize];
-            if *armed == at {
-                *armed = Instant::NEVER;
-                return Some(number);
-            }
+            // Stale entries are removed before they come to the front.
+            self.armed[number as usize] = Instant::NEVER;
+            self.pop_stale();
+            return Some(number);
         }
         None
     }

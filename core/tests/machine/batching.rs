@@ -63,6 +63,7 @@ proptest! {
     fn any_record_reaches_the_network_within_the_buffering_time(events in events(), aggregation in any::<bool>()) {
         let config = Config::builder()
             .aggregation_enabled(aggregation)
+            .start_timeout(Duration::ZERO)
             .rate_limit_records_per_shard(1_000_000)
             .rate_limit_bytes_per_shard(1 << 30)
             .max_in_flight_requests(1_024);
@@ -237,7 +238,7 @@ fn without_aggregation_every_record_goes_as_it_is_and_its_shard_is_paced() {
 
 #[test]
 fn no_shard_is_sent_more_than_its_rate() {
-    let mut rig = Rig::with_shards(Config::builder(), 2);
+    let mut rig = Rig::with_shards(Config::builder().max_shard_backlog(ANY_BACKLOG), 2);
     for key in 0..400 {
         rig.put(key, vec![0; 25_000]);
     }
@@ -277,7 +278,11 @@ fn a_backlogged_shard_fills_its_aggregates_instead_of_sending_crumbs() {
 #[test]
 fn a_record_larger_than_the_bucket_goes_and_the_average_holds() {
     let mut rig = Rig::with_shards(
-        Config::builder().max_record_size(Some(10 << 20)).collection_max_size(10 << 20).record_ttl(Duration::MAX),
+        Config::builder()
+            .max_record_size(Some(10 << 20))
+            .collection_max_size(10 << 20)
+            .record_ttl(Duration::MAX)
+            .max_shard_backlog(ANY_BACKLOG),
         1,
     );
     for n in 0..3 {
@@ -370,13 +375,15 @@ fn a_retry_goes_ahead_of_newer_records() {
 #[test]
 fn idle_shards_cost_nothing() {
     let mut rig = Rig::with_shards(Config::builder(), 10_000);
-    assert_eq!(rig.until_tick(), None, "nothing outstanding: no tick at all");
+    assert_eq!(rig.until_tick(), Some(RETIRED_AFTER - SEC), "nothing outstanding: only its memory is to be freed");
     let ticket = rig.put(1, "a");
     assert_eq!(rig.until_tick(), Some(100 * MS));
     rig.run_for(100 * MS);
     rig.answer_all_stored(&equal_shards(10_000));
     rig.receipt(ticket);
-    assert_eq!(rig.until_tick(), None);
+    assert_eq!(rig.until_tick(), Some(RETIRED_AFTER));
+    rig.run_for(RETIRED_AFTER);
+    assert_eq!(rig.until_tick(), None, "and then no tick at all");
 }
 
 #[test]

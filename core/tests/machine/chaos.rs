@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use kpl_core::{Config, Delivery, PutError, RecordReply, Reply, RequestError, UserRecord};
+use kpl_core::{Config, Delivery, Full, PutError, RecordReply, Reply, RequestError, UserRecord};
 use proptest::prelude::*;
 
 use crate::rig::*;
@@ -123,9 +123,10 @@ proptest! {
                         .explicit_hash_key(key.to_string());
                     match rig.producer.put(rig.now, record.prepare().unwrap(), accepted) {
                         Ok(()) => accepted += 1,
-                        Err(PutError::Full { records, bytes, .. }) => {
+                        Err(PutError::Full { full: Full::Producer { records, bytes }, .. }) => {
                             prop_assert!(records == 60 || bytes + size + 1 > 400_000);
                         }
+                        Err(PutError::Full { full: Full::Shard { backlog, .. }, .. }) => prop_assert!(backlog > Duration::ZERO),
                         Err(error) => prop_assert!(false, "{}", error),
                     }
                 }

@@ -102,7 +102,7 @@ fn what_has_expired_is_not_sent_by_a_put_before_a_late_tick() {
 fn while_no_request_can_leave_shards_let_nothing_go() {
     let config =
         Config::builder().rate_limit_records_per_shard(10).max_in_flight_requests(1).aggregation_enabled(false);
-    let mut rig = Rig::with_shards(config, 2);
+    let mut rig = Rig::with_shards(config.max_shard_backlog(ANY_BACKLOG), 2);
     rig.run_for(SEC);
     rig.put(u128::MAX, "hangs");
     rig.run_for(100 * MS);

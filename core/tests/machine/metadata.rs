@@ -1,5 +1,7 @@
 //! What a stream is known to be: its shards, its record limit, its distribution.
 
+use std::time::Duration;
+
 use kpl_core::{
     Config, Delivery, InvalidRecord, ListedShard, LogEvent, Producer, PutError, RecordDistribution, RecordReply,
     RequestError, ShardPage, StreamSummary, UserRecord,
@@ -25,14 +27,153 @@ fn the_first_records_wait_for_the_map_and_are_aggregated() {
 }
 
 #[test]
-fn without_a_map_records_go_singly_when_they_are_due_and_not_later() {
+fn the_first_records_wait_for_a_late_list_until_the_start_timeout() {
+    for (ttl, wait) in [(30 * SEC, 5 * SEC), (4 * SEC, 2 * SEC)] {
+        let mut rig = Rig::new(Config::builder().record_ttl(ttl));
+        (0..3).for_each(|key| {
+            rig.put(key, "a");
+            rig.put(key, "b");
+        });
+        rig.run_for(wait - MS);
+        assert!(rig.batches.is_empty());
+        rig.run_for(MS);
+        assert_eq!(rig.shape(), [[2, 2, 2]], "aggregated by hash key");
+        let without = |event: &LogEvent| matches!(event, LogEvent::WithoutShardList { code, .. } if &**code == "Timeout");
+        assert_eq!(rig.log.iter().filter(|event| without(event)).count(), 1);
+    }
+}
+
+#[test]
+fn twenty_thousand_records_wait_for_a_list_that_comes_late_or_fails_twice() {
+    for failures in [0, 2] {
+        let mut rig = Rig::new(Config::builder());
+        for key in 0..20_000_u64 {
+            rig.put_record(UserRecord::new("s", key.to_string(), vec![0; 90]));
+        }
+        for _ in 0..failures {
+            let request = rig.lists.remove(0);
+            let throttled = RequestError::new(Delivery::Refused, "LimitExceededException", "why");
+            rig.producer.handle_shards(rig.now, &request, Err(throttled));
+            rig.run_for(500 * MS);
+        }
+        rig.run_for(400 * MS);
+        assert!(rig.batches.is_empty());
+        rig.answer_refreshes(&equal_shards(4));
+        rig.run_for(100 * MS);
+        let kinesis_records: usize = rig.shape().iter().map(Vec::len).sum();
+        assert!(kinesis_records <= 60, "{kinesis_records} Kinesis records, where their bytes need 46");
+    }
+}
+
+#[test]
+fn a_description_that_is_late_delays_no_record_beyond_its_deadline() {
     let mut rig = Rig::new(Config::builder());
     rig.put(1, "a");
-    rig.put(2, "b");
+    let request = rig.lists.remove(0);
+    let page = ShardPage { shards: equal_shards(2), next_token: None };
+    rig.producer.handle_shards(rig.now, &request, Ok(page));
     rig.run_for(99 * MS);
     assert!(rig.batches.is_empty());
     rig.run_for(MS);
-    assert_eq!(rig.shape(), [[1, 1]]);
+    assert_eq!(rig.shape(), [[1]]);
+}
+
+#[test]
+fn without_a_list_the_whole_stream_is_paced() {
+    for (open_shards, limit) in [(Some(3), 30), (None, 10)] {
+        let config = Config::builder().rate_limit_records_per_shard(10).aggregation_enabled(false);
+        let mut rig = Rig::new(config.max_shard_backlog(ANY_BACKLOG));
+        (0..300).for_each(|key| {
+            rig.put(key, "a");
+        });
+        let (lists, describes) = (rig.lists.remove(0), rig.describes.remove(0));
+        let summary = StreamSummary { open_shards, ..StreamSummary::default() };
+        rig.producer.handle_stream_summary(rig.now, &describes, Ok(summary));
+        rig.producer.handle_shards(rig.now, &lists, Err(error("AccessDeniedException")));
+        rig.run_for(100 * MS);
+        let sent = rig.shape().concat().len();
+        assert!((limit..=limit * 11 / 10).contains(&sent), "{sent}: a second's worth at once");
+        rig.answer_all_stored(&equal_shards(3));
+        rig.run_for(SEC - 100 * MS);
+        rig.answer_all_stored(&equal_shards(3));
+        assert!((2 * limit - 2..=2 * limit).contains(&rig.results.len()), "{}", rig.results.len());
+        // The estimate doubles where the number of shards is not known.
+        for _ in 0..4 {
+            rig.run_for(SEC);
+            rig.answer_all_stored(&equal_shards(3));
+        }
+        let expected = if open_shards.is_some() { 170..=180 } else { 130..=300 };
+        assert!(expected.contains(&rig.results.len()), "{}", rig.results.len());
+    }
+}
+
+#[test]
+fn without_a_list_a_throttled_stream_is_slowed_down() {
+    for open_shards in [Some(8), None] {
+        let config = Config::builder().rate_limit_records_per_shard(10).aggregation_enabled(false);
+        let mut rig = Rig::new(config.max_shard_backlog(ANY_BACKLOG).record_ttl(600 * SEC));
+        (0..4_000).for_each(|key| {
+            rig.put(key, "a");
+        });
+        let (lists, describes) = (rig.lists.remove(0), rig.describes.remove(0));
+        let summary = StreamSummary { open_shards, ..StreamSummary::default() };
+        rig.producer.handle_stream_summary(rig.now, &describes, Ok(summary));
+        rig.producer.handle_shards(rig.now, &lists, Err(error("AccessDeniedException")));
+        let throttled = || RecordReply::failed("ProvisionedThroughputExceededException", "why");
+        let mut results = 0;
+        for _ in 0..1_000 {
+            rig.run_for(10 * MS);
+            while !rig.batches.is_empty() {
+                let batch = rig.take_batch();
+                results += batch.records().len();
+                let replies = batch.records().iter().map(|_| throttled()).collect();
+                rig.handle_reply(batch, kpl_core::Reply::Records(replies));
+            }
+        }
+        assert!(results < 250, "{results} results in 10 s of a stream that is always throttled");
+    }
+}
+
+#[test]
+fn records_without_a_list_move_to_their_shards_when_it_comes() {
+    let config = Config::builder().start_timeout(Duration::ZERO).rate_limit_records_per_shard(1);
+    let mut rig = Rig::new(config.aggregation_max_count(1));
+    let tickets: Vec<u64> = (0..4).map(|shard| rig.put(start_of(shard, 4), "a")).collect();
+    rig.run_for(100 * MS);
+    assert_eq!(rig.shape(), [[1]], "the pace of one shard");
+    rig.answer_refreshes(&equal_shards(4));
+    rig.answer_all_stored(&equal_shards(4));
+    rig.run_for(100 * MS);
+    rig.answer_all_stored(&equal_shards(4));
+    tickets.iter().for_each(|ticket| {
+        rig.receipt(*ticket);
+    });
+}
+
+#[test]
+fn a_stream_that_ignores_keys_is_paced_as_a_whole_and_described_again() {
+    let config = Config::builder().rate_limit_records_per_shard(10);
+    let mut rig = Rig::new(config.max_shard_backlog(ANY_BACKLOG).record_ttl(600 * SEC));
+    (0..4_000).for_each(|key| {
+        rig.put(key, "a");
+    });
+    let summary = |shards| StreamSummary { auto_distribution: true, open_shards: Some(shards), ..StreamSummary::default() };
+    rig.answer_refreshes_with(&equal_shards(2), summary(2));
+    for second in 1..=59 {
+        rig.run_for(SEC);
+        rig.answer_all_stored(&equal_shards(2));
+        assert!((20 * second..=20 * (second + 1)).contains(&rig.results.len()), "{} at {second}", rig.results.len());
+    }
+    assert!(rig.describes.is_empty());
+    rig.run_for(2 * SEC);
+    rig.answer_refreshes_with(&equal_shards(4), summary(4));
+    rig.answer_all_stored(&equal_shards(4));
+    let before = rig.results.len();
+    for _ in 0..10 {
+        rig.run_for(SEC);
+        rig.answer_all_stored(&equal_shards(4));
+    }
+    assert!((390..=440).contains(&(rig.results.len() - before)), "{}", rig.results.len() - before);
 }
 
 #[test]
@@ -233,17 +374,14 @@ fn a_few_wrong_shards_are_no_reason_to_ask_for_the_description() {
 
 #[test]
 fn without_a_map_a_retry_does_not_wait_for_newer_records() {
-    let mut rig = Rig::new(Config::builder().record_max_buffered_time(SEC));
+    let mut rig = Rig::new(Config::builder().record_max_buffered_time(SEC).start_timeout(Duration::ZERO));
     let first = rig.put(1, "a");
     rig.run_for(SEC);
     rig.put(2, "newer");
     rig.answer_records([RecordReply::failed("InternalFailure", "why")]);
     rig.run_for(600 * MS);
-    assert_eq!(
-        rig.shape(),
-        [[1, 1]],
-        "after the backoff, within half the buffering time, and it takes the other along"
-    );
+    assert_eq!(rig.shape(), [[1]], "after the backoff, within half the buffering time");
+    rig.run_for(400 * MS);
     rig.answer_all_stored(&equal_shards(1));
     rig.receipt(first);
 }
@@ -254,7 +392,7 @@ fn the_streams_record_limit_is_learned_and_kept() {
     let early = rig.put(1, vec![0; 3 << 20]);
     let just_so = rig.put(2, vec![0; (2 << 20) - 1]);
     let describe = rig.describes.remove(0);
-    let summary = StreamSummary { max_record_size: Some(2 << 20), auto_distribution: false };
+    let summary = StreamSummary { max_record_size: Some(2 << 20), auto_distribution: false, ..StreamSummary::default() };
     rig.producer.handle_stream_summary(rig.now, &describe, Ok(summary));
     rig.answer_refreshes(&equal_shards(1));
     let failure = rig.failure(early);
@@ -276,7 +414,7 @@ fn a_description_that_fails_later_takes_nothing_back() {
     let mut rig = Rig::new(Config::builder());
     rig.put(1, "a");
     let describe = rig.describes.remove(0);
-    let summary = StreamSummary { max_record_size: Some(10 << 20), auto_distribution: false };
+    let summary = StreamSummary { max_record_size: Some(10 << 20), auto_distribution: false, ..StreamSummary::default() };
     rig.producer.handle_stream_summary(rig.now, &describe, Ok(summary));
     rig.answer_refreshes(&equal_shards(1));
     rig.run_for(SEC);
@@ -294,7 +432,7 @@ fn on_a_stream_that_ignores_keys_nothing_is_aggregated_or_retried_for_its_shard(
         let tickets: Vec<u64> = (0..10).map(|key| rig.put(key, "a")).collect();
         for request in std::mem::take(&mut rig.describes) {
             let summary =
-                StreamSummary { max_record_size: None, auto_distribution: told == RecordDistribution::Detect };
+                StreamSummary { max_record_size: None, auto_distribution: told == RecordDistribution::Detect, ..StreamSummary::default() };
             rig.producer.handle_stream_summary(rig.now, &request, Ok(summary));
         }
         assert_eq!(rig.lists.len(), usize::from(told == RecordDistribution::Detect));
@@ -320,7 +458,7 @@ fn a_stream_switched_to_auto_is_noticed_and_loses_nothing() {
     rig.answer_records((0..sent).map(|n| RecordReply::stored(shard_id((n + 1) % 20), "1")));
     assert!(rig.results.is_empty());
     let request = rig.describes.remove(0);
-    let summary = StreamSummary { max_record_size: None, auto_distribution: true };
+    let summary = StreamSummary { max_record_size: None, auto_distribution: true, ..StreamSummary::default() };
     rig.producer.handle_stream_summary(rig.now, &request, Ok(summary));
     tickets.push(rig.put(1, "b"));
     rig.run_for(50 * MS);

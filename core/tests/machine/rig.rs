@@ -7,11 +7,15 @@ use kpl_core::metrics::MetricsReport;
 use kpl_core::{
     Action, Batch, BufferDrain, Config, ConfigBuilder, DescribeStreamRequest, FlushId, HashKeyCache, Instant,
     ListShardsRequest, ListedShard, LogEvent, Producer, PutBuffer, PutFailure, Receipt, RecordReply, RecordResult,
-    Reply, ShardPage, StreamSummary, UserRecord,
+    Reply, ShardName, ShardPage, StreamSummary, UserRecord,
 };
 
 pub const MS: Duration = Duration::from_millis(1);
 pub const SEC: Duration = Duration::from_secs(1);
+/// A backlog that no test reaches.
+pub const ANY_BACKLOG: Option<Duration> = Some(Duration::from_secs(86_400));
+/// After this time, an idle stream is retired.
+pub const RETIRED_AFTER: Duration = Duration::from_secs(300);
 
 pub struct Rig {
     pub producer: Producer<u64>,
@@ -22,6 +26,7 @@ pub struct Rig {
     pub lists: Vec<ListShardsRequest>,
     pub describes: Vec<DescribeStreamRequest>,
     pub flushed: Vec<FlushId>,
+    pub freed: Vec<ShardName>,
     pub log: Vec<LogEvent>,
     pub reports: Vec<MetricsReport>,
     pub cancelled: bool,
@@ -42,6 +47,7 @@ impl Rig {
             lists: vec![],
             describes: vec![],
             flushed: vec![],
+            freed: vec![],
             log: vec![],
             reports: vec![],
             cancelled: false,
@@ -85,12 +91,12 @@ impl Rig {
         self.next_ticket += 1;
         let mut buffer = PutBuffer::new(self.producer.config());
         let (mut drain, mut keys) = (BufferDrain::new(1), HashKeyCache::default());
-        assert!(!drain.start(self.producer.room()));
+        assert!(!drain.start(self.producer.buffer_room()));
         drain.take(0, &mut buffer, put_at);
         buffer.expect_drain(put_at);
         let mut push = || buffer.push(put_at, record.clone().check().unwrap(), ticket).is_ok();
         assert_eq!((push(), push()), (false, true), "the first record of a stream is not buffered");
-        assert!(!drain.start(self.producer.room()));
+        assert!(!drain.start(self.producer.buffer_room()));
         drain.take(0, &mut buffer, self.now);
         drain.hash_keys(&mut keys);
         assert!(self.producer.put_drained(self.now, &mut drain, &mut keys));
@@ -120,6 +126,7 @@ impl Rig {
                         assert!(self.results.insert(ticket, result).is_none(), "ticket {ticket} resolved twice");
                     }
                 }
+                Action::RoomFreed(shard) => self.freed.push(shard),
                 Action::FlushDone(flush) => self.flushed.push(flush),
                 Action::CancelRequests => self.cancelled = true,
                 Action::Log(event) => self.log.push(event),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kpl_emulator::{Emulator, Faults, Options, Server, consumer};
 use kpl_tokio::blocking::{Producer, WaitError};
-use kpl_tokio::{Config, ConfigBuilder, PutError, UserRecord, http_client};
+use kpl_tokio::{Config, ConfigBuilder, Full, PutError, UserRecord, http_client};
 
 use crate::rig::client;
 
@@ -100,9 +100,9 @@ fn a_full_producer_makes_puts_wait() {
     let first = producer.put("events", "key", "first").unwrap();
     let record = UserRecord::new("events", "key", "second");
     let full = producer.try_put_record(record.clone()).unwrap_err();
-    assert!(matches!(&full, PutError::Full { records: 1, .. }), "{full}");
+    assert!(matches!(&full, PutError::Full { full: Full::Producer { records: 1, .. }, .. }), "{full}");
     let full = producer.put_timeout(record.clone(), Duration::from_millis(20)).unwrap_err();
-    assert!(matches!(&full, PutError::Full { records: 1, bytes: 8, .. }), "{full}");
+    assert!(matches!(&full, PutError::Full { full: Full::Producer { records: 1, bytes: 8 }, .. }), "{full}");
     assert_eq!(full.into_record(), record);
     // A dropped outcome does not cancel its record.
     drop(first);

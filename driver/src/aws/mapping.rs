@@ -45,5 +45,6 @@ pub(super) fn stream_summary(output: &DescribeStreamSummaryOutput) -> StreamSumm
         max_record_size: kib.and_then(|kib| usize::try_from(kib).ok()).map(|kib| kib * 1_024),
         auto_distribution: summary.and_then(StreamDescriptionSummary::record_distribution_strategy)
             == Some(&RecordDistributionStrategy::Auto),
+        open_shards: summary.and_then(|summary| usize::try_from(summary.open_shard_count()).ok()),
     }
 }

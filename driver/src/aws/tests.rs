@@ -143,9 +143,15 @@ impl AsyncSleep for TokioSleep {
     }
 }
 
+/// A producer that sends its first records without a shard list, and each as it is.
+fn producer() -> kpl_core::Producer<()> {
+    let config = Config::builder().start_timeout(Duration::ZERO).aggregation_enabled(false).build().unwrap();
+    kpl_core::Producer::new(config, Instant::from_nanos(0))
+}
+
 /// The first action of its kind that the core asks for, when it is given records of `stream`.
 fn action<A>(stream: &str, data: &[&str], wanted: impl Fn(Action<()>) -> Option<A>) -> A {
-    let mut core = kpl_core::Producer::new(Config::default(), Instant::from_nanos(0));
+    let mut core = producer();
     for data in data {
         let record = UserRecord::new(stream, "key", data.to_string()).explicit_hash_key("7");
         core.put(Instant::from_nanos(0), record.prepare().unwrap(), ()).unwrap();
@@ -197,7 +203,7 @@ async fn put_records_says_what_the_batch_says_and_reads_each_result() {
 #[tokio::test]
 async fn any_key_and_any_data_arrive_as_they_are() {
     let keys = ["\"quoted\\\"", "\u{0}\u{1}\u{1f}\t\n\r\u{8}\u{c}", "あ🦀é\u{2028}\u{feff}", "</script>", "/"];
-    let mut core = kpl_core::Producer::new(Config::default(), Instant::from_nanos(0));
+    let mut core = producer();
     for (n, key) in keys.into_iter().enumerate() {
         let data: Vec<u8> = (0..=255).cycle().take(n * 100).collect();
         core.put(Instant::from_nanos(0), UserRecord::new("events", key, data).prepare().unwrap(), ()).unwrap();
@@ -282,12 +288,12 @@ async fn describe_stream_reads_record_limit_and_distribution() {
     };
     let large = answer(json!({"MaxRecordSizeInKiB": 10_240, "RecordDistributionStrategy": "AUTO"}));
     let summary = large.transport().describe_stream(&describe_request(ARN)).await.unwrap();
-    assert_eq!(summary, StreamSummary { max_record_size: Some(10 << 20), auto_distribution: true });
+    assert_eq!(summary, StreamSummary { max_record_size: Some(10 << 20), auto_distribution: true, open_shards: Some(1) });
     assert_eq!(large.requests(), [json!({"StreamARN": ARN})]);
 
     for silent in [answer(json!({})), answer(json!({"MaxRecordSizeInKiB": -1, "RecordDistributionStrategy": "NEW"}))] {
         let summary = silent.transport().describe_stream(&describe_request("events")).await.unwrap();
-        assert_eq!(summary, StreamSummary::default());
+        assert_eq!(summary, StreamSummary { open_shards: Some(1), ..StreamSummary::default() });
     }
 }
 

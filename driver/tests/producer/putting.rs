@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use kpl_core::{Config, InvalidRecord, UserRecord};
+use kpl_core::{Full, Config, InvalidRecord, UserRecord};
 use kpl_driver::PutError;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -71,7 +71,7 @@ async fn try_put_gives_the_record_back_when_there_is_no_room() {
     let outcomes = [producer.try_put("events", "k", "1").unwrap(), producer.try_put("events", "k", "2").unwrap()];
     let record = UserRecord::new("events", "k", "3").explicit_hash_key("7");
     let Err(error) = producer.try_put_record(record.clone()) else { panic!("taken") };
-    assert!(matches!(error, PutError::Full { records: 2, bytes: 4, .. }), "{error:?}");
+    assert!(matches!(error, PutError::Full { full: Full::Producer { records: 2, bytes: 4 }, .. }), "{error:?}");
     assert_eq!(*error.record(), record);
     for outcome in outcomes {
         outcome.await.unwrap();

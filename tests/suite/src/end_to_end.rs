@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
-use kpl_driver::core::{Config, ConfigBuilder, Receipt, UserRecord, hash_key};
+use kpl_driver::core::{Full, Config, ConfigBuilder, Receipt, UserRecord, hash_key};
 use kpl_driver::{AwsRuntime, Outcome, Producer, PutError};
 use kpl_emulator::consumer::Reading;
 
@@ -287,7 +287,7 @@ pub async fn a_full_producer_makes_puts_wait<R: AwsRuntime>(service: &mut Servic
     let records = records(STREAM, 30);
     let mut outcomes = put_all(&producer, &records[..10]).await;
     let error = producer.try_put_record(records[10].clone()).expect_err("full");
-    assert!(matches!(error, PutError::Full { records: 10, .. }), "{error}");
+    assert!(matches!(error, PutError::Full { full: Full::Producer { records: 10, .. }, .. }), "{error}");
     assert_eq!(error.into_record(), records[10]);
     service.proxy.throttle(false);
     outcomes.extend(put_all(&producer, &records[10..]).await);

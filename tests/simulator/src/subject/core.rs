@@ -216,6 +216,8 @@ impl CoreSubject {
                 Action::Resolve(records) => {
                     self.effects.extend(records.map(|(ticket, result)| Effect::Resolved(ticket, result)));
                 }
+                // There are no puts that wait.
+                Action::RoomFreed(_) => {}
                 Action::FlushDone(flush) => {
                     let effect = match self.flushes.iter().position(|(id, _)| *id == flush) {
                         Some(position) => Effect::Flushed(self.flushes.swap_remove(position).1),
@@ -236,7 +238,7 @@ impl CoreSubject {
     /// Gives to the state machine what is buffered.
     fn drain(&mut self) {
         let Self { core, buffers, drain, keys, now, .. } = self;
-        if drain.start(core.room()) {
+        if drain.start(core.buffer_room()) {
             buffers.iter_mut().for_each(|buffer| drain.stop(buffer));
         }
         for (number, buffer) in buffers.iter_mut().enumerate() {

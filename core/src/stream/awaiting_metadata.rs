@@ -1,0 +1,66 @@
+//! The first records of a stream, which wait for its metadata.
+
+use alloc::vec::Vec;
+use core::mem;
+use core::time::Duration;
+
+use crate::config::Config;
+use crate::put_buffer::Room;
+use crate::record::kinesis_record::Pending;
+use crate::stream::token_bucket::{Pace, Rate};
+use crate::time::Instant;
+
+/// Records in the order of their puts, with their deadlines.
+///
+/// They may all belong to one shard, so there may be as many as one shard's backlog may have.
+#[derive(Debug)]
+pub(super) struct AwaitingMetadata<T> {
+    records: Vec<(Pending<T>, Instant)>,
+    bytes: usize,
+    /// Whether a put was refused.
+    pub(super) has_refused: bool,
+}
+
+impl<T> Default for AwaitingMetadata<T> {
+    fn default() -> Self {
+        Self { records: Vec::new(), bytes: 0, has_refused: false }
+    }
+}
+
+impl<T> AwaitingMetadata<T> {
+    pub(super) fn push(&mut self, user: Pending<T>, deadline: Instant) {
+        self.bytes += user.entry.size();
+        self.records.push((user, deadline));
+    }
+
+    /// Removes all records.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = (Pending<T>, Instant)> + use<T> {
+        self.bytes = 0;
+        mem::take(&mut self.records).into_iter()
+    }
+
+    pub(super) fn first_deadline(&self) -> Option<Instant> {
+        self.records.first().map(|(_, deadline)| *deadline)
+    }
+
+    /// Whether there are so many records that puts have to be checked against the limit.
+    pub(super) fn is_slow(&self, config: &Config) -> bool {
+        !self.records.is_empty() && self.backlog(config) > config.backlog_limit() / 4
+    }
+
+    /// Returns how long the records take if they all belong to one shard, if a put has to wait for that.
+    pub(super) fn refuse(&mut self, room: Room, config: &Config) -> Option<Duration> {
+        let backlog = self.backlog(config);
+        let is_full = backlog > config.backlog_limit()
+            || self.is_slow(config) && (self.records.len() > room.records || self.bytes > room.bytes);
+        self.has_refused |= is_full;
+        is_full.then_some(backlog)
+    }
+
+    fn backlog(&self, config: &Config) -> Duration {
+        // Aggregated, they are a few Kinesis records.
+        let kinesis_records = if config.aggregation_enabled() { 0 } else { self.records.len() };
+        let rate = Rate::of_shard(config);
+        Pace::new().time_for(Instant::from_nanos(0), kinesis_records, self.bytes, rate).saturating_mul(2)
+    }
+}

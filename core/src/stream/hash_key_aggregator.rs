@@ -1,0 +1,166 @@
+//! Packs user records whose shard is not known into Kinesis records.
+//!
+//! User records of one hash key go to one shard, whatever the shards are, so each hash key has an aggregate of its own.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use hashbrown::HashMap;
+
+use crate::record::kinesis_record::{KinesisRecord, Pending};
+use crate::stream::aggregator::{AggregateLimits, Aggregator, FollowUp};
+use crate::time::Instant;
+
+/// While the stream has a backlog, an aggregate stays open for so much longer, to take more records: it could not be sent
+/// anyway.
+const EXTENSION: Duration = Duration::from_secs(1);
+
+/// The open aggregates of a stream by hash key.
+#[derive(Debug)]
+pub(crate) struct HashKeyAggregator<T> {
+    aggregator: Aggregator<T>,
+    /// The slots of hash keys with an open aggregate.
+    slots: HashMap<u128, u32>,
+    /// The hash key of each slot.
+    hash_keys: Vec<u128>,
+    free_slots: Vec<u32>,
+}
+
+impl<T> Default for HashKeyAggregator<T> {
+    fn default() -> Self {
+        Self {
+            aggregator: Aggregator::default(),
+            slots: HashMap::new(),
+            hash_keys: Vec::new(),
+            free_slots: Vec::new(),
+        }
+    }
+}
+
+impl<T> HashKeyAggregator<T> {
+    /// Adds a user record to the aggregate of its hash key, as [`Aggregator::add`] does.
+    pub(crate) fn add(
+        &mut self,
+        user: Pending<T>,
+        deadline: Instant,
+        expiry: Instant,
+        limits: AggregateLimits,
+        closed: impl FnMut(KinesisRecord<T>),
+    ) -> FollowUp {
+        let slot = self.slot(user.entry.hash_key());
+        let follow_up = self.aggregator.add(user, slot, None, deadline, expiry, limits, closed);
+        if !self.aggregator.is_open(slot) {
+            self.free(slot);
+        }
+        follow_up
+    }
+
+    /// The earliest time at which an aggregate may be due.
+    pub(crate) fn next_timer(&self) -> Instant {
+        self.aggregator.next_timer()
+    }
+
+    /// Closes an aggregate that is due by `horizon`.
+    pub(crate) fn close_due(&mut self, horizon: Instant, is_backlogged: bool) -> Option<KinesisRecord<T>> {
+        let slot = self.aggregator.pop_due(horizon, |_, times| {
+            is_backlogged.then(|| times.expiry.min(times.deadline + EXTENSION))
+        })?;
+        self.close(slot)
+    }
+
+    /// Closes all aggregates.
+    pub(crate) fn close_all(&mut self) -> impl Iterator<Item = KinesisRecord<T>> {
+        let slots: Vec<u32> = self.aggregator.open_slots().collect();
+        slots.into_iter().filter_map(|slot| self.close(slot))
+    }
+
+    fn close(&mut self, slot: u32) -> Option<KinesisRecord<T>> {
+        self.free(slot);
+        self.aggregator.close(slot)
+    }
+
+    fn slot(&mut self, hash_key: u128) -> u32 {
+        let Self { slots, hash_keys, free_slots, .. } = self;
+        *slots.entry(hash_key).or_insert_with(|| match free_slots.pop() {
+            Some(slot) => {
+                hash_keys[slot as usize] = hash_key;
+                slot
+            }
+            None => {
+                hash_keys.push(hash_key);
+                hash_keys.len() as u32 - 1
+            }
+        })
+    }
+
+    fn free(&mut self, slot: u32) {
+        self.slots.remove(&self.hash_keys[slot as usize]);
+        self.free_slots.push(slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::testing::{ms, tickets, user};
+
+    const LIMITS: AggregateLimits = AggregateLimits { count: 100, size: 1_000 };
+
+    fn add(aggregator: &mut HashKeyAggregator<usize>, ticket: usize, key: &str, size: usize) -> Vec<Vec<usize>> {
+        let mut closed = Vec::new();
+        let deadline = ms(100 + ticket as u64);
+        aggregator.add(user(ticket, key, None, size), deadline, ms(9_000), LIMITS, |record| {
+            assert!(record.shard.is_none());
+            closed.push(tickets([&record]));
+        });
+        closed
+    }
+
+    fn due(aggregator: &mut HashKeyAggregator<usize>, at: u64, is_backlogged: bool) -> Vec<Vec<usize>> {
+        let due = core::iter::from_fn(|| aggregator.close_due(ms(at), is_backlogged));
+        due.map(|record| tickets([&record])).collect()
+    }
+
+    #[test]
+    fn records_of_one_hash_key_share_an_aggregate() {
+        let mut aggregator = HashKeyAggregator::default();
+        for (ticket, key) in ["a", "b", "a", "c", "b", "a"].into_iter().enumerate() {
+            assert!(add(&mut aggregator, ticket, key, 10).is_empty());
+        }
+        assert_eq!(aggregator.next_timer(), ms(100));
+        assert_eq!(due(&mut aggregator, 101, false), [vec![0, 2, 5], vec![1, 4]]);
+        let rest: Vec<_> = aggregator.close_all().map(|record| tickets([&record])).collect();
+        assert_eq!(rest, [[3]]);
+    }
+
+    #[test]
+    fn a_full_aggregate_closes_and_the_next_one_opens() {
+        let mut aggregator = HashKeyAggregator::default();
+        assert!(add(&mut aggregator, 0, "a", 600).is_empty());
+        assert_eq!(add(&mut aggregator, 1, "a", 600), [[0]]);
+        assert_eq!(add(&mut aggregator, 2, "b", 2_000), [[2]], "too large to be aggregated");
+        assert_eq!(due(&mut aggregator, 200, false), [[1]]);
+    }
+
+    #[test]
+    fn with_a_backlog_an_aggregate_stays_open_for_a_second_more() {
+        let mut aggregator = HashKeyAggregator::default();
+        assert!(add(&mut aggregator, 0, "a", 10).is_empty());
+        assert!(due(&mut aggregator, 1_099, true).is_empty());
+        assert!(add(&mut aggregator, 1, "a", 10).is_empty());
+        assert_eq!(due(&mut aggregator, 1_100, true), [[0, 1]]);
+    }
+
+    #[test]
+    fn slots_are_used_again() {
+        let mut aggregator = HashKeyAggregator::default();
+        for ticket in 0..1_000 {
+            assert!(add(&mut aggregator, ticket, &alloc::format!("{ticket}"), 10).is_empty());
+            assert_eq!(due(&mut aggregator, 100 + ticket as u64, false), [[ticket]]);
+            assert_eq!(add(&mut aggregator, 0, &alloc::format!("large {ticket}"), 2_000).len(), 1);
+        }
+        assert!(aggregator.hash_keys.len() <= 2 && aggregator.slots.is_empty());
+    }
+}
