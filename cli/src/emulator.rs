@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use kpl_emulator::{Emulator, Faults, Options, Server};
+use kpl_emulator::{Emulator, Faults, OperationFault, Options, Server, ServiceError};
 
 use crate::exit;
 use crate::interrupts::Interrupts;
@@ -53,6 +53,12 @@ struct FaultArgs {
     /// Further time, by chance from zero to this
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     latency_jitter: Duration,
+    /// The operation is slow, such as ListShards=400ms (repeatable)
+    #[arg(long, value_name = "OPERATION=TIME", value_parser = slow)]
+    slow: Vec<(&'static str, Duration)>,
+    /// The operation is refused with AccessDeniedException, such as ListShards (repeatable)
+    #[arg(long, value_name = "OPERATION", value_parser = operation)]
+    deny: Vec<&'static str>,
     /// Seed of the faults
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -88,6 +94,9 @@ pub(crate) fn create_stream(emulator: &Emulator, name: &str, shards: u32) -> any
 
 impl FaultArgs {
     fn faults(&self) -> Faults {
+        let fault = |operation, latency, error| OperationFault { operation, latency, error, first: None };
+        let denied = self.deny.iter().map(|name| fault(*name, Duration::ZERO, Some(ServiceError::denied(name))));
+        let slow = self.slow.iter().map(|(name, latency)| fault(*name, *latency, None));
         Faults {
             throttle_rate: self.throttle_rate,
             internal_failure_rate: self.internal_failure_rate,
@@ -95,6 +104,7 @@ impl FaultArgs {
             drop_reply_rate: self.drop_reply_rate,
             latency: self.latency,
             latency_jitter: self.latency_jitter,
+            operations: denied.chain(slow).collect(),
             ..Faults::default()
         }
     }
@@ -104,6 +114,19 @@ fn stream(text: &str) -> Result<(String, u32), String> {
     let (name, shards) = text.split_once(':').ok_or("a stream is NAME:SHARDS, such as events:4")?;
     let count = shards.parse().map_err(|_| format!("{shards:?} is not a number of shards"))?;
     Ok((name.to_owned(), count))
+}
+
+/// Operations that the faults of single operations are for.
+const OPERATIONS: [&str; 3] = ["DescribeStreamSummary", "ListShards", "PutRecords"];
+
+fn operation(text: &str) -> Result<&'static str, String> {
+    let known = OPERATIONS.into_iter().find(|name| *name == text);
+    known.ok_or_else(|| format!("an operation is one of {}", OPERATIONS.join(", ")))
+}
+
+fn slow(text: &str) -> Result<(&'static str, Duration), String> {
+    let (name, time) = text.split_once('=').ok_or("a slow operation is OPERATION=TIME, such as ListShards=400ms")?;
+    Ok((operation(name)?, humantime::parse_duration(time).map_err(|error| error.to_string())?))
 }
 
 fn rate(text: &str) -> Result<f64, String> {

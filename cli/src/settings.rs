@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
-use kpl_core::{Config, ConfigError, RecordDistribution, limits};
+use kpl_core::{Config, ConfigError, Consumers, RecordDistribution, limits};
 
 /// One option for each field of [`Config`], with its name.
 #[derive(Debug, Default, Args)]
@@ -32,9 +32,20 @@ pub(crate) struct Settings {
     /// How long a line may wait for company [default: 100ms]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     record_max_buffered_time: Option<Duration>,
-    /// How long a line may take, retries included, or "never" for no end [default: 30s]
+    /// How long a line may take, retries included, or "never" for no end [default: never]
     #[arg(long, value_name = "TIME", value_parser = duration_or_never)]
     record_ttl: Option<Duration>,
+    /// How long the first lines wait for the stream's shard list [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    start_timeout: Option<Duration>,
+    /// The longest backlog of a shard, as the time that it takes; reading waits beyond that [default: half of
+    /// --record-ttl, or 15s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_shard_backlog: Option<Duration>,
+    /// Which consumers read the stream: "kcl", or "any-shard" if all of them read aggregates on any shard, as Lambda and
+    /// Firehose do [default: kcl]
+    #[arg(long, value_name = "WHICH", value_parser = ["kcl", "any-shard"])]
+    consumers: Option<String>,
     /// A throttled line fails at once instead of waiting for its shard
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     fail_if_throttled: Option<bool>,
@@ -81,6 +92,12 @@ impl Settings {
         self
     }
 
+    /// Puts every line, however long it takes, unless the options say otherwise.
+    pub(crate) fn without_time_to_live(mut self) -> Self {
+        self.record_ttl.get_or_insert(Duration::MAX);
+        self
+    }
+
     /// The settings, checked; errors name the option.
     pub(crate) fn config(self) -> anyhow::Result<Config> {
         macro_rules! set {
@@ -98,6 +115,7 @@ impl Settings {
         set!(builder:
             aggregation_enabled, aggregation_max_count, aggregation_max_size as bytes, collection_max_count,
             collection_max_size as bytes, collection_max_size_per_shard as bytes, record_max_buffered_time, record_ttl,
+            start_timeout, max_shard_backlog as Some, consumers as |name: String| consumers(&name),
             fail_if_throttled, rate_limit_records_per_shard, rate_limit_bytes_per_shard, max_in_flight_requests,
             request_timeout, retry_backoff_min, retry_backoff_max, max_outstanding_records,
             max_outstanding_bytes as bytes, max_record_size as |size| Some(bytes(size)),
@@ -109,6 +127,10 @@ impl Settings {
             anyhow::anyhow!("--{} is {value}, but must be {range}", field.replace('_', "-"))
         })
     }
+}
+
+fn consumers(name: &str) -> Consumers {
+    if name == "any-shard" { Consumers::AnyShard } else { Consumers::Kcl }
 }
 
 fn distribution(name: &str) -> RecordDistribution {

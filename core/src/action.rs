@@ -90,7 +90,7 @@ pub enum LogEvent {
         retry_in: Option<Duration>,
     },
     /// The stream's first records are sent without its shard list: it was refused for good, or did not come within
-    /// `start_timeout`. They are aggregated by hash key only, and the stream is paced as a whole. Logged once per stream.
+    /// `start_timeout`. They are aggregated by hash key at most, and the stream is paced as a whole. Logged once per stream.
     WithoutShardList {
         /// The stream's name or ARN.
         stream: Arc<str>,
@@ -98,6 +98,9 @@ pub enum LogEvent {
         code: Box<str>,
         /// The message of the last error.
         message: Box<str>,
+        /// Whether records are aggregated by hash key. They are not if it is unknown whether the stream ignores keys, because its
+        /// description is not known either.
+        aggregated: bool,
     },
     /// The stream was described.
     StreamDescribed {
@@ -122,11 +125,35 @@ pub enum LogEvent {
         /// Kinesis records of one reply.
         kinesis_records: usize,
     },
+    /// Records were not stored, and are sent again. Comes once per reply and error code.
+    Retried {
+        /// The stream's name or ARN.
+        stream: Arc<str>,
+        /// The error code.
+        code: Box<str>,
+        /// The error's message.
+        message: Box<str>,
+        /// The number of user records.
+        user_records: usize,
+    },
+    /// Records failed for good by the service's or the endpoint's answer. Comes once per reply and error code.
+    Failed {
+        /// The stream's name or ARN.
+        stream: Arc<str>,
+        /// The error code.
+        code: Box<str>,
+        /// The error's message.
+        message: Box<str>,
+        /// The number of user records.
+        user_records: usize,
+    },
     /// Records failed because their time-to-live ran out.
     Expired {
         /// The stream's name or ARN.
         stream: Arc<str>,
-        /// User records.
+        /// The number of user records.
         user_records: usize,
+        /// Why the last attempt of the last of them failed, as code and message; `None` if it was never sent.
+        last_error: Option<Box<str>>,
     },
 }

@@ -1,6 +1,7 @@
 //! What all streams of a producer share.
 
 use alloc::collections::VecDeque;
+use alloc::string::ToString;
 use alloc::sync::Arc;
 use core::time::Duration;
 
@@ -35,6 +36,8 @@ pub(crate) struct Context<T> {
     next_description: Instant,
     /// User records that expired in this turn of the stream at work.
     expired: usize,
+    /// Why the last attempt of the last of them failed.
+    last_error: Option<Arc<AttemptError>>,
 }
 
 impl<T> Context<T> {
@@ -50,6 +53,7 @@ impl<T> Context<T> {
             slow_shards: 0,
             next_description: Instant::from_nanos(0),
             expired: 0,
+            last_error: None,
         }
     }
 
@@ -100,7 +104,8 @@ impl<T> Context<T> {
     pub(crate) fn expired<U>(&mut self, user: &Pending<U>) -> AttemptError {
         self.expired += 1;
         let ttl = self.config.record_ttl();
-        let message = match user.failed.as_slice().last().and_then(|attempt| attempt.error.as_ref()) {
+        self.last_error = user.failed.as_slice().last().and_then(|attempt| attempt.error.clone());
+        let message = match &self.last_error {
             Some(last) => alloc::format!("not stored within record_ttl ({ttl:?}); last error: {last}"),
             None => alloc::format!("not sent within record_ttl ({ttl:?})"),
         };
@@ -111,7 +116,8 @@ impl<T> Context<T> {
     pub(crate) fn log_expired(&mut self, stream: &Arc<str>) {
         let user_records = core::mem::take(&mut self.expired);
         if user_records > 0 {
-            self.log(LogEvent::Expired { stream: stream.clone(), user_records });
+            let last_error = self.last_error.take().map(|error| error.to_string().into());
+            self.log(LogEvent::Expired { stream: stream.clone(), user_records, last_error });
         }
     }
 

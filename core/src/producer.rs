@@ -372,7 +372,7 @@ impl<T> Producer<T> {
                 self.waiting_streams.push_back(index);
             }
         }
-        stream.count_slow_shards(&mut self.context);
+        stream.report_backlog(now, &mut self.context);
         self.timers.arm(index, stream.next_timeout());
     }
 
@@ -393,7 +393,7 @@ impl<T> Producer<T> {
                 *stream.awaits_request() = true;
                 self.waiting_streams.push_back(index);
             }
-            stream.count_slow_shards(&mut self.context);
+            stream.report_backlog(now, &mut self.context);
             self.timers.arm(index, stream.next_timeout());
         }
     }
@@ -420,7 +420,7 @@ impl<T> Producer<T> {
         for stream in self.streams.iter_mut() {
             stream.abandon(now, &mut self.context);
             *stream.awaits_request() = false;
-            stream.count_slow_shards(&mut self.context);
+            stream.report_backlog(now, &mut self.context);
         }
         if self.in_flight > 0 {
             self.context.actions.push_back(Action::CancelRequests);

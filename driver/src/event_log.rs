@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kpl_core::{Instant, LogEvent};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::sync::lock;
 
@@ -18,12 +18,14 @@ pub(crate) struct EventLog {
     written: Mutex<BTreeMap<(Kind, Arc<str>), Written>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     StreamDescribed,
     Throttled,
     WrongShard,
     Expired,
+    Retried(Box<str>),
+    Failed(Box<str>),
     RefreshFailed(&'static str),
 }
 
@@ -60,11 +62,15 @@ impl EventLog {
                     );
                 }
             }
-            LogEvent::WithoutShardList { stream, code, message } => {
+            LogEvent::WithoutShardList { stream, code, message, aggregated } => {
+                let consequence = match aggregated {
+                    true => "records are aggregated by hash key only",
+                    // Whether keys count is not known either.
+                    false => "nor a description (permission kinesis:DescribeStreamSummary): records are not aggregated",
+                };
                 warn!(
-                    stream = %stream, code = %code, error = %message,
-                    "no shard list (permission kinesis:ListShards): records are aggregated by hash key only, and the \
-                     stream is paced as a whole"
+                    stream = %stream, code = %code, error = %message, once = true,
+                    "no shard list (permission kinesis:ListShards): {consequence}, and the stream is paced as a whole"
                 );
             }
             LogEvent::Throttled { stream, kinesis_records } => {
@@ -77,9 +83,20 @@ impl EventLog {
                     warn!(stream = %stream, kinesis_records, "records landed on other shards than predicted");
                 }
             }
-            LogEvent::Expired { stream, user_records } => {
+            LogEvent::Retried { stream, code, message, user_records } => {
+                if let Some(user_records) = self.due(now, Kind::Retried(code.clone()), stream, *user_records) {
+                    warn!(stream = %stream, code = %code, error = %message, user_records, "records are sent again");
+                }
+            }
+            LogEvent::Failed { stream, code, message, user_records } => {
+                if let Some(user_records) = self.due(now, Kind::Failed(code.clone()), stream, *user_records) {
+                    error!(stream = %stream, code = %code, error = %message, user_records, "records failed");
+                }
+            }
+            LogEvent::Expired { stream, user_records, last_error } => {
                 if let Some(user_records) = self.due(now, Kind::Expired, stream, *user_records) {
-                    warn!(stream = %stream, user_records, "records expired before they were stored");
+                    let error = last_error.as_deref().unwrap_or("never sent");
+                    error!(stream = %stream, user_records, error, "records expired before they were stored");
                 }
             }
             other => info!(event = ?other),
@@ -89,7 +106,8 @@ impl EventLog {
     /// Whether to write now; then, how many there were since the last time, these included.
     fn due(&self, now: Instant, kind: Kind, stream: &Arc<str>, count: usize) -> Option<usize> {
         let mut written = lock(&self.written);
-        match written.get_mut(&(kind, stream.clone())) {
+        let key = (kind, stream.clone());
+        match written.get_mut(&key) {
             Some(last) if now.saturating_since(last.at) < INTERVAL => {
                 last.since += count;
                 None
@@ -103,7 +121,7 @@ impl EventLog {
                 if written.len() >= WRITTEN_MAX {
                     written.retain(|_, last| now.saturating_since(last.at) < INTERVAL);
                 }
-                written.insert((kind, stream.clone()), Written { at: now, since: 0 });
+                written.insert(key, Written { at: now, since: 0 });
                 Some(count)
             }
         }

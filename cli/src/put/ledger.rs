@@ -15,6 +15,8 @@ const MESSAGES_SHOWN: usize = 3;
 /// What is known of the lines that have been dealt with.
 pub(crate) struct Ledger {
     pub(crate) failed: u64,
+    /// Lines that were sent again after an attempt without an answer.
+    pub(crate) resent_unanswered: u64,
     pub(crate) dead_letters: Option<DeadLetters>,
     pub(crate) tally: Option<Tally>,
     errors: BTreeMap<String, Errors>,
@@ -36,7 +38,7 @@ impl Ledger {
         dead_letters: Option<DeadLetters>,
         tally: Option<Tally>,
     ) -> Self {
-        Self { failed: 0, dead_letters, tally, errors: BTreeMap::new(), sources, console }
+        Self { failed: 0, resent_unanswered: 0, dead_letters, tally, errors: BTreeMap::new(), sources, console }
     }
 
     /// A line that the producer had taken.
@@ -44,10 +46,14 @@ impl Ledger {
         let fate = match result {
             Ok(receipt) => {
                 let in_doubt = receipt.attempts().iter().any(kpl_tokio::Attempt::is_ambiguous);
+                self.resent_unanswered += u64::from(in_doubt);
                 if in_doubt { Fate::SucceededMaybeTwice } else { Fate::Succeeded }
             }
             Err(failure) => {
                 self.fail(line.place, &failure);
+                // The last attempt was followed by none.
+                let resent = failure.attempts.split_last().map_or(&[][..], |(_, before)| before);
+                self.resent_unanswered += u64::from(resent.iter().any(kpl_tokio::Attempt::is_ambiguous));
                 if failure.is_ambiguous() { Fate::Unknown } else { Fate::Failed }
             }
         };

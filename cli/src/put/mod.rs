@@ -6,11 +6,13 @@
 mod collect;
 mod console;
 mod dead_letter;
+mod events;
 mod feed;
 mod keys;
 mod ledger;
 mod lines;
 mod metrics;
+mod stall;
 mod summary;
 
 use std::path::PathBuf;
@@ -27,6 +29,7 @@ use kpl_tokio::Producer;
 
 use self::console::Console;
 use self::dead_letter::DeadLetters;
+use self::events::Events;
 use self::feed::{FedAll, Feeder, Place};
 use self::keys::{KeySource, Pointer};
 use self::ledger::Ledger;
@@ -124,7 +127,8 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
     let interrupts = Interrupts::listen()?;
     let keys = args.key.source();
     check(&args.stream, &keys)?;
-    let settings = if args.emulator.is_unlimited() { args.settings.without_shard_limits() } else { args.settings };
+    let settings = args.settings.without_time_to_live();
+    let settings = if args.emulator.is_unlimited() { settings.without_shard_limits() } else { settings };
     let config = metrics::switch_on(&settings.config()?, args.metrics_port)?;
     let sources = Source::open_all(&args.files)?;
     let dead_letters = args.dead_letter.as_deref().map(|path| DeadLetters::open(path, &args.files)).transpose()?;
@@ -202,9 +206,12 @@ async fn put(
     let console = ledger.console();
     let fingerprints = ledger.tally.is_some();
     let (mut feeder, fed) = Feeder::new(producer.clone(), stream.into(), keys, fingerprints);
+    let events = Events::receive(console.clone());
     let showing = tokio::spawn({
         let (console, producer, fill) = (console.clone(), producer.clone(), feeder.fill.clone());
-        async move { console.show(&producer, &fill).await }
+        async move {
+            tokio::join!(console.show(&producer, &fill), stall::watch(&producer, &console, &events));
+        }
     });
     let start = Instant::now();
     let collecting = tokio::spawn(collect::collect(fed, ledger));
@@ -242,6 +249,7 @@ async fn put(
         kinesis_records,
         requests,
         retries,
+        resent_unanswered: ledger.resent_unanswered,
         throttled,
         elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         latency_ms: Latency::new(&metrics),

@@ -21,6 +21,8 @@ pub(crate) struct Summary {
     pub(crate) requests: u64,
     /// Lines sent again.
     pub(crate) retries: u64,
+    /// Lines sent again after an attempt without an answer: only these can be in the stream twice.
+    pub(crate) resent_unanswered: u64,
     /// Kinesis records, and whole requests, that the service throttled.
     pub(crate) throttled: u64,
     pub(crate) elapsed_ms: u64,
@@ -59,6 +61,10 @@ impl fmt::Display for Summary {
             f,
             "Kinesis records: {kinesis_records}, throttled: {throttled}, requests: {requests}, retries: {retries}"
         )?;
+        if self.resent_unanswered > 0 {
+            let resent = self.resent_unanswered;
+            writeln!(f, "sent again after no answer: {resent} lines, which may be in the stream twice")?;
+        }
         if let Latency { p50: Some(p50), p99: Some(p99), max: Some(max) } = self.latency_ms {
             writeln!(f, "latency: half within {p50:.1} ms, 99% within {p99:.1} ms, all within {max:.1} ms")?;
         }

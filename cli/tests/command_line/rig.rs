@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kpl_emulator::consumer::{ConsumedRecord, read_stream};
+use rustix::process::{Pid, Signal, kill_process};
 use kpl_emulator::{Emulator, Options, Server};
 use serde_json::Value;
 
@@ -68,8 +69,13 @@ pub(crate) fn end(child: Child) -> Run {
 
 /// Sends a signal by name, such as `INT`.
 pub(crate) fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status().unwrap();
-    assert!(status.success());
+    let signal = match name {
+        "INT" => Signal::INT,
+        "TERM" => Signal::TERM,
+        "HUP" => Signal::HUP,
+        other => panic!("no signal of these tests: {other}"),
+    };
+    kill_process(Pid::from_child(child), signal).unwrap();
 }
 
 /// Waits until something is so.

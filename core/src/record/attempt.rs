@@ -61,6 +61,8 @@ pub mod code {
     pub const CLOSED: &str = "Closed";
     /// A result had neither a sequence number nor an error code.
     pub const UNKNOWN: &str = "Unknown";
+    /// The endpoint answered with a redirect: it is not the endpoint of Kinesis. Set by drivers.
+    pub const REDIRECTED: &str = "Redirected";
     /// The record is larger than the stream allows, which was learned after it was put.
     pub const RECORD_TOO_LARGE: &str = "Record Too Large";
 }

@@ -223,6 +223,11 @@ impl<T> KinesisRecord<T> {
         }
     }
 
+    /// The bytes of its user records, data and partition keys.
+    pub(crate) fn user_bytes(&self) -> usize {
+        self.users.iter().map(|packed| packed.user.entry.size()).sum()
+    }
+
     /// Bytes of [`data`](Self::data).
     pub(crate) fn data_size(&self) -> usize {
         if self.is_aggregated() { FRAME_SIZE + self.message_size } else { self.first().data.len() }

@@ -133,7 +133,8 @@ pub(crate) fn classify(code: &str) -> ErrorClass {
         | "NotAuthorized"
         | "OptInRequired"
         | RESOURCE_NOT_FOUND
-        | "UnknownOperationException" => ErrorClass::Permanent,
+        | "UnknownOperationException"
+        | code::REDIRECTED => ErrorClass::Permanent,
 
         // Expired or refreshed-away credentials (`ExpiredTokenException`, `UnrecognizedClientException`, a clock that
         // is off), `InternalFailure`, `KMSThrottlingException`, `ResourceInUseException` while a stream is made, and
@@ -318,19 +319,51 @@ mod tests {
         }
     }
 
+    /// A second copy of the table, so that no code changes its class by accident.
     #[test]
-    fn what_waiting_cannot_mend_fails_at_once() {
-        for code in
-            ["AccessDeniedException", "ResourceNotFoundException", "KMSDisabledException", "UnknownOperationException"]
-        {
-            assert_eq!(request(Delivery::Refused, code), Verdict::Fail(error(code)));
+    fn each_code_has_its_class() {
+        let throttled = [
+            "ProvisionedThroughputExceededException",
+            "LimitExceededException",
+            "RequestLimitExceeded",
+            "Throttling",
+            "ThrottlingException",
+            "TooManyRequestsException",
+        ];
+        let invalid = [
+            "InvalidArgumentException",
+            "RequestEntityTooLargeException",
+            "SerializationException",
+            "ValidationError",
+            "ValidationException",
+        ];
+        let permanent = [
+            "AccessDenied",
+            "AccessDeniedException",
+            "KMSAccessDeniedException",
+            "KMSDisabledException",
+            "KMSInvalidStateException",
+            "KMSNotFoundException",
+            "KMSOptInRequired",
+            "MissingAuthenticationToken",
+            "MissingAuthenticationTokenException",
+            "NotAuthorized",
+            "OptInRequired",
+            "ResourceNotFoundException",
+            "UnknownOperationException",
+            "Redirected",
+        ];
+        for code in throttled {
+            assert_eq!(request(Delivery::Refused, code), Verdict::Throttled(error(code)));
+            assert_eq!(record(RecordReply::failed(code, "m")), Verdict::Throttled(error(code)));
         }
-    }
-
-    #[test]
-    fn an_invalid_request_is_divided() {
-        for code in ["InvalidArgumentException", "ValidationException", "SerializationException"] {
-            assert_eq!(request(Delivery::Refused, code), Verdict::Split(error(code)));
+        for code in invalid {
+            assert_eq!(request(Delivery::Refused, code), Verdict::Split(error(code)), "split until it is alone");
+            assert_eq!(record(RecordReply::failed(code, "m")), Verdict::Split(error(code)));
+        }
+        for code in permanent {
+            assert_eq!(request(Delivery::Refused, code), Verdict::Fail(error(code)), "waiting does not help");
+            assert_eq!(record(RecordReply::failed(code, "m")), Verdict::Fail(error(code)));
         }
     }
 }

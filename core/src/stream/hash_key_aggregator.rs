@@ -8,7 +8,8 @@ use core::time::Duration;
 use hashbrown::HashMap;
 
 use crate::record::kinesis_record::{KinesisRecord, Pending};
-use crate::stream::aggregator::{AggregateLimits, Aggregator, FollowUp};
+use crate::stream::aggregator::{AggregateLimits, Aggregator};
+use crate::stream::limiter::Backlog;
 use crate::time::Instant;
 
 /// While the stream has a backlog, an aggregate stays open for so much longer, to take more records: it could not be sent
@@ -24,6 +25,8 @@ pub(crate) struct HashKeyAggregator<T> {
     /// The hash key of each slot.
     hash_keys: Vec<u128>,
     free_slots: Vec<u32>,
+    /// The bytes of all user records in open aggregates.
+    bytes: usize,
 }
 
 impl<T> Default for HashKeyAggregator<T> {
@@ -33,6 +36,7 @@ impl<T> Default for HashKeyAggregator<T> {
             slots: HashMap::new(),
             hash_keys: Vec::new(),
             free_slots: Vec::new(),
+            bytes: 0,
         }
     }
 }
@@ -45,14 +49,23 @@ impl<T> HashKeyAggregator<T> {
         deadline: Instant,
         expiry: Instant,
         limits: AggregateLimits,
-        closed: impl FnMut(KinesisRecord<T>),
-    ) -> FollowUp {
+        mut closed: impl FnMut(KinesisRecord<T>),
+    ) {
         let slot = self.slot(user.entry.hash_key());
-        let follow_up = self.aggregator.add(user, slot, None, deadline, expiry, limits, closed);
+        self.bytes += user.entry.size();
+        let bytes = &mut self.bytes;
+        self.aggregator.add(user, slot, None, deadline, expiry, limits, |record| {
+            *bytes -= record.user_bytes();
+            closed(record);
+        });
         if !self.aggregator.is_open(slot) {
             self.free(slot);
         }
-        follow_up
+    }
+
+    /// Returns what is in open aggregates.
+    pub(crate) fn backlog(&self) -> Backlog {
+        Backlog { kinesis_records: self.slots.len(), bytes: self.bytes }
     }
 
     /// The earliest time at which an aggregate may be due.
@@ -76,7 +89,9 @@ impl<T> HashKeyAggregator<T> {
 
     fn close(&mut self, slot: u32) -> Option<KinesisRecord<T>> {
         self.free(slot);
-        self.aggregator.close(slot)
+        let record = self.aggregator.close(slot)?;
+        self.bytes -= record.user_bytes();
+        Some(record)
     }
 
     fn slot(&mut self, hash_key: u128) -> u32 {
@@ -130,6 +145,7 @@ mod tests {
             assert!(add(&mut aggregator, ticket, key, 10).is_empty());
         }
         assert_eq!(aggregator.next_timer(), ms(100));
+        assert_eq!((aggregator.backlog().kinesis_records, aggregator.backlog().bytes), (3, 6 * 11));
         assert_eq!(due(&mut aggregator, 101, false), [vec![0, 2, 5], vec![1, 4]]);
         let rest: Vec<_> = aggregator.close_all().map(|record| tickets([&record])).collect();
         assert_eq!(rest, [[3]]);
@@ -162,5 +178,6 @@ mod tests {
             assert_eq!(add(&mut aggregator, 0, &alloc::format!("large {ticket}"), 2_000).len(), 1);
         }
         assert!(aggregator.hash_keys.len() <= 2 && aggregator.slots.is_empty());
+        assert_eq!((aggregator.backlog().kinesis_records, aggregator.backlog().bytes), (0, 0));
     }
 }

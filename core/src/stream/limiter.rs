@@ -29,6 +29,8 @@ pub(crate) struct Limiter<T> {
     timers: Timers,
     /// Slots of shards that might release records, if a request were free to take them.
     deferred: Vec<u32>,
+    /// Slots of shards that refused a put and have had no room since.
+    refused: Vec<u32>,
     shard_rate: Rate,
     /// The number of shards that the rate of the stream as a whole is worth.
     stream_shards: u64,
@@ -45,11 +47,20 @@ struct ShardLimiter<T> {
     /// The user records in `waiting`, and its bytes.
     user_records: usize,
     bytes: usize,
+    /// What is still in open aggregates, as far as that may be much.
+    in_aggregates: Backlog,
     is_deferred: bool,
     /// Whether the backlog is so long that puts have to be checked against the limit.
     is_slow: bool,
     /// A put was refused since the shard had room last.
     refused: Option<Refused>,
+}
+
+/// An amount of records that a shard has to take.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Backlog {
+    pub(crate) kinesis_records: usize,
+    pub(crate) bytes: usize,
 }
 
 /// A put for a shard was refused.
@@ -86,7 +97,9 @@ impl<T> ShardLimiter<T> {
 
     /// How long the backlog takes. Other producers may take half of the shard, so only half of the present pace counts.
     fn backlog(&self, now: Instant, rate: Rate) -> Duration {
-        self.pace.time_for(now, self.waiting.len(), self.bytes, rate).saturating_mul(2)
+        let Backlog { kinesis_records, bytes } = self.in_aggregates;
+        let time = self.pace.time_for(now, kinesis_records + self.waiting.len(), bytes + self.bytes, rate);
+        time.saturating_mul(2)
     }
 }
 
@@ -96,6 +109,7 @@ impl<T> Limiter<T> {
             shards: Vec::new(),
             timers: Timers::default(),
             deferred: Vec::new(),
+            refused: Vec::new(),
             shard_rate: Rate::of_shard(config),
             stream_shards: 1,
             backlog_limit: config.backlog_limit(),
@@ -185,6 +199,7 @@ impl<T> Limiter<T> {
         let Some(Some(shard)) = self.shards.get_mut(slot as usize) else { return (Vec::new(), None) };
         let records = core::iter::from_fn(|| shard.pop()).collect();
         let refused = shard.refused.take();
+        self.refused.retain(|other| *other != slot);
         self.update_slow(now, slot);
         (records, refused)
     }
@@ -192,6 +207,12 @@ impl<T> Limiter<T> {
     /// Whether records wait for the shard's pace.
     pub(crate) fn is_backlogged(&self, slot: u32) -> bool {
         self.shard(slot).is_some_and(|shard| !shard.waiting.is_empty())
+    }
+
+    /// Sets what the shard's open aggregates have. Of a single one, it is too little to matter.
+    pub(crate) fn set_in_aggregates(&mut self, now: Instant, slot: u32, in_aggregates: Backlog) {
+        self.shard_mut(slot).in_aggregates = in_aggregates;
+        self.update_slow(now, slot);
     }
 
     /// Returns how long the shard's backlog takes, if a put has to wait for that: it takes longer than the limit, or has more
@@ -209,20 +230,23 @@ impl<T> Limiter<T> {
         let is_full = backlog > limit || shard.user_records > room.records || shard.bytes > room.bytes;
         if is_full && shard.refused.is_none() {
             shard.refused = Some(Refused { shard_id: shard_id.cloned() });
+            self.refused.push(slot);
         }
         is_full.then_some(backlog)
     }
 
-    /// Whether a shard that refused a put has room again: an eighth of what it may have, so that waiting puts come in
-    /// groups. Returns that once.
-    pub(crate) fn take_freed(&mut self, now: Instant, slot: u32, room: Room) -> Option<Refused> {
-        let (rate, limit) = (self.rate(slot), self.backlog_limit);
-        let shard = self.shards.get_mut(slot as usize)?.as_mut()?;
-        let is_freed = shard.refused.is_some()
-            && shard.backlog(now, rate) <= limit / 8 * 7
-            && shard.user_records <= room.records / 8 * 7
-            && shard.bytes <= room.bytes / 8 * 7;
-        if is_freed { shard.refused.take() } else { None }
+    /// Takes a shard that refused a put and has room again: an eighth of what it may have, so that waiting puts come in groups.
+    pub(crate) fn pop_freed(&mut self, now: Instant, room: Room) -> Option<Refused> {
+        let position = self.refused.iter().position(|slot| {
+            let rate = self.rate(*slot);
+            self.shard(*slot).is_none_or(|shard| {
+                shard.backlog(now, rate) <= self.backlog_limit / 8 * 7
+                    && shard.user_records <= room.records / 8 * 7
+                    && shard.bytes <= room.bytes / 8 * 7
+            })
+        })?;
+        let slot = self.refused.swap_remove(position);
+        self.shards.get_mut(slot as usize)?.as_mut()?.refused.take()
     }
 
     /// The number of shards whose backlog is so long that puts have to be checked against the limit.
@@ -276,7 +300,8 @@ impl<T> Limiter<T> {
     fn update_slow(&mut self, now: Instant, slot: u32) {
         let (rate, limit) = (self.rate(slot), self.backlog_limit);
         let shard = self.shard_mut(slot);
-        let is_slow = !shard.waiting.is_empty() && shard.backlog(now, rate) > limit / 4;
+        let is_empty = shard.waiting.is_empty() && shard.in_aggregates.kinesis_records == 0;
+        let is_slow = !is_empty && shard.backlog(now, rate) > limit / 4;
         let was_slow = mem::replace(&mut shard.is_slow, is_slow);
         self.slow = self.slow + usize::from(is_slow) - usize::from(was_slow);
     }
@@ -296,6 +321,7 @@ impl<T> Limiter<T> {
                 waiting: DeadlineQueue::default(),
                 user_records: 0,
                 bytes: 0,
+                in_aggregates: Backlog::default(),
                 is_deferred: false,
                 is_slow: false,
                 refused: None,

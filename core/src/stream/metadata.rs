@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use super::Stream;
 use crate::action::{Action, DescribeStreamRequest, ListShardsRequest, LogEvent};
-use crate::config::RecordDistribution;
+use crate::config::{Config, Consumers, RecordDistribution};
 use crate::context::Context;
 use crate::limits;
 use crate::record::attempt::AttemptError;
@@ -41,6 +41,8 @@ pub(super) struct Metadata {
     description: RefreshSchedule,
     max_record_size: usize,
     auto_distribution: bool,
+    /// Whether the config or the stream's description tells if keys choose shards.
+    distribution_known: bool,
     wrong_shards: usize,
     /// Records wait for the first answers.
     starting: bool,
@@ -69,6 +71,7 @@ impl Metadata {
             // Until the stream says, the service's hard limit: it refuses what is too large, and that is handled.
             max_record_size: max_record_size.unwrap_or(limits::RECORD_SIZE_MAX),
             auto_distribution: auto,
+            distribution_known: distribution != RecordDistribution::Detect,
             wrong_shards: 0,
             starting: !(auto && described),
             start_by: now + context.config.start_wait(),
@@ -102,9 +105,12 @@ impl Metadata {
         self.shards.is_in_flight() || self.description.is_in_flight()
     }
 
-    /// Whether a record's hash key chooses its shard.
-    pub(super) fn keys_choose_shards(&self) -> bool {
-        !self.auto_distribution
+    /// Whether records may be aggregated, given the `shard` of a record. Consumers drop user records outside their shard's
+    /// range. Without a shard, those of one hash key are in it, unless the stream ignores keys.
+    pub(super) fn can_aggregate(&self, shard: Option<&ShardRef>, config: &Config) -> bool {
+        config.aggregation_enabled()
+            && !self.auto_distribution
+            && (shard.is_some() || self.distribution_known || config.consumers() == Consumers::AnyShard)
     }
 
     pub(super) fn next_refresh(&self) -> Instant {
@@ -208,6 +214,7 @@ impl<T> Stream<T> {
                 }
                 if context.config.record_distribution() == RecordDistribution::Detect {
                     metadata.auto_distribution = summary.auto_distribution;
+                    metadata.distribution_known = true;
                 }
                 if let Some(shards) = summary.open_shards {
                     self.rate.set_known(shards);
@@ -319,6 +326,7 @@ impl<T> Stream<T> {
         if self.metadata.map.open_shards() > 0 {
             // Records whose shard was not known.
             orphans.extend(self.hash_key_aggregator.close_all());
+            self.count_in_aggregates(now);
             self.take_waiting(now, WHOLE_STREAM, &mut orphans, context);
         }
         for slot in change.closed {
@@ -367,13 +375,17 @@ impl<T> Stream<T> {
     /// Routes the first records by what is known.
     pub(super) fn stop_waiting(&mut self, now: Instant, context: &mut Context<T>) {
         self.metadata.starting = false;
-        if self.metadata.map.open_shards() == 0 && self.metadata.keys_choose_shards() {
+        if self.metadata.map.open_shards() == 0 && !self.metadata.auto_distribution {
             let timeout = || {
                 let message = alloc::format!("no answer within start_timeout ({:?})", context.config.start_timeout());
                 RequestError::new(Delivery::Unanswered, "Timeout", message)
             };
             let RequestError { code, message, .. } = self.metadata.shards_error.take().unwrap_or_else(timeout);
-            context.log(LogEvent::WithoutShardList { stream: self.name.clone(), code, message });
+            // Of a stream that does not exist, each record says so.
+            if &*code != RESOURCE_NOT_FOUND {
+                let aggregated = self.metadata.can_aggregate(None, &context.config);
+                context.log(LogEvent::WithoutShardList { stream: self.name.clone(), code, message, aggregated });
+            }
         }
         self.route_awaiting_metadata(now, context);
     }

@@ -195,7 +195,7 @@ impl<T> Stream<T> {
         let mut pass = |record| {
             self.limiter.push(now, slot, record, can_release, |record| self.collector.push(record, config));
         };
-        if !config.aggregation_enabled() || !self.metadata.keys_choose_shards() {
+        if !self.metadata.can_aggregate(shard, config) {
             pass(KinesisRecord::single(user, shard.cloned(), deadline, expiry));
             return FollowUp::Send;
         }
@@ -205,7 +205,12 @@ impl<T> Stream<T> {
         };
         match shard {
             Some(_) => self.aggregator.add(user, slot, shard, deadline, expiry, limits, pass),
-            None => self.hash_key_aggregator.add(user, deadline, expiry, limits, pass),
+            None => {
+                self.hash_key_aggregator.add(user, deadline, expiry, limits, pass);
+                self.count_in_aggregates(now);
+                // The backlog may have become too long for further puts.
+                FollowUp::Send
+            }
         }
     }
 
@@ -327,6 +332,7 @@ impl<T> Stream<T> {
             records.extend(self.aggregator.close(slot));
         }
         records.extend(self.hash_key_aggregator.close_all());
+        self.count_in_aggregates(now);
         for slot in self.limiter.slots() {
             records.extend(self.limiter.take_all(now, slot).0);
         }
@@ -402,8 +408,11 @@ impl<T> Stream<T> {
         Some(Full::Shard { shard: ShardName { stream: self.name.clone(), shard_id }, backlog })
     }
 
-    /// Tells the producer for how many of the stream's shards puts have to be checked against the limit on a backlog.
-    pub(crate) fn count_slow_shards(&mut self, context: &mut Context<T>) {
+    /// Reports the shards that have room again, and for how many shards puts have to be checked against the limit on a backlog.
+    pub(crate) fn report_backlog(&mut self, now: Instant, context: &mut Context<T>) {
+        while let Some(refused) = self.limiter.pop_freed(now, context.room()) {
+            self.report_room(refused.shard_id, context);
+        }
         let slow = self.limiter.slow_shards() + usize::from(self.awaiting_metadata.is_slow(&context.config));
         context.slow_shards = context.slow_shards + slow - mem::replace(&mut self.slow_shards, slow);
     }
@@ -440,7 +449,13 @@ impl<T> Stream<T> {
 
     /// Passes on a record whose shard is not known.
     fn pass_unmapped(&mut self, now: Instant, record: KinesisRecord<T>, context: &mut Context<T>) {
+        self.count_in_aggregates(now);
         self.pass_to_limiter(now, WHOLE_STREAM, record, context);
+    }
+
+    /// Tells the limiter what is in aggregates of single hash keys: there may be as many as there are records.
+    fn count_in_aggregates(&mut self, now: Instant) {
+        self.limiter.set_in_aggregates(now, WHOLE_STREAM, self.hash_key_aggregator.backlog());
     }
 
     fn pass_to_limiter(&mut self, now: Instant, slot: u32, record: KinesisRecord<T>, context: &mut Context<T>) {
@@ -456,9 +471,6 @@ impl<T> Stream<T> {
         }
         let (can_release, config) = (!self.awaits_request, &context.config);
         self.limiter.release(now, slot, can_release, |record| self.collector.push(record, config));
-        if let Some(refused) = self.limiter.take_freed(now, slot, context.room()) {
-            self.report_room(refused.shard_id, context);
-        }
         if !self.limiter.is_backlogged(slot) {
             self.aggregator.resume(slot);
         } else if slot == WHOLE_STREAM {

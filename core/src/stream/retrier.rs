@@ -39,11 +39,42 @@ pub(super) struct Misrouted<T> {
     stored_at: StoredAt,
 }
 
-/// What one reply had to tell the operator.
+/// What one reply means for the operator.
 #[derive(Debug, Default)]
 struct Tally {
     throttled: usize,
     wrong_shard: usize,
+    /// User records that are sent again, by error.
+    retried: Vec<(Arc<AttemptError>, usize)>,
+    /// User records that failed for good, by error.
+    failed: Vec<(Arc<AttemptError>, usize)>,
+}
+
+impl Tally {
+    fn count(errors: &mut Vec<(Arc<AttemptError>, usize)>, error: &Arc<AttemptError>, user_records: usize) {
+        match errors.iter_mut().find(|(known, _)| known.code == error.code) {
+            Some((_, count)) => *count += user_records,
+            None => errors.push((error.clone(), user_records)),
+        }
+    }
+
+    fn log<T>(self, stream: &Arc<str>, context: &mut Context<T>) {
+        let stream = || stream.clone();
+        if self.throttled > 0 {
+            context.log(LogEvent::Throttled { stream: stream(), kinesis_records: self.throttled });
+        }
+        if self.wrong_shard > 0 {
+            context.log(LogEvent::WrongShard { stream: stream(), kinesis_records: self.wrong_shard });
+        }
+        for (error, user_records) in self.retried {
+            let AttemptError { code, message, .. } = AttemptError::clone(&error);
+            context.log(LogEvent::Retried { stream: stream(), code, message, user_records });
+        }
+        for (error, user_records) in self.failed {
+            let AttemptError { code, message, .. } = AttemptError::clone(&error);
+            context.log(LogEvent::Failed { stream: stream(), code, message, user_records });
+        }
+    }
 }
 
 impl<T> Stream<T> {
@@ -69,6 +100,7 @@ impl<T> Stream<T> {
         }
         match classified {
             Classified::Request(Verdict::Split(error)) if records.len() > 1 && !context.abandoned => {
+                Tally::count(&mut tally.retried, &error, records.iter().map(KinesisRecord::user_records).sum());
                 self.split_request(now, sent, records, &error);
             }
             Classified::Request(verdict) => {
@@ -89,12 +121,7 @@ impl<T> Stream<T> {
             }
         }
         context.stats.kinesis_records_throttled += tally.throttled as u64;
-        if tally.throttled > 0 {
-            context.log(LogEvent::Throttled { stream: self.name.clone(), kinesis_records: tally.throttled });
-        }
-        if tally.wrong_shard > 0 {
-            context.log(LogEvent::WrongShard { stream: self.name.clone(), kinesis_records: tally.wrong_shard });
-        }
+        tally.log(&self.name, context);
         context.log_expired(&self.name);
     }
 
@@ -110,6 +137,7 @@ impl<T> Stream<T> {
         if let Some(error) = verdict.error() {
             note_attempt(&mut record, now, sent, error);
         }
+        let user_records = record.user_records();
         match verdict {
             Verdict::Stored { shard_id, sequence_number } => {
                 context.stats.kinesis_records += 1;
@@ -117,8 +145,14 @@ impl<T> Stream<T> {
                 let stored_at = StoredAt { shard_id, sequence_number, attempt };
                 self.stored(now, Stored { record, stored_at }, tally, context);
             }
-            Verdict::Fail(error) => self.refused(now, sent, record, &error, context),
-            Verdict::Split(error) if !record.is_aggregated() => self.refused(now, sent, record, &error, context),
+            Verdict::Fail(error) => {
+                Tally::count(&mut tally.failed, &error, user_records);
+                self.refused(now, sent, record, &error, context);
+            }
+            Verdict::Split(error) if !record.is_aggregated() => {
+                Tally::count(&mut tally.failed, &error, user_records);
+                self.refused(now, sent, record, &error, context);
+            }
             _ if context.abandoned => {
                 for user in record.into_users() {
                     self.fail_closed(now, user, context);
@@ -141,8 +175,14 @@ impl<T> Stream<T> {
                     None => self.back_off(now, record, context),
                 }
             }
-            Verdict::Retry(_) => self.back_off(now, record, context),
-            Verdict::Split(_) => self.split_aggregate(record),
+            Verdict::Retry(error) => {
+                Tally::count(&mut tally.retried, &error, user_records);
+                self.back_off(now, record, context);
+            }
+            Verdict::Split(error) => {
+                Tally::count(&mut tally.retried, &error, user_records);
+                self.split_aggregate(record);
+            }
         }
     }
 

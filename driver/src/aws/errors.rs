@@ -6,7 +6,7 @@ use std::io;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::dns::ResolveDnsError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use kpl_core::{Delivery, RequestError};
+use kpl_core::{Delivery, RequestError, code};
 
 /// Whether an error of the HTTP client says that no connection came about.
 pub(super) type NeverConnected = fn(&(dyn Error + 'static)) -> bool;
@@ -27,6 +27,7 @@ where
 {
     if let Some(response) = error.raw_response() {
         return match error {
+            _ if (300..400).contains(&response.status().as_u16()) => redirected(response),
             SdkError::ServiceError(service) => service_error(service.err(), response),
             _ => unreadable_response(error, response),
         };
@@ -53,19 +54,48 @@ where
 /// An error as the service tells one.
 fn service_error<E: Error + ProvideErrorMetadata + 'static>(error: &E, response: &HttpResponse) -> RequestError {
     let code = error.code().map_or_else(|| format!("HTTP {}", response.status()), str::to_owned);
-    let message = error.message().map_or_else(|| one_line(error), str::to_owned);
+    let message = error.message().map_or_else(|| quote(response), str::to_owned);
     RequestError::new(delivery(response), code, message)
+}
+
+/// A redirect. Kinesis sends none, and the SDK follows none.
+fn redirected(response: &HttpResponse) -> RequestError {
+    let status = response.status();
+    let target = match response.headers().get("location") {
+        Some(location) => format!("to {}", shortened(location)),
+        None => "without a target".to_owned(),
+    };
+    let message = format!("HTTP {status}, a redirect {target}: the endpoint is not that of Kinesis");
+    RequestError::new(Delivery::Refused, code::REDIRECTED, message)
 }
 
 /// Something that the service would not answer: a proxy's page, or a body that was cut off.
 fn unreadable_response(error: &(dyn Error + 'static), response: &HttpResponse) -> RequestError {
-    let code = match response.status() {
-        status if status.is_success() => "Response Unreadable".to_owned(),
-        status => format!("HTTP {status}"),
-    };
-    let body = String::from_utf8_lossy(response.body().bytes().unwrap_or_default());
-    let quote: String = body.chars().take(QUOTED_CHARS_MAX).collect();
-    RequestError::new(delivery(response), code, format!("{}: the body starts with {quote:?}", one_line(error)))
+    match response.status() {
+        status if status.is_success() => {
+            let message = format!("{}: {}", one_line(error), quote(response));
+            RequestError::new(delivery(response), "Response Unreadable", message)
+        }
+        status => RequestError::new(delivery(response), format!("HTTP {status}"), quote(response)),
+    }
+}
+
+/// The status, and how the body starts.
+fn quote(response: &HttpResponse) -> String {
+    let status = response.status();
+    match response.body().bytes() {
+        Some([]) => format!("HTTP {status} with an empty body"),
+        Some(body) => {
+            // A character has up to four bytes.
+            let body = String::from_utf8_lossy(&body[..body.len().min(4 * QUOTED_CHARS_MAX)]);
+            format!("HTTP {status}, and the body starts with {:?}", shortened(&body))
+        }
+        None => format!("HTTP {status}"),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(QUOTED_CHARS_MAX).collect()
 }
 
 /// A 4xx refuses. A 5xx tells nothing about what was done before it, and a success that cannot be read is one.

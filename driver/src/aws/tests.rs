@@ -18,7 +18,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::http::StatusCode;
 use aws_smithy_types::body::SdkBody;
-use kpl_core::{Action, Config, Delivery, Instant, RecordReply, UserRecord};
+use kpl_core::{Action, Config, Delivery, Instant, RecordReply, UserRecord, code};
 use serde_json::{Value, json};
 
 use super::*;
@@ -42,6 +42,16 @@ impl Wire {
         let body = body.to_string();
         Self::new(move || {
             let response = HttpResponse::new(StatusCode::try_from(status).unwrap(), SdkBody::from(body.as_str()));
+            Box::pin(ready(Ok(response)))
+        })
+    }
+
+    fn redirecting(location: Option<&'static str>) -> Self {
+        Self::new(move || {
+            let mut response = HttpResponse::new(StatusCode::try_from(301).unwrap(), SdkBody::from("moved"));
+            if let Some(location) = location {
+                response.headers_mut().insert("location", location);
+            }
             Box::pin(ready(Ok(response)))
         })
     }
@@ -314,7 +324,7 @@ async fn what_the_service_refuses_is_refused_by_its_own_code() {
     }
     let error = Wire::answering(403, "<html>by a proxy</html>").error().await;
     assert_eq!((error.delivery, &*error.code), (Delivery::Refused, "HTTP 403"));
-    assert!(error.message.ends_with("the body starts with \"<html>by a proxy</html>\""), "{error}");
+    assert_eq!(&*error.message, "HTTP 403, and the body starts with \"<html>by a proxy</html>\"");
 }
 
 #[tokio::test]
@@ -322,9 +332,24 @@ async fn a_server_error_may_come_after_the_records_were_stored() {
     let wire = Wire::answering(500, json!({"__type": "InternalFailure", "message": "oh"}));
     assert_eq!(wire.error().await, RequestError::new(Delivery::Unanswered, "InternalFailure", "oh"));
     assert_eq!(wire.requests().len(), 1, "the SDK does not retry behind our back");
-    for (status, body) in [(503, ""), (502, "<html>"), (301, "")] {
+    for (status, body, message) in [
+        (503, "", "HTTP 503 with an empty body"),
+        (502, "<html>", "HTTP 502, and the body starts with \"<html>\""),
+        (500, "{}", "HTTP 500, and the body starts with \"{}\""),
+    ] {
         let error = Wire::answering(status, body).error().await;
-        assert_eq!((error.delivery, &*error.code), (Delivery::Unanswered, &*format!("HTTP {status}")), "{error}");
+        assert_eq!(error, RequestError::new(Delivery::Unanswered, format!("HTTP {status}"), message));
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_fails_at_once_and_names_its_target() {
+    for (location, message) in [
+        (Some("https://elsewhere/"), "HTTP 301, a redirect to https://elsewhere/: the endpoint is not that of Kinesis"),
+        (None, "HTTP 301, a redirect without a target: the endpoint is not that of Kinesis"),
+    ] {
+        let error = Wire::redirecting(location).error().await;
+        assert_eq!(error, RequestError::new(Delivery::Refused, code::REDIRECTED, message));
     }
 }
 

@@ -21,6 +21,7 @@ macro_rules! constructors {
 }
 
 constructors! {
+    access_denied => "AccessDeniedException",
     expired_iterator => "ExpiredIteratorException",
     expired_next_token => "ExpiredNextTokenException",
     internal_failure => "InternalFailure",
@@ -33,6 +34,13 @@ constructors! {
 }
 
 impl ServiceError {
+    /// A refusal for want of a permission, as IAM words it.
+    pub fn denied(operation: &str) -> Self {
+        Self::access_denied(format!(
+            "User: arn:aws:iam::000000000000:user/any is not authorized to perform: kinesis:{operation}"
+        ))
+    }
+
     /// The status that goes with the code on HTTP: 500 for `InternalFailure`, 400 for all others.
     pub fn http_status(&self) -> u16 {
         if self.code == "InternalFailure" { 500 } else { 400 }

@@ -30,7 +30,7 @@ mod http;
 mod model;
 
 pub use error::ServiceError;
-pub use faults::{Fate, Faults};
+pub use faults::{Fate, Faults, OperationFault};
 #[cfg(feature = "http")]
 pub use http::{Emulator, Server};
 pub use model::{Counters, Kinesis, Options, StoredRecord};

@@ -59,6 +59,11 @@ pub(crate) struct Settings {
     pub(crate) outstanding_bytes: usize,
     pub(crate) records_per_second: u64,
     pub(crate) bytes_per_second: u64,
+    pub(crate) start_timeout: Duration,
+    /// `None`: the default.
+    pub(crate) max_shard_backlog: Option<Duration>,
+    /// All consumers read aggregates on any shard.
+    pub(crate) any_shard: bool,
     pub(crate) fail_if_throttled: bool,
     /// Whether the producer is told what a stream's description says.
     pub(crate) told: bool,
@@ -96,6 +101,10 @@ pub(crate) struct Service {
     pub(crate) refused: u8,
     pub(crate) permanent: bool,
     pub(crate) list_fails: u8,
+    /// How long a list takes beyond the latency.
+    pub(crate) list_late: Duration,
+    /// Every list is refused for want of a permission.
+    pub(crate) list_denied: bool,
     /// Lists of shards that are out of date, that mix old and new, or that lack a shard.
     pub(crate) list_untrue: u8,
     /// Lists come in pages of so few shards that a reshard may fall between them.
@@ -201,7 +210,11 @@ impl Work {
             explicit: c.pick(&[0, 0, 60, 255]),
             bursts: c.int(1..=if burst_max > 300 { 12 } else { 40 }).min(room),
             burst_max: burst_max.min(room),
-            pause_max: c.pick(&[Duration::ZERO, ms(20), ms(300), ms(3_000)]),
+            pause_max: if c.chance(12) {
+                ms(700_000) // streams are retired in between
+            } else {
+                c.pick(&[Duration::ZERO, ms(20), ms(300), ms(3_000)])
+            },
             flushes: if c.chance(128) { c.int(1..=6) } else { 0 },
         }
     }
@@ -223,6 +236,9 @@ impl Settings {
             outstanding_bytes: c.pick(&[128 << 20, 128 << 20, 20_000]),
             records_per_second: c.pick(&[1_000, 1_000, 50]),
             bytes_per_second: c.pick(&[1 << 20, 1 << 20, 60_000]),
+            start_timeout: c.pick(&[ms(5_000), ms(5_000), Duration::ZERO, ms(300)]),
+            max_shard_backlog: c.pick(&[None, None, Some(ms(200)), Some(ms(3_600_000))]),
+            any_shard: c.chance(30),
             fail_if_throttled: c.chance(40),
             told: c.chance(40),
             seed: c.int(1..=u64::from(u32::MAX)),
@@ -256,6 +272,8 @@ impl Service {
             refused: if c.chance(100) { rate(c) } else { 0 },
             permanent: c.chance(64),
             list_fails: rate(c),
+            list_late: c.pick(&[Duration::ZERO, Duration::ZERO, Duration::ZERO, ms(400), ms(3_000)]),
+            list_denied: c.chance(25),
             list_untrue: rate(c),
             small_pages: c.chance(100),
             describe_fails: rate(c),

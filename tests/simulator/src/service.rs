@@ -124,6 +124,9 @@ impl Service {
         request: &ListShardsRequest,
         c: &mut Choices<'_, '_>,
     ) -> Result<ShardPage, RequestError> {
+        if self.options.list_denied && !self.healed {
+            return Err(RequestError::new(Delivery::Refused, "AccessDeniedException", "no permission to list"));
+        }
         let fails = if self.healed { 0 } else { self.options.list_fails };
         if c.chance(fails) {
             return Err(if c.chance(128) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arbitrary::Unstructured;
 use fastrand::Rng;
-use kpl_core::{Config, Instant, RecordDistribution};
+use kpl_core::{Config, Consumers, Instant, RecordDistribution};
 use kpl_emulator::api::PutRecordsEntry;
 
 use self::requests::{Question, Then};
@@ -343,7 +343,7 @@ impl<'u, 'b> World<'u, 'b> {
             Effect::Taken(ticket) => self.oracle.taken(now, ticket),
             Effect::Refused(ticket, refusal, record) => {
                 note!(self.trace, now, "record {} is refused: {:?}", ticket, refusal);
-                self.oracle.refused(ticket, refusal, &record)
+                self.oracle.refused(now, ticket, refusal, &record)
             }
             Effect::GivenUp(ticket) => {
                 note!(self.trace, now, "the put of record {} is dropped", ticket);
@@ -405,6 +405,9 @@ fn config(options: &Options, record_size_max: usize) -> Config {
         .rate_limit_records_per_shard(settings.records_per_second)
         .rate_limit_bytes_per_shard(settings.bytes_per_second)
         .request_timeout(REQUEST_TIMEOUT)
+        .start_timeout(settings.start_timeout)
+        .max_shard_backlog(settings.max_shard_backlog)
+        .consumers(if settings.any_shard { Consumers::AnyShard } else { Consumers::Kcl })
         .fail_if_throttled(settings.fail_if_throttled)
         .seed(settings.seed)
         .build();

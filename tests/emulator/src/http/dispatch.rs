@@ -55,8 +55,8 @@ async fn handle_reply(request: Request<Incoming>, emulator: &Emulator) -> Result
     if fate.http_500 {
         return Ok(error_reply(format, &ServiceError::internal_failure("Internal service failure.")));
     }
-    if fate.throttled {
-        return Ok(error_reply(format, &ServiceError::throughput_exceeded("Rate exceeded.")));
+    if let Some(error) = &fate.error {
+        return Ok(error_reply(format, error));
     }
     let result = operation.run(format, &body, emulator);
     if fate.drop_reply {

@@ -128,10 +128,10 @@ impl Kinesis {
 
     /// Counts a request, and decides what the network and the service do to it.
     pub fn admit(&mut self, operation: &'static str) -> Fate {
-        *self.counters.requests.entry(operation).or_insert(0) += 1;
-        let is_put = matches!(operation, "PutRecord" | "PutRecords");
-        let fate = self.faults.fate(is_put, &mut self.rng);
-        self.counters.requests_failed += u64::from(fate.http_500 || fate.throttled);
+        let requests = self.counters.requests.entry(operation).or_insert(0);
+        let fate = self.faults.fate(operation, *requests, &mut self.rng);
+        *requests += 1;
+        self.counters.requests_failed += u64::from(fate.http_500 || fate.error.is_some());
         fate
     }
 

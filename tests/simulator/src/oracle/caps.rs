@@ -1,3 +1,4 @@
+use kpl_core::Instant;
 use kpl_emulator::api::PutRecordsEntry;
 
 use super::{Facts, Kept, Put, broken};
@@ -5,11 +6,12 @@ use crate::subject::{Counts, Refusal};
 
 const PROMISE: &str = "limits hold: on what is outstanding, on requests under way, on requests and on records";
 
-pub(super) fn refused(facts: &Facts, put: &Put, refusal: Refusal) -> Kept {
+pub(super) fn refused(facts: &Facts, now: Instant, put: &Put, refusal: Refusal) -> Kept {
     let settings = &facts.options.config;
     let (records, bytes) = (facts.outstanding_records, facts.outstanding_bytes);
     let has_reason = match refusal {
         Refusal::Full => records >= settings.outstanding_records || bytes + put.size > settings.outstanding_bytes,
+        Refusal::ShardFull => facts.has_long_backlog(put.stream, now),
         Refusal::Closed => facts.closing,
         Refusal::TooLarge => put.size > facts.record_size_max,
         Refusal::Invalid => false,
@@ -51,14 +53,16 @@ pub(super) fn sent(facts: &Facts, records: &[PutRecordsEntry]) -> Kept {
 }
 
 /// No more is outstanding than allowed, and nobody waits for room while there is some.
-pub(super) fn step(facts: &Facts, counts: &Counts) -> Kept {
+pub(super) fn step(facts: &Facts, now: Instant, counts: &Counts) -> Kept {
     let settings = &facts.options.config;
     let (records, bytes) = (facts.outstanding_records, facts.outstanding_bytes);
     // One record that is larger than all room goes alone.
     if records > settings.outstanding_records || bytes > settings.outstanding_bytes && records > 1 {
         return broken!("{records} records and {bytes} bytes are outstanding");
     }
-    let waits = counts.waiting > 0 && !facts.closing;
+    // They may wait for their shard.
+    let may_be_shard = (0..facts.streams.len()).any(|stream| facts.has_long_backlog(stream, now));
+    let waits = counts.waiting > 0 && !facts.closing && !may_be_shard;
     let has_room = records == 0 || records < settings.outstanding_records && settings.outstanding_bytes > 1 << 20;
     if waits && has_room {
         return broken!("{} puts wait while {records} records are outstanding", counts.waiting);

@@ -29,6 +29,7 @@ impl Consumed {
             }
             let sequence_number = Arc::<str>::from(&*record.sequence_number);
             let mut kept = Ok(());
+            let range = if facts.options.config.any_shard { (0, u128::MAX) } else { range };
             deaggregate(range, &record.partition_key, &record.data, OutOfRange::DropsAggregate, |user| {
                 if kept.is_err() {
                     return;

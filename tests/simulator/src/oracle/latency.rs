@@ -5,7 +5,7 @@ use super::{Facts, Kept, Put, broken};
 use crate::options::Options;
 
 const PROMISE: &str = "a record is on the network within record_max_buffered_time of its put, and at once when it is \
-                       flushed, unless its shard's rate or the cap on requests under way holds it";
+                       flushed, unless the first shard list, its shard's rate or the cap on requests under way delays it";
 
 /// What excuses a record that is late.
 #[derive(Debug)]
@@ -58,10 +58,11 @@ impl Latency {
         let settings = &facts.options.config;
         let stream = &facts.streams[put.stream];
         let Some(first) = receipt.attempts().iter().next() else { return Ok(()) };
-        let buffered = put.at + settings.buffered;
-        // A flush cannot place what is not known yet.
-        let [summary, shards] = stream.heard_at;
-        let flushed = put.flushed_at.map_or(Instant::NEVER, |at| at.max(summary).max(shards));
+        // Records wait for the first shard list, and until their deadline for the description.
+        let list = stream.list_settled_at.min(stream.started_at + facts.start_wait());
+        let described = stream.described_at;
+        let buffered = (put.at + settings.buffered).max(list);
+        let flushed = put.flushed_at.map_or(Instant::NEVER, |at| at.max(list).max(described));
         let due = buffered.min(flushed);
         if first.start <= due + facts.late {
             return Ok(());

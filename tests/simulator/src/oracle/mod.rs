@@ -5,6 +5,7 @@
 
 mod as_put;
 mod attempts;
+mod backlog;
 mod caps;
 mod causes;
 mod consumed;
@@ -20,11 +21,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kpl_core::{Instant, RecordResult, UserRecord};
+use kpl_core::{Instant, RecordResult, RequestError, ShardPage, UserRecord};
 use kpl_emulator::Kinesis;
 use kpl_emulator::api::PutRecordsEntry;
 
 use crate::options::Options;
+use crate::service::PERMANENT;
 use crate::subject::{Counts, Refusal};
 use crate::workload::fingerprint;
 
@@ -57,7 +59,7 @@ struct Put {
     /// Of its key and data.
     fingerprint: u64,
     state: State,
-    /// Its time came before its stream's shards were known: it went as it was, to wherever its key belongs.
+    /// Its time came before its stream's shards were known: it was sent without a prediction.
     was_blind: bool,
     /// When it was flushed first, or the producer closed.
     flushed_at: Option<Instant>,
@@ -122,8 +124,18 @@ pub(crate) struct Facts {
 struct StreamFacts {
     /// When it was deleted, last.
     deleted_at: Option<Instant>,
-    /// When its first questions, for summary and shards, were answered, well or not: records wait for that.
-    heard_at: [Instant; 2],
+    /// When it was put to first, or again after it was idle for so long that it was retired.
+    started_at: Instant,
+    /// When it was put to, or a record of it was resolved, last.
+    last_used: Instant,
+    /// Records accepted and not resolved, and their bytes.
+    outstanding: (usize, usize),
+    /// From when on description and shard list are not waited for, where they are not needed.
+    answered_at_start: [Instant; 2],
+    /// When its description was had first, or failed.
+    described_at: Instant,
+    /// When its first shard list was had, or was refused for good: records wait for that.
+    list_settled_at: Instant,
     /// When its shards were known first.
     shards_known_at: Instant,
     /// Records that could not wait for that, and are not resolved.
@@ -132,6 +144,65 @@ struct StreamFacts {
     throttled: bool,
     /// Nothing has happened, or will, that makes the producer's shards other than the service's.
     steady: bool,
+}
+
+/// After this time without a record, a stream is retired: its next record starts it anew.
+const RETIRED_AFTER: Duration = Duration::from_secs(300);
+
+impl StreamFacts {
+    /// A record of the stream is accepted.
+    fn used(&mut self, now: Instant, size: usize) {
+        let is_anew = self.outstanding.0 == 0 && now.saturating_since(self.last_used) >= RETIRED_AFTER;
+        if is_anew || self.started_at == Instant::NEVER {
+            self.started_at = now;
+            [self.described_at, self.list_settled_at] = self.answered_at_start;
+        }
+        self.last_used = now;
+        self.outstanding = (self.outstanding.0 + 1, self.outstanding.1 + size);
+    }
+}
+
+impl Facts {
+    /// How long records wait for the first shard list.
+    fn start_wait(&self) -> Duration {
+        self.options.config.start_timeout.min(self.options.config.ttl / 2)
+    }
+
+    /// The longest backlog of a shard.
+    fn backlog_limit(&self) -> Duration {
+        let settings = &self.options.config;
+        settings.max_shard_backlog.unwrap_or(match settings.ttl {
+            Duration::MAX => Duration::from_secs(15),
+            ttl => ttl / 2,
+        })
+    }
+
+    /// Whether records are sent more than once, which takes from the pace.
+    fn retries_happen(&self) -> bool {
+        let (network, service) = (&self.options.network, &self.options.service);
+        let rates = [
+            network.not_sent,
+            network.request_lost,
+            network.reply_lost,
+            network.http_500,
+            network.garbled,
+            service.internal_failure,
+            service.refused,
+        ];
+        rates.into_iter().any(|rate| rate > 0) || self.options.callers.panics > 0 || service.record_kib.is_some()
+    }
+
+    /// Whether a shard of the stream may have a backlog that puts have to wait for. The producer counts half of the shard's
+    /// present pace, and checks puts from a quarter of the limit on.
+    fn has_long_backlog(&self, stream: usize, _: Instant) -> bool {
+        let (settings, about) = (&self.options.config, &self.streams[stream]);
+        let (records, bytes) = about.outstanding;
+        let pace = if about.throttled { 64.0 } else { 1.0 };
+        // Framing makes small records larger.
+        let seconds = (records as f64 / settings.records_per_second as f64)
+            .max((bytes + 64 * records) as f64 / settings.bytes_per_second as f64);
+        2.0 * pace * seconds > self.backlog_limit().as_secs_f64() / 4.0
+    }
 }
 
 /// All records of a run, by ticket, and the promises.
@@ -164,7 +235,12 @@ impl Oracle {
         let shards_at = if options.config.told && service.auto { Instant::from_nanos(0) } else { Instant::NEVER };
         let stream = || StreamFacts {
             deleted_at: None,
-            heard_at: [summary_at, shards_at],
+            started_at: Instant::NEVER,
+            last_used: Instant::from_nanos(0),
+            outstanding: (0, 0),
+            answered_at_start: [summary_at, shards_at],
+            described_at: summary_at,
+            list_settled_at: shards_at,
             shards_known_at: Instant::NEVER,
             blind: 0,
             throttled: false,
@@ -238,14 +314,15 @@ impl Oracle {
         self.taken += 1;
         self.facts.outstanding_records += 1;
         self.facts.outstanding_bytes += size;
+        self.facts.streams[put.stream].used(now, size);
         Ok(())
     }
 
-    pub(crate) fn refused(&mut self, ticket: u64, refusal: Refusal, record: &UserRecord) -> Kept {
+    pub(crate) fn refused(&mut self, now: Instant, ticket: u64, refusal: Refusal, record: &UserRecord) -> Kept {
         let put = self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))?;
         resolved_once::decided(put, ticket, State::Refused)?;
         as_put::given_back(put, ticket, record)?;
-        caps::refused(&self.facts, put, refusal)
+        caps::refused(&self.facts, now, put, refusal)
     }
 
     pub(crate) fn given_up(&mut self, ticket: u64) -> Kept {
@@ -259,7 +336,12 @@ impl Oracle {
         self.facts.outstanding_records -= 1;
         self.facts.outstanding_bytes -= put.size;
         let about = &mut self.facts.streams[put.stream];
+        about.outstanding = (about.outstanding.0 - 1, about.outstanding.1 - put.size);
+        about.last_used = now;
         put.misled |= about.deleted_at.is_some_and(|deleted_at| put.at <= deleted_at);
+        // Without a shard list, nothing shows that keys do not count any more.
+        let without_list = about.shards_known_at == Instant::NEVER || put.was_blind;
+        put.misled |= without_list && self.facts.options.service.auto_switches > 0;
         about.blind -= usize::from(put.was_blind);
         time_to_live::resolved(&self.facts, now, put, ticket, result)?;
         self.attempts.resolved(&self.facts, put, ticket, result)?;
@@ -272,6 +354,7 @@ impl Oracle {
                 self.failed += 1;
                 as_put::given_back(put, ticket, &failure.record)?;
                 causes::failed(&self.facts, now, put, ticket, failure)?;
+                backlog::failed(&self.facts, self.latency.was_capped(), put, ticket, failure)?;
             }
         }
         self.progress.resolved(now);
@@ -364,19 +447,21 @@ impl Oracle {
         self.questions.summary(&self.facts, now, stream)
     }
 
-    /// A question about a stream is answered to its end: the one for its shards, or the one for its summary.
-    pub(crate) fn heard(&mut self, now: Instant, stream: usize, shards: bool, well: bool) {
+    /// A request for a stream's shards is answered to its end.
+    pub(crate) fn list_answered(&mut self, now: Instant, stream: usize, reply: &Result<ShardPage, RequestError>) {
+        let start_wait = self.facts.start_wait();
         let about = &mut self.facts.streams[stream];
-        let heard_at = &mut about.heard_at[usize::from(shards)];
-        *heard_at = now.min(*heard_at);
-        if shards && well && about.shards_known_at == Instant::NEVER {
+        let is_settled = match reply {
+            Ok(_) => true,
+            Err(error) => PERMANENT.contains(&&*error.code) || &*error.code == "ResourceNotFoundException",
+        };
+        if is_settled {
+            about.list_settled_at = about.list_settled_at.min(now);
+        }
+        if reply.is_ok() && about.shards_known_at == Instant::NEVER {
             about.shards_known_at = now;
-            let buffered = self.facts.options.config.buffered;
-            let of_stream = |put: &Put| put.stream == stream && !matches!(put.state, State::Offered | State::Refused);
-            // The wait ends with the first record's time, or with an answer that is none.
-            let waited = about.heard_at[1] == now
-                && self.puts.iter().find(|put| of_stream(put)).is_none_or(|first| now < first.at + buffered);
-            if !waited {
+            // Those that could not wait for it were sent without a prediction, or still may be.
+            if about.list_settled_at < now || about.started_at + start_wait <= now {
                 let left = |put: &&mut Put| put.stream == stream && put.state == State::Taken;
                 for put in self.puts.iter_mut().filter(left) {
                     put.was_blind = true;
@@ -384,6 +469,12 @@ impl Oracle {
                 }
             }
         }
+    }
+
+    /// A stream is described, or cannot be.
+    pub(crate) fn described(&mut self, now: Instant, stream: usize) {
+        let about = &mut self.facts.streams[stream];
+        about.described_at = about.described_at.min(now);
     }
 
     /// A stream is about to be deleted: consumers read what it has.
@@ -397,7 +488,7 @@ impl Oracle {
         self.flushes.step()?;
         self.progress.step(&self.facts, now, woken, next_wake)?;
         if let Some(counts) = counts {
-            caps::step(&self.facts, counts)?;
+            caps::step(&self.facts, now, counts)?;
             resolved_once::step(&self.facts, now, counts)?;
         }
         Ok(())

@@ -14,6 +14,9 @@ const FRUITLESS_MAX: u64 = 200;
 /// longest wait of a shard that was throttled down to a 64th of its pace.
 const DRAIN_MAX: Duration = Duration::from_secs(150);
 
+/// After its last record, a stream is retired within this time, and nothing wakes the producer any more.
+const RETIRED_BY: Duration = Duration::from_secs(330);
+
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     /// Wake-ups since anything happened, and since when.
@@ -47,7 +50,7 @@ impl Progress {
                     facts.outstanding_records
                 );
             }
-            if now > by + DRAIN_MAX && next_wake != Instant::NEVER {
+            if now > by + RETIRED_BY && next_wake != Instant::NEVER {
                 return broken!("nothing is outstanding since long, and the producer wakes at {next_wake:?}");
             }
         }

@@ -6,8 +6,8 @@ use super::{Facts, Kept, broken};
 
 const PROMISE: &str = "one question about a stream for a burst of reasons, and later and later while it fails";
 
-/// Half of the shortest backoff is jitter.
-const SPACING_MIN: Duration = Duration::from_millis(500);
+/// The shortest wait between two requests, while records wait for the first answer: half of the shortest backoff is jitter.
+const SPACING_MIN: Duration = Duration::from_millis(125);
 
 /// What was asked last, by stream.
 #[derive(Debug)]

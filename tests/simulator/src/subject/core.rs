@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kpl_core::metrics::{Metric, MetricsLevel, MetricsWindow};
 use kpl_core::{
-    Action, Batch, BufferDrain, Buffered, Config, Delivery, DescribeStreamRequest, FlushId, HashKeyCache, Instant,
+    Action, Batch, BufferDrain, Buffered, Config, Delivery, DescribeStreamRequest, FlushId, Full, HashKeyCache, Instant,
     ListShardsRequest, Producer, PutBuffer, PutError, Reply, RequestError, UserRecord,
 };
 
@@ -75,6 +75,9 @@ impl Subject for CoreSubject {
                 self.drain();
                 match self.core.put(self.now, record.prepare(&mut self.keys), ticket) {
                     Ok(()) => Effect::Taken(ticket),
+                    Err(PutError::Full { full: Full::Shard { .. }, record, ticket }) => {
+                        Effect::Refused(ticket, Refusal::ShardFull, record.into())
+                    }
                     Err(PutError::Full { record, ticket, .. }) => Effect::Refused(ticket, Refusal::Full, record.into()),
                     Err(PutError::Closed { record, ticket }) => Effect::Refused(ticket, Refusal::Closed, record.into()),
                     Err(PutError::Invalid { record, ticket, .. }) => {

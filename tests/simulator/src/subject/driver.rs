@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use kpl_core::{
-    Batch, Config, Delivery, DescribeStreamRequest, Instant, ListShardsRequest, Reply, RequestError, ShardPage,
+    Batch, Config, Delivery, DescribeStreamRequest, Full, Instant, ListShardsRequest, Reply, RequestError, ShardPage,
     StreamSummary, UserRecord,
 };
 use kpl_driver::{Outcome, Producer, PutError, Runtime, Transport};
@@ -175,6 +175,7 @@ impl Mail {
             }
             Err(error) => {
                 let refusal = match &error {
+                    PutError::Full { full: Full::Shard { .. }, .. } => Refusal::ShardFull,
                     PutError::Full { .. } => Refusal::Full,
                     PutError::Closed { .. } => Refusal::Closed,
                     PutError::Invalid { .. } => Refusal::TooLarge,

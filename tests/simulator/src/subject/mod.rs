@@ -92,7 +92,10 @@ pub(crate) enum Effect {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Refusal {
+    /// The producer has no room.
     Full,
+    /// The record's shard has none.
+    ShardFull,
     Closed,
     TooLarge,
     Invalid,

@@ -141,14 +141,14 @@ impl World<'_, '_> {
                 }
                 match reply {
                     Ok(page) if page.next_token.is_some() => {}
-                    reply => self.oracle.heard(self.now, stream, true, reply.is_ok()),
+                    reply => self.oracle.list_answered(self.now, stream, reply),
                 }
             }
             (Question::Describe { stream }, answer) => {
                 let well = matches!(answer, Answer::Describe(Ok(_)));
                 let stream = self.service.index_of(stream);
                 note!(self.trace, self.now, "s{} is described: {}", stream, well);
-                self.oracle.heard(self.now, stream, false, well);
+                self.oracle.described(self.now, stream);
             }
             (Question::List { .. }, _) => {}
         }
@@ -170,7 +170,8 @@ impl World<'_, '_> {
         note!(self.trace, self.now, "the shards of s{} are asked for", stream);
         self.oracle.asked_for_shards(self.now, stream, request.next_token.is_none())?;
         let reply = self.service.list_shards(self.now, &request, &mut self.choices);
-        self.answer_later(id, Answer::List(reply));
+        let late = if self.healed { Duration::ZERO } else { self.options.service.list_late };
+        self.answer_later(id, late, Answer::List(reply));
         let incarnation = self.service.streams[stream].incarnation;
         self.questions.insert(id, Question::List { request, incarnation });
         Ok(())
@@ -181,18 +182,18 @@ impl World<'_, '_> {
         note!(self.trace, self.now, "s{} is to be described", index);
         self.oracle.asked_for_summary(self.now, index)?;
         let reply = self.service.describe(self.now, &stream, &mut self.choices);
-        self.answer_later(id, Answer::Describe(reply));
+        self.answer_later(id, Duration::ZERO, Answer::Describe(reply));
         self.questions.insert(id, Question::Describe { stream });
         Ok(())
     }
 
-    fn answer_later(&mut self, id: u64, answer: Answer) {
+    fn answer_later(&mut self, id: u64, late: Duration, answer: Answer) {
         self.calendar.put_down(self.now + REQUEST_TIMEOUT, Event::TimeOut(id));
         if self.is_out() {
             return;
         }
         let delay = if self.healed { ms(10) } else { network::latency(&self.options.network, &mut self.choices) * 2 };
-        self.calendar.put_down(self.now + delay, Event::Answered(id, answer));
+        self.calendar.put_down(self.now + delay + late, Event::Answered(id, answer));
     }
 
     pub(super) fn is_out(&self) -> bool {
