@@ -324,6 +324,11 @@ impl<T> Producer<T> {
         snapshot
     }
 
+    /// The number of streams that take memory: those that were put to in the last five minutes, or have records outstanding.
+    pub fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
     /// PutRecords requests under way.
     pub fn requests_in_flight(&self) -> usize {
         self.in_flight

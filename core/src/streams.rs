@@ -69,6 +69,10 @@ impl<T> Streams<T> {
         &mut self.streams[number as usize]
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.streams.len()
+    }
+
     pub(crate) fn contains(&self, number: u32) -> bool {
         self.streams.contains(number as usize)
     }

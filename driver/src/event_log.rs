@@ -197,13 +197,76 @@ mod tests {
             (1, throttled("events", 1)),
             (1, throttled("others", 1)),
             (1, LogEvent::WrongShard { stream: stream(), kinesis_records: 1 }),
-            (1, LogEvent::Expired { stream: stream(), user_records: 1 }),
+            (1, LogEvent::Expired { stream: stream(), user_records: 1, last_error: None }),
             (1, failed("ListShards")),
             (1, failed("DescribeStreamSummary")),
         ]);
         assert_eq!(written.len(), 6, "{written:#?}");
-        assert!(written.iter().all(|line| line.starts_with("WARN")), "{written:#?}");
+        let levels: Vec<_> = written.iter().map(|line| line.split(' ').next().unwrap()).collect();
+        assert_eq!(levels, ["WARN", "WARN", "WARN", "ERROR", "WARN", "WARN"], "{written:#?}");
         assert!(written[4].contains("code=AccessDeniedException error=no retry_in_ms=1000 failures=1"), "{written:#?}");
+    }
+
+    #[test]
+    fn failed_and_retried_records_are_told_apart_by_code() {
+        let retried = |code: &str| LogEvent::Retried {
+            stream: "events".into(),
+            code: code.into(),
+            message: "why".into(),
+            user_records: 3,
+        };
+        let failed = LogEvent::Failed {
+            stream: "events".into(),
+            code: "AccessDeniedException".into(),
+            message: "why".into(),
+            user_records: 2,
+        };
+        let expired = LogEvent::Expired { stream: "events".into(), user_records: 1, last_error: Some("A: b".into()) };
+        let written = lines(&[
+            (1, retried("InternalFailure")),
+            (2, retried("InternalFailure")),
+            (3, retried("Request Timeout")),
+            (4, failed.clone()),
+            (15, failed),
+            (15, retried("InternalFailure")),
+            (16, expired),
+        ]);
+        let line = |level, message, code, count| {
+            format!("{level} message={message} stream=events code={code} error=why user_records={count}")
+        };
+        assert_eq!(
+            written,
+            [
+                line("WARN", "records are sent again", "InternalFailure", 3),
+                line("WARN", "records are sent again", "Request Timeout", 3),
+                line("ERROR", "records failed", "AccessDeniedException", 2),
+                line("ERROR", "records failed", "AccessDeniedException", 2),
+                line("WARN", "records are sent again", "InternalFailure", 6),
+                "ERROR message=records expired before they were stored stream=events user_records=1 error=\"A: b\"".into(),
+            ]
+        );
+    }
+
+    #[test]
+    fn names_of_streams_without_end_take_no_memory_without_end() {
+        let log = EventLog::default();
+        for n in 0..100_000_u64 {
+            log.write(Instant::from_nanos(n * 10_000_000), &throttled(&format!("stream-{n}"), 1));
+        }
+        assert!(lock(&log.written).len() <= 2 * WRITTEN_MAX, "{}", lock(&log.written).len());
+    }
+
+    #[test]
+    fn without_a_shard_list_the_permission_is_named() {
+        let without = |aggregated| LogEvent::WithoutShardList {
+            stream: "events".into(),
+            code: "AccessDeniedException".into(),
+            message: "no".into(),
+            aggregated,
+        };
+        let written = lines(&[(1, without(true)), (2, without(false))]);
+        assert!(written.iter().all(|line| line.contains("kinesis:ListShards")), "{written:#?}");
+        assert!(written[1].contains("kinesis:DescribeStreamSummary"), "{written:#?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, reason = "a test binary")]
 
+mod backlog;
 mod batching;
 mod chaos;
 mod classification;

@@ -112,6 +112,28 @@ fn a_full_producer_makes_puts_wait() {
 }
 
 #[test]
+fn a_full_shard_makes_only_its_own_puts_wait() {
+    let rig = Rig::new();
+    let config = Config::builder().aggregation_enabled(false).rate_limit_records_per_shard(10);
+    let producer = rig.producer(config.max_shard_backlog(Some(Duration::from_secs(1))));
+    let record = |hash_key: u128| UserRecord::new("events", "key", "data").explicit_hash_key(hash_key.to_string());
+    drop(producer.put_record(record(0)).unwrap());
+    producer.flush(PATIENCE).unwrap();
+    while let Ok(outcome) = producer.try_put_record(record(0)) {
+        drop(outcome);
+    }
+    let full = producer.put_timeout(record(0), Duration::from_millis(20)).unwrap_err();
+    assert!(matches!(&full, PutError::Full { full: Full::Shard { shard, .. }, .. } if shard.shard_id.is_some()), "{full}");
+    let start = Instant::now();
+    let mut other = producer.put_record(record(u128::MAX)).unwrap();
+    other.wait(PATIENCE).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    // It gets in as soon as its shard has taken some.
+    drop(producer.put_timeout(record(0), PATIENCE).unwrap());
+    producer.close(PATIENCE).unwrap();
+}
+
+#[test]
 fn bad_records_come_back() {
     let producer = Rig::new().producer(Config::builder());
     let error = producer.put("events", "", "data").unwrap_err();

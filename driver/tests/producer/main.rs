@@ -1,5 +1,6 @@
 //! The producer's promises, on tokio with paused time, against a service that does as it is told.
 
+mod backlog;
 mod ends;
 mod metrics;
 mod putting;

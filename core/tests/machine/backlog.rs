@@ -1,0 +1,211 @@
+//! The longest backlog of a shard, and streams that are idle.
+
+use std::time::Duration;
+
+use kpl_core::metrics::{Metric, MetricsLevel, MetricsWindow};
+use kpl_core::{Config, Consumers, Full, PutError, RecordReply, ShardName, UserRecord};
+
+use crate::rig::*;
+
+/// Puts a record for a hash key until that is refused. Returns how many were accepted, and what is full.
+fn fill(rig: &mut Rig, hash_key: u128, size: usize) -> (usize, Full) {
+    for accepted in 0.. {
+        let record = UserRecord::new("s", "k", vec![0; size]).explicit_hash_key(hash_key.to_string());
+        match rig.producer.put(rig.now, record.prepare().unwrap(), 1_000_000 + accepted as u64 + rig.results.len() as u64) {
+            Ok(()) => rig.drain(),
+            Err(PutError::Full { full, .. }) => return (accepted, full),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    unreachable!()
+}
+
+fn backlog(full: &Full) -> Duration {
+    let Full::Shard { backlog, .. } = full else { panic!("{full}") };
+    *backlog
+}
+
+#[test]
+fn a_shard_is_full_when_its_backlog_takes_longer_than_the_limit_at_half_its_pace() {
+    for (ttl, given, limit) in [
+        (30 * SEC, None, 15),
+        (8 * SEC, None, 4),
+        (Duration::MAX, None, 15),
+        (30 * SEC, Some(2 * SEC), 2),
+        (30 * SEC, Some(100 * SEC), 100),
+    ] {
+        let config = Config::builder().aggregation_enabled(false).rate_limit_records_per_shard(100).record_ttl(ttl);
+        let mut rig = Rig::with_shards(config.max_shard_backlog(given), 2);
+        let (accepted, full) = fill(&mut rig, 0, 10);
+        // A second's worth passes at once; half of the pace counts.
+        let expected = 100 + 100 * limit / 2;
+        assert!((expected..=expected + 2).contains(&accepted), "{accepted} of {expected}");
+        assert!(backlog(&full) > limit as u32 * SEC, "{full}");
+        assert_eq!(full.to_string(), format!("shardId-000000000000 of the stream s is full: its backlog takes {limit}.0s"));
+        assert_eq!(rig.producer.buffer_room().records, 0, "each put is checked");
+        rig.put(u128::MAX, "the other shard has room");
+    }
+}
+
+#[test]
+fn room_is_reported_once_after_a_refusal() {
+    let config = Config::builder().aggregation_enabled(false).rate_limit_records_per_shard(100);
+    let mut rig = Rig::with_shards(config.max_shard_backlog(Some(4 * SEC)), 2);
+    let (_, full) = fill(&mut rig, 0, 10);
+    assert!(rig.freed.is_empty());
+    let mut freed_after = None;
+    for tenth in 1..=40 {
+        rig.run_for(100 * MS);
+        rig.answer_all_stored(&equal_shards(2));
+        if freed_after.is_none() && !rig.freed.is_empty() {
+            freed_after = Some(tenth);
+        }
+    }
+    assert_eq!(rig.freed, [ShardName::new("s", Some(shard_id(0).into()))]);
+    assert!((3..=5).contains(&freed_after.unwrap()), "an eighth of 2 s: {freed_after:?}");
+    assert!(backlog(&full) > 4 * SEC);
+    assert!(rig.producer.buffer_room().records > 0, "the backlog is short again");
+}
+
+#[test]
+fn a_full_shard_that_is_split_has_room_again() {
+    let config = Config::builder().aggregation_enabled(false).rate_limit_records_per_shard(100);
+    let mut rig = Rig::with_shards(config.max_shard_backlog(Some(4 * SEC)), 1);
+    rig.run_for(2 * SEC);
+    fill(&mut rig, 0, 10);
+    rig.run_for(100 * MS);
+    let count = rig.batches[0].records().len();
+    rig.answer_records((0..count).map(|n| RecordReply::stored(shard_id(1), n.to_string())));
+    let half = u128::MAX / 2;
+    rig.run_for(SEC);
+    rig.answer_refreshes(&[child(1, 0, 0, half), child(2, 0, half + 1, u128::MAX)]);
+    assert!(rig.freed.contains(&ShardName::new("s", Some(shard_id(0).into()))), "{:?}", rig.freed);
+}
+
+#[test]
+fn a_shard_with_a_backlog_gets_no_more_than_half_of_the_producers_room() {
+    let config = Config::builder().rate_limit_records_per_shard(1).max_outstanding_records(1_000);
+    let mut rig = Rig::with_shards(config.aggregation_enabled(false).max_shard_backlog(Some(1_000 * SEC)), 4);
+    let (first, full) = fill(&mut rig, 0, 10);
+    assert!((500..=502).contains(&first), "{first}");
+    assert!(matches!(full, Full::Shard { .. }));
+    let (second, _) = fill(&mut rig, start_of(1, 4), 10);
+    assert!((249..=252).contains(&second), "half of the rest: {second}");
+    rig.put(u128::MAX, "there is always some left");
+}
+
+#[test]
+fn records_that_wait_for_the_shard_list_may_all_belong_to_one_shard() {
+    let mut rig = Rig::new(Config::builder().record_ttl(8 * SEC));
+    let (accepted, full) = fill(&mut rig, 0, 10_000);
+    assert_eq!(full, Full::Shard { shard: ShardName::new("s", None), backlog: backlog(&full) });
+    assert!((200..=220).contains(&accepted), "{accepted}: 2 MiB, which take 4 s at half of 1 MiB/s");
+    rig.answer_refreshes(&equal_shards(1));
+    assert_eq!(rig.freed, [ShardName::new("s", None)]);
+    for _ in 0..80 {
+        rig.run_for(100 * MS);
+        rig.answer_all_stored(&equal_shards(1));
+    }
+    assert!(rig.results.len() == accepted && rig.results.values().all(Result::is_ok), "none of them expires");
+}
+
+#[test]
+fn a_throttled_record_is_sent_before_those_that_were_put_after_it() {
+    let config = Config::builder().aggregation_enabled(false).rate_limit_records_per_shard(10);
+    let mut rig = Rig::with_shards(config, 1);
+    rig.run_for(SEC);
+    let first = rig.put(0, "first");
+    rig.run_for(MS);
+    let later: Vec<u64> = (0..60).map(|n| rig.put(n, "later")).collect();
+    rig.run_for(100 * MS);
+    let count = rig.batches[0].records().len();
+    let throttled = || RecordReply::failed("ProvisionedThroughputExceededException", "why");
+    rig.answer_records((0..count).map(|n| if n == 0 { throttled() } else { RecordReply::stored(shard_id(0), "1") }));
+    rig.run_for(2 * SEC);
+    rig.answer_all_stored(&equal_shards(1));
+    assert_eq!(rig.receipt(first).attempts().len(), 2);
+    assert!(!rig.results.contains_key(later.last().unwrap()), "the backlog is longer than that");
+}
+
+#[test]
+fn where_every_consumer_reads_any_shard_a_misrouted_aggregate_is_accepted() {
+    for (consumers, accepted) in [(Consumers::AnyShard, true), (Consumers::Kcl, false)] {
+        let mut rig = Rig::with_shards(Config::builder().consumers(consumers), 2);
+        let tickets = [rig.put(1, "a"), rig.put(2, "b")];
+        rig.run_for(100 * MS);
+        rig.answer_records([RecordReply::stored(shard_id(1), "7")]);
+        assert_eq!(rig.results.len(), if accepted { 2 } else { 0 }, "{consumers:?}");
+        if accepted {
+            let receipt = rig.receipt(tickets[1]);
+            assert_eq!((receipt.shard_id(), receipt.sub_sequence_number()), (&*shard_id(1), Some(1)));
+            rig.run_for(2 * SEC);
+            assert_eq!(rig.lists.len(), 1, "the shards have changed all the same");
+        }
+    }
+}
+
+#[test]
+fn an_idle_stream_is_retired_and_starts_anew_with_its_next_record() {
+    let mut rig = Rig::with_shards(Config::builder().metrics_level(MetricsLevel::Detailed), 2);
+    assert!(rig.producer.shard("s", 0).is_some());
+    rig.run_for(RETIRED_AFTER);
+    assert_eq!((rig.producer.shard("s", 0), rig.until_tick()), (None, None));
+    let put = |rig: &mut Rig| rig.producer.metrics(rig.now, MetricsWindow::Total).roll_up();
+    assert_eq!(put(&mut rig).global(Metric::UserRecordsPut).count, 1, "its metrics count for all streams");
+    assert_eq!(put(&mut rig).stream(Metric::UserRecordsPut, "s").count, 0);
+    let ticket = rig.put(1, "a");
+    assert_eq!((rig.lists.len(), rig.describes.len()), (1, 1));
+    rig.answer_refreshes(&equal_shards(2));
+    rig.run_for(100 * MS);
+    rig.answer_all_stored(&equal_shards(2));
+    rig.receipt(ticket);
+    let metrics = put(&mut rig);
+    assert_eq!((metrics.global(Metric::UserRecordsPut).count, metrics.stream(Metric::UserRecordsPut, "s").count), (2, 1));
+    assert_eq!(metrics.latency().unwrap().put_to_ack.count(), 2);
+}
+
+#[test]
+fn metrics_of_a_retired_stream_are_reported_under_its_name() {
+    let config = Config::builder().metrics_level(MetricsLevel::Summary).metrics_upload_interval(3_600 * SEC);
+    let mut rig = Rig::with_shards(config, 2);
+    rig.run_for(RETIRED_AFTER + SEC);
+    assert_eq!(rig.producer.shard("s", 0), None);
+    rig.run_for(3_600 * SEC);
+    let counts: Vec<u64> =
+        rig.reports.iter().map(|report| report.stream(Metric::UserRecordsPut, "s").count).collect();
+    assert_eq!(counts, [1]);
+    let total = rig.producer.metrics(rig.now, MetricsWindow::Total).roll_up();
+    assert_eq!(total.global(Metric::UserRecordsPut).count, 1);
+}
+
+#[test]
+fn a_stream_with_anything_left_to_do_is_not_retired() {
+    let mut rig = Rig::with_shards(Config::builder().record_ttl(Duration::MAX), 1);
+    let ticket = rig.put(1, "a");
+    rig.run_for(2 * RETIRED_AFTER);
+    assert_eq!(rig.batches.len(), 1, "its request is in flight");
+    rig.answer_all_stored(&equal_shards(1));
+    rig.receipt(ticket);
+    assert!(rig.producer.shard("s", 0).is_some());
+    rig.run_for(RETIRED_AFTER);
+    assert_eq!(rig.producer.shard("s", 0), None);
+}
+
+#[test]
+fn a_hundred_thousand_names_in_turn_keep_no_memory() {
+    let mut rig = Rig::new(Config::builder());
+    let mut most = 0;
+    for n in 0..100_000 {
+        rig.put_record(UserRecord::new(format!("stream-{n}"), "k", "a"));
+        rig.answer_refreshes(&equal_shards(1));
+        rig.run_for(100 * MS);
+        rig.answer_all_stored(&equal_shards(1));
+        rig.results.clear();
+        rig.log.clear();
+        most = most.max(rig.producer.streams());
+    }
+    // Those of the last five minutes.
+    assert!((2_900..=3_100).contains(&most), "{most}");
+    rig.run_for(RETIRED_AFTER);
+    assert_eq!((rig.producer.streams(), rig.until_tick()), (0, None));
+}
