@@ -53,6 +53,8 @@
 //!             }
 //!             Action::Resolve(records) => receipts += records.filter(|(_ticket, result)| result.is_ok()).count(),
 //!             Action::Log(event) => println!("{event:?}"),
+//!             // Nothing waits for room here.
+//!             Action::RoomFreed(_) => {}
 //!             // No flush, no close with a deadline, no metrics: see `Action`.
 //!             Action::FlushDone(_) | Action::CancelRequests | Action::ExportMetrics(_) => {}
 //!         }

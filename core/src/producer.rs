@@ -8,7 +8,7 @@ use core::time::Duration;
 use crate::action::{Action, DescribeStreamRequest, ListShardsRequest};
 use crate::config::Config;
 use crate::context::Context;
-use crate::full::Full;
+use crate::full::{Full, ShardName};
 use crate::metrics::{MetricsSnapshot, MetricsWindow, Reporter};
 use crate::outstanding::FlushId;
 use crate::put_buffer::{BufferDrain, Room};
@@ -119,14 +119,13 @@ impl<T> Producer<T> {
     ///
     /// [`PutError`] gives the record and the ticket back: the producer is full or closed, or the record is larger than
     /// the stream allows.
+    #[expect(clippy::result_large_err, reason = "the record comes back as it was, without an allocation")]
     pub fn put(&mut self, now: Instant, record: PreparedRecord, ticket: T) -> Result<(), PutError<T>> {
         if self.context.closing {
             return Err(PutError::Closed { record, ticket });
         }
         let size = record.size();
-        let Context { outstanding, config, .. } = &self.context;
-        if !outstanding.has_room(size, config) {
-            let full = Full::Producer { records: outstanding.records(), bytes: outstanding.bytes() };
+        if let Some(full) = self.full(size) {
             return Err(PutError::Full { full, record, ticket });
         }
         let index = self.stream_index(now, &record.stream);
@@ -304,6 +303,28 @@ impl<T> Producer<T> {
     /// The shard of a stream that takes a hash key, if that is known and means anything there.
     pub fn shard(&self, stream: &str, hash_key: u128) -> Option<&Arc<str>> {
         self.streams.get(self.streams.find(stream)?).shard(hash_key)
+    }
+
+    /// Returns the shard that a record is for, as [`Full::Shard`] names it; `None` if the stream was not put to yet.
+    pub fn shard_name(&self, record: &PreparedRecord) -> Option<ShardName> {
+        Some(self.streams.get(self.streams.find(&record.stream)?).shard_name(record.entry.hash_key()))
+    }
+
+    /// Refuses to put a record, as if its shard were full: for a driver in which other records wait for that shard.
+    /// [`Action::RoomFreed`] follows. If the producer is full, the error says that.
+    pub fn refuse(&mut self, now: Instant, record: PreparedRecord, ticket: T) -> PutError<T> {
+        let full = self.full(record.size()).unwrap_or_else(|| {
+            let index = self.stream_index(now, &record.stream);
+            self.streams.get_mut(index).refuse(now, record.entry.hash_key(), &self.context.config)
+        });
+        PutError::Full { full, record, ticket }
+    }
+
+    /// Returns that the producer is full, if it has no room for a record of `size` bytes.
+    fn full(&self, size: usize) -> Option<Full> {
+        let Context { outstanding, config, .. } = &self.context;
+        let full = || Full::Producer { records: outstanding.records(), bytes: outstanding.bytes() };
+        (!outstanding.has_room(size, config)).then(full)
     }
 
     /// Counts since the producer was made.

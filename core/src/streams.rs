@@ -29,13 +29,7 @@ pub(crate) struct Streams<T> {
 
 impl<T> Default for Streams<T> {
     fn default() -> Self {
-        Self {
-            streams: Slab::new(),
-            by_name: HashMap::new(),
-            last_put: 0,
-            unreported: BTreeMap::new(),
-            retired: None,
-        }
+        Self { streams: Slab::new(), by_name: HashMap::new(), last_put: 0, unreported: BTreeMap::new(), retired: None }
     }
 }
 

@@ -242,7 +242,8 @@ mod tests {
                 line("ERROR", "records failed", "AccessDeniedException", 2),
                 line("ERROR", "records failed", "AccessDeniedException", 2),
                 line("WARN", "records are sent again", "InternalFailure", 6),
-                "ERROR message=records expired before they were stored stream=events user_records=1 error=\"A: b\"".into(),
+                "ERROR message=records expired before they were stored stream=events user_records=1 error=\"A: b\""
+                    .into(),
             ]
         );
     }

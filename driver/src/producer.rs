@@ -183,7 +183,7 @@ impl<R: Runtime> Producer<R> {
     pub(crate) async fn put_waiting(&self, waiting: &mut WaitingPut) -> Result<Outcome, PutError> {
         let shared = self.shared();
         if (shared.wait_queue.is_empty() || shared.has_ample_room())
-            && let Some(done) = self.put_if_room(waiting)
+            && let Some(done) = self.put_if_room(waiting, None)
         {
             return done;
         }
@@ -204,7 +204,7 @@ impl<R: Runtime> Producer<R> {
         let _front = queue.reach_front().await;
         loop {
             let room_freed = queue.listen(); // before the try, so that no wake-up is lost
-            if let Some(done) = self.put_if_room(waiting) {
+            if let Some(done) = self.put_if_room(waiting, full.as_ref()) {
                 return Some(done);
             }
             if waiting.full_shard() != full {
@@ -234,7 +234,7 @@ impl<R: Runtime> Producer<R> {
     ///
     /// As [`try_put`](Self::try_put).
     pub fn try_put_record(&self, record: UserRecord) -> Result<Outcome, PutError> {
-        Ok(self.try_put_checked(check(record)?)?)
+        Ok(self.try_put_checked(check(record)?, None)?)
     }
 
     /// Sends without waiting for company what has been put so far, and ends when each of those records is resolved,
@@ -313,9 +313,13 @@ impl<R: Runtime> Producer<R> {
     }
 
     /// `None`, and the record stays where it is, if there is no room for it.
-    fn put_if_room(&self, waiting: &mut WaitingPut) -> Option<Result<Outcome, PutError>> {
+    fn put_if_room(
+        &self,
+        waiting: &mut WaitingPut,
+        in_turn_for: Option<&ShardName>,
+    ) -> Option<Result<Outcome, PutError>> {
         let record = waiting.record.take().unwrap_or_else(|| unreachable!("the record waits until it is put"));
-        match self.try_put_checked(record) {
+        match self.try_put_checked(record, in_turn_for) {
             Err(Refused::Full { full, record }) => {
                 *waiting = WaitingPut { record: Some(record), full: Some(full) };
                 None
@@ -324,9 +328,10 @@ impl<R: Runtime> Producer<R> {
         }
     }
 
-    fn try_put_checked(&self, record: CheckedRecord) -> Result<Outcome, Refused> {
+    #[expect(clippy::result_large_err, reason = "the record comes back as it was, without an allocation")]
+    fn try_put_checked(&self, record: CheckedRecord, in_turn_for: Option<&ShardName>) -> Result<Outcome, Refused> {
         use kpl_core::PutError as Core;
-        self.shared().try_put(self.lane, record).map_err(|refused| match refused {
+        self.shared().try_put(self.lane, record, in_turn_for).map_err(|refused| match refused {
             Core::Full { full, record, .. } => Refused::Full { full, record: record.into() },
             Core::Invalid { reason, record, .. } => {
                 Refused::Ended(PutError::Invalid { reason, record: Box::new(record.into()) })

@@ -10,7 +10,7 @@ use std::{fmt, iter, mem, thread};
 
 use event_listener::Event;
 use kpl_core::metrics::{MetricsSnapshot, MetricsWindow};
-use kpl_core::{Action, Buffered, CheckedRecord, FlushId, Instant, PutError, Room, Stats};
+use kpl_core::{Action, Buffered, CheckedRecord, FlushId, Instant, PreparedRecord, PutError, Room, ShardName, Stats};
 use tokio::sync::oneshot;
 
 use crate::event_log::EventLog;
@@ -80,8 +80,16 @@ impl Shared {
     }
 
     /// Puts a record if there is room for it: into the submission queue, or else into the state machine.
+    ///
+    /// If other puts wait for the record's shard, this one does not overtake them. `in_turn_for` is the shard at the front of
+    /// whose queue it is.
     #[expect(clippy::result_large_err, reason = "the record comes back as it was, without an allocation")]
-    pub(crate) fn try_put(&self, lane: LaneId, record: CheckedRecord) -> Result<Outcome, PutError<Ticket>> {
+    pub(crate) fn try_put(
+        &self,
+        lane: LaneId,
+        record: CheckedRecord,
+        in_turn_for: Option<&ShardName>,
+    ) -> Result<Outcome, PutError<Ticket>> {
         let (ticket, outcome) = Outcome::new();
         match self.submission.submit(lane, || self.now(), record, ticket) {
             Ok(Buffered::Waiting) => {}
@@ -97,10 +105,30 @@ impl Shared {
                 let mut combiner = self.submission.combiner();
                 let size = record.size();
                 let record = record.prepare(&mut combiner.keys);
-                self.combine(combiner, |room| room.without(size), |state, now| state.core.put(now, record, ticket))?;
+                self.combine(
+                    combiner,
+                    |room| room.without(size),
+                    |state, now| {
+                        if self.has_to_queue(&state.core, &record, in_turn_for) {
+                            return Err(state.core.refuse(now, record, ticket));
+                        }
+                        state.core.put(now, record, ticket)
+                    },
+                )?;
             }
         }
         Ok(outcome)
+    }
+
+    /// Whether other puts wait for the record's shard.
+    fn has_to_queue(
+        &self,
+        core: &kpl_core::Producer<Ticket>,
+        record: &PreparedRecord,
+        in_turn_for: Option<&ShardName>,
+    ) -> bool {
+        !self.shard_queues.is_empty()
+            && core.shard_name(record).is_some_and(|shard| in_turn_for != Some(&shard) && self.shard_queues.has(&shard))
     }
 
     /// Gives all puts so far to the state machine, then applies an event to it.

@@ -72,6 +72,16 @@ impl Drop for Front<'_> {
 pub(crate) struct ShardQueues(Mutex<HashMap<ShardName, Arc<WaitQueue>>>);
 
 impl ShardQueues {
+    /// Whether no put waits for a shard.
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.0).is_empty()
+    }
+
+    /// Whether a put waits for this shard.
+    pub(crate) fn has(&self, shard: &ShardName) -> bool {
+        lock(&self.0).contains_key(shard)
+    }
+
     /// Returns the queue of a shard.
     pub(crate) fn queue(&self, shard: &ShardName) -> ShardQueue<'_> {
         let queue = lock(&self.0).entry(shard.clone()).or_default().clone();

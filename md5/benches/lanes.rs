@@ -1,8 +1,8 @@
-//! Each implementation that this CPU has, on what a producer has to hash: records of a request, and keys.
+//! All implementations that this CPU supports, on the messages that a producer hashes: records of a request, and keys.
 //!
 //!     cargo bench -p kpl-md5 --bench lanes
 
-#![allow(missing_docs, reason = "criterion makes a function")]
+#![allow(missing_docs, reason = "criterion generates a function")]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kpl_md5::Implementation;

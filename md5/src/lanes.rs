@@ -1,4 +1,4 @@
-//! Which message is in which lane, and when.
+//! The assignment of messages to lanes.
 
 use core::{array, slice};
 
@@ -6,28 +6,28 @@ use md5::block_api::compress as compress_one;
 
 use crate::Block;
 
-/// Lanes in a group: 32-bit words in a vector.
+/// The number of lanes in a group: 32-bit words in a vector.
 pub(crate) const WIDTH: usize = 8;
 
-/// Groups of lanes, at most.
+/// The maximum number of groups of lanes.
 const GROUPS: usize = 4;
 
-/// The state of a group of lanes, by word.
+/// The MD5 states of a group of lanes: for each word of the state, the words of all lanes.
 pub(crate) type State = [[u32; WIDTH]; 4];
 
-/// Blocks for a group of lanes, as many for each.
+/// The blocks for a group of lanes: the same number for each lane.
 pub(crate) type Inputs<'a> = [&'a [Block]; WIDTH];
 
-/// Takes blocks in, in 1 to [`GROUPS`] groups of lanes.
+/// Processes blocks in 1 to [`GROUPS`] groups of lanes, and updates the states.
 pub(crate) type Compress = fn(&mut [State], &[Inputs]);
 
 const INITIAL: [u32; 4] = [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476];
 
-/// A message on its way through a lane.
+/// A message in a lane.
 struct Message<'a> {
-    /// The whole blocks that are left.
+    /// The remaining full blocks.
     body: &'a [Block],
-    /// What follows them: the last bytes, padding and length, in the last `tail_blocks` of these.
+    /// The blocks after `body`: the last bytes, padding and length. Only the last `tail_blocks` of them remain.
     tail: [Block; 2],
     tail_blocks: usize,
     digest: &'a mut [u8; 16],
@@ -46,12 +46,12 @@ impl<'a> Message<'a> {
         Self { body, tail, tail_blocks, digest }
     }
 
-    /// The blocks that come next.
+    /// Returns the blocks to process next.
     fn blocks(&self) -> &[Block] {
         if self.body.is_empty() { &self.tail[2 - self.tail_blocks..] } else { self.body }
     }
 
-    /// Some of the blocks that came next are done. Is all done?
+    /// Removes processed blocks. Returns whether the message is complete.
     fn advance(&mut self, blocks: usize) -> bool {
         if self.body.is_empty() {
             self.tail_blocks -= blocks;
@@ -76,15 +76,15 @@ fn set_state(states: &mut [State], lane: usize, state: [u32; 4]) {
     }
 }
 
-/// Computes the digests of all messages in lanes.
+/// Computes the digests of all messages in lanes. Messages of one block are handled separately.
 pub(crate) fn digest_each<'a>(queue: &mut dyn Iterator<Item = (&'a [u8], &'a mut [u8; 16])>, compress: Compress) {
     let mut short = Short::new(compress);
     digest_each_long(&mut queue.filter_map(|(message, digest)| short.take(message, digest)), compress);
     short.finish();
 }
 
-/// Messages of one block, padding included, such as keys. They are computed as soon as all lanes have one, with nothing to
-/// keep between blocks.
+/// Messages of one block, padding included, such as keys. They are computed as soon as all lanes have one; no state is
+/// kept between blocks.
 struct Short<'a> {
     blocks: [Block; SHORT],
     digests: [Option<&'a mut [u8; 16]>; SHORT],
@@ -92,7 +92,8 @@ struct Short<'a> {
     compress: Compress,
 }
 
-/// In two groups, the steps of one fill the waits of the other; more would only wait longer for messages.
+/// The number of lanes for messages of one block: two groups, so that the instructions of one group run during the
+/// latencies of the other. More groups would only wait longer for messages.
 const SHORT: usize = 2 * WIDTH;
 
 impl<'a> Short<'a> {
@@ -100,7 +101,7 @@ impl<'a> Short<'a> {
         Self { blocks: [[0; 64]; SHORT], digests: [const { None }; SHORT], count: 0, compress }
     }
 
-    /// Gives a message back that is too long.
+    /// Adds a message, or returns it if it is longer than one block.
     fn take(&mut self, message: &'a [u8], digest: &'a mut [u8; 16]) -> Option<(&'a [u8], &'a mut [u8; 16])> {
         let len = message.len();
         if len >= 56 {
@@ -119,6 +120,7 @@ impl<'a> Short<'a> {
         None
     }
 
+    /// Computes the digests of the messages that were added.
     fn finish(&mut self) {
         let groups = self.count.div_ceil(WIDTH);
         let mut states = [INITIAL.map(|word| [word; WIDTH]); SHORT / WIDTH];
@@ -136,11 +138,11 @@ impl<'a> Short<'a> {
     }
 }
 
-/// Computes the digests of all messages in lanes, whatever their lengths.
+/// Computes the digests of messages of any length in lanes.
 ///
-/// Lanes are busy from the first one on. One whose message is done takes the next one; when none is left, the message of
-/// the last busy lane moves there, so that fewer groups of lanes are computed. The last message of all is finished
-/// alone: a single lane is no faster, two are.
+/// The busy lanes are always the first ones. A lane whose message is complete takes the next message. When no message
+/// is left, it takes the message of the last busy lane, so that fewer groups of lanes are computed. The last message of
+/// all is finished without lanes: two busy lanes are faster than that, a single one is not.
 fn digest_each_long<'a>(queue: &mut dyn Iterator<Item = (&'a [u8], &'a mut [u8; 16])>, compress: Compress) {
     let mut messages = [const { None::<Message<'a>> }; WIDTH * GROUPS];
     let mut states = [[[0; WIDTH]; 4]; GROUPS];
@@ -154,17 +156,17 @@ fn digest_each_long<'a>(queue: &mut dyn Iterator<Item = (&'a [u8], &'a mut [u8; 
     }
     while busy > 1 {
         let groups = busy.div_ceil(WIDTH);
-        let waiting = || messages[..busy].iter().flatten().map(Message::blocks);
-        let run = waiting().map(<[Block]>::len).min().unwrap_or_default();
-        // Lanes that are not busy compute what nobody reads, from the blocks of the first one.
-        let spare = waiting().next().unwrap_or_default();
+        let next_blocks = || messages[..busy].iter().flatten().map(Message::blocks);
+        let run = next_blocks().map(<[Block]>::len).min().unwrap_or_default();
+        // The other lanes of a group process the blocks of the first lane, and their results are not used.
+        let spare = next_blocks().next().unwrap_or_default();
         let mut inputs = [[&spare[..run]; WIDTH]; GROUPS];
-        for (input, blocks) in inputs.as_flattened_mut().iter_mut().zip(waiting()) {
+        for (input, blocks) in inputs.as_flattened_mut().iter_mut().zip(next_blocks()) {
             *input = &blocks[..run];
         }
         compress(&mut states[..groups], &inputs[..groups]);
 
-        // From the last one on, so that those which move have advanced.
+        // In reverse order: a message that moves to another lane has advanced already.
         for lane in (0..busy).rev() {
             let Some(message) = messages[lane].as_mut() else { continue };
             if !message.advance(run) {

@@ -1,11 +1,11 @@
 //! MD5 of several messages at once.
 //!
-//! MD5 is one long chain: each step waits for the one before, so that a core which could do four things a cycle does
-//! one. Messages do not wait for each other. [`digest_each`] puts each into a lane of SIMD registers, and computes a
-//! step of all of them with the instructions that otherwise compute one.
+//! MD5 is one long chain of dependent steps: a core that could execute four instructions per cycle executes one.
+//! Different messages do not depend on each other. [`digest_each`] assigns each message to a lane of SIMD registers.
+//! The instructions for one step of one message then compute that step of all messages.
 //!
-//! The CPU is looked at when the program runs: AVX-512 and AVX2 are used if it has them. Without, and on other
-//! architectures, each message is left to the crate [`md5`].
+//! The implementation is chosen at run time: AVX-512 or AVX2, if the CPU has them. Otherwise, and on other
+//! architectures, the crate [`md5`] computes each digest.
 
 #![no_std]
 
@@ -16,14 +16,14 @@ mod x86;
 
 use md5::{Digest, Md5};
 
-/// 64 bytes of a message: what MD5 takes in at a time.
+/// A block of a message: the 64 bytes that MD5 processes at a time.
 #[cfg(target_arch = "x86_64")]
 type Block = [u8; 64];
 
-/// Computes the MD5 of each message, and stores it in the place that comes with the message.
+/// Computes the MD5 of each message, and writes it to the array that is paired with the message.
 ///
-/// Messages may be of any length and number. A lane whose message is done takes the next one; if lengths differ much, the
-/// long messages had better come first.
+/// Messages may have any length and number. A lane whose message is complete takes the next message. If lengths differ
+/// much, pass the longest messages first.
 ///
 /// ```
 /// let messages = [&b"a"[..], b"abc", b"message digest"];
@@ -37,7 +37,7 @@ pub fn digest_each<'a>(messages: impl IntoIterator<Item = (&'a [u8], &'a mut [u8
     }
 }
 
-/// Whether this CPU has lanes for several messages. Without, there is nothing to gain from computing them together.
+/// Whether this CPU has lanes for several messages. Otherwise [`digest_each`] is no faster than one message at a time.
 pub fn has_lanes() -> bool {
     #[cfg(target_arch = "x86_64")]
     return Implementation::available().next().is_some_and(|fastest| fastest.compress.is_some());
@@ -45,7 +45,7 @@ pub fn has_lanes() -> bool {
     return false;
 }
 
-/// A way to compute digests. For tests and benchmarks, which compare them.
+/// An implementation of MD5. Public only for tests and benchmarks, which compare the implementations.
 #[doc(hidden)]
 #[derive(Clone, Copy)]
 pub struct Implementation {
@@ -55,7 +55,7 @@ pub struct Implementation {
 }
 
 impl Implementation {
-    /// What this CPU can do, from the fastest on.
+    /// Returns the implementations that this CPU supports, fastest first.
     #[cfg(target_arch = "x86_64")]
     pub fn available() -> impl Iterator<Item = Self> {
         let lanes = |name, compress: Option<_>| compress.map(|_| Self { name, compress });
@@ -63,29 +63,29 @@ impl Implementation {
         [lanes("avx512", x86::avx512()), lanes("avx2", x86::avx2()), Some(scalar)].into_iter().flatten()
     }
 
-    /// What this CPU can do, from the fastest on.
+    /// Returns the implementations that this CPU supports, fastest first.
     #[cfg(not(target_arch = "x86_64"))]
     pub fn available() -> impl Iterator<Item = Self> {
         [Self { name: "scalar" }].into_iter()
     }
 
-    /// [`digest_each`], in this way.
+    /// [`digest_each`] with this implementation.
     pub fn digest_each<'a>(self, messages: impl IntoIterator<Item = (&'a [u8], &'a mut [u8; 16])>) {
         let mut queue = messages.into_iter().fuse();
         #[cfg(target_arch = "x86_64")]
         if let Some(compress) = self.compress {
-            // A single message is spared the lanes.
+            // Lanes are no faster for a single message.
             let first_two = [queue.next(), queue.next()];
             if let [_, Some(_)] = first_two {
                 return lanes::digest_each(&mut first_two.into_iter().flatten().chain(queue), compress);
             }
-            return digest_in_turn(first_two.into_iter().flatten());
+            return digest_one_by_one(first_two.into_iter().flatten());
         }
-        digest_in_turn(&mut queue);
+        digest_one_by_one(&mut queue);
     }
 }
 
-fn digest_in_turn<'a>(queue: impl Iterator<Item = (&'a [u8], &'a mut [u8; 16])>) {
+fn digest_one_by_one<'a>(queue: impl Iterator<Item = (&'a [u8], &'a mut [u8; 16])>) {
     for (message, digest) in queue {
         *digest = Md5::digest(message).into();
     }

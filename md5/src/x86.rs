@@ -1,7 +1,7 @@
-//! Eight lanes in vectors of 256 bits, with AVX2 and with what AVX-512 adds to them.
+//! Eight lanes in vectors of 256 bits, with the instructions of AVX2 or also those of AVX-512.
 //!
-//! Intrinsics are safe where their features are enabled; what is not is the call into such code. There are two, below
-//! [`avx512`] and [`avx2`], which look at the CPU first.
+//! Intrinsics are safe in functions that enable their CPU features; the calls of such functions from other code are
+//! unsafe. There are two such calls, in [`avx512`] and [`avx2`], which check the CPU first.
 
 use core::arch::x86_64::*;
 
@@ -11,20 +11,22 @@ use crate::lanes::{Compress, Inputs, State, WIDTH};
 cpufeatures::new!(has_avx2, "avx2");
 cpufeatures::new!(has_avx512, "avx2", "avx512f", "avx512vl");
 
-/// Two logical operations in one, and rotation. (On Zen 4, a vector of 512 bits is slower than two, and harder to fill.)
+/// Returns the implementation for AVX-512, which has rotation, and two logical operations in one instruction. (On Zen
+/// 4, one vector of 512 bits is slower than two of 256 bits, and harder to fill.)
 #[expect(unsafe_code, reason = "code for CPUs that have AVX-512")]
 pub(crate) fn avx512() -> Option<Compress> {
-    // SAFETY: the function is handed out only if the CPU has the features that are enabled in it.
+    // SAFETY: the function is returned only if the CPU has the features that it enables.
     has_avx512::get().then_some(|states, inputs| unsafe { with_avx512::compress(states, inputs) })
 }
 
+/// Returns the implementation for AVX2.
 #[expect(unsafe_code, reason = "code for CPUs that have AVX2")]
 pub(crate) fn avx2() -> Option<Compress> {
-    // SAFETY: the function is handed out only if the CPU has the feature that is enabled in it.
+    // SAFETY: the function is returned only if the CPU has the feature that it enables.
     has_avx2::get().then_some(|states, inputs| unsafe { with_avx2::compress(states, inputs) })
 }
 
-/// 2³² times the sine of 1, 2 and so on.
+/// The constants of the steps: 2³² times the absolute value of the sine of 1, 2 and so on, rounded down.
 #[rustfmt::skip]
 const SINES: [u32; 64] = [
     0xD76AA478, 0xE8C7B756, 0x242070DB, 0xC1BDCEEE, 0xF57C0FAF, 0x4787C62A, 0xA8304613, 0xFD469501,
@@ -39,19 +41,20 @@ const SINES: [u32; 64] = [
 
 type Vector = __m256i;
 
-/// The `n`-th eight bytes of a block.
+/// Returns the `n`-th eight bytes of a block.
 #[inline]
 fn eight(block: &Block, n: usize) -> i64 {
     i64::from_le_bytes(block.as_chunks().0[n])
 }
 
-/// The words of eight blocks: a vector of each.
+/// Transposes eight blocks: returns a vector for each word, with that word of every block.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn transpose(blocks: &[&[Block]; WIDTH], at: usize) -> [Vector; 16] {
     let mut words = [_mm256_setzero_si256(); 16];
     for quarter in 0..4 {
-        // A quarter of a block, and beside it the same of the block four lanes on. LLVM makes two loads of each row.
+        // A row has a quarter of a block, and the same quarter of the block four lanes later. LLVM compiles it to two
+        // loads.
         let mut rows = [_mm256_setzero_si256(); 4];
         for (lane, row) in rows.iter_mut().enumerate() {
             let (left, right) = (&blocks[lane][at], &blocks[lane + 4][at]);
@@ -92,14 +95,14 @@ fn store(vector: Vector) -> [u32; WIDTH] {
     .map(i32::cast_unsigned)
 }
 
-/// One of the four rounds, in each group of lanes: 16 steps, each with a word and a sine of its own.
+/// One of the four rounds, in all groups of lanes: 16 steps, each with its word and its sine.
 macro_rules! round {
     ($round:literal, $mix:ident, $states:ident, $words:ident, $factor:literal i + $first:literal, $($step:literal: $shift:literal),+) => {
         for i in (0..16).step_by(4) {
             $(
                 let sine = _mm256_set1_epi32(SINES[16 * $round + i + $step].cast_signed());
                 for (state, words) in $states.iter_mut().zip(&$words) {
-                    // The words change places from step to step.
+                    // The words of the state rotate from step to step.
                     let [a, b, c, d] = [4, 5, 6, 7].map(|word| (word - $step) % 4);
                     let sum = _mm256_add_epi32(state[a], _mm256_add_epi32(words[($factor * (i + $step) + $first) % 16], sine));
                     let rotated = rotate($mix(sum, state[b], state[c], state[d]), _mm256_set1_epi32($shift));
@@ -110,7 +113,8 @@ macro_rules! round {
     };
 }
 
-/// The code of a module, over a rotation and the functions of the rounds: each adds what it computes to `sum`.
+/// The code of an implementation. Its parameters are a rotation and the functions of the four rounds, each of which
+/// adds its result to `sum`.
 macro_rules! compress {
     ($features:literal, $($function:ident($($argument:ident),+) = $result:expr;)+) => {
         use super::*;
@@ -133,7 +137,8 @@ macro_rules! compress {
             }
         }
 
-        /// `N` groups of lanes, step by step in turns, so that one's operations fill the others' waits.
+        /// Processes `N` groups of lanes. Each step is computed for all groups before the next step, so that the
+        /// instructions of one group run during the latencies of the others.
         #[inline]
         #[target_feature(enable = $features)]
         fn compress_groups<const N: usize>(states: &mut [State], inputs: &[Inputs]) {
@@ -166,7 +171,7 @@ macro_rules! compress {
 mod with_avx512 {
     compress! { "avx2,avx512f,avx512vl",
         rotate(a, left) = _mm256_rolv_epi32(a, left);
-        // The number is a truth table: of `b`, `c` and `d`, the one that `b` selects, and so on.
+        // Each constant is a truth table of `b`, `c` and `d`. In mix0, `b` selects `c` or `d`.
         mix0(sum, b, c, d) = _mm256_add_epi32(sum, _mm256_ternarylogic_epi32::<0xCA>(b, c, d));
         mix1(sum, b, c, d) = _mm256_add_epi32(sum, _mm256_ternarylogic_epi32::<0xE4>(b, c, d));
         mix2(sum, b, c, d) = _mm256_add_epi32(sum, _mm256_ternarylogic_epi32::<0x96>(b, c, d));
@@ -181,7 +186,7 @@ mod with_avx2 {
             _mm256_or_si256(_mm256_sllv_epi32(a, left), _mm256_srlv_epi32(a, right))
         };
         mix0(sum, b, c, d) = _mm256_add_epi32(sum, _mm256_xor_si256(d, _mm256_and_si256(b, _mm256_xor_si256(c, d))));
-        // The two parts have no bit in common. `b` is known last; the part without it does not wait.
+        // The two parts have no bit in common. `b` is computed last, and the part without `b` does not wait for it.
         mix1(sum, b, c, d) = _mm256_add_epi32(_mm256_add_epi32(sum, _mm256_andnot_si256(d, c)), _mm256_and_si256(d, b));
         mix2(sum, b, c, d) = _mm256_add_epi32(sum, _mm256_xor_si256(b, _mm256_xor_si256(c, d)));
         mix3(sum, b, c, d) = {

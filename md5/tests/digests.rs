@@ -1,6 +1,6 @@
-//! Each implementation that this CPU has, against RFC 1321 and against `md-5`.
+//! All implementations that this CPU supports, compared with RFC 1321 and with `md-5`.
 //!
-//! Miri has the CPU that it is told of:
+//! Miri supports the CPU features that it is started with:
 //!
 //!     RUSTFLAGS=-Ctarget-feature=+avx2,+avx512f,+avx512vl cargo +nightly miri test -p kpl-md5 --test digests
 
@@ -8,7 +8,7 @@ use kpl_md5::{Implementation, digest_each};
 use md5::{Digest, Md5};
 use proptest::prelude::*;
 
-fn in_place<'a>(
+fn with_places<'a>(
     messages: &'a [Vec<u8>],
     digests: &'a mut [[u8; 16]],
 ) -> impl Iterator<Item = (&'a [u8], &'a mut [u8; 16])> {
@@ -20,21 +20,21 @@ fn check(messages: &[Vec<u8>]) {
     let expected: Vec<[u8; 16]> = messages.iter().map(|message| Md5::digest(message).into()).collect();
     for implementation in Implementation::available() {
         let mut digests = vec![[0xEE; 16]; messages.len()];
-        implementation.digest_each(in_place(messages, &mut digests));
+        implementation.digest_each(with_places(messages, &mut digests));
         assert_eq!(digests, expected, "{}", implementation.name);
     }
     let mut digests = vec![[0xEE; 16]; messages.len()];
-    digest_each(in_place(messages, &mut digests));
-    assert_eq!(digests, expected, "the detected one");
+    digest_each(with_places(messages, &mut digests));
+    assert_eq!(digests, expected, "the default implementation");
 }
 
-/// Bytes that differ between messages and between blocks of one.
+/// Returns bytes that differ between messages, and between the blocks of a message.
 fn message(seed: usize, len: usize) -> Vec<u8> {
     (0..len).map(|i| ((i + seed).wrapping_mul(0x9E37_79B1) >> 13) as u8).collect()
 }
 
 #[test]
-fn rfc_1321() {
+fn digests_match_rfc_1321() {
     let vectors: [(&[u8], u128); 7] = [
         (b"", 0xd41d8cd98f00b204e9800998ecf8427e),
         (b"a", 0x0cc175b9c0f1b6a831c399e269772661),
@@ -54,9 +54,9 @@ fn rfc_1321() {
     }
 }
 
-/// 32 lanes and more; all of one length, so that all are done at once, and each of another.
+/// Counts below and above the 32 lanes. With equal lengths all messages end together; with different lengths, none do.
 #[test]
-fn every_number_of_messages() {
+fn any_number_of_messages_is_digested() {
     for count in (0..70).step_by(if cfg!(miri) { 34 } else { 1 }) {
         check(&(0..count).map(|i| message(i, 100)).collect::<Vec<_>>());
         if cfg!(miri) {
@@ -68,13 +68,13 @@ fn every_number_of_messages() {
 }
 
 #[test]
-fn every_length_up_to_some_blocks() {
+fn every_length_up_to_260_bytes_is_digested() {
     let step = if cfg!(miri) { 29 } else { 1 };
     check(&(0..=260).step_by(step).map(|len| message(len, len)).collect::<Vec<_>>());
 }
 
 #[test]
-fn a_short_message_among_long_ones() {
+fn a_short_message_among_long_ones_is_digested() {
     let size = if cfg!(miri) { 100 } else { 50_000 };
     for place in [0, 7, 20] {
         let mut messages: Vec<_> = (0..20).map(|i| message(i, size + i)).collect();
@@ -83,9 +83,9 @@ fn a_short_message_among_long_ones() {
     }
 }
 
-/// An iterator that goes on after its end is not asked again.
+/// An iterator that returned `None` is not called again, even if it would continue.
 #[test]
-fn the_end_is_the_end() {
+fn nothing_is_read_after_the_first_none() {
     let mut digests = [[0; 16]; 3];
     let mut places = digests.iter_mut();
     let mut calls = 0;
@@ -109,8 +109,8 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    #[cfg_attr(miri, ignore = "takes long")]
-    fn any_messages(lengths in prop::collection::vec((length(), any::<u16>()), 0..90)) {
+    #[cfg_attr(miri, ignore = "too slow")]
+    fn any_messages_are_digested(lengths in prop::collection::vec((length(), any::<u16>()), 0..90)) {
         check(&lengths.into_iter().map(|(len, seed)| message(seed.into(), len)).collect::<Vec<_>>());
     }
 }

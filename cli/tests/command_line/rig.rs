@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kpl_emulator::consumer::{ConsumedRecord, read_stream};
-use rustix::process::{Pid, Signal, kill_process};
 use kpl_emulator::{Emulator, Options, Server};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// Longer than anything takes on a machine with other work.

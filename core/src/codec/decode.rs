@@ -1,5 +1,5 @@
-//! An aggregated record to its user records: no copy of the data, no more memory than needed, the position of every
-//! error.
+//! The decoder of aggregated records. It copies no data, allocates no more memory than needed, and reports the position
+//! of every error.
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -11,91 +11,91 @@ use md5::{Digest, Md5};
 use super::{AggregatedUserRecord, DIGEST_SIZE, FRAME_SIZE, MAGIC};
 use crate::record::hash_key::parse_explicit_hash_key;
 
-/// Why a blob is not an aggregated record.
+/// The reason why a blob is not a valid aggregated record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("at byte {offset}: {kind}")]
 pub struct DecodeError {
-    /// The byte of the blob at which it shows, counted from 0.
+    /// The position of the error: a byte of the blob, counted from 0.
     pub offset: usize,
-    /// What is wrong there.
+    /// The kind of the error.
     pub kind: DecodeErrorKind,
 }
 
-/// What is wrong with an aggregated record.
+/// The kind of a [`DecodeError`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeErrorKind {
-    /// It does not start with `F3 89 9A C2`: it is a plain record.
+    /// The blob does not start with `F3 89 9A C2`: it is a plain record.
     #[error("the magic number F3 89 9A C2 of an aggregated record is missing")]
     NotAggregated,
-    /// It has fewer bytes than the framing alone.
+    /// The blob has fewer bytes than the framing alone.
     #[error("the blob has {len} bytes, but an aggregated record has at least {FRAME_SIZE}")]
     TooShort {
-        /// Its length.
+        /// The length of the blob in bytes.
         len: usize,
     },
-    /// The MD5 at the end is not that of the message.
-    #[error("the MD5 at the end is not that of the message before it")]
+    /// The MD5 at the end does not match the message.
+    #[error("the MD5 at the end does not match the message")]
     DigestMismatch,
-    /// The message ends in the middle of something.
+    /// The message ends before the end of a field.
     #[error("the message ends within {what}")]
     Truncated {
-        /// What was being read.
+        /// The incomplete part.
         what: &'static str,
     },
-    /// A varint of more than 64 bits.
+    /// A varint has more than 64 bits.
     #[error("a varint has more than 64 bits")]
     LongVarint,
-    /// A field of a type that the format does not give it.
-    #[error("field {field} has wire type {wire_type}, which it cannot have")]
+    /// A field has an invalid wire type.
+    #[error("field {field} has the invalid wire type {wire_type}")]
     WireType {
         /// The field's number.
         field: u64,
-        /// The type found.
+        /// The wire type in the message.
         wire_type: u8,
     },
-    /// A field number that protobuf does not have.
+    /// A field number is not valid in protobuf.
     #[error("field number {field} is not from 1 to 536870911")]
     FieldNumber {
-        /// The number.
+        /// The field's number.
         field: u64,
     },
-    /// A key, or text in a tag, that is not UTF-8.
+    /// A key, or a text in a tag, is not UTF-8.
     #[error("a string is not UTF-8")]
     NotUtf8,
-    /// A user record without a field that it must have.
+    /// A user record lacks a required field.
     #[error("user record {record} has no {field}")]
     Missing {
-        /// The record's position, counted from 0.
+        /// The position of the user record, counted from 0.
         record: usize,
-        /// The field.
+        /// The name of the field.
         field: &'static str,
     },
-    /// An index that points outside its table.
+    /// An index is outside its table.
     #[error("user record {record} has {field} {index}, but the table has {len} entries")]
     Index {
-        /// The record's position, counted from 0.
+        /// The position of the user record, counted from 0.
         record: usize,
-        /// The field.
+        /// The name of the field.
         field: &'static str,
         /// The index.
         index: u64,
-        /// The table's length.
+        /// The number of entries of the table.
         len: usize,
     },
-    /// An explicit hash key that is not a decimal number below 2^128.
+    /// An explicit hash key is not a decimal number below 2^128.
     #[error("the explicit hash key {value:?} is not a decimal number below 2^128")]
     ExplicitHashKey {
-        /// The key, cut after 50 characters.
+        /// The key, truncated to 50 characters.
         value: String,
     },
 }
 
-/// Takes an aggregated record apart. The data of its records are slices of `blob`.
+/// Disaggregates an aggregated record. The data of its user records are slices of `blob`.
 ///
 /// # Errors
 ///
-/// [`DecodeError`] says what is wrong at which byte. A consumer that follows the KCL's rules takes such a blob as one
+/// [`DecodeError`] names the error and its byte. A consumer that follows the KCL's rules treats such a blob as one
 /// plain user record.
 pub fn decode(blob: impl Into<Bytes>) -> Result<Vec<AggregatedUserRecord>, DecodeError> {
     let blob: Bytes = blob.into();
@@ -114,10 +114,10 @@ pub fn decode(blob: impl Into<Bytes>) -> Result<Vec<AggregatedUserRecord>, Decod
     Tables::read(message)?.records(&blob, message)
 }
 
-/// Bytes of the smallest user record: an index with its tag, and no data with its tag and length.
+/// The bytes of the smallest user record: tag and index of the partition key, tag and length of empty data.
 const RECORD_SIZE_MIN: usize = 4;
 
-/// The tables of keys, and room for the records. Tables may follow the records that use them, so they are read first.
+/// The key tables, and the decoded records. Tables may follow the records that use them, so they are read first.
 struct Tables {
     partition_keys: Vec<Arc<str>>,
     explicit_hash_keys: Vec<u128>,
@@ -126,7 +126,7 @@ struct Tables {
 
 impl Tables {
     fn read(mut message: Reader<'_>) -> Result<Self, DecodeError> {
-        let mut tables = Self::for_fields_of(message)?;
+        let mut tables = Self::with_capacity_for(message)?;
         while let Some(field) = message.field()? {
             match field.number {
                 1 => tables.partition_keys.push(message.string(field)?.into()),
@@ -143,8 +143,9 @@ impl Tables {
         Ok(tables)
     }
 
-    /// Empty tables with room for what the message has: vectors that grow would take several times the memory.
-    fn for_fields_of(mut message: Reader<'_>) -> Result<Self, DecodeError> {
+    /// Creates empty tables with capacity for the fields of the message. Vectors that grow would take several times the
+    /// memory.
+    fn with_capacity_for(mut message: Reader<'_>) -> Result<Self, DecodeError> {
         let (mut partition_keys, mut explicit_hash_keys, mut records) = (0, 0, 0);
         while let Some(field) = message.field()? {
             let start = message.at;
@@ -152,7 +153,7 @@ impl Tables {
             match field.number {
                 1 => partition_keys += 1,
                 2 => explicit_hash_keys += 1,
-                // Its length takes a byte, at least.
+                // The length prefix takes at least one byte.
                 3 if message.at - start > RECORD_SIZE_MIN => records += 1,
                 _ => {}
             }
@@ -199,7 +200,7 @@ impl Tables {
     }
 }
 
-/// A user record whose indexes are not yet looked up.
+/// A user record whose keys are not looked up yet.
 struct RawRecord {
     partition_key_index: u64,
     explicit_hash_key_index: Option<u64>,
@@ -228,7 +229,7 @@ impl RawRecord {
     }
 }
 
-/// A tag tells nothing that anybody wants, but one that is broken is no tag.
+/// Checks a tag. Tags are not returned, but an invalid tag is an error.
 fn check_tag(mut tag: Reader<'_>) -> Result<(), DecodeError> {
     while let Some(field) = tag.field()? {
         match field.number {
@@ -243,7 +244,7 @@ fn lookup<V>(table: &[V], index: u64) -> Option<&V> {
     table.get(usize::try_from(index).ok()?)
 }
 
-/// A field's number and wire type, and where it starts.
+/// A field's number and wire type, and its position in the blob.
 #[derive(Clone, Copy)]
 struct Field {
     number: u64,
@@ -251,10 +252,10 @@ struct Field {
     at: usize,
 }
 
-/// The highest number that a field can have, says protobuf; the lowest is 1.
+/// The maximum field number of protobuf; the minimum is 1.
 const FIELD_NUMBER_MAX: u64 = (1 << 29) - 1;
 
-/// Reads protobuf between two positions of the blob.
+/// A protobuf reader between two positions of the blob.
 #[derive(Clone, Copy)]
 struct Reader<'a> {
     blob: &'a [u8],
@@ -263,7 +264,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The next field, or `None` at the end.
+    /// Reads the next field's number and wire type. Returns `None` at the end.
     fn field(&mut self) -> Result<Option<Field>, DecodeError> {
         if self.at == self.end {
             return Ok(None);
@@ -288,13 +289,13 @@ impl<'a> Reader<'a> {
             .map_err(|error| DecodeError { offset: start + error.valid_up_to(), kind: DecodeErrorKind::NotUtf8 })
     }
 
-    /// A reader of a message in a field, which is passed over.
+    /// Returns a reader of the message in a field, and moves past the field.
     fn within(&mut self, field: Field) -> Result<Self, DecodeError> {
         let (at, end) = self.span(field)?;
         Ok(Self { blob: self.blob, at, end })
     }
 
-    /// Start and end of a length-delimited field, which is passed over.
+    /// Returns start and end of a length-delimited field, and moves past the field.
     fn span(&mut self, field: Field) -> Result<(usize, usize), DecodeError> {
         self.expect(field, 2)?;
         let at = self.at;
@@ -308,7 +309,7 @@ impl<'a> Reader<'a> {
         Ok((start, self.at))
     }
 
-    /// Passes over a field that the format does not know.
+    /// Skips a field that is unknown or not needed now.
     fn skip(&mut self, field: Field) -> Result<(), DecodeError> {
         match field.wire_type {
             0 => self.varint("an unknown field").map(drop),
@@ -364,7 +365,7 @@ fn wire_type_error(field: Field) -> DecodeError {
 }
 
 impl DecodeErrorKind {
-    /// Whether the blob is simply not aggregated, as opposed to broken.
+    /// Whether the blob is a plain record, not an invalid aggregated record.
     pub fn is_plain_record(&self) -> bool {
         matches!(self, Self::NotAggregated)
     }
@@ -380,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn decoding_takes_no_more_room_than_there_are_keys_and_records() {
+    fn decode_allocates_for_the_exact_number_of_keys_and_records() {
         let records: Vec<AggregatedUserRecord> = (0..1_000_u128)
             .map(|n| AggregatedUserRecord {
                 partition_key: alloc::format!("{}", n % 700).into(),
@@ -396,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn records_too_short_to_be_any_get_no_room() {
+    fn fields_too_short_for_a_record_get_no_capacity() {
         let (short, smallest) = ([0x1A, 3, 0x08, 0, 0x1A], [0x1A, 4, 0x08, 0, 0x1A, 0]);
         let blob = [&MAGIC[..], &short.repeat(600), &smallest.repeat(2), &[0; DIGEST_SIZE]].concat();
         assert_eq!(tables(&blob).records.capacity(), 2);

@@ -1,4 +1,4 @@
-//! User records to an aggregated record, in two passes over the records and one allocation.
+//! The encoder of aggregated records. It takes two passes over the user records and one allocation.
 
 use alloc::vec::Vec;
 use core::fmt::Write;
@@ -11,7 +11,7 @@ use super::key_table::{KeyTables, record_size};
 use super::{AggregatedUserRecord, DIGEST_SIZE, FRAME_SIZE, MAGIC, Placement};
 use crate::record::hash_key::decimal_len;
 
-/// A user record to be encoded, with its keys' places in the tables.
+/// A user record to be encoded, with the indexes of its keys in the key tables.
 #[derive(Clone, Copy)]
 pub(crate) struct EncodeItem<'a> {
     pub(crate) partition_key: &'a str,
@@ -21,9 +21,9 @@ pub(crate) struct EncodeItem<'a> {
     pub(crate) data: &'a [u8],
 }
 
-/// Encodes user records as one aggregated record, whatever their number.
+/// Encodes any number of user records as one aggregated record.
 ///
-/// The producer itself sends a single user record plain; this function aggregates it all the same.
+/// This function aggregates a single user record, too; the producer sends it as it is.
 pub fn encode(records: &[AggregatedUserRecord]) -> Vec<u8> {
     let (mut tables, hasher) = (KeyTables::default(), DefaultHashBuilder::default());
     let keys_at = |i: usize| (&*records[i].partition_key, records[i].explicit_hash_key);
@@ -51,7 +51,7 @@ pub fn encode(records: &[AggregatedUserRecord]) -> Vec<u8> {
     )
 }
 
-/// Encodes records whose places in the tables, and the size of whose message, are known.
+/// Encodes user records with known key indexes and a known message size.
 pub(crate) fn encode_message<'a>(items: impl Iterator<Item = EncodeItem<'a>> + Clone, message_size: usize) -> Vec<u8> {
     let mut encoder = Encoder { buffer: Vec::with_capacity(FRAME_SIZE + message_size), ends: Vec::new() };
     encoder.push(items, message_size);
@@ -59,16 +59,18 @@ pub(crate) fn encode_message<'a>(items: impl Iterator<Item = EncodeItem<'a>> + C
     encoder.buffer
 }
 
-/// So many aggregated records are encoded at a time: as many as MD5 takes side by side, and no more than a core's own cache
-/// takes, from where they are copied on.
-const GROUP: usize = 32;
+/// The maximum number of aggregated records that are encoded at a time: the number of messages that MD5 hashes side by
+/// side.
+const GROUP_MAX: usize = 32;
+/// No record is added to a group of this many bytes or more: the group should fit into a core's own cache, since it is
+/// copied from there.
 const GROUP_SIZE: usize = 1 << 19;
 
-/// Encodes aggregated records, one behind the other in one buffer.
+/// An encoder of several aggregated records into one buffer.
 #[derive(Default)]
 pub(crate) struct Encoder {
     buffer: Vec<u8>,
-    /// Where each aggregated record ends.
+    /// The end of each aggregated record in the buffer.
     ends: Vec<usize>,
 }
 
@@ -78,19 +80,19 @@ impl Encoder {
         self.ends.clear();
     }
 
-    /// Whether the next record should come into this group.
+    /// Whether the group can take another record.
     pub(crate) fn has_room(&self) -> bool {
-        self.ends.len() < GROUP && self.buffer.len() < GROUP_SIZE
+        self.ends.len() < GROUP_MAX && self.buffer.len() < GROUP_SIZE
     }
 
-    /// Appends an aggregated record, with room for its MD5.
+    /// Appends an aggregated record, with space for its MD5.
     pub(crate) fn push<'a>(&mut self, items: impl Iterator<Item = EncodeItem<'a>> + Clone, message_size: usize) {
         let blob = &mut self.buffer;
         let start = blob.len();
         blob.reserve(FRAME_SIZE + message_size);
         blob.put_slice(&MAGIC);
 
-        // Indexes count up in the order of first use: a record whose index comes next brings its key.
+        // Indexes are assigned in the order of first use, so the record with the next index adds its key to the table.
         let mut keys = 0;
         for item in items.clone() {
             if item.partition_key_index == keys {
@@ -119,12 +121,12 @@ impl Encoder {
             }
             put_bytes(blob, 0x1A, item.data);
         }
-        debug_assert_eq!(blob.len() - start, MAGIC.len() + message_size, "the predicted size is the encoded size");
+        debug_assert_eq!(blob.len() - start, MAGIC.len() + message_size, "the encoded size is the predicted size");
         blob.put_bytes(0, DIGEST_SIZE);
         self.ends.push(blob.len());
     }
 
-    /// Writes the MD5 sums.
+    /// Writes the MD5 sums of all records.
     fn seal(&mut self) {
         let mut rest = &mut self.buffer[..];
         let mut start = 0;
@@ -137,7 +139,7 @@ impl Encoder {
         kpl_md5::digest_each(to_digest);
     }
 
-    /// The aggregated records.
+    /// Returns the aggregated records, complete with MD5 sums.
     pub(crate) fn finish(&mut self) -> impl Iterator<Item = &[u8]> {
         self.seal();
         let starts = core::iter::once(0).chain(self.ends.iter().copied());

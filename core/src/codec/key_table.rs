@@ -1,4 +1,4 @@
-//! The tables of keys in an aggregated record, while it is being filled.
+//! The key tables of an open aggregate.
 
 use core::hash::BuildHasher;
 
@@ -7,16 +7,17 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::varint_len;
 use crate::record::hash_key::decimal_len;
 
-/// Where a user record's keys stand in the tables, and what it adds to the message.
+/// The indexes of a user record's keys in the key tables, and the size that the record adds to the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Placement {
     pub(crate) partition_key_index: u32,
     pub(crate) explicit_hash_key_index: Option<u32>,
-    /// Bytes that the record adds to the protobuf message, new keys included.
+    /// The bytes that the record adds to the protobuf message, new keys included.
     pub(crate) message_size: usize,
 }
 
-/// The most that a record can add to a message that has so many already: as if its keys were new.
+/// Returns the maximum number of bytes that a record can add to a message of `records` records: those of a record with
+/// new keys.
 pub(crate) fn message_size_max(records: usize, partition_key: &str, has_explicit: bool, data_len: usize) -> usize {
     const DECIMAL_LEN_MAX: usize = 39;
     let index = records as u32;
@@ -25,8 +26,8 @@ pub(crate) fn message_size_max(records: usize, partition_key: &str, has_explicit
     string_field_size(partition_key.len()) + explicit + 1 + varint_len(body) + body
 }
 
-/// Which keys an aggregate has, by index. It holds no keys: it finds them in the records that used them first, whose
-/// positions it keeps.
+/// The indexes of an aggregate's keys. The tables do not contain the keys: each slot has the position of the record
+/// that used the key first.
 #[derive(Debug, Default)]
 pub(crate) struct KeyTables {
     partition_keys: HashTable<Slot>,
@@ -38,20 +39,21 @@ pub(crate) struct KeyTables {
 struct Slot {
     hash: u32,
     index: u32,
-    /// The record that used the key first.
+    /// The position of the record that used the key first.
     position: u32,
 }
 
 impl KeyTables {
-    /// Forgets all keys and keeps the room.
+    /// Removes all keys, and keeps the capacity.
     pub(crate) fn clear(&mut self) {
         self.partition_keys.clear();
         self.explicit_hash_keys.clear();
     }
 
-    /// Where the keys of the record to be appended at `position` would stand. Changes nothing.
+    /// Returns the placement of the next record, without a change of the tables.
     ///
-    /// `hash` is that of the partition key, by any function. `keys_at` gives the keys of an earlier record.
+    /// `hash` is a hash of the partition key; all records of the aggregate must use the same hash function. `keys_at`
+    /// returns the keys of an earlier record.
     pub(crate) fn place<'a>(
         &self,
         partition_key: &str,
@@ -89,7 +91,7 @@ impl KeyTables {
         Placement { partition_key_index, explicit_hash_key_index, message_size: size }
     }
 
-    /// Remembers the keys of the record appended at `position`, which [`place`](Self::place) has just placed.
+    /// Adds the keys of the record at `position`. `placement` is the result of the preceding [`place`](Self::place).
     pub(crate) fn append(&mut self, position: usize, hash: u32, explicit_hash_key: Option<u128>, placement: Placement) {
         let position = position as u32;
         let insert = |table: &mut HashTable<Slot>, hash, index| {
@@ -109,17 +111,17 @@ impl KeyTables {
     }
 }
 
-/// The table looks at both ends of a hash.
+/// Spreads a hash over 64 bits: the hash table uses its lowest and its highest bits.
 fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-/// Bytes of a length-delimited field with a tag below 16.
+/// Returns the number of bytes of a length-delimited field with a field number below 16.
 pub(super) fn string_field_size(len: usize) -> usize {
     1 + varint_len(len) + len
 }
 
-/// Bytes of a `Record` message.
+/// Returns the number of bytes of a `Record` message.
 pub(super) fn record_size(partition_key_index: u32, explicit_hash_key_index: Option<u32>, data_len: usize) -> usize {
     let index_size = |index: u32| 1 + varint_len(index as usize);
     index_size(partition_key_index) + explicit_hash_key_index.map_or(0, index_size) + string_field_size(data_len)

@@ -1,9 +1,9 @@
 //! The KPL's aggregation format: several user records in one Kinesis record.
 //!
-//! An aggregated record is the magic number `F3 89 9A C2`, a protobuf message (`AggregatedRecord` in the KPL's `messages.proto`), and the
-//! MD5 of the message. Keys stand in tables, each once, in the order of their first use; records refer to them by
-//! index. The format is described in the KPL's `aggregation-format.md`; the encoding here is byte for byte the one of
-//! the C++ KPL.
+//! An aggregated record consists of the magic number `F3 89 9A C2`, a protobuf message (`AggregatedRecord` in the KPL's
+//! `messages.proto`), and the MD5 of the message. The message has tables of keys, with each key once, in the order of
+//! first use; user records refer to keys by index. The KPL's `aggregation-format.md` describes the format. The encoder
+//! returns the same bytes as the C++ KPL.
 //!
 //! ```
 //! use kpl_core::codec::{AggregatedUserRecord, decode, encode};
@@ -36,33 +36,33 @@ pub(crate) use key_table::{KeyTables, Placement, message_size_max};
 /// The first bytes of an aggregated record.
 pub const MAGIC: [u8; 4] = [0xF3, 0x89, 0x9A, 0xC2];
 
-/// Bytes of the MD5 at the end of an aggregated record.
+/// The number of bytes of the MD5 at the end of an aggregated record.
 pub const DIGEST_SIZE: usize = 16;
 
-/// The partition key of an aggregated Kinesis record. Its explicit hash key places it, so the key may be anything;
-/// the KPL saves space.
+/// The partition key of an aggregate, as in the KPL. The aggregate's explicit hash key chooses the shard, so any
+/// partition key works; a short one saves space.
 pub const AGGREGATE_PARTITION_KEY: &str = "a";
 
-/// Bytes around the protobuf message.
+/// The number of bytes around the protobuf message.
 pub(crate) const FRAME_SIZE: usize = MAGIC.len() + DIGEST_SIZE;
 
-/// One user record of an aggregated record.
+/// A user record of an aggregated record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AggregatedUserRecord {
-    /// Its own partition key; records with the same key share it.
+    /// The partition key. Decoded records with the same key share it.
     pub partition_key: Arc<str>,
-    /// Its explicit hash key, if it was put with one.
+    /// The explicit hash key, if the record was put with one.
     pub explicit_hash_key: Option<u128>,
-    /// Its payload: a slice of the aggregated record, not a copy.
+    /// The payload. Of a decoded record, it is a slice of the aggregated record, not a copy.
     pub data: Bytes,
 }
 
-/// Whether `blob` starts as an aggregated record does. A consumer takes anything else as one plain user record.
+/// Whether `blob` starts with [`MAGIC`]. A consumer treats anything else as one plain user record.
 pub fn is_aggregated(blob: &[u8]) -> bool {
     blob.starts_with(&MAGIC)
 }
 
-/// Bytes that a number takes as a protobuf varint.
+/// Returns the number of bytes of `n` as a protobuf varint.
 pub(crate) fn varint_len(n: usize) -> usize {
     prost::length_delimiter_len(n)
 }

@@ -1,7 +1,7 @@
-//! The protobuf messages of the aggregation format, as prost derives them.
+//! The protobuf messages of the aggregation format, with derived prost code.
 //!
-//! The library encodes and decodes by hand, in one pass and with the position of every error; these messages are the
-//! reference that its tests compare with, and a way for others to build unusual aggregates.
+//! The library's own encoder and decoder are written by hand. They save a pass over the data, and report the position
+//! of every error. These messages are the reference for its tests, and let other programs build unusual aggregates.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -11,10 +11,10 @@ use bytes::Bytes;
 /// The body of an aggregated record.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct AggregatedRecord {
-    /// Each partition key once, in the order of first use.
+    /// The partition keys, each once, in the order of first use.
     #[prost(string, repeated, tag = "1")]
     pub partition_key_table: Vec<String>,
-    /// Each explicit hash key once, in decimal, in the order of first use.
+    /// The explicit hash keys in decimal, each once, in the order of first use.
     #[prost(string, repeated, tag = "2")]
     pub explicit_hash_key_table: Vec<String>,
     /// The user records.
@@ -22,30 +22,30 @@ pub struct AggregatedRecord {
     pub records: Vec<Record>,
 }
 
-/// One user record.
+/// A user record.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Record {
-    /// Its place in the table of partition keys.
+    /// The index of its partition key in the table.
     #[prost(uint64, required, tag = "1")]
     pub partition_key_index: u64,
-    /// Its place in the table of explicit hash keys.
+    /// The index of its explicit hash key in the table.
     #[prost(uint64, optional, tag = "2")]
     pub explicit_hash_key_index: Option<u64>,
-    /// Its payload.
+    /// The payload.
     #[prost(bytes = "bytes", required, tag = "3")]
     pub data: Bytes,
-    /// Unused by the KPL.
+    /// The tags. The KPL does not use them.
     #[prost(message, repeated, tag = "4")]
     pub tags: Vec<Tag>,
 }
 
-/// A name and a value at a user record. The KPL's format has them; no producer sets them.
+/// A name and a value that belong to a user record. The KPL's format has tags, but no producer sets them.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Tag {
-    /// Its name.
+    /// The name.
     #[prost(string, required, tag = "1")]
     pub key: String,
-    /// Its value.
+    /// The value.
     #[prost(string, optional, tag = "2")]
     pub value: Option<String>,
 }

@@ -16,7 +16,7 @@ fn record(partition_key: &str, explicit_hash_key: Option<u128>, data: &[u8]) -> 
     AggregatedUserRecord { partition_key: partition_key.into(), explicit_hash_key, data: Bytes::copy_from_slice(data) }
 }
 
-/// What prost makes of the same records: the reference.
+/// Encodes the records with prost: the reference.
 fn encode_by_prost(records: &[AggregatedUserRecord]) -> Vec<u8> {
     fn index(table: &mut Vec<String>, key: String) -> u64 {
         let found = table.iter().position(|other| *other == key);
@@ -52,17 +52,17 @@ fn records() -> impl Strategy<Value = Vec<AggregatedUserRecord>> {
 
 proptest! {
     #[test]
-    fn encoding_is_that_of_prost(records in records()) {
+    fn encode_returns_the_bytes_of_prost(records in records()) {
         prop_assert_eq!(encode(&records), encode_by_prost(&records));
     }
 
     #[test]
-    fn decoding_an_encoding_gives_the_records(records in records()) {
+    fn decode_reverses_encode(records in records()) {
         prop_assert_eq!(decode(encode(&records)), Ok(records));
     }
 
     #[test]
-    fn any_message_decodes_as_prost_decodes_it_or_not_at_all(
+    fn messages_that_decode_have_the_records_of_prost(
         records in records(),
         edits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
     ) {
@@ -76,7 +76,7 @@ proptest! {
         }
         let by_prost = proto::AggregatedRecord::decode(&message[..]);
         if let Ok(decoded) = decode(frame(&message)) {
-            let by_prost = by_prost.expect("prost reads whatever we read");
+            let by_prost = by_prost.expect("prost decodes every message that decode accepts");
             prop_assert_eq!(decoded.len(), by_prost.records.len());
             for (ours, theirs) in decoded.iter().zip(&by_prost.records) {
                 let key = &by_prost.partition_key_table[theirs.partition_key_index as usize];
@@ -89,19 +89,19 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_decode_panic(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn decode_never_panics(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode(tail.clone());
         let _ = decode(frame(&tail));
     }
 }
 
-/// What another program made of user records.
+/// Aggregates that another program encoded.
 #[derive(serde::Deserialize)]
 struct Vectors {
     cases: Vec<Vector>,
 }
 
-/// A Kinesis record: what it was sent with, if that was captured, too, and its data.
+/// A Kinesis record: its data, and the keys that it was sent with, if they were captured.
 #[derive(serde::Deserialize)]
 struct Vector {
     partition_key: Option<String>,
@@ -128,34 +128,34 @@ fn unhex(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
 }
 
-fn agree_both_ways<'a>(aggregates: impl IntoIterator<Item = &'a Vector>) {
+fn assert_encode_and_decode_agree<'a>(aggregates: impl IntoIterator<Item = &'a Vector>) {
     for (n, case) in aggregates.into_iter().enumerate() {
         let (records, aggregate) = (case.records(), unhex(&case.aggregate_hex));
-        assert!(encode(&records) == aggregate, "case {n} encodes to other bytes");
-        assert!(decode(aggregate).as_ref() == Ok(&records), "case {n} decodes to other records");
+        assert!(encode(&records) == aggregate, "case {n}: encode returns other bytes");
+        assert!(decode(aggregate).as_ref() == Ok(&records), "case {n}: decode returns other records");
     }
 }
 
 #[test]
-fn the_vectors_of_aws_kinesis_agg_agree_both_ways() {
+fn vectors_of_aws_kinesis_agg_encode_and_decode() {
     let vectors: Vectors = serde_json::from_str(include_str!("../../tests/data/aws-kinesis-agg.json")).unwrap();
     assert!(vectors.cases.len() >= 20);
-    agree_both_ways(&vectors.cases);
+    assert_encode_and_decode_agree(&vectors.cases);
 }
 
-/// Those of the KPL are from `tests/interop/run kpl --capture`. It sends a single user record as it is.
+/// `tests/interop/run kpl --capture` writes the vectors. The KPL sends a single user record as it is.
 #[test]
-fn the_vectors_of_the_kpl_agree_both_ways_and_are_sent_as_the_kpl_sends_them() {
+fn vectors_of_the_kpl_encode_decode_and_are_sent_with_the_same_keys() {
     let vectors: Vectors = serde_json::from_str(include_str!("../../tests/data/kpl.json")).unwrap();
     let (aggregates, single): (Vec<&Vector>, Vec<&Vector>) = vectors.cases.iter().partition(|v| v.records.len() > 1);
     assert!(aggregates.len() >= 20 && single.len() >= 5);
-    agree_both_ways(aggregates);
+    assert_encode_and_decode_agree(aggregates);
     for (n, case) in vectors.cases.iter().enumerate() {
         let mut aggregate = Aggregate::new(None);
         for user in case.records() {
             aggregate.push(pending(&user.partition_key, user.explicit_hash_key, user.data), ms(1), ms(2));
         }
-        let ours = aggregate.close().expect("there are user records");
+        let ours = aggregate.close().expect("the aggregate has user records");
         assert_eq!(Some(ours.partition_key()), case.partition_key.as_deref(), "case {n}");
         assert_eq!(Some(ours.explicit_hash_key().to_string()), case.explicit_hash_key, "case {n}");
         assert!(ours.data() == unhex(&case.aggregate_hex), "case {n} is sent with other bytes");
@@ -171,13 +171,13 @@ fn data_and_keys_are_not_copied() {
 }
 
 #[test]
-fn an_error_names_its_byte() {
+fn errors_name_the_byte() {
     let error = |blob: Vec<u8>| decode(blob).unwrap_err().to_string();
     assert_eq!(error(b"plain".to_vec()), "at byte 0: the magic number F3 89 9A C2 of an aggregated record is missing");
     assert_eq!(error(MAGIC.to_vec()), "at byte 4: the blob has 4 bytes, but an aggregated record has at least 20");
     let mut broken = encode(&[record("k", None, b"data")]);
     broken[5] ^= 1;
-    assert_eq!(error(broken), "at byte 17: the MD5 at the end is not that of the message before it");
+    assert_eq!(error(broken), "at byte 17: the MD5 at the end does not match the message");
 
     // A table with one key, then a record that refers to another.
     let message = [&[0x0A, 1, b'k'][..], &[0x1A, 4, 0x08, 3, 0x1A, 0]].concat();
@@ -189,13 +189,13 @@ fn an_error_names_its_byte() {
     assert_eq!(error(frame(&[0x1A, 2, 0x1A, 0])), "at byte 6: user record 0 has no partition_key_index");
     assert_eq!(error(frame(&[0x0A, 9, b'k'])), "at byte 5: the message ends within a field");
     assert_eq!(error(frame(&[0x0A, 2, b'k', 0xFF])), "at byte 7: a string is not UTF-8");
-    assert_eq!(error(frame(&[0x08, 1])), "at byte 4: field 1 has wire type 0, which it cannot have");
+    assert_eq!(error(frame(&[0x08, 1])), "at byte 4: field 1 has the invalid wire type 0");
     assert_eq!(error(frame(&[0x29, 0, 0])), "at byte 7: the message ends within an unknown field");
     assert_eq!(error(frame(&[0x35, 0, 0, 0])), "at byte 8: the message ends within an unknown field");
     let long = |last: u8| [&[0x28][..], &[0xFF; 9], &[last]].concat();
     assert_eq!(error(frame(&long(2))), "at byte 5: a varint has more than 64 bits");
     assert_eq!(error(frame(&long(0x81))), "at byte 5: a varint has more than 64 bits");
-    assert_eq!(decode(frame(&long(1))), Ok(vec![]), "64 bits are legal");
+    assert_eq!(decode(frame(&long(1))), Ok(vec![]), "a varint of 64 bits is valid");
     assert_eq!(error(frame(&[0x00, 1])), "at byte 4: field number 0 is not from 1 to 536870911");
     let field_2_to_the_29 = [0x80, 0x80, 0x80, 0x80, 0x10, 1];
     assert_eq!(error(frame(&field_2_to_the_29)), "at byte 4: field number 536870912 is not from 1 to 536870911");
@@ -208,25 +208,25 @@ fn an_error_names_its_byte() {
 }
 
 #[test]
-fn a_blob_is_aggregated_by_its_first_bytes() {
+fn aggregated_records_are_recognized_by_the_magic_number() {
     for plain in [&b""[..], b"plain", &MAGIC[..3]] {
         assert!(!is_aggregated(plain));
         assert!(decode(plain.to_vec()).unwrap_err().kind.is_plain_record());
     }
-    let broken = [&MAGIC[..], b"no aggregate all the same"].concat();
+    let broken = [&MAGIC[..], b"but not an aggregate"].concat();
     assert!(is_aggregated(&broken));
     assert!(!decode(broken).unwrap_err().kind.is_plain_record());
 }
 
 #[test]
-fn unknown_fields_are_passed_over() {
+fn unknown_fields_are_skipped() {
     let message = [
         &[0x20, 1][..],                                       // field 4, a varint
         &[0x29, 0, 0, 0, 0, 0, 0, 0, 0],                      // field 5, eight bytes
         &[0x35, 0, 0, 0, 0],                                  // field 6, four bytes
-        &[0x0A, 1, b'k'],                                     // the table
+        &[0x0A, 1, b'k'],                                     // the partition key table
         &[0x1A, 9, 0x08, 0, 0x1A, 1, b'd', 0x22, 2, 0x0A, 0], // a record with a tag
-        &[0x35, 0, 0, 0, 0],                                  // four bytes at the very end
+        &[0x35, 0, 0, 0, 0],                                  // field 6 as the last one
     ]
     .concat();
     assert_eq!(decode(frame(&message)), Ok(vec![record("k", None, b"d")]));

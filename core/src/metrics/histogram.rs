@@ -1,17 +1,17 @@
-//! How values are spread, in buckets that grow with them.
+//! A histogram of durations, whose buckets grow with the durations.
 
 use alloc::boxed::Box;
 use core::fmt;
 use core::time::Duration;
 
-/// Each power of two is divided into so many buckets: what a quantile says is at most a sixteenth too much.
+/// The number of buckets for each power of two. So a quantile is at most a sixteenth too high.
 const PARTS: usize = 16;
 const PARTS_LOG2: u32 = PARTS.trailing_zeros();
-/// From microseconds to years.
+/// The number of powers of two: from microseconds to years.
 const POWERS: usize = 44;
 const BUCKETS: usize = PARTS * POWERS;
 
-/// Durations by how often they occurred, in microseconds, at most 6.25 % too long. Mergeable.
+/// A histogram of durations in microseconds. Quantiles are at most 6.25 % too high. Histograms can be merged.
 ///
 /// ```
 /// use core::time::Duration;
@@ -38,7 +38,7 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// Takes a duration.
+    /// Adds a duration.
     #[inline]
     pub fn observe(&mut self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
@@ -47,34 +47,36 @@ impl Histogram {
         self.max = self.max.max(duration);
     }
 
-    /// How many it has taken.
+    /// Returns the number of durations.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The longest, exactly.
+    /// Returns the longest duration, which is exact; `None` if there are no durations.
     pub fn max(&self) -> Option<Duration> {
         if self.count == 0 { None } else { Some(self.max) }
     }
 
-    /// What the share `quantile` of all (0 to 1) did not exceed; `None` if there are none.
+    /// Returns the duration that a share of `quantile` (0 to 1) of all durations did not exceed, at most 6.25 % too
+    /// high. `None` if there are no durations.
     pub fn quantile(&self, quantile: f64) -> Option<Duration> {
         if self.count == 0 {
             return None;
         }
-        // Without the standard library there is no `ceil`; a count is no larger than 2^53 in a lifetime.
-        let wanted = quantile.clamp(0.0, 1.0) * self.count as f64;
+        // `ceil` is in the standard library only, and is not needed: `seen` is an integer. No count reaches 2^53 in
+        // practice, so `f64` is exact.
+        let rank = quantile.clamp(0.0, 1.0) * self.count as f64;
         let mut seen = 0;
         for (index, times) in self.buckets.iter().enumerate() {
             seen += times;
-            if *times > 0 && seen as f64 >= wanted {
+            if *times > 0 && seen as f64 >= rank {
                 return Some(Duration::from_micros(end_of(index)).min(self.max));
             }
         }
         Some(self.max)
     }
 
-    /// Adds what another has taken.
+    /// Adds the durations of another histogram.
     pub fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.buckets.iter_mut().zip(other.buckets.iter()) {
             *mine += theirs;
@@ -83,14 +85,14 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
-    /// The buckets that have something, in ascending order: up to which duration, inclusive, and how many.
+    /// Returns the buckets that are not empty, in ascending order: the longest duration of each, and its count.
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> {
         let filled = self.buckets.iter().enumerate().filter(|(_, times)| **times > 0);
         filled.map(|(index, times)| (Duration::from_micros(end_of(index)), *times))
     }
 }
 
-/// The bucket of a value: exact below [`PARTS`], then [`PARTS`] for each power of two.
+/// Returns the bucket of a value. Buckets are exact below [`PARTS`]; above, each power of two has [`PARTS`] buckets.
 fn bucket(micros: u64) -> usize {
     if micros < PARTS as u64 {
         return micros as usize;
@@ -100,7 +102,7 @@ fn bucket(micros: u64) -> usize {
     (PARTS * (power as usize + 1) + part).min(BUCKETS - 1)
 }
 
-/// The last value of a bucket.
+/// Returns the largest value of a bucket.
 fn end_of(bucket: usize) -> u64 {
     if bucket < PARTS {
         return bucket as u64;
@@ -129,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_follow_each_other_without_a_gap() {
+    fn buckets_have_no_gaps() {
         for index in 0..BUCKETS - 1 {
             assert_eq!(bucket(end_of(index)), index);
             assert_eq!(bucket(end_of(index) + 1), index + 1);
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_no_quantile() {
+    fn an_empty_histogram_has_no_quantile() {
         let histogram = Histogram::default();
         assert_eq!((histogram.quantile(0.5), histogram.max(), histogram.count()), (None, None, 0));
         assert_eq!(histogram.buckets().count(), 0);
@@ -146,7 +148,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn quantiles_are_those_of_a_sorted_list_within_a_sixteenth(
+        fn quantiles_match_a_sorted_list_within_a_sixteenth(
             mut micros in proptest::collection::vec(0..10_000_000_000_u64, 1..200),
             split in 0..200_usize,
             quantile in 0.0..1.0_f64,
@@ -161,8 +163,8 @@ mod tests {
             prop_assert_eq!(merged.count(), micros.len() as u64);
             prop_assert_eq!(merged.max().map(|max| max.as_micros() as u64), micros.last().copied());
             let rank = (quantile * micros.len() as f64).ceil().max(1.0) as usize;
-            let (exact, told) = (micros[rank - 1], merged.quantile(quantile).unwrap().as_micros() as u64);
-            prop_assert!(exact <= told && told <= exact + exact / 16, "{} for {}", told, exact);
+            let (exact, estimate) = (micros[rank - 1], merged.quantile(quantile).unwrap().as_micros() as u64);
+            prop_assert!(exact <= estimate && estimate <= exact + exact / 16, "{} for {}", estimate, exact);
             let counted: Vec<u64> = merged.buckets().map(|(_, times)| times).collect();
             prop_assert_eq!(counted.iter().sum::<u64>(), micros.len() as u64);
         }

@@ -1,10 +1,11 @@
-//! What the producer measures: the metrics of the C++ KPL under their names, and latencies as histograms.
+//! The producer's metrics: those of the C++ KPL under the same names, and latencies as histograms.
 //!
-//! A metric is a [`StatisticSet`]: count, sum, least and largest of what was observed. Each observation counts for a shard,
-//! its stream, and all streams; [`MetricsReport`] has them rolled up. With `metrics_level` none, nothing is kept.
+//! A metric is a [`StatisticSet`]: count, sum, minimum and maximum of its observations. Each observation counts for a
+//! shard, its stream, and all streams; [`MetricsReport`] has the sums. With `metrics_level` none, no metrics are kept.
 //!
-//! Names, units, levels and what is observed when are those of the KPL (awslabs/amazon-kinesis-producer, `metrics.md`,
-//! `aws/metrics/metrics_constants.cc`, `aws/kinesis/core/retrier.cc`), so that its dashboards and alarms go on working.
+//! Names, units, levels and the times of observations are those of the KPL (awslabs/amazon-kinesis-producer,
+//! `metrics.md`, `aws/metrics/metrics_constants.cc`, `aws/kinesis/core/retrier.cc`), so dashboards and alarms for the
+//! KPL keep working.
 
 mod histogram;
 mod recorder;
@@ -19,37 +20,37 @@ pub(crate) use self::recorder::StreamMetrics;
 pub use self::report::{Datum, Latency, MetricsReport, MetricsSnapshot, MetricsWindow};
 pub(crate) use self::reporter::Reporter;
 
-/// Which metrics are kept.
+/// The level of detail of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[non_exhaustive]
 pub enum MetricsLevel {
-    /// None. They cost nothing.
+    /// No metrics, at no cost.
     #[default]
     None,
-    /// The six that tell success, failure and delay.
+    /// The six metrics of success, failure and delay.
     Summary,
-    /// All of them.
+    /// All metrics.
     Detailed,
 }
 
-/// How finely metrics are told apart; the coarser ones are always there, too.
+/// The granularity of metrics. Metrics of coarser granularities are always included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[non_exhaustive]
 pub enum MetricsGranularity {
-    /// All streams together.
+    /// All streams together only.
     Global,
-    /// Each stream.
+    /// Each stream, too.
     Stream,
-    /// Each shard of each stream.
+    /// Each shard of each stream, too.
     #[default]
     Shard,
 }
 
-/// What a metric counts in.
+/// The unit of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unit {
-    /// Things.
+    /// A number of records, errors or retries.
     Count,
     /// Bytes.
     Bytes,
@@ -58,7 +59,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// As CloudWatch spells it.
+    /// Returns CloudWatch's name of the unit.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Count => "Count",
@@ -68,7 +69,7 @@ impl Unit {
     }
 }
 
-/// One table for the metrics: name, unit, level and finest granularity. Those of a shard come first.
+/// The table of metrics: name, unit, level and finest granularity. Metrics of shards come first.
 macro_rules! metrics {
     ($($(#[$doc:meta])* $name:ident $unit:ident $level:ident $finest:ident;)*) => {
         /// A metric of the KPL.
@@ -77,25 +78,25 @@ macro_rules! metrics {
         pub enum Metric { $($(#[$doc])* $name,)* }
 
         impl Metric {
-            /// All of them.
+            /// All metrics.
             pub const ALL: [Self; 15] = [$(Self::$name,)*];
 
-            /// Its name, as in the KPL.
+            /// Returns the name, as in the KPL.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => stringify!($name),)* }
             }
 
-            /// What it counts in.
+            /// Returns the unit.
             pub const fn unit(self) -> Unit {
                 match self { $(Self::$name => Unit::$unit,)* }
             }
 
-            /// From which level on it is kept.
+            /// Returns the lowest level at which the metric is kept.
             pub const fn level(self) -> MetricsLevel {
                 match self { $(Self::$name => MetricsLevel::$level,)* }
             }
 
-            /// How finely it can be told apart.
+            /// Returns the finest granularity of the metric.
             pub const fn finest(self) -> MetricsGranularity {
                 match self { $(Self::$name => MetricsGranularity::$finest,)* }
             }
@@ -104,35 +105,38 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// User records that ended: 1 for each that was stored, 0 for each that failed. The average is the rate of success.
+    /// User records that were resolved: 1 for each that was stored, 0 for each that failed. The average is the success
+    /// rate.
     UserRecordsPut Count Summary Shard;
-    /// Bytes of data of a user record that was stored.
+    /// The bytes of data of a user record that was stored.
     UserRecordsDataPut Bytes Detailed Shard;
-    /// Kinesis records that were answered for: 1 for each that was stored, 0 for each that was refused.
+    /// Kinesis records with a result in a reply: 1 for each that was stored, 0 for each that was refused.
     KinesisRecordsPut Count Summary Shard;
-    /// Bytes of data of a Kinesis record that was stored.
+    /// The bytes of data of a Kinesis record that was stored.
     KinesisRecordsDataPut Bytes Detailed Shard;
-    /// Errors: 1 for each Kinesis record that was refused and each request that failed, 0 for each record that was stored.
+    /// Errors: 1 for each Kinesis record that was refused and each request that failed, 0 for each record that was
+    /// stored.
     AllErrors Count Summary Shard;
-    /// Attempts beyond the first, of a user record that ended.
+    /// The number of attempts beyond the first, for each user record that was resolved.
     RetriesPerRecord Count Detailed Shard;
-    /// User records whose time-to-live ran out.
+    /// User records whose time-to-live expired.
     UserRecordExpired Count Summary Shard;
-    /// From put, or the end of the attempt before, to the request: for each attempt of a user record that ended.
+    /// The time from the put, or the end of the previous attempt, to the request: for each attempt of a user record
+    /// that was resolved.
     BufferingTime Milliseconds Summary Shard;
-    /// User records in a Kinesis record that was sent.
+    /// The number of user records in a Kinesis record that was sent.
     UserRecordsPerKinesisRecord Count Detailed Shard;
-    /// Errors by their code, which is a dimension of its own.
+    /// Errors by error code, which is an additional dimension.
     ErrorsByCode Count Summary Shard;
     /// User records accepted by `put`.
     UserRecordsReceived Count Detailed Stream;
-    /// User records accepted and not yet resolved: a sample in each second in which something happens.
+    /// The number of user records that are accepted and not yet resolved: one sample in each second with any activity.
     UserRecordsPending Count Detailed Stream;
-    /// From the request to its reply.
+    /// The time from the request to its reply.
     RequestTime Milliseconds Detailed Stream;
-    /// Kinesis records in a request.
+    /// The number of Kinesis records in a request.
     KinesisRecordsPerPutRecordsRequest Count Detailed Stream;
-    /// User records in a request.
+    /// The number of user records in a request.
     UserRecordsPerPutRecordsRequest Count Detailed Stream;
 }
 
@@ -142,34 +146,34 @@ impl fmt::Display for Metric {
     }
 }
 
-/// What was observed: as CloudWatch takes it. They can be merged in any order.
+/// A summary of observations, as CloudWatch accepts it. Statistic sets can be merged in any order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StatisticSet {
-    /// Observations.
+    /// The number of observations.
     pub count: u64,
-    /// Their sum.
+    /// The sum of the observations.
     pub sum: f64,
-    /// The least of them; positive infinity if there is none.
+    /// The minimum; positive infinity if there are no observations.
     pub min: f64,
-    /// The largest of them; negative infinity if there is none.
+    /// The maximum; negative infinity if there are no observations.
     pub max: f64,
 }
 
 impl StatisticSet {
-    /// Nothing was observed.
+    /// A set without observations.
     pub const EMPTY: Self = Self { count: 0, sum: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY };
 
-    /// Whether nothing was observed.
+    /// Whether there are no observations.
     pub const fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// The average; `None` if nothing was observed.
+    /// Returns the average; `None` if there are no observations.
     pub fn average(&self) -> Option<f64> {
         if self.is_empty() { None } else { Some(self.sum / self.count as f64) }
     }
 
-    /// Takes an observation.
+    /// Adds an observation.
     #[inline]
     pub fn observe(&mut self, value: f64) {
         self.count += 1;
@@ -178,7 +182,7 @@ impl StatisticSet {
         self.max = self.max.max(value);
     }
 
-    /// Adds what another has observed.
+    /// Adds the observations of another set.
     pub fn merge(&mut self, other: &Self) {
         self.count += other.count;
         self.sum += other.sum;
@@ -198,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_units_levels_and_granularities_are_the_kpls() {
+    fn names_units_levels_and_granularities_match_the_kpl() {
         use MetricsGranularity::{Shard, Stream};
         use MetricsLevel::{Detailed, Summary};
         let table = [
@@ -221,13 +225,13 @@ mod tests {
         assert_eq!(Metric::ALL.len(), table.len());
         for metric in Metric::ALL {
             let found = table.iter().find(|(name, ..)| *name == metric.name());
-            let told = (metric.name(), metric.level(), metric.finest(), metric.unit().name());
-            assert_eq!(found, Some(&told));
+            let actual = (metric.name(), metric.level(), metric.finest(), metric.unit().name());
+            assert_eq!(found, Some(&actual));
         }
     }
 
     #[test]
-    fn statistic_sets_merge_as_if_one_had_observed_it_all() {
+    fn a_merged_statistic_set_equals_one_with_all_observations() {
         let mut all = StatisticSet::EMPTY;
         let mut halves = [StatisticSet::EMPTY; 2];
         for (n, value) in [3.0, 0.0, 7.5, 1.0].into_iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Takes what one stream's pipeline observes.
+//! The metrics of one stream, which its pipeline records.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -12,49 +12,52 @@ use super::{Metric, MetricsGranularity, MetricsLevel, StatisticSet};
 use crate::record::kinesis_record::{KinesisRecord, Pending, ShardRef};
 use crate::time::Instant;
 
-/// Metrics that a shard has, and that a stream has: the first ones of [`Metric::ALL`], all but `ErrorsByCode`.
+/// The number of metrics of a shard: the first ones of [`Metric::ALL`], without `ErrorsByCode`.
 pub(super) const SHARD_SETS: usize = Metric::ErrorsByCode as usize;
+/// The number of metrics of a stream. The set of `ErrorsByCode` is not used.
 pub(super) const STREAM_SETS: usize = Metric::ALL.len();
 
-/// Error codes told apart in a stream. The service has about twenty; what is beyond goes under [`OTHER`].
+/// The maximum number of error codes that a stream distinguishes. The service has about twenty. Further codes count as
+/// [`OTHER`].
 const CODES_MAX: usize = 64;
 const OTHER: &str = "Other";
 
-/// All that is kept for one stream, in slots that are found by number.
+/// The metrics of one stream. Shards are found by the number of their slot.
 ///
-/// What is known of a shard is counted there and nowhere else; a report adds it up.
+/// An observation that belongs to a shard is counted at the shard only; a report adds it to the stream.
 #[derive(Debug)]
 pub(crate) struct StreamMetrics {
     is_detailed: bool,
     by_shard: bool,
-    pub(super) own: Place<STREAM_SETS>,
-    /// By the slot that the shard map gives a shard.
+    /// The counters of the stream, without those of its shards.
+    pub(super) own: Counters<STREAM_SETS>,
+    /// The shards, by the slot that the shard map assigns.
     pub(super) shards: Vec<Option<Box<Shard>>>,
-    /// Shards without a slot: they are gone, or only replies have named them.
+    /// Shards without a slot: they no longer exist, or only replies have named them.
     pub(super) others: BTreeMap<Arc<str>, Box<Shard>>,
     pub(super) codes: Vec<Arc<str>>,
     pub(super) latency: Latencies,
-    /// Accepted and not yet resolved.
+    /// The number of user records that are accepted and not yet resolved.
     pending: u64,
-    /// Something has been observed since the last report.
+    /// Whether something has been observed since the last report.
     pub(super) is_dirty: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Shard {
     pub(super) id: Arc<str>,
-    pub(super) place: Place<SHARD_SETS>,
+    pub(super) counters: Counters<SHARD_SETS>,
 }
 
-/// What is counted in one place.
+/// The counters of a shard, or of a stream without its shards.
 #[derive(Debug, Default)]
-pub(super) struct Place<const N: usize> {
+pub(super) struct Counters<const N: usize> {
     pub(super) series: Series<N>,
-    /// `ErrorsByCode`, by the number of the code.
+    /// The series of `ErrorsByCode`, with the number of each code.
     pub(super) errors: Vec<(usize, Series<1>)>,
 }
 
-impl<const N: usize> Place<N> {
+impl<const N: usize> Counters<N> {
     fn error(&mut self, second: u64, code: usize) {
         self.errors_of(code).at(second)[0].observe(1.0);
     }
@@ -76,7 +79,7 @@ impl<const N: usize> Place<N> {
     }
 }
 
-/// Latencies since the last report, and those before it.
+/// Latencies. The first histogram has those since the last report, the second one has the earlier ones.
 #[derive(Debug, Default)]
 pub(super) struct Latencies {
     pub(super) put_to_ack: [Histogram; 2],
@@ -84,7 +87,7 @@ pub(super) struct Latencies {
 }
 
 impl StreamMetrics {
-    /// `None` if nothing is to be kept.
+    /// Creates the metrics of a stream. Returns `None` if the level is `None`.
     pub(crate) fn new(level: MetricsLevel, granularity: MetricsGranularity) -> Option<Box<Self>> {
         if level == MetricsLevel::None {
             return None;
@@ -92,7 +95,7 @@ impl StreamMetrics {
         Some(Box::new(Self {
             is_detailed: level == MetricsLevel::Detailed,
             by_shard: granularity == MetricsGranularity::Shard,
-            own: Place::default(),
+            own: Counters::default(),
             shards: Vec::new(),
             others: BTreeMap::new(),
             codes: Vec::new(),
@@ -102,12 +105,12 @@ impl StreamMetrics {
         }))
     }
 
-    /// Creates metrics with the same settings, in which nothing is measured yet.
+    /// Creates empty metrics with the same settings.
     pub(crate) fn empty(&self) -> Self {
         Self {
             is_detailed: self.is_detailed,
             by_shard: self.by_shard,
-            own: Place::default(),
+            own: Counters::default(),
             shards: Vec::new(),
             others: BTreeMap::new(),
             codes: Vec::new(),
@@ -117,14 +120,14 @@ impl StreamMetrics {
         }
     }
 
-    /// Adds the totals of another stream, which are reported.
+    /// Adds the totals of another stream, all of which are reported.
     pub(crate) fn absorb(&mut self, other: &Self) {
         self.own.series.absorb(&other.own.series.total());
         let shards = other.shards.iter().flatten().chain(other.others.values());
         for shard in shards.clone() {
-            self.own.series.absorb(&shard.place.series.total());
+            self.own.series.absorb(&shard.counters.series.total());
         }
-        let errors = shards.flat_map(|shard| &shard.place.errors).chain(&other.own.errors);
+        let errors = shards.flat_map(|shard| &shard.counters.errors).chain(&other.own.errors);
         for (code, series) in errors {
             let code = self.code(&other.codes[*code]);
             self.own.errors_of(code).absorb(&series.total());
@@ -142,7 +145,7 @@ impl StreamMetrics {
         self.is_dirty
     }
 
-    /// A user record was accepted.
+    /// Counts an accepted user record.
     #[inline]
     pub(crate) fn received(&mut self, now: Instant) {
         self.pending += 1;
@@ -152,7 +155,8 @@ impl StreamMetrics {
         }
     }
 
-    /// A reply came, or none will: what its request was like, and the error if all of it failed.
+    /// Counts a request that ended, with or without a reply. `error` is the code of the error if the whole request
+    /// failed.
     pub(crate) fn request_ended<T>(
         &mut self,
         now: Instant,
@@ -180,7 +184,7 @@ impl StreamMetrics {
         }
     }
 
-    /// A Kinesis record was stored.
+    /// Counts a Kinesis record that was stored.
     pub(crate) fn stored<T>(&mut self, now: Instant, record: &KinesisRecord<T>) {
         let is_detailed = self.is_detailed;
         let size = record.data_size() as f64;
@@ -192,7 +196,7 @@ impl StreamMetrics {
         }
     }
 
-    /// A Kinesis record was refused while others of its request may have been stored.
+    /// Counts a Kinesis record that was refused, while others of its request may have been stored.
     pub(crate) fn refused<T>(&mut self, now: Instant, record: &KinesisRecord<T>, code: &str) {
         let second = series::second(now);
         let sets = self.sets(second, record.shard.as_ref());
@@ -200,12 +204,13 @@ impl StreamMetrics {
         sets[Metric::AllErrors as usize].observe(1.0);
         let code = self.code(code);
         match record.shard.as_ref().filter(|_| self.by_shard) {
-            Some(shard) => self.shard(shard).place.error(second, code),
+            Some(shard) => self.shard(shard).counters.error(second, code),
             None => self.own.error(second, code),
         }
     }
 
-    /// User records end as stored on a shard, by name and, if the shard map has it, by slot; all by the same request.
+    /// Returns a recorder for user records that the same request stored on a shard. The shard has a name and, if the
+    /// shard map has it, a slot.
     pub(crate) fn successes(
         &mut self,
         end: Instant,
@@ -218,13 +223,13 @@ impl StreamMetrics {
         let Self { is_detailed, by_shard, own, shards, others, latency, pending, .. } = self;
         let sets: &mut [StatisticSet] = match shard {
             _ if !*by_shard => own.series.at(second),
-            Some(shard) => slot_of(shards, others, shard).place.series.at(second),
-            None => named(others, shard_id).place.series.at(second),
+            Some(shard) => shard_in_slot(shards, others, shard).counters.series.at(second),
+            None => shard_named(others, shard_id).counters.series.at(second),
         };
         Successes { is_detailed: *is_detailed, sent, end, sets, latency, pending }
     }
 
-    /// A user record failed. `shard` is the one that would have taken it, if that is known.
+    /// Counts a user record that failed. `shard` is its predicted shard, if that is known.
     pub(crate) fn failed<T>(&mut self, now: Instant, user: &Pending<T>, shard: Option<&ShardRef>, has_expired: bool) {
         self.pending = self.pending.saturating_sub(1);
         let is_detailed = self.is_detailed;
@@ -246,7 +251,7 @@ impl StreamMetrics {
         }
     }
 
-    /// The shard map has given up these slots: others may get them.
+    /// Frees these slots, which the shard map may assign to other shards.
     pub(crate) fn forget(&mut self, slots: &[u32]) {
         for slot in slots {
             if let Some(shard) = self.shards.get_mut(*slot as usize).and_then(Option::take) {
@@ -255,7 +260,7 @@ impl StreamMetrics {
         }
     }
 
-    /// Notes how many user records are pending, if that has not been done in this second.
+    /// Returns the stream's own sets. The first call in a second samples the number of pending user records.
     #[inline]
     fn own(&mut self, now: Instant) -> &mut [StatisticSet; STREAM_SETS] {
         self.is_dirty = true;
@@ -269,12 +274,12 @@ impl StreamMetrics {
         sets
     }
 
-    /// The sets of a shard, or the stream's own if it is not known or not told apart.
+    /// Returns the sets of a shard, or the stream's own if the shard is unknown or shards are not distinguished.
     #[inline]
     fn sets(&mut self, second: u64, shard: Option<&ShardRef>) -> &mut [StatisticSet] {
         self.is_dirty = true;
         match shard.filter(|_| self.by_shard) {
-            Some(shard) => self.shard(shard).place.series.at(second),
+            Some(shard) => self.shard(shard).counters.series.at(second),
             None => self.own.series.at(second),
         }
     }
@@ -285,10 +290,10 @@ impl StreamMetrics {
 
     #[inline]
     fn shard(&mut self, shard: &ShardRef) -> &mut Shard {
-        slot_of(&mut self.shards, &mut self.others, shard)
+        shard_in_slot(&mut self.shards, &mut self.others, shard)
     }
 
-    /// The number of an error code.
+    /// Returns the number of an error code.
     fn code(&mut self, code: &str) -> usize {
         if let Some(number) = self.codes.iter().position(|known| **known == *code) {
             return number;
@@ -302,7 +307,7 @@ impl StreamMetrics {
     }
 }
 
-/// User records that end with the same request.
+/// A recorder for user records that the same request stored.
 pub(crate) struct Successes<'a> {
     is_detailed: bool,
     sent: Instant,
@@ -313,17 +318,17 @@ pub(crate) struct Successes<'a> {
 }
 
 impl Successes<'_> {
-    /// One more of them.
+    /// Counts one user record.
     #[inline]
     pub(crate) fn add<T, K>(&mut self, user: &Pending<T, K>) {
         *self.pending = self.pending.saturating_sub(1);
         self.latency.put_to_ack[0].observe(self.end.saturating_since(user.put_at));
         let mut last = user.put_at;
         for attempt in user.failed.as_slice() {
-            self.waited(attempt.start.saturating_since(last));
+            self.observe_wait(attempt.start.saturating_since(last));
             last = attempt.end;
         }
-        self.waited(self.sent.saturating_since(last));
+        self.observe_wait(self.sent.saturating_since(last));
         self.sets[Metric::UserRecordsPut as usize].observe(1.0);
         if self.is_detailed {
             self.sets[Metric::UserRecordsDataPut as usize].observe(user.entry.data.len() as f64);
@@ -332,15 +337,15 @@ impl Successes<'_> {
     }
 
     #[inline]
-    fn waited(&mut self, wait: Duration) {
+    fn observe_wait(&mut self, wait: Duration) {
         self.latency.buffering[0].observe(wait);
         self.sets[Metric::BufferingTime as usize].observe(millis(wait));
     }
 }
 
-/// What is kept for a shard that has a slot. A slot is given to another shard when its own has been gone for a while.
+/// Returns the metrics of a shard that has a slot. A slot is reused for another shard a while after its shard is gone.
 #[inline]
-fn slot_of<'a>(
+fn shard_in_slot<'a>(
     shards: &'a mut Vec<Option<Box<Shard>>>,
     others: &mut BTreeMap<Arc<str>, Box<Shard>>,
     shard: &ShardRef,
@@ -349,33 +354,34 @@ fn slot_of<'a>(
     if slot >= shards.len() {
         shards.resize_with(slot + 1, || None);
     }
-    let kept = &mut shards[slot];
-    if kept.as_ref().is_none_or(|kept| kept.id != shard.id) {
-        // It may have been named by replies before the shard map knew it.
+    let entry = &mut shards[slot];
+    if entry.as_ref().is_none_or(|entry| entry.id != shard.id) {
+        // Replies may have named the shard before the shard map had it.
         let new = others.remove(&shard.id).unwrap_or_else(|| Shard::new(&shard.id));
-        if let Some(old) = kept.take() {
+        if let Some(old) = entry.take() {
             retire(others, old);
         }
-        *kept = Some(new);
+        *entry = Some(new);
     }
-    kept.as_mut().unwrap_or_else(|| unreachable!("it has just been put there"))
+    entry.as_mut().unwrap_or_else(|| unreachable!("the slot was filled above"))
 }
 
-fn named<'a>(others: &'a mut BTreeMap<Arc<str>, Box<Shard>>, id: &Arc<str>) -> &'a mut Shard {
+/// Returns the metrics of a shard that has no slot.
+fn shard_named<'a>(others: &'a mut BTreeMap<Arc<str>, Box<Shard>>, id: &Arc<str>) -> &'a mut Shard {
     others.entry(id.clone()).or_insert_with(|| Shard::new(id))
 }
 
-/// Keeps what a shard has without its slot. There may be another of its name: of a stream that was made anew.
+/// Moves a shard that lost its slot to `others`. There may be another shard with its name, if the stream was recreated.
 fn retire(others: &mut BTreeMap<Arc<str>, Box<Shard>>, shard: Box<Shard>) {
     match others.get_mut(&shard.id) {
-        Some(namesake) => namesake.place.merge(shard.place),
+        Some(other) => other.counters.merge(shard.counters),
         None => drop(others.insert(shard.id.clone(), shard)),
     }
 }
 
 impl Shard {
     fn new(id: &Arc<str>) -> Box<Self> {
-        Box::new(Self { id: id.clone(), place: Place::default() })
+        Box::new(Self { id: id.clone(), counters: Counters::default() })
     }
 }
 
@@ -393,7 +399,7 @@ mod tests {
         StreamMetrics::new(MetricsLevel::Detailed, MetricsGranularity::Shard).unwrap()
     }
 
-    /// User records stored in a shard, by the metrics.
+    /// Returns the number of user records stored on a shard, by the metrics.
     fn stored(metrics: &mut StreamMetrics, shard: &str) -> u64 {
         let mut snapshot = MetricsSnapshot::new(None, ms(9_000), MetricsGranularity::Shard);
         snapshot.look(ms(9_000), Some(&"s".into()), metrics, MetricsWindow::Total);
@@ -401,31 +407,33 @@ mod tests {
     }
 
     #[test]
-    fn shards_of_one_name_are_one_wherever_they_were() {
-        // A stream is made anew: the same name has another slot, while what was sent before still has the old one.
+    fn shards_with_the_same_name_are_merged_wherever_they_are() {
+        // The stream is recreated: the shard with the same name has another slot, while earlier requests still use the
+        // old slot.
         let mut metrics = metrics();
         let code = metrics.code("InternalFailure");
         for (second, slot) in [(1, 0), (2, 1), (3, 0)] {
             let shard = ShardRef { slot, id: "a".into() };
             metrics.sets(second, Some(&shard))[Metric::UserRecordsPut as usize].observe(1.0);
-            metrics.shard(&shard).place.error(second, code);
+            metrics.shard(&shard).counters.error(second, code);
         }
-        assert_eq!(stored(&mut metrics, "a"), 3, "one datum, not two");
-        named(&mut metrics.others, &"a".into()).place.series.at(4)[Metric::UserRecordsPut as usize].observe(1.0);
+        assert_eq!(stored(&mut metrics, "a"), 3, "one datum for both slots");
+        shard_named(&mut metrics.others, &"a".into()).counters.series.at(4)[Metric::UserRecordsPut as usize]
+            .observe(1.0);
         metrics.forget(&[0, 1, 2]);
         assert_eq!(metrics.others.len(), 1);
         assert_eq!(stored(&mut metrics, "a"), 4);
-        let place = &mut metrics.others.get_mut("a").unwrap().place;
-        assert_eq!(place.errors_of(code).total()[0].count, 3);
-        let last = place.series.window(ms(4_999), 2)[Metric::UserRecordsPut as usize];
-        assert_eq!(last.count, 2, "windows are those of all of them");
-        // It gets a slot again, and takes all of it along.
+        let counters = &mut metrics.others.get_mut("a").unwrap().counters;
+        assert_eq!(counters.errors_of(code).total()[0].count, 3);
+        let last = counters.series.window(ms(4_999), 2)[Metric::UserRecordsPut as usize];
+        assert_eq!(last.count, 2, "the window covers both slots");
+        // The shard gets a slot again and keeps all its counts.
         metrics.sets(5, Some(&ShardRef { slot: 0, id: "a".into() }))[Metric::UserRecordsPut as usize].observe(1.0);
         assert_eq!((metrics.others.len(), stored(&mut metrics, "a")), (0, 5));
     }
 
     #[test]
-    fn error_codes_have_a_bound() {
+    fn the_number_of_error_codes_is_bounded() {
         let mut metrics = metrics();
         for n in 0..1_000 {
             let code = metrics.code(&alloc::format!("code {n}"));

@@ -1,102 +1,102 @@
-//! What is told of what was observed: rolled up, from shards to streams to all.
+//! Metrics reports: observations rolled up from shards to streams, and from streams to all streams.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::histogram::Histogram;
-use super::recorder::{Place, SHARD_SETS, STREAM_SETS, Shard, StreamMetrics};
+use super::recorder::{Counters, SHARD_SETS, STREAM_SETS, Shard, StreamMetrics};
 use super::series::{self, Series, WINDOW_SECONDS_MAX};
 use super::{Metric, MetricsGranularity, StatisticSet};
 use crate::time::Instant;
 
-/// What a [`MetricsReport`] covers.
+/// The time window of a [`MetricsReport`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetricsWindow {
-    /// Since the producer was made.
+    /// The time since the producer was created.
     Total,
-    /// The last so many seconds, the current one included; at most 60 are kept. Latencies are not kept by second.
+    /// The last seconds, including the current one; at most 60 are kept. Such a report has no latencies.
     Seconds(u64),
 }
 
-/// One metric in one place. A report has no empty ones.
+/// A metric of a shard, of a stream or of all streams. Reports contain only data with observations.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Datum {
-    /// Which metric.
+    /// The metric.
     pub metric: Metric,
-    /// Of which error code: for [`Metric::ErrorsByCode`] it may be `None`, which is all codes together.
+    /// The error code of [`Metric::ErrorsByCode`]; `None` means all codes together. Other metrics have `None`.
     pub error_code: Option<Arc<str>>,
-    /// Of which stream (its name or ARN, as it was put); `None` is all of them.
+    /// The stream's name or ARN, as it was put; `None` means all streams.
     pub stream: Option<Arc<str>>,
-    /// Of which shard; `None` is all of the stream's, with what belongs to none.
+    /// The shard; `None` means the whole stream, including observations that belong to no shard.
     pub shard: Option<Arc<str>>,
-    /// What was observed.
+    /// The observations.
     pub statistics: StatisticSet,
 }
 
-/// Latencies of user records, of a stream or of all.
+/// Latencies of user records, of a stream or of all streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Latency {
-    /// Of which stream; `None` is all of them.
+    /// The stream; `None` means all streams.
     pub stream: Option<Arc<str>>,
-    /// From put to the reply that stored the record, retries included.
+    /// The time from the put to the reply that confirmed the record, retries included.
     pub put_to_ack: Histogram,
-    /// From put, or from the end of the attempt before, to the request: for each attempt.
+    /// The time from the put, or the end of the previous attempt, to the request: for each attempt.
     pub buffering: Histogram,
 }
 
-/// Metrics at a point in time, or of a span of time.
+/// Metrics of a period of time.
 ///
-/// Each observation is in up to three data: of all streams, of its stream, and of its shard, as far as
-/// `metrics_granularity` goes. Add none of them up: the sum is there.
+/// Each observation is in up to three data: of all streams, of its stream, and of its shard, depending on
+/// `metrics_granularity`. So do not add up data: the report contains the sums.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct MetricsReport {
-    /// When what is in it begins; `None` for [`MetricsWindow::Total`].
+    /// The start of the period; `None` for [`MetricsWindow::Total`].
     pub start: Option<Instant>,
-    /// When it ends.
+    /// The end of the period.
     pub end: Option<Instant>,
-    /// In the order of metrics; of each, first that of all streams, then by stream, by shard.
+    /// The data, sorted by metric, error code, stream and shard; `None` is first.
     pub data: Vec<Datum>,
-    /// First that of all streams, then by stream.
+    /// The latencies: first those of all streams, then those of each stream.
     pub latencies: Vec<Latency>,
 }
 
 impl MetricsReport {
-    /// A metric over all streams.
+    /// Returns a metric of all streams together.
     pub fn global(&self, metric: Metric) -> StatisticSet {
         self.find(metric, None, None, None)
     }
 
-    /// A metric of a stream.
+    /// Returns a metric of a stream.
     pub fn stream(&self, metric: Metric, stream: &str) -> StatisticSet {
         self.find(metric, None, Some(stream), None)
     }
 
-    /// A metric of a shard.
+    /// Returns a metric of a shard.
     pub fn shard(&self, metric: Metric, stream: &str, shard: &str) -> StatisticSet {
         self.find(metric, None, Some(stream), Some(shard))
     }
 
-    /// Errors of a code over all streams.
+    /// Returns the errors with a code, of all streams together.
     pub fn errors(&self, error_code: &str) -> StatisticSet {
         self.find(Metric::ErrorsByCode, Some(error_code), None, None)
     }
 
-    /// Latencies over all streams.
+    /// Returns the latencies of all streams together.
     pub fn latency(&self) -> Option<&Latency> {
         self.latencies.first()
     }
 
-    /// Whether nothing was observed.
+    /// Whether there are no observations.
     pub fn is_empty(&self) -> bool {
         self.data.is_empty()
     }
 
-    /// Empty if there is no such datum.
+    /// Returns the statistics of a datum; an empty set if there is no such datum.
     fn find(&self, metric: Metric, code: Option<&str>, stream: Option<&str>, shard: Option<&str>) -> StatisticSet {
         let found = self.data.iter().find(|datum| {
             datum.metric == metric
@@ -108,25 +108,25 @@ impl MetricsReport {
     }
 }
 
-/// A way to look at a series.
-trait Look {
-    fn at<const N: usize>(&mut self, series: &mut Series<N>) -> [StatisticSet; N];
+/// A way to read a series.
+trait ReadSeries {
+    fn read<const N: usize>(&mut self, series: &mut Series<N>) -> [StatisticSet; N];
 }
 
-/// Takes what has not been reported yet.
+/// Reads what is not reported yet, and marks it as reported.
 struct Unreported(Instant);
 
-impl Look for Unreported {
-    fn at<const N: usize>(&mut self, series: &mut Series<N>) -> [StatisticSet; N] {
+impl ReadSeries for Unreported {
+    fn read<const N: usize>(&mut self, series: &mut Series<N>) -> [StatisticSet; N] {
         series.report(self.0)
     }
 }
 
-/// Changes nothing.
+/// Reads a window, without a change of the series.
 struct Window(Instant, MetricsWindow);
 
-impl Look for Window {
-    fn at<const N: usize>(&mut self, series: &mut Series<N>) -> [StatisticSet; N] {
+impl ReadSeries for Window {
+    fn read<const N: usize>(&mut self, series: &mut Series<N>) -> [StatisticSet; N] {
         match self.1 {
             MetricsWindow::Total => series.total(),
             MetricsWindow::Seconds(seconds) => series.window(self.0, seconds.min(WINDOW_SECONDS_MAX)),
@@ -134,7 +134,7 @@ impl Look for Window {
     }
 }
 
-/// The sets of one place, as they were looked at: plain copies, to be rolled up outside any lock.
+/// Copies of the sets of a shard, of a stream or of all streams, to be rolled up without a lock.
 #[derive(Clone, Debug)]
 struct Sets {
     shard: Option<Arc<str>>,
@@ -143,10 +143,10 @@ struct Sets {
 }
 
 impl Sets {
-    fn of<const N: usize>(shard: Option<&Arc<str>>, place: &mut Place<N>, look: &mut impl Look) -> Self {
-        let errors = place.errors.iter_mut().map(|(code, series)| (*code, look.at(series)[0]));
+    fn of<const N: usize>(shard: Option<&Arc<str>>, counters: &mut Counters<N>, reader: &mut impl ReadSeries) -> Self {
+        let errors = counters.errors.iter_mut().map(|(code, series)| (*code, reader.read(series)[0]));
         let errors = errors.filter(|(_, set)| !set.is_empty()).collect();
-        Self { shard: shard.cloned(), sets: look.at(&mut place.series).to_vec(), errors }
+        Self { shard: shard.cloned(), sets: reader.read(&mut counters.series).to_vec(), errors }
     }
 
     fn is_empty(&self) -> bool {
@@ -154,10 +154,10 @@ impl Sets {
     }
 }
 
-/// What one stream has to say, not yet rolled up: making it copies what is there, and no more.
+/// Copies of the sets of one stream, not rolled up.
 #[derive(Clone, Debug)]
 struct StreamSets {
-    /// `None` for streams that are counted together.
+    /// The stream's name; `None` for streams that are counted together.
     name: Option<Arc<str>>,
     own: Sets,
     shards: Vec<Sets>,
@@ -165,7 +165,7 @@ struct StreamSets {
     latency: Option<(Histogram, Histogram)>,
 }
 
-/// What was observed, as it was copied out of the state machine. [`roll_up`](Self::roll_up) makes a report of it.
+/// A copy of the state machine's metrics. [`roll_up`](Self::roll_up) converts it to a report.
 #[derive(Clone, Debug)]
 pub struct MetricsSnapshot {
     start: Option<Instant>,
@@ -179,18 +179,18 @@ impl MetricsSnapshot {
         Self { start, end, granularity, streams: Vec::new() }
     }
 
-    /// Takes what the stream has not reported yet.
+    /// Adds what the stream has not reported yet, and marks it as reported.
     pub(crate) fn report(&mut self, now: Instant, name: &Arc<str>, metrics: &mut StreamMetrics) {
-        metrics.forget_old(now);
+        metrics.drop_old_shards(now);
         let latency = core::mem::take(&mut metrics.latency.put_to_ack[0]);
         let buffering = core::mem::take(&mut metrics.latency.buffering[0]);
         metrics.latency.put_to_ack[1].merge(&latency);
         metrics.latency.buffering[1].merge(&buffering);
         metrics.is_dirty = false;
-        self.streams.push(metrics.look(Some(name), &mut Unreported(now), Some((latency, buffering))));
+        self.streams.push(metrics.copy_sets(Some(name), &mut Unreported(now), Some((latency, buffering))));
     }
 
-    /// Looks at the stream.
+    /// Adds a window of the stream's metrics. Marks nothing as reported.
     pub(crate) fn look(
         &mut self,
         now: Instant,
@@ -205,10 +205,10 @@ impl MetricsSnapshot {
         };
         let latency = (window == MetricsWindow::Total)
             .then(|| (merged(&metrics.latency.put_to_ack), merged(&metrics.latency.buffering)));
-        self.streams.push(metrics.look(name, &mut Window(now, window), latency));
+        self.streams.push(metrics.copy_sets(name, &mut Window(now, window), latency));
     }
 
-    /// Adds up: shards to streams, streams to all.
+    /// Creates a report: adds shards up to streams, and streams to all streams.
     pub fn roll_up(self) -> MetricsReport {
         let mut data: Vec<Datum> = Vec::new();
         let mut global = Sets { shard: None, sets: alloc::vec![StatisticSet::EMPTY; STREAM_SETS], errors: Vec::new() };
@@ -217,7 +217,7 @@ impl MetricsSnapshot {
         let mut all: Option<(Histogram, Histogram)> = None;
         let by_stream = self.granularity >= MetricsGranularity::Stream;
         for StreamSets { name, mut own, mut shards, codes, latency } in self.streams {
-            // Two of one name are of a stream that was made anew.
+            // Shards with the same name come from a stream that was recreated.
             shards.sort_unstable_by(|a, b| a.shard.cmp(&b.shard));
             shards.dedup_by(|other, kept| {
                 let is_same = other.shard == kept.shard;
@@ -229,12 +229,12 @@ impl MetricsSnapshot {
             for shard in &shards {
                 add(&mut own, shard, |code| code);
                 if self.granularity >= MetricsGranularity::Shard && name.is_some() {
-                    tell(&mut data, name.as_ref(), shard, &codes);
+                    push_data(&mut data, name.as_ref(), shard, &codes);
                 }
             }
             add(&mut global, &own, |code| number(&mut global_codes, &codes[code]));
             if by_stream && name.is_some() {
-                tell(&mut data, name.as_ref(), &own, &codes);
+                push_data(&mut data, name.as_ref(), &own, &codes);
             }
             if let Some((put_to_ack, buffering)) = latency {
                 let all = all.get_or_insert_with(Default::default);
@@ -245,7 +245,7 @@ impl MetricsSnapshot {
                 }
             }
         }
-        tell(&mut data, None, &global, &global_codes);
+        push_data(&mut data, None, &global, &global_codes);
         if let Some((put_to_ack, buffering)) = all {
             latencies.insert(0, Latency { stream: None, put_to_ack, buffering });
         }
@@ -257,24 +257,29 @@ impl MetricsSnapshot {
 }
 
 impl StreamMetrics {
-    fn look(&mut self, name: Option<&Arc<str>>, look: &mut impl Look, latency: Option<(Histogram, Histogram)>) -> StreamSets {
-        let own = Sets::of(None, &mut self.own, look);
+    fn copy_sets(
+        &mut self,
+        name: Option<&Arc<str>>,
+        reader: &mut impl ReadSeries,
+        latency: Option<(Histogram, Histogram)>,
+    ) -> StreamSets {
+        let own = Sets::of(None, &mut self.own, reader);
         let shards = self.shards.iter_mut().flatten().chain(self.others.values_mut());
-        let mut sets_of = |shard: &mut Box<Shard>| Sets::of(Some(&shard.id), &mut shard.place, look);
+        let mut sets_of = |shard: &mut Box<Shard>| Sets::of(Some(&shard.id), &mut shard.counters, reader);
         let shards = shards.map(&mut sets_of).filter(|sets| !sets.is_empty()).collect();
         StreamSets { name: name.cloned(), own, shards, codes: self.codes.clone(), latency }
     }
 
-    /// Forgets shards without a slot of which nothing more is to be told; their totals become the stream's.
-    fn forget_old(&mut self, now: Instant) {
+    /// Drops shards without a slot that need no report of their own any more. Their totals are added to the stream.
+    fn drop_old_shards(&mut self, now: Instant) {
         let Self { own, others, .. } = self;
         others.retain(|_, shard| {
-            let errors_are_over = shard.place.errors.iter().all(|(_, series)| series.is_over(now));
-            if !shard.place.series.is_over(now) || !errors_are_over {
+            let errors_have_only_totals = shard.counters.errors.iter().all(|(_, series)| series.has_only_totals(now));
+            if !shard.counters.series.has_only_totals(now) || !errors_have_only_totals {
                 return true;
             }
-            own.series.absorb(&shard.place.series.total());
-            for (code, series) in &shard.place.errors {
+            own.series.absorb(&shard.counters.series.total());
+            for (code, series) in &shard.counters.errors {
                 own.errors_of(*code).absorb(&series.total());
             }
             false
@@ -282,7 +287,7 @@ impl StreamMetrics {
     }
 }
 
-/// Adds one place to another, whose error codes have other numbers.
+/// Adds `from` to `into`. `number` converts the numbers of error codes.
 fn add(into: &mut Sets, from: &Sets, mut number: impl FnMut(usize) -> usize) {
     series::merge(&mut into.sets, &from.sets);
     for (code, set) in &from.errors {
@@ -294,6 +299,7 @@ fn add(into: &mut Sets, from: &Sets, mut number: impl FnMut(usize) -> usize) {
     }
 }
 
+/// Returns the number of an error code, and adds the code if it is new.
 fn number(codes: &mut Vec<Arc<str>>, code: &Arc<str>) -> usize {
     codes.iter().position(|known| known == code).unwrap_or_else(|| {
         codes.push(code.clone());
@@ -301,25 +307,25 @@ fn number(codes: &mut Vec<Arc<str>>, code: &Arc<str>) -> usize {
     })
 }
 
-/// Makes data of what is not empty in one place.
-fn tell(data: &mut Vec<Datum>, stream: Option<&Arc<str>>, place: &Sets, codes: &[Arc<str>]) {
-    let mut tell = |metric: Metric, error_code: Option<&Arc<str>>, statistics: StatisticSet| {
+/// Appends a datum for each set that is not empty.
+fn push_data(data: &mut Vec<Datum>, stream: Option<&Arc<str>>, sets: &Sets, codes: &[Arc<str>]) {
+    let mut push = |metric: Metric, error_code: Option<&Arc<str>>, statistics: StatisticSet| {
         if !statistics.is_empty() {
-            let (error_code, stream, shard) = (error_code.cloned(), stream.cloned(), place.shard.clone());
+            let (error_code, stream, shard) = (error_code.cloned(), stream.cloned(), sets.shard.clone());
             data.push(Datum { metric, error_code, stream, shard, statistics });
         }
     };
-    for (metric, set) in Metric::ALL.into_iter().zip(&place.sets) {
+    for (metric, set) in Metric::ALL.into_iter().zip(&sets.sets) {
         if metric != Metric::ErrorsByCode {
-            tell(metric, None, *set);
+            push(metric, None, *set);
         }
     }
     let mut all = StatisticSet::EMPTY;
-    for (code, set) in &place.errors {
+    for (code, set) in &sets.errors {
         all.merge(set);
-        tell(Metric::ErrorsByCode, codes.get(*code), *set);
+        push(Metric::ErrorsByCode, codes.get(*code), *set);
     }
-    tell(Metric::ErrorsByCode, None, all);
+    push(Metric::ErrorsByCode, None, all);
 }
 
 const _: () = assert!(SHARD_SETS < STREAM_SETS);

@@ -1,19 +1,19 @@
-//! When to report.
+//! The times of metrics reports.
 
 use core::time::Duration;
 
 use super::MetricsLevel;
 use crate::time::Instant;
 
-/// Asks for a report an interval after the last one, if there is something to report: a producer that does nothing wakes
-/// nobody.
+/// The schedule of metrics reports. A report is due one interval after the last one, if there is something to report.
+/// An idle producer causes no wake-ups.
 #[derive(Debug)]
 pub(crate) struct Reporter {
-    /// `None` if nothing is measured.
+    /// The interval between reports; `None` without metrics.
     interval: Option<Duration>,
     last: Instant,
     due: Instant,
-    /// User records that had failed when it was told last.
+    /// The number of failed user records at the last call of `failed()`.
     failed: u64,
 }
 
@@ -23,19 +23,19 @@ impl Reporter {
         Self { interval: is_on.then_some(interval), last: now, due: Instant::NEVER, failed: 0 }
     }
 
-    /// Something has been observed.
+    /// Notes that something has been observed.
     #[inline]
     pub(crate) fn observed(&mut self, now: Instant) {
         if let Some(interval) = self.interval
             && self.due == Instant::NEVER
         {
-            // After a pause, it is collected for a whole interval again.
+            // After a pause, a full interval begins.
             let next = self.last + interval;
             self.due = if next > now { next } else { now + interval };
         }
     }
 
-    /// So many user records have failed since the beginning: by replies, or because their time was over.
+    /// Notes the number of user records that have failed since the beginning, by replies or by expiry.
     #[inline]
     pub(crate) fn failed(&mut self, now: Instant, failed: u64) {
         if failed != self.failed {
@@ -44,12 +44,12 @@ impl Reporter {
         }
     }
 
-    /// When the next report is due.
+    /// Returns the time of the next report.
     pub(crate) fn due(&self) -> Instant {
         self.due
     }
 
-    /// If a report is to be made now, or is the `last` chance for one: since when.
+    /// Returns the start of the reported period if a report is due, or, with `last`, if there is something to report.
     pub(crate) fn take_due(&mut self, now: Instant, last: bool) -> Option<Instant> {
         if self.due == Instant::NEVER || self.due > now && !last {
             return None;
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_comes_an_interval_after_the_last_if_there_is_something_to_tell() {
+    fn a_report_is_due_an_interval_after_the_last_if_something_was_observed() {
         let mut reporter = reporter(MetricsLevel::Summary);
         assert_eq!((reporter.due(), reporter.take_due(ms(20_000), true)), (Instant::NEVER, None));
         reporter.observed(ms(1_000));
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(reporter.take_due(ms(10_000), false), Some(ms(0)));
         assert_eq!(reporter.due(), Instant::NEVER);
         reporter.observed(ms(50_000));
-        assert_eq!(reporter.due(), ms(60_000), "after a pause, a whole interval");
+        assert_eq!(reporter.due(), ms(60_000), "after a pause, a full interval");
         assert_eq!(reporter.take_due(ms(51_000), true), Some(ms(10_000)));
     }
 

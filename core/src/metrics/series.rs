@@ -1,31 +1,31 @@
-//! Statistic sets over time: in all, since the last report, and for each of the last seconds.
+//! Statistic sets over time: in total, since the last report, and for each of the last seconds.
 
 use alloc::collections::VecDeque;
 
 use super::StatisticSet;
 use crate::time::Instant;
 
-/// Windows reach back this many seconds, as in the KPL.
+/// The maximum length of a window in seconds, as in the KPL.
 pub(crate) const WINDOW_SECONDS_MAX: u64 = 60;
 
-const SECOND: u64 = 1_000_000_000;
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// The second that `now` lies in.
+/// Returns the number of the second that contains `now`.
 pub(crate) fn second(now: Instant) -> u64 {
-    now.as_nanos() / SECOND
+    now.as_nanos() / NANOS_PER_SECOND
 }
 
-/// `N` statistic sets that are kept together. An observation goes to the current second's; that is moved on when another
-/// second begins, so observing costs the same whatever is kept.
+/// `N` statistic sets over time. An observation is added to the set of the current second only, so its cost does not
+/// depend on what is kept. When the next second begins, the set is added to the others.
 #[derive(Clone, Debug)]
 pub(crate) struct Series<const N: usize> {
     second: u64,
     current: [StatisticSet; N],
-    /// The last seconds in which something was observed, oldest first, without the current one.
+    /// The sets of past seconds that have observations, oldest first, without the current second.
     history: VecDeque<(u64, [StatisticSet; N])>,
-    /// Since the last report, without the current second.
+    /// The sets since the last report, without the current second.
     unreported: [StatisticSet; N],
-    /// Since the beginning, without what is unreported.
+    /// The sets from the beginning to the last report.
     reported: [StatisticSet; N],
 }
 
@@ -42,22 +42,22 @@ impl<const N: usize> Default for Series<N> {
 }
 
 impl<const N: usize> Series<N> {
-    /// The sets to observe with in `second`. Time that goes backwards counts for the latest second.
+    /// Returns the sets for observations in `second`. If time goes backwards, these are the sets of the latest second.
     #[inline]
     pub(crate) fn at(&mut self, second: u64) -> &mut [StatisticSet; N] {
         if second > self.second {
-            self.move_on(second);
+            self.advance(second);
         }
         &mut self.current
     }
 
-    /// Whether `second` is one in which nothing has been observed yet.
+    /// Whether `second` is later than the latest second with an observation.
     pub(crate) fn is_new(&self, second: u64) -> bool {
         second > self.second
     }
 
     #[cold]
-    fn move_on(&mut self, second: u64) {
+    fn advance(&mut self, second: u64) {
         let current = core::mem::replace(&mut self.current, [StatisticSet::EMPTY; N]);
         if current.iter().any(|set| !set.is_empty()) {
             merge(&mut self.unreported, &current);
@@ -69,16 +69,16 @@ impl<const N: usize> Series<N> {
         }
     }
 
-    /// Takes what has been observed since the last report.
+    /// Returns the sets since the last report, and marks them as reported.
     pub(crate) fn report(&mut self, now: Instant) -> [StatisticSet; N] {
-        // The second goes on: what is observed in the rest of it makes an entry of its own.
-        self.move_on(second(now).max(self.second));
+        // The current second is not over. Later observations in it get a second entry in the history.
+        self.advance(second(now).max(self.second));
         let unreported = core::mem::replace(&mut self.unreported, [StatisticSet::EMPTY; N]);
         merge(&mut self.reported, &unreported);
         unreported
     }
 
-    /// Since the beginning.
+    /// Returns the sets since the beginning.
     pub(crate) fn total(&self) -> [StatisticSet; N] {
         let mut total = self.reported;
         merge(&mut total, &self.unreported);
@@ -86,7 +86,7 @@ impl<const N: usize> Series<N> {
         total
     }
 
-    /// Of the last `seconds`, the current one included.
+    /// Returns the sets of the last `seconds`, including the current one.
     pub(crate) fn window(&self, now: Instant, seconds: u64) -> [StatisticSet; N] {
         let now = second(now).max(self.second);
         let is_in = |second: u64| second.saturating_add(seconds) > now;
@@ -100,30 +100,31 @@ impl<const N: usize> Series<N> {
         window
     }
 
-    /// Whether it can be forgotten but for its totals: nothing is unreported, and no window reaches back to it.
-    pub(crate) fn is_over(&self, now: Instant) -> bool {
+    /// Whether only the totals are still needed: nothing is unreported, and no window reaches back to the last
+    /// observation.
+    pub(crate) fn has_only_totals(&self, now: Instant) -> bool {
         self.second + WINDOW_SECONDS_MAX < second(now)
             && [&self.current, &self.unreported].into_iter().flatten().all(StatisticSet::is_empty)
     }
 
-    /// Takes over all that another has.
+    /// Adds all observations of another series.
     pub(crate) fn merge(&mut self, mut other: Self) {
         let second = self.second.max(other.second);
-        self.move_on(second);
-        other.move_on(second);
+        self.advance(second);
+        other.advance(second);
         merge(&mut self.reported, &other.reported);
         merge(&mut self.unreported, &other.unreported);
         self.history.extend(other.history);
         self.history.make_contiguous().sort_by_key(|(second, _)| *second);
     }
 
-    /// Takes over the totals of another that is forgotten.
+    /// Adds the totals of another series, as reported ones.
     pub(crate) fn absorb(&mut self, total: &[StatisticSet]) {
         merge(&mut self.reported, total);
     }
 }
 
-/// Merges sets one by one; of two that differ in number, the first ones.
+/// Merges sets pairwise. If one slice is longer, its other sets are ignored.
 pub(crate) fn merge(into: &mut [StatisticSet], from: &[StatisticSet]) {
     for (into, from) in into.iter_mut().zip(from) {
         into.merge(from);
@@ -140,7 +141,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn totals_reports_and_windows_are_those_of_a_plain_list(
+        fn totals_reports_and_windows_match_a_plain_list(
             steps in proptest::collection::vec((0..3_000_u64, 0..100_u32, any::<bool>()), 0..80),
             seconds in 1..=60_u64,
         ) {
@@ -163,8 +164,8 @@ mod tests {
                 prop_assert_eq!(series.window(ms(now), seconds), [of(in_window)]);
             }
             prop_assert!(series.history.len() <= 121, "{}", series.history.len());
-            let over = series.is_over(ms(now + 62_000));
-            prop_assert_eq!(over, reported == observed.len());
+            let only_totals = series.has_only_totals(ms(now + 62_000));
+            prop_assert_eq!(only_totals, reported == observed.len());
         }
     }
 

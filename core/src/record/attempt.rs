@@ -1,4 +1,4 @@
-//! Attempts to put a user record, and why they failed.
+//! Attempts to put a user record, and their errors.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -7,15 +7,15 @@ use core::fmt;
 
 use crate::time::Instant;
 
-/// One try to put a user record into Kinesis.
+/// An attempt to put a user record into Kinesis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Attempt {
-    /// When its request was handed to the driver.
+    /// The time at which its request was passed to the driver.
     pub start: Instant,
-    /// When the reply came, or the driver gave up on it.
+    /// The time at which the reply arrived, or the driver stopped waiting for it.
     pub end: Instant,
-    /// Why it failed; `None` if it succeeded.
+    /// The error; `None` if the attempt succeeded.
     pub error: Option<Arc<AttemptError>>,
 }
 
@@ -26,16 +26,16 @@ impl Attempt {
     }
 }
 
-/// Why an attempt, or a whole record, failed. Shared by all user records of a request.
+/// The reason why an attempt, or a whole record, failed. All user records of a request share it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 #[non_exhaustive]
 pub struct AttemptError {
-    /// Kinesis's own code, or one of [`code`].
+    /// The error code: one of Kinesis, or one of [`code`].
     pub code: Box<str>,
-    /// In words.
+    /// The error message, for people.
     pub message: Box<str>,
-    /// Whether the record may have been stored all the same.
+    /// Whether the record may have been stored despite the error.
     pub ambiguous: bool,
 }
 
@@ -49,11 +49,11 @@ impl AttemptError {
     }
 }
 
-/// Error codes that are not Kinesis's own. The first three are spelled as the KPL spells them.
+/// Error codes that kpl defines, not Kinesis. The first three are spelled as in the KPL.
 pub mod code {
-    /// The record's time-to-live ran out.
+    /// The record's time-to-live expired.
     pub const EXPIRED: &str = "Expired";
-    /// The record landed in an aggregate on a shard whose consumers drop it; it is retried.
+    /// The record was stored in an aggregate on a shard whose consumers drop it. It is retried.
     pub const WRONG_SHARD: &str = "Wrong Shard";
     /// The reply had fewer or more results than the request had records.
     pub const RECORD_COUNT_MISMATCH: &str = "Record Count Mismatch";
@@ -61,13 +61,13 @@ pub mod code {
     pub const CLOSED: &str = "Closed";
     /// A result had neither a sequence number nor an error code.
     pub const UNKNOWN: &str = "Unknown";
-    /// The endpoint answered with a redirect: it is not the endpoint of Kinesis. Set by drivers.
+    /// The endpoint answered with a redirect, so it is not an endpoint of Kinesis. Drivers set this code.
     pub const REDIRECTED: &str = "Redirected";
-    /// The record is larger than the stream allows, which was learned after it was put.
+    /// The record is larger than the stream allows. The stream's limit became known after the record was put.
     pub const RECORD_TOO_LARGE: &str = "Record Too Large";
 }
 
-/// The attempts of a record that succeeded, first to last. Never empty.
+/// The attempts of a record that was stored, first to last. Never empty: the last attempt succeeded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Attempts<'a> {
     pub(crate) failed: &'a [Attempt],
@@ -75,18 +75,18 @@ pub struct Attempts<'a> {
 }
 
 impl<'a> Attempts<'a> {
-    /// How many attempts it took: 1 or more.
-    #[expect(clippy::len_without_is_empty, reason = "there is always the one that succeeded")]
+    /// Returns the number of attempts: 1 or more.
+    #[expect(clippy::len_without_is_empty, reason = "never empty: the last attempt succeeded")]
     pub fn len(&self) -> usize {
         self.failed.len() + 1
     }
 
-    /// All of them, first to last.
+    /// Returns all attempts, first to last.
     pub fn iter(&self) -> impl Iterator<Item = &'a Attempt> + use<'a> {
         self.failed.iter().chain(core::iter::once(self.succeeded))
     }
 
-    /// The one that succeeded.
+    /// Returns the attempt that succeeded.
     pub fn last(&self) -> &'a Attempt {
         self.succeeded
     }
@@ -98,10 +98,10 @@ impl fmt::Debug for Attempts<'_> {
     }
 }
 
-/// The attempts of a record that failed so far. Nearly always there are none, and then it is but a pointer: every record
-/// that is outstanding has one.
+/// The failed attempts of a record so far. Nearly always there are none. Every outstanding record has this field, so it
+/// is only a pointer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::box_collection, reason = "a third of the size of a vector")]
+#[expect(clippy::box_collection, reason = "a box has a third of the size of a vector")]
 pub(crate) struct FailedAttempts(Option<Box<Vec<Attempt>>>);
 
 impl FailedAttempts {
@@ -125,7 +125,7 @@ mod tests {
     use alloc::vec;
 
     #[test]
-    fn attempts_are_one_list_the_last_of_which_succeeded() {
+    fn attempts_are_listed_in_order_and_the_last_succeeded() {
         let error = Arc::new(AttemptError::new("InternalFailure", "why"));
         let failed = Attempt { start: ms(1), end: ms(2), error: Some(error) };
         let succeeded = Attempt { start: ms(3), end: Instant::NEVER, error: None };

@@ -1,4 +1,4 @@
-//! Where a key falls in a stream's hash key space of 128 bits.
+//! Hash keys: positions in a stream's hash key space of 128 bits.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -7,7 +7,7 @@ use core::hash::BuildHasher;
 use hashbrown::DefaultHashBuilder;
 use md5::{Digest, Md5};
 
-/// The hash key of a partition key: its MD5 as a big-endian number, as the service computes it.
+/// Returns the hash key of a partition key: its MD5 as a big-endian number, as the service computes it.
 ///
 /// Source: `PartitionKey` in the API reference of
 /// [PutRecords](https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecordsRequestEntry.html).
@@ -19,10 +19,11 @@ pub fn hash_key(partition_key: &str) -> u128 {
     u128::from_be_bytes(Md5::digest(partition_key.as_bytes()).into())
 }
 
-/// Remembers the hash keys of partition keys that come again: looking one up costs a fraction of its MD5, and one that is
-/// not there costs little more than that.
+/// A cache of the hash keys of repeated partition keys. A hit costs a fraction of the MD5; a miss costs little more
+/// than the MD5.
 ///
-/// It keeps the last of all keys that fall on one of its 1,024 places, 64 KiB in all, and none longer than 46 bytes.
+/// The cache has 1,024 entries, 64 KiB in total. Each entry has the last key that was hashed to it. Keys longer than 46
+/// bytes are not cached.
 ///
 /// ```
 /// let mut keys = kpl_core::HashKeyCache::default();
@@ -32,47 +33,47 @@ pub fn hash_key(partition_key: &str) -> u128 {
 #[derive(Clone, Default)]
 pub struct HashKeyCache {
     /// Empty before the first key.
-    places: Vec<Remembered>,
+    entries: Vec<CachedKey>,
     hasher: DefaultHashBuilder,
 }
 
-/// As much as a cache line has.
+/// An entry of the cache, as large as a cache line.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Remembered {
+struct CachedKey {
     hash_key: [u8; 16],
-    /// 0: there is none.
+    /// The length of the partition key; 0 if the entry is empty.
     len: u8,
-    partition_key: [u8; REMEMBERED_LEN_MAX],
+    partition_key: [u8; CACHED_LEN_MAX],
 }
 
-const REMEMBERED_LEN_MAX: usize = 46;
-const PLACES: usize = 1_024;
+const CACHED_LEN_MAX: usize = 46;
+const ENTRIES: usize = 1_024;
 
 impl HashKeyCache {
-    /// The hash key of a partition key, as [`hash_key`] gives it.
+    /// Returns the hash key of a partition key: the same as [`hash_key`].
     pub fn hash_key(&mut self, partition_key: &str) -> u128 {
         let key = partition_key.as_bytes();
-        if !(1..=REMEMBERED_LEN_MAX).contains(&key.len()) {
+        if !(1..=CACHED_LEN_MAX).contains(&key.len()) {
             return hash_key(partition_key);
         }
-        if self.places.is_empty() {
-            let none = Remembered { hash_key: [0; 16], len: 0, partition_key: [0; REMEMBERED_LEN_MAX] };
-            self.places = alloc::vec![none; PLACES];
+        if self.entries.is_empty() {
+            let empty = CachedKey { hash_key: [0; 16], len: 0, partition_key: [0; CACHED_LEN_MAX] };
+            self.entries = alloc::vec![empty; ENTRIES];
         }
-        let place = &mut self.places[self.hasher.hash_one(key) as usize % PLACES];
-        if place.partition_key[..usize::from(place.len)] != *key {
-            place.hash_key = hash_key(partition_key).to_be_bytes();
-            place.len = key.len() as u8;
-            place.partition_key[..key.len()].copy_from_slice(key);
+        let entry = &mut self.entries[self.hasher.hash_one(key) as usize % ENTRIES];
+        if entry.partition_key[..usize::from(entry.len)] != *key {
+            entry.hash_key = hash_key(partition_key).to_be_bytes();
+            entry.len = key.len() as u8;
+            entry.partition_key[..key.len()].copy_from_slice(key);
         }
-        u128::from_be_bytes(place.hash_key)
+        u128::from_be_bytes(entry.hash_key)
     }
 
-    /// Hashes partition keys and writes each hash key, big-endian, to where its item says.
+    /// Hashes partition keys and writes each hash key, big-endian, to the array of its item.
     ///
-    /// Where the CPU has SIMD lanes for MD5, the keys are hashed side by side: that costs no more than a look-up.
-    /// Elsewhere each key is looked up.
+    /// If the CPU has SIMD lanes for MD5, the keys are hashed side by side, which costs no more than a look-up.
+    /// Otherwise each key is looked up.
     pub(crate) fn hash_each<'a>(&mut self, keys: impl Iterator<Item = (&'a str, &'a mut [u8; 16])>) {
         if kpl_md5::has_lanes() {
             kpl_md5::digest_each(keys.map(|(partition_key, to)| (partition_key.as_bytes(), to)));
@@ -84,19 +85,20 @@ impl HashKeyCache {
 
 impl fmt::Debug for HashKeyCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys = self.places.iter().filter(|place| place.len > 0).count();
+        let keys = self.entries.iter().filter(|entry| entry.len > 0).count();
         f.debug_struct("HashKeyCache").field("keys", &keys).finish()
     }
 }
 
-/// Reads an explicit hash key as the service does: decimal digits, below 2^128, no sign, no leading zero but in `0`.
+/// Parses an explicit hash key as the service does: decimal digits, below 2^128, no sign, no leading zero except in
+/// `0`.
 pub(crate) fn parse_explicit_hash_key(text: &str) -> Option<u128> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     let canonical = text == "0" || !text.starts_with('0');
     if digits && canonical { text.parse().ok() } else { None }
 }
 
-/// How many decimal digits `hash_key` has.
+/// Returns the number of decimal digits of `hash_key`.
 pub(crate) fn decimal_len(hash_key: u128) -> usize {
     hash_key.checked_ilog10().map_or(1, |log| log as usize + 1)
 }
@@ -109,7 +111,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_remembered_hash_key_is_the_same(keys in proptest::collection::vec("[a-d]{0,3}|.{0,12}|k{40,50}", 1..300)) {
+        fn cached_hash_keys_are_correct(keys in proptest::collection::vec("[a-d]{0,3}|.{0,12}|k{40,50}", 1..300)) {
             let mut cache = HashKeyCache::default();
             for key in keys {
                 prop_assert_eq!(cache.hash_key(&key), hash_key(&key));
@@ -118,21 +120,21 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_share_a_place_are_told_apart() {
+    fn keys_that_share_an_entry_are_distinguished() {
         let mut cache = HashKeyCache::default();
-        // Four for each place, one of them a part of the other: k1, k10, k100 and so on.
+        // Four keys for each entry on average. Some keys are prefixes of others: k1, k10, k100 and so on.
         for round in 0..2 {
-            for n in 0..4 * PLACES {
+            for n in 0..4 * ENTRIES {
                 let key = alloc::format!("k{n}");
                 assert_eq!(cache.hash_key(&key), hash_key(&key), "round {round}");
             }
         }
-        assert_eq!(size_of::<Remembered>(), 64);
+        assert_eq!(size_of::<CachedKey>(), 64);
     }
 
     #[test]
-    fn a_partition_keys_hash_key_is_its_md5() {
-        // The first two are those of RFC 1321.
+    fn hash_key_is_the_md5_of_the_partition_key() {
+        // The first two are from RFC 1321.
         assert_eq!(hash_key(""), 0xd41d_8cd9_8f00_b204_e980_0998_ecf8_427e);
         assert_eq!(hash_key("abc"), 0x9001_5098_3cd2_4fb0_d696_3f7d_28e1_7f72);
         assert_eq!(hash_key("ä"), 0x8419_b71c_87a2_25a2_c70b_5048_6fbe_e545);
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn decimal_length_is_that_of_the_text() {
+    fn decimal_len_is_the_length_of_the_text() {
         for n in [0, 1, 9, 10, 99, 100, u128::MAX / 10, u128::MAX] {
             assert_eq!(decimal_len(n), n.to_string().len());
         }

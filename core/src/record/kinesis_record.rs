@@ -1,4 +1,4 @@
-//! A Kinesis record and the user records in it, on their way to the service and back.
+//! Kinesis records with their user records, and the batches that are sent to the service.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -12,15 +12,15 @@ use crate::record::attempt::FailedAttempts;
 use crate::record::user_record::{Entry, PartitionKey};
 use crate::time::Instant;
 
-/// A user record on its way, with its caller's ticket.
+/// A user record that is not resolved yet, with its caller's ticket.
 #[derive(Debug)]
 pub(crate) struct Pending<T, K = Box<str>> {
     pub(crate) entry: Entry<K>,
     pub(crate) ticket: T,
     pub(crate) put_at: Instant,
-    /// Which flushes cover it: see [`Outstanding`](crate::outstanding::Outstanding).
+    /// The generation. It decides which flushes cover the record: see [`Outstanding`](crate::outstanding::Outstanding).
     pub(crate) generation: u64,
-    /// The attempts that failed.
+    /// The failed attempts.
     pub(crate) failed: FailedAttempts,
 }
 
@@ -31,7 +31,7 @@ impl<T, K: PartitionKey> Pending<T, K> {
     }
 }
 
-/// Where a partition key is among the [`Keys`] of its Kinesis record.
+/// The position of a partition key in the [`Keys`] of its Kinesis record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeySpan {
     start: u32,
@@ -44,9 +44,9 @@ impl PartitionKey for KeySpan {
     }
 }
 
-/// The partition keys of a Kinesis record's user records, one behind the other. Each is copied as it comes, and the
-/// caller's string is freed where it was just made: strings that are freed much later, by another thread, cost many times
-/// as much.
+/// The partition keys of a Kinesis record's user records, concatenated. Each key is copied when it is added, so the
+/// caller's string is freed soon after its creation. Strings that are freed much later, by another thread, cost many
+/// times as much.
 #[derive(Debug, Default)]
 pub(crate) struct Keys(String);
 
@@ -62,7 +62,8 @@ impl Keys {
     fn push(&mut self, partition_key: Box<str>) -> KeySpan {
         let span = KeySpan { start: self.0.len() as u32, len: partition_key.len() as u32 };
         if self.0.capacity() == 0 {
-            // No room was made: it is the only one, or the first of who knows how many.
+            // No capacity was reserved: there will be only this key, or an unknown number of keys. So its string is
+            // reused.
             self.0 = partition_key.into_string();
         } else {
             self.0.push_str(&partition_key);
@@ -76,29 +77,29 @@ impl Keys {
     }
 }
 
-/// A user record in a Kinesis record, with its place in the tables of keys.
+/// A user record in a Kinesis record, with the indexes of its keys in the key tables.
 #[derive(Debug)]
 pub(crate) struct Packed<T> {
     pub(crate) user: Pending<T, KeySpan>,
-    /// Before the aggregate is closed: a hash of the partition key.
+    /// A hash of the partition key, until the aggregate is closed; then the key's index.
     partition_key_index: u32,
-    /// Meaningful if the record has an explicit hash key, once the aggregate is closed.
+    /// The index of the explicit hash key, if the record has one; valid after the aggregate is closed.
     explicit_hash_key_index: u32,
 }
 
 impl<T> Packed<T> {
-    /// One that is placed later. A Kinesis record of it alone needs no place.
+    /// Creates a packed record without indexes. They are set later; a Kinesis record of one user record needs none.
     pub(crate) fn new(user: Pending<T>, hash: u32, keys: &mut Keys) -> Self {
         let user = user.with_key(|partition_key| keys.push(partition_key));
         Self { user, partition_key_index: hash, explicit_hash_key_index: 0 }
     }
 
-    /// The user record, with its key.
+    /// Returns the user record with its partition key.
     pub(crate) fn unpack(self, keys: &Keys) -> Pending<T> {
         self.user.with_key(|span| keys.get(span).into())
     }
 
-    /// The hash that it was made with.
+    /// Returns the hash that was passed to [`new`](Self::new).
     pub(crate) fn hash(&self) -> u32 {
         self.partition_key_index
     }
@@ -113,7 +114,7 @@ impl<T> Packed<T> {
         self.explicit_hash_key_index = placement.explicit_hash_key_index.unwrap_or(0);
     }
 
-    /// Its keys, as the codec's tables look them up.
+    /// Returns the partition key and the explicit hash key, as the codec's key tables look them up.
     pub(crate) fn keys<'a>(&self, keys: &'a Keys) -> (&'a str, Option<u128>) {
         (keys.get(self.user.entry.partition_key), self.user.entry.explicit_hash_key())
     }
@@ -129,28 +130,28 @@ impl<T> Packed<T> {
     }
 }
 
-/// The shard that a Kinesis record is meant for: its slot in the stream's tables, and its name, since slots are reused.
+/// The predicted shard of a Kinesis record: its slot in the stream's tables, and its name, since slots are reused.
 #[derive(Clone, Debug)]
 pub(crate) struct ShardRef {
     pub(crate) slot: u32,
     pub(crate) id: Arc<str>,
 }
 
-/// One Kinesis record of a [`Batch`](crate::Batch): a user record as it is, or several, aggregated.
+/// A Kinesis record of a [`Batch`]: one user record as it is, or an aggregate of several.
 ///
-/// What the driver needs to send it; the expensive part, [`data`](Self::data), runs outside the driver's lock.
+/// It has what the driver needs to send it. [`data`](Self::data) is expensive: drivers call it outside their lock.
 #[derive(Debug)]
 pub struct KinesisRecord<T> {
     /// Never empty.
     pub(crate) users: Vec<Packed<T>>,
     pub(crate) keys: Keys,
-    /// Bytes of the protobuf message, if there is more than one user record.
+    /// The bytes of the protobuf message, if there is more than one user record.
     message_size: usize,
     pub(crate) shard: Option<ShardRef>,
     pub(crate) deadline: Instant,
-    /// When the first of its user records expires.
+    /// The earliest expiry of its user records.
     pub(crate) expiry: Instant,
-    /// When the oldest of its user records was put.
+    /// The earliest put time of its user records.
     pub(crate) oldest: Instant,
 }
 
@@ -167,14 +168,14 @@ impl<T> KinesisRecord<T> {
         Self { users, keys, message_size, shard, deadline, expiry, oldest }
     }
 
-    /// A Kinesis record of one user record, as it is.
+    /// Creates a Kinesis record of one user record, as it is.
     pub(crate) fn single(user: Pending<T>, shard: Option<ShardRef>, deadline: Instant, expiry: Instant) -> Self {
         let (mut keys, oldest) = (Keys::default(), user.put_at);
         let users = alloc::vec![Packed::new(user, 0, &mut keys)];
         Self::new(users, keys, 0, shard, deadline, expiry, oldest)
     }
 
-    /// The user records, out of it.
+    /// Converts it into its user records.
     pub(crate) fn into_users(self) -> impl Iterator<Item = Pending<T>> {
         let Self { users, keys, .. } = self;
         users.into_iter().map(move |packed| packed.unpack(&keys))
@@ -184,28 +185,29 @@ impl<T> KinesisRecord<T> {
         self.users.iter().map(|packed| packed.encode_item(&self.keys))
     }
 
-    /// Whether it carries several user records.
+    /// Whether it is an aggregate of several user records.
     pub fn is_aggregated(&self) -> bool {
         self.users.len() > 1
     }
 
-    /// How many user records it carries: 1 or more.
+    /// Returns the number of its user records: 1 or more.
     pub fn user_records(&self) -> usize {
         self.users.len()
     }
 
-    /// The partition key to send it with.
+    /// Returns the partition key to send it with.
     pub fn partition_key(&self) -> &str {
         if self.is_aggregated() { AGGREGATE_PARTITION_KEY } else { self.users[0].keys(&self.keys).0 }
     }
 
-    /// The explicit hash key to send it with: that of its first user record, given or hashed, as the KPL does. On the
-    /// wire it is decimal.
+    /// Returns the explicit hash key to send it with: that of its first user record, given or hashed, as the KPL does.
+    /// On the wire it is decimal.
     pub fn explicit_hash_key(&self) -> u128 {
         self.first().hash_key()
     }
 
-    /// The data to send: that of the one user record, not copied, or the aggregate, encoded now.
+    /// Returns the data to send: that of the one user record, without a copy, or the aggregate, which this call
+    /// encodes.
     pub fn data(&self) -> Bytes {
         if self.is_aggregated() {
             codec::encode_message(self.encode_items(), self.message_size).into()
@@ -214,7 +216,7 @@ impl<T> KinesisRecord<T> {
         }
     }
 
-    /// Bytes that count against the service's limits: data and partition key.
+    /// Returns the number of bytes that count against the service's limits: data and partition key.
     pub fn size(&self) -> usize {
         if self.is_aggregated() {
             FRAME_SIZE + self.message_size + AGGREGATE_PARTITION_KEY.len()
@@ -223,12 +225,12 @@ impl<T> KinesisRecord<T> {
         }
     }
 
-    /// The bytes of its user records, data and partition keys.
+    /// Returns the number of bytes of its user records: data and partition keys.
     pub(crate) fn user_bytes(&self) -> usize {
         self.users.iter().map(|packed| packed.user.entry.size()).sum()
     }
 
-    /// Bytes of [`data`](Self::data).
+    /// Returns the number of bytes of [`data`](Self::data).
     pub(crate) fn data_size(&self) -> usize {
         if self.is_aggregated() { FRAME_SIZE + self.message_size } else { self.first().data.len() }
     }
@@ -238,12 +240,13 @@ impl<T> KinesisRecord<T> {
     }
 }
 
-/// The records of one PutRecords request, with their callers' tickets: the batch owns them while it is under way.
+/// The records of one PutRecords request, with their callers' tickets. The batch owns them while the request is in
+/// flight.
 ///
-/// The driver sends what [`records`](Self::records) says, in that order, and gives the batch back with the reply:
+/// The driver sends the [`records`](Self::records) in their order, and passes the batch back with the reply to
 /// [`Producer::handle_reply`](crate::Producer::handle_reply).
 #[derive(Debug)]
-#[must_use = "a batch that is not given back never resolves its records"]
+#[must_use = "the records of a batch that is not passed back are never resolved"]
 pub struct Batch<T> {
     pub(crate) stream: Arc<str>,
     pub(crate) stream_index: u32,
@@ -252,35 +255,36 @@ pub struct Batch<T> {
 }
 
 impl<T> Batch<T> {
-    /// The stream's name or ARN, as it was put.
+    /// Returns the stream's name or ARN, as it was put.
     pub fn stream(&self) -> &Arc<str> {
         &self.stream
     }
 
-    /// The records, in the order in which their results must come back.
+    /// Returns the records, in the order in which the reply must have their results.
     pub fn records(&self) -> &[KinesisRecord<T>] {
         &self.records
     }
 
-    /// Shows each record with its [`KinesisRecord::data`], in order, for less than it costs to ask each of them: some
-    /// aggregates at a time are encoded into one buffer, and their MD5 sums are computed side by side.
-    pub fn encode_each(&self, mut show: impl FnMut(&KinesisRecord<T>, &[u8])) {
+    /// Calls `visit` for each record with its [`KinesisRecord::data`], in order. This costs less than a call of `data`
+    /// for each record: several aggregates at a time are encoded into one buffer, and their MD5 sums are computed side
+    /// by side.
+    pub fn encode_each(&self, mut visit: impl FnMut(&KinesisRecord<T>, &[u8])) {
         let mut encoder = Encoder::default();
         let mut rest = &self.records[..];
         while !rest.is_empty() {
             encoder.clear();
             let fits = rest.iter().take_while(|record| {
-                let can_release = encoder.has_room();
-                if can_release && record.is_aggregated() {
+                let has_room = encoder.has_room();
+                if has_room && record.is_aggregated() {
                     encoder.push(record.encode_items(), record.message_size);
                 }
-                can_release
+                has_room
             });
             let (group, others) = rest.split_at(fits.count());
             let mut aggregates = encoder.finish();
             for record in group {
                 let aggregate = if record.is_aggregated() { aggregates.next() } else { None };
-                show(record, aggregate.unwrap_or(&record.first().data));
+                visit(record, aggregate.unwrap_or(&record.first().data));
             }
             rest = others;
         }

@@ -1,4 +1,4 @@
-//! What a record is, from the put to its result.
+//! The types of a record, from the put to its result.
 
 pub(crate) mod attempt;
 pub(crate) mod hash_key;

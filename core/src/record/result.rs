@@ -1,4 +1,4 @@
-//! What became of a user record.
+//! The results of user records: receipts and failures.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -9,12 +9,12 @@ use super::attempt::{Attempt, AttemptError, Attempts, FailedAttempts};
 use crate::record::kinesis_record::{Packed, Pending};
 use crate::record::user_record::UserRecord;
 
-/// The end of a user record: a receipt, or a failure with the record.
+/// The result of a user record: a receipt, or a failure with the record.
 pub type RecordResult = Result<Receipt, Box<PutFailure>>;
 
 /// Proof that a user record is in the stream, where a consumer that follows the KCL's rules reads it.
 ///
-/// Small: what the user records of one Kinesis record have in common, they share.
+/// A receipt is small: the user records of one Kinesis record share their common data.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Receipt {
     stored_at: Arc<StoredAt>,
@@ -23,23 +23,23 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// The shard that took the record.
+    /// Returns the name of the shard that stored the record.
     pub fn shard_id(&self) -> &str {
         &self.stored_at.shard_id
     }
 
-    /// The sequence number of the Kinesis record that carries it.
+    /// Returns the sequence number of the Kinesis record that contains it.
     pub fn sequence_number(&self) -> &str {
         &self.stored_at.sequence_number
     }
 
-    /// Its place among the user records of an aggregated Kinesis record: what consumers call the sub-sequence number.
-    /// `None` when the record went alone; consumers then say 0.
+    /// Returns its position among the user records of an aggregate, which consumers call the sub-sequence number.
+    /// `None` if the record was not aggregated; consumers then report 0.
     pub fn sub_sequence_number(&self) -> Option<u64> {
         self.position.map(u64::from)
     }
 
-    /// Every attempt; the last one succeeded.
+    /// Returns all attempts; the last one succeeded.
     pub fn attempts(&self) -> Attempts<'_> {
         Attempts { failed: self.failed.as_slice(), succeeded: &self.stored_at.attempt }
     }
@@ -56,50 +56,52 @@ impl fmt::Debug for Receipt {
     }
 }
 
-/// Where and when a Kinesis record was stored.
+/// The place and time at which a Kinesis record was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoredAt {
     pub(crate) shard_id: Arc<str>,
     pub(crate) sequence_number: Arc<str>,
-    /// The one that succeeded.
+    /// The attempt that succeeded.
     pub(crate) attempt: Attempt,
 }
 
-/// A user record that did not make it, given back with its history.
+/// A failed user record, with its error and its attempts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error} (after {} attempts)", attempts.len())]
 #[non_exhaustive]
 pub struct PutFailure {
     /// The record, as it was put.
     pub record: UserRecord,
-    /// Why it failed.
+    /// The reason for the failure.
     pub error: AttemptError,
-    /// Every attempt to put it. Empty if it never left.
+    /// All attempts to put it, first to last. Empty if it was never sent.
     pub attempts: Vec<Attempt>,
 }
 
 impl PutFailure {
-    /// Whether the record may be in the stream all the same: an attempt ended without a reply that can be trusted.
+    /// Whether the record may be in the stream despite the failure: the outcome of at least one attempt is unknown.
     ///
-    /// If not, no consumer will ever see it, and putting it again makes no duplicate.
+    /// If it is not ambiguous, no consumer ever sees the record, and putting it again creates no duplicate.
     pub fn is_ambiguous(&self) -> bool {
         self.attempts.iter().any(Attempt::is_ambiguous)
     }
 }
 
-/// What became of user records that share their fate: their tickets, each with its result, to be handed to the callers.
+/// The results of user records that are resolved together: an iterator over their tickets, each with its result for the
+/// caller.
 ///
-/// Results are made as they are read, and what was sent is freed then: the state machine is done with it before.
+/// Each result is created, and its record is freed, when the iterator reaches it. The state machine keeps no part of
+/// them.
 pub struct Resolution<T>(Users<T>);
 
 enum Users<T> {
-    /// All user records of a Kinesis record: of an aggregate, or a single one.
+    /// All user records of a Kinesis record: those of an aggregate, or a single one.
     Stored {
         stored_at: Arc<StoredAt>,
         users: vec::IntoIter<Packed<T>>,
         next: Option<u32>,
     },
-    /// What is left of an aggregate on another shard than predicted, with the positions in it.
+    /// The remaining user records of a misrouted aggregate, with their positions in it.
     Misrouted {
         stored_at: Arc<StoredAt>,
         users: vec::IntoIter<(u32, Pending<T>)>,

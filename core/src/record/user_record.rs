@@ -1,4 +1,4 @@
-//! What an application puts, and what is checked before the state machine sees it.
+//! User records, and the checks that they pass before they enter the state machine.
 
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::limits;
 use crate::record::hash_key::{HashKeyCache, hash_key, parse_explicit_hash_key};
 
-/// A user record: what an application puts, before it is packed into a Kinesis record.
+/// A user record: what an application puts.
 ///
 /// ```
 /// use kpl_core::UserRecord;
@@ -20,23 +20,23 @@ use crate::record::hash_key::{HashKeyCache, hash_key, parse_explicit_hash_key};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserRecord {
-    /// The stream's name or ARN. A shared `Arc<str>` spares an allocation a record.
+    /// The stream's name or ARN. A shared `Arc<str>` saves an allocation per record.
     pub stream: Arc<str>,
-    /// Chooses the shard, unless there is an explicit hash key: 1 to 256 characters.
+    /// The partition key, 1 to 256 characters. It chooses the shard, unless there is an explicit hash key.
     pub partition_key: String,
-    /// Chooses the shard instead of the partition key: a decimal number below 2^128.
+    /// The explicit hash key, a decimal number below 2^128. It chooses the shard instead of the partition key.
     pub explicit_hash_key: Option<String>,
     /// The payload. It may be empty.
     pub data: Bytes,
 }
 
 impl UserRecord {
-    /// A record for `stream` (a name or an ARN).
+    /// Creates a record for `stream` (a name or an ARN).
     pub fn new(stream: impl Into<Arc<str>>, partition_key: impl Into<String>, data: impl Into<Bytes>) -> Self {
         Self { stream: stream.into(), partition_key: partition_key.into(), explicit_hash_key: None, data: data.into() }
     }
 
-    /// Places the record by this hash key, a decimal number below 2^128, instead of by its partition key.
+    /// Sets the explicit hash key, a decimal number below 2^128, which chooses the shard instead of the partition key.
     #[must_use]
     pub fn explicit_hash_key(mut self, explicit_hash_key: impl Into<String>) -> Self {
         self.explicit_hash_key = Some(explicit_hash_key.into());
@@ -47,7 +47,7 @@ impl UserRecord {
     ///
     /// # Errors
     ///
-    /// [`PrepareError`] says what is wrong and gives the record back.
+    /// [`PrepareError`] has the reason and the record.
     ///
     /// ```
     /// use kpl_core::UserRecord;
@@ -60,13 +60,14 @@ impl UserRecord {
         Ok(self.check()?.prepare_by(hash_key))
     }
 
-    /// Checks the record, and leaves its key to be hashed later: with those of others, which costs a fraction.
+    /// Checks the record without hashing its key. [`CheckedRecord::hash_keys`] hashes the keys of several records
+    /// together, at a fraction of the cost.
     ///
     /// # Errors
     ///
-    /// As [`prepare`](Self::prepare).
+    /// The same as [`prepare`](Self::prepare).
     pub fn check(self) -> Result<CheckedRecord, PrepareError> {
-        match self.find_fault() {
+        match self.validate() {
             Ok(explicit) => {
                 let (key, hash_key) = (self.partition_key.into_boxed_str(), explicit.unwrap_or(0));
                 let entry = Entry::new(key, hash_key, explicit.is_some(), self.data);
@@ -77,13 +78,13 @@ impl UserRecord {
         }
     }
 
-    /// The explicit hash key, if there is one.
-    fn find_fault(&self) -> Result<Option<u128>, InvalidRecord> {
+    /// Checks all fields. Returns the explicit hash key, if there is one.
+    fn validate(&self) -> Result<Option<u128>, InvalidRecord> {
         check_stream(&self.stream)?;
         if self.partition_key.is_empty() {
             return Err(InvalidRecord::EmptyPartitionKey);
         }
-        // A string has at most as many characters as bytes: most keys need no counting.
+        // A string has at most as many characters as bytes, so characters are counted only in long keys.
         if self.partition_key.len() > limits::PARTITION_KEY_CHARS_MAX {
             let chars = self.partition_key.chars().count();
             if chars > limits::PARTITION_KEY_CHARS_MAX {
@@ -103,26 +104,26 @@ impl UserRecord {
     }
 }
 
-/// Why a record can never be put.
+/// The reason why a record can never be put.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidRecord {
-    /// Neither a stream's name nor a stream's ARN.
+    /// The stream is neither a stream name nor a stream ARN.
     #[error(
         "stream is {value:?}, but must be a name of 1 to 128 characters from a-z A-Z 0-9 _ . - or an ARN such as \
          arn:aws:kinesis:us-east-1:123456789012:stream/name"
     )]
     Stream {
-        /// The stream as given, cut after 200 characters.
+        /// The stream as given, truncated to 200 characters.
         value: String,
     },
-    /// The partition key has no character.
+    /// The partition key is empty.
     #[error("partition_key is empty, but must have 1 to 256 characters")]
     EmptyPartitionKey,
     /// The partition key has more than 256 characters.
     #[error("partition_key has {chars} characters, but must have 1 to 256")]
     LongPartitionKey {
-        /// Its length in characters.
+        /// The length of the key in characters.
         chars: usize,
     },
     /// The explicit hash key is not a decimal number below 2^128.
@@ -131,30 +132,30 @@ pub enum InvalidRecord {
          340282366920938463463374607431768211455 without leading zeros"
     )]
     ExplicitHashKey {
-        /// The key as given.
+        /// The key, as given.
         value: String,
     },
-    /// Data and partition key are larger than the stream, or any stream, allows.
+    /// Data and partition key are larger than the stream allows, or than any stream can allow.
     #[error("data and partition_key have {size} bytes, but the limit is {limit}")]
     TooLarge {
-        /// Bytes of data and partition key.
+        /// The bytes of data and partition key.
         size: usize,
-        /// The most that the stream takes, or that any stream can be set to.
+        /// The stream's limit in bytes, or the largest limit that a stream can be set to.
         limit: usize,
     },
 }
 
-/// A record that was refused before the state machine saw it, with the record.
+/// The refusal of an invalid record, with the record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct PrepareError {
-    /// What is wrong with it.
+    /// The reason for the refusal.
     pub reason: InvalidRecord,
-    /// The record as it was given.
+    /// The record, as it was given.
     pub record: Box<UserRecord>,
 }
 
-/// A checked record with its hash key: what [`Producer::put`](crate::Producer::put) takes.
+/// A checked record with its hash key, for [`Producer::put`](crate::Producer::put).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreparedRecord {
     pub(crate) stream: Arc<str>,
@@ -162,18 +163,18 @@ pub struct PreparedRecord {
 }
 
 impl PreparedRecord {
-    /// The hash key that decides on the shard.
+    /// Returns the hash key, which chooses the shard.
     pub fn hash_key(&self) -> u128 {
         self.entry.hash_key()
     }
 
-    /// Bytes that count against the limits: data and partition key.
+    /// Returns the number of bytes that count against the limits: data and partition key.
     pub fn size(&self) -> usize {
         self.entry.size()
     }
 }
 
-/// A checked record, before its key is hashed.
+/// A checked record whose key may not be hashed yet.
 ///
 /// ```
 /// use kpl_core::{CheckedRecord, HashKeyCache, UserRecord, hash_key};
@@ -183,7 +184,7 @@ impl PreparedRecord {
 ///     records.push(UserRecord::new("events", key, "hello").check()?);
 /// }
 /// let mut keys = HashKeyCache::default();
-/// CheckedRecord::hash_keys(&mut records, &mut keys); // side by side
+/// CheckedRecord::hash_keys(&mut records, &mut keys); // all together
 /// let prepared = records.remove(0).prepare(&mut keys);
 /// assert_eq!(prepared.hash_key(), hash_key("user-1"));
 /// # Ok::<(), kpl_core::PrepareError>(())
@@ -191,30 +192,31 @@ impl PreparedRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedRecord {
     prepared: PreparedRecord,
-    /// Whether the hash key is known.
+    /// Whether the hash key has been computed or given.
     hashed: bool,
 }
 
 impl CheckedRecord {
-    /// The stream's name or ARN.
+    /// Returns the stream's name or ARN.
     pub fn stream(&self) -> &Arc<str> {
         &self.prepared.stream
     }
 
-    /// Bytes that count against the limits: data and partition key.
+    /// Returns the number of bytes that count against the limits: data and partition key.
     pub fn size(&self) -> usize {
         self.prepared.size()
     }
 
-    /// Hashes the partition keys of several records, if that has not been done yet.
+    /// Hashes the partition keys of those records that have no hash key yet.
     ///
-    /// On a CPU with AVX2 or AVX-512 this takes a fraction of the time of hashing them one by one; 16 records fill the
-    /// registers of any CPU. Elsewhere it looks each key up in `cache`.
+    /// On a CPU with AVX2 or AVX-512 this takes a fraction of the time of hashing the keys one by one; 16 records fill
+    /// the registers of any CPU. On other CPUs it looks up each key in `cache`.
     pub fn hash_keys<'a>(records: impl IntoIterator<Item = &'a mut Self>, cache: &mut HashKeyCache) {
         cache.hash_each(records.into_iter().filter_map(Self::take_unhashed));
     }
 
-    /// Hashes the key, if that has not been done yet. Hash keys of partition keys that come again are remembered.
+    /// Hashes the partition key, if the record has no hash key yet. `keys` caches the hash keys of repeated partition
+    /// keys.
     pub fn prepare(self, keys: &mut HashKeyCache) -> PreparedRecord {
         self.prepare_by(|partition_key| keys.hash_key(partition_key))
     }
@@ -227,7 +229,8 @@ impl CheckedRecord {
         prepared
     }
 
-    /// The partition key and the place of its hash key, if that is not known yet. The caller puts it there.
+    /// Returns the partition key and the field of its hash key, if there is no hash key yet. The caller must write the
+    /// hash key to the field.
     pub(crate) fn take_unhashed(&mut self) -> Option<(&str, &mut [u8; 16])> {
         let Entry { partition_key, hash_key, .. } = &mut self.prepared.entry;
         (!mem::replace(&mut self.hashed, true)).then_some((partition_key, hash_key))
@@ -252,20 +255,20 @@ impl From<PreparedRecord> for UserRecord {
     }
 }
 
-/// A user record without its stream, as the stream's pipeline carries it. `K` is its partition key, or where that is.
+/// A user record without its stream, as the stream's pipeline has it. `K` is the partition key, or its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry<K = Box<str>> {
     pub(crate) data: Bytes,
     pub(crate) partition_key: K,
-    /// Big-endian: in bytes it takes no more room than it has.
+    /// The hash key, big-endian. A byte array needs no alignment, so the struct has no padding for it.
     hash_key: [u8; 16],
-    /// Whether the hash key was given, and is not the partition key's.
+    /// Whether the hash key is an explicit one, not that of the partition key.
     explicit: bool,
 }
 
-/// A partition key, or where it is.
+/// A partition key, or its position.
 pub(crate) trait PartitionKey {
-    /// Its bytes.
+    /// Returns the size of the key in bytes.
     fn size(&self) -> usize;
 }
 
@@ -288,7 +291,7 @@ impl<K: PartitionKey> Entry<K> {
         self.explicit.then(|| self.hash_key())
     }
 
-    /// The same record with its key elsewhere.
+    /// Converts the partition key to another representation.
     pub(crate) fn with_key<L>(self, partition_key: impl FnOnce(K) -> L) -> Entry<L> {
         let Self { data, partition_key: key, hash_key, explicit } = self;
         Entry { data, partition_key: partition_key(key), hash_key, explicit }
@@ -319,17 +322,17 @@ fn check_stream(stream: &str) -> Result<(), InvalidRecord> {
     if valid { Ok(()) } else { Err(InvalidRecord::Stream { value: stream.chars().take(200).collect() }) }
 }
 
-/// The name in `arn:PARTITION:kinesis:REGION:ACCOUNT:stream/NAME`.
+/// Returns the name in `arn:PARTITION:kinesis:REGION:ACCOUNT:stream/NAME`.
 fn name_in_arn(arn: &str) -> Option<&str> {
     let mut parts = arn.splitn(6, ':').skip(1);
     let (partition, service, region, account, resource) =
         (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let sound = partition.starts_with("aws")
+    let valid = partition.starts_with("aws")
         && service == "kinesis"
         && !region.is_empty()
         && account.len() == 12
         && account.bytes().all(|b| b.is_ascii_digit());
-    if sound { resource.strip_prefix("stream/") } else { None }
+    if valid { resource.strip_prefix("stream/") } else { None }
 }
 
 #[cfg(test)]
@@ -342,7 +345,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn keys_that_are_hashed_side_by_side_have_the_same_hash_keys(
+        fn keys_that_are_hashed_together_have_the_same_hash_keys(
             batches in proptest::collection::vec(
                 proptest::collection::vec(("[a-d]{1,3}|.{1,12}|k{40,200}", proptest::option::of(any::<u128>())), 0..40),
                 1..10,
@@ -360,7 +363,7 @@ mod tests {
                     prop_assert!(record.clone().take_unhashed().is_none());
                     let prepared = record.prepare(&mut cache);
                     prop_assert_eq!(prepared.hash_key(), keys.1.unwrap_or_else(|| hash_key(&keys.0)));
-                    prop_assert_eq!(UserRecord::from(prepared), user_record(keys), "the record is what it was");
+                    prop_assert_eq!(UserRecord::from(prepared), user_record(keys), "the record is unchanged");
                 }
             }
         }
@@ -368,12 +371,12 @@ mod tests {
 
     fn refusal(record: UserRecord) -> String {
         let error = record.clone().prepare().unwrap_err();
-        assert_eq!(*error.record, record, "the record comes back as it was");
+        assert_eq!(*error.record, record, "the error has the unchanged record");
         error.to_string()
     }
 
     #[test]
-    fn bad_records_are_refused_by_field_value_and_limit() {
+    fn errors_name_field_value_and_limit() {
         assert_eq!(
             refusal(UserRecord::new("s", "k".repeat(257), "")),
             "partition_key has 257 characters, but must have 1 to 256"
@@ -392,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_key_is_the_explicit_one_or_that_of_the_partition_key() {
+    fn explicit_hash_key_overrides_the_partition_key() {
         let record = UserRecord::new("s", "key", "data");
         assert_eq!(record.clone().prepare().unwrap().hash_key(), hash_key("key"));
         let prepared = record.explicit_hash_key("42").prepare().unwrap();
@@ -400,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limits_themselves_are_accepted() {
+    fn records_at_the_limits_are_accepted() {
         for record in [
             UserRecord::new("s".repeat(128), "あ".repeat(256), ""),
             UserRecord::new("s", "k", alloc::vec![0; (10 << 20) - 1]),

@@ -219,11 +219,11 @@ impl<T> Aggregator<T> {
         user: Pending<T>,
         slot: u32,
         shard: Option<&ShardRef>,
-        deadline: Instant,
-        expiry: Instant,
+        times: Times,
         limits: AggregateLimits,
         mut closed: impl FnMut(KinesisRecord<T>),
     ) -> FollowUp {
+        let Times { deadline, expiry } = times;
         let index = slot as usize;
         if index >= self.shards.len() {
             self.shards.resize_with(index + 1, || Shard { open: None, usual: (0, 0) });
@@ -398,7 +398,9 @@ mod tests {
             let mut aggregator = Aggregator::default();
             let mut closed = Vec::new();
             for user in users() {
-                aggregator.add(user, 0, Some(&shard(0)), ms(1), ms(2), limits, |record| closed.push(record.user_records()));
+                aggregator.add(user, 0, Some(&shard(0)), Times { deadline: ms(1), expiry: ms(2) }, limits, |record| {
+                    closed.push(record.user_records());
+                });
             }
             closed
         };
@@ -495,7 +497,7 @@ mod tests {
                         let expiry = deadline + Duration::from_millis(ttl);
                         let expected = model.add(slot, Kept { ticket: put, plain: plain(&user), deadline, expiry });
                         let mut closed = Vec::new();
-                        aggregator.add(user, slot, Some(&shard(slot)), deadline, expiry, limits, |record| closed.push(record));
+                        aggregator.add(user, slot, Some(&shard(slot)), Times { deadline, expiry }, limits, |record| closed.push(record));
                         prop_assert_eq!(tickets(&closed), &expected[..]);
                         out.extend(expected);
                         put += 1;

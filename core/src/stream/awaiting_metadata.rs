@@ -57,6 +57,12 @@ impl<T> AwaitingMetadata<T> {
         is_full.then_some(backlog)
     }
 
+    /// Notes that a put was refused. Returns how long the records take if they all belong to one shard.
+    pub(super) fn note_refused(&mut self, config: &Config) -> Duration {
+        self.has_refused = true;
+        self.backlog(config)
+    }
+
     fn backlog(&self, config: &Config) -> Duration {
         // Aggregated, they are a few Kinesis records.
         let kinesis_records = if config.aggregation_enabled() { 0 } else { self.records.len() };

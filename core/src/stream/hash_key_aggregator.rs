@@ -8,7 +8,7 @@ use core::time::Duration;
 use hashbrown::HashMap;
 
 use crate::record::kinesis_record::{KinesisRecord, Pending};
-use crate::stream::aggregator::{AggregateLimits, Aggregator};
+use crate::stream::aggregator::{AggregateLimits, Aggregator, Times};
 use crate::stream::limiter::Backlog;
 use crate::time::Instant;
 
@@ -54,7 +54,7 @@ impl<T> HashKeyAggregator<T> {
         let slot = self.slot(user.entry.hash_key());
         self.bytes += user.entry.size();
         let bytes = &mut self.bytes;
-        self.aggregator.add(user, slot, None, deadline, expiry, limits, |record| {
+        self.aggregator.add(user, slot, None, Times { deadline, expiry }, limits, |record| {
             *bytes -= record.user_bytes();
             closed(record);
         });
@@ -75,9 +75,9 @@ impl<T> HashKeyAggregator<T> {
 
     /// Closes an aggregate that is due by `horizon`.
     pub(crate) fn close_due(&mut self, horizon: Instant, is_backlogged: bool) -> Option<KinesisRecord<T>> {
-        let slot = self.aggregator.pop_due(horizon, |_, times| {
-            is_backlogged.then(|| times.expiry.min(times.deadline + EXTENSION))
-        })?;
+        let slot = self
+            .aggregator
+            .pop_due(horizon, |_, times| is_backlogged.then(|| times.expiry.min(times.deadline + EXTENSION)))?;
         self.close(slot)
     }
 

@@ -225,14 +225,22 @@ impl<T> Limiter<T> {
         room: Room,
     ) -> Option<Duration> {
         let (rate, limit) = (self.rate(slot), self.backlog_limit);
-        let shard = self.shards.get_mut(slot as usize).and_then(Option::as_mut).filter(|shard| shard.is_slow)?;
+        let shard = self.shard(slot).filter(|shard| shard.is_slow)?;
         let backlog = shard.backlog(now, rate);
         let is_full = backlog > limit || shard.user_records > room.records || shard.bytes > room.bytes;
-        if is_full && shard.refused.is_none() {
+        is_full.then(|| self.note_refused(now, slot, shard_id))
+    }
+
+    /// Notes that a put for the shard was refused. Returns how long the shard's backlog takes.
+    pub(crate) fn note_refused(&mut self, now: Instant, slot: u32, shard_id: Option<&Arc<str>>) -> Duration {
+        let rate = self.rate(slot);
+        let shard = self.shard_mut(slot);
+        let backlog = shard.backlog(now, rate);
+        if shard.refused.is_none() {
             shard.refused = Some(Refused { shard_id: shard_id.cloned() });
             self.refused.push(slot);
         }
-        is_full.then_some(backlog)
+        backlog
     }
 
     /// Takes a shard that refused a put and has room again: an eighth of what it may have, so that waiting puts come in groups.

@@ -351,13 +351,7 @@ impl<T> Stream<T> {
     }
 
     /// Takes what waits for the pace of a shard.
-    fn take_waiting(
-        &mut self,
-        now: Instant,
-        slot: u32,
-        records: &mut Vec<KinesisRecord<T>>,
-        context: &mut Context<T>,
-    ) {
+    fn take_waiting(&mut self, now: Instant, slot: u32, records: &mut Vec<KinesisRecord<T>>, context: &mut Context<T>) {
         let (waiting, refused) = self.limiter.take_all(now, slot);
         records.extend(waiting);
         if let Some(refused) = refused {
@@ -393,6 +387,5 @@ impl<T> Stream<T> {
 
 /// Whether the service refused a request about a stream, and would refuse it again.
 fn is_refused_for_good(error: &RequestError) -> bool {
-    error.delivery == Delivery::Refused
-        && matches!(classify(&error.code), ErrorClass::Permanent | ErrorClass::Invalid)
+    error.delivery == Delivery::Refused && matches!(classify(&error.code), ErrorClass::Permanent | ErrorClass::Invalid)
 }

@@ -21,8 +21,8 @@ use core::mem;
 use core::time::Duration;
 
 pub(crate) use self::aggregator::FollowUp;
+use self::aggregator::{AggregateLimits, Aggregator, Times};
 pub(crate) use self::limiter::RELEASE_INTERVAL;
-use self::aggregator::{AggregateLimits, Aggregator};
 use crate::action::Action;
 use crate::codec::AGGREGATE_PARTITION_KEY;
 use crate::config::Config;
@@ -88,8 +88,7 @@ impl<T> Stream<T> {
         metrics: Option<Box<StreamMetrics>>,
         context: &mut Context<T>,
     ) -> Self {
-        let new_metrics =
-            || StreamMetrics::new(context.config.metrics_level(), context.config.metrics_granularity());
+        let new_metrics = || StreamMetrics::new(context.config.metrics_level(), context.config.metrics_granularity());
         let metrics = metrics.or_else(new_metrics);
         Self {
             name,
@@ -140,13 +139,7 @@ impl<T> Stream<T> {
     }
 
     /// Starts a record's way through the stages: it is new, or retried.
-    fn enter(
-        &mut self,
-        now: Instant,
-        user: Pending<T>,
-        deadline: Instant,
-        context: &mut Context<T>,
-    ) -> FollowUp {
+    fn enter(&mut self, now: Instant, user: Pending<T>, deadline: Instant, context: &mut Context<T>) -> FollowUp {
         if self.metadata.is_awaited() {
             self.awaiting_metadata.push(user, deadline);
             return FollowUp::Send;
@@ -204,7 +197,7 @@ impl<T> Stream<T> {
             size: config.aggregation_max_size().min(limit - AGGREGATE_PARTITION_KEY.len()),
         };
         match shard {
-            Some(_) => self.aggregator.add(user, slot, shard, deadline, expiry, limits, pass),
+            Some(_) => self.aggregator.add(user, slot, shard, Times { deadline, expiry }, limits, pass),
             None => {
                 self.hash_key_aggregator.add(user, deadline, expiry, limits, pass);
                 self.count_in_aggregates(now);
@@ -234,7 +227,8 @@ impl<T> Stream<T> {
             }
             self.close_due(now, context);
             self.expire_collected(now, context);
-            let timers = [self.limiter.next_timer(), self.aggregator.next_timer(), self.hash_key_aggregator.next_timer()];
+            let timers =
+                [self.limiter.next_timer(), self.aggregator.next_timer(), self.hash_key_aggregator.next_timer()];
             if timers.into_iter().all(|at| at > now) {
                 break;
             }
@@ -408,6 +402,24 @@ impl<T> Stream<T> {
         Some(Full::Shard { shard: ShardName { stream: self.name.clone(), shard_id }, backlog })
     }
 
+    /// Returns what [`full`](Self::full) names for this hash key.
+    pub(crate) fn shard_name(&self, hash_key: u128) -> ShardName {
+        let shard = if self.metadata.is_awaited() { None } else { self.metadata.shard(hash_key) };
+        ShardName { stream: self.name.clone(), shard_id: shard.map(|shard| shard.id.clone()) }
+    }
+
+    /// Refuses a put for this hash key, whether or not its shard is full.
+    pub(crate) fn refuse(&mut self, now: Instant, hash_key: u128, config: &Config) -> Full {
+        let shard = self.shard_name(hash_key);
+        let slot = self.metadata.shard(hash_key).map_or(WHOLE_STREAM, |shard| shard.slot);
+        let backlog = if self.metadata.is_awaited() {
+            self.awaiting_metadata.note_refused(config)
+        } else {
+            self.limiter.note_refused(now, slot, shard.shard_id.as_ref())
+        };
+        Full::Shard { shard, backlog }
+    }
+
     /// Reports the shards that have room again, and for how many shards puts have to be checked against the limit on a backlog.
     pub(crate) fn report_backlog(&mut self, now: Instant, context: &mut Context<T>) {
         while let Some(refused) = self.limiter.pop_freed(now, context.room()) {
@@ -427,9 +439,8 @@ impl<T> Stream<T> {
     fn close_due(&mut self, now: Instant, context: &mut Context<T>) {
         let mut horizon = now;
         let later = now + context.config.record_max_buffered_time() / 4;
-        while let Some(slot) = self
-            .aggregator
-            .pop_due(horizon, |slot, times| self.limiter.is_backlogged(slot).then_some(times.expiry))
+        while let Some(slot) =
+            self.aggregator.pop_due(horizon, |slot, times| self.limiter.is_backlogged(slot).then_some(times.expiry))
         {
             horizon = later;
             self.close(now, slot, context);

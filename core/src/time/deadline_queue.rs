@@ -1,17 +1,17 @@
-//! A queue that gives the earliest deadline first and knows what expires first.
+//! A queue ordered by deadline, with a second order by expiry.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
 use crate::time::Instant;
 
-/// Deadline, then order of arrival.
+/// The deadline, then the order of arrival.
 type Key = (Instant, u64);
 
-/// Values by deadline (ties: first come, first served), each with a time at which it is of no more use.
+/// Values ordered by deadline, each with an expiry. Values with equal deadlines leave in the order of arrival.
 #[derive(Debug)]
 pub(crate) struct DeadlineQueue<V> {
     by_deadline: BTreeMap<Key, (Instant, V)>,
-    /// Only what expires at all.
+    /// The expiries, without values that never expire.
     by_expiry: BTreeSet<(Instant, Key)>,
     arrivals: u64,
 }
@@ -44,12 +44,12 @@ impl<V> DeadlineQueue<V> {
         self.by_deadline.first_key_value().map(|(_, (_, value))| value)
     }
 
-    /// The earliest deadline.
+    /// Returns the earliest deadline.
     pub(crate) fn next_deadline(&self) -> Instant {
         self.by_deadline.first_key_value().map_or(Instant::NEVER, |((deadline, _), _)| *deadline)
     }
 
-    /// The earliest expiry.
+    /// Returns the earliest expiry.
     pub(crate) fn next_expiry(&self) -> Instant {
         self.by_expiry.first().map_or(Instant::NEVER, |(expiry, _)| *expiry)
     }
@@ -62,12 +62,12 @@ impl<V> DeadlineQueue<V> {
         Some(value)
     }
 
-    /// Takes the first value if its deadline has come.
+    /// Removes and returns the first value, if its deadline is `now` or earlier.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<V> {
         if self.next_deadline() <= now { self.pop() } else { None }
     }
 
-    /// Takes a value that has expired.
+    /// Removes and returns the value that expires first, if it has expired.
     pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<V> {
         let (expiry, key) = *self.by_expiry.first()?;
         if expiry > now {
@@ -95,7 +95,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_list_that_is_searched(
+        fn it_matches_a_sorted_list(
             steps in proptest::collection::vec(
                 prop_oneof![
                     5 => (0..8_u64, proptest::option::of(0..8_u64))
@@ -108,7 +108,7 @@ mod tests {
             ),
         ) {
             let mut queue = DeadlineQueue::default();
-            // Deadline, arrival, expiry: in the order in which they leave.
+            // Deadline, arrival and expiry, in the order in which values leave.
             let mut list: Vec<(Instant, usize, Instant)> = Vec::new();
             for (arrival, step) in steps.into_iter().enumerate() {
                 let (popped, at) = match step {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_expired_leaves_out_of_turn() {
+    fn expired_values_leave_before_earlier_deadlines() {
         let mut queue = DeadlineQueue::default();
         queue.push(ms(1), ms(30), "first");
         queue.push(ms(2), ms(20), "second");

@@ -1,4 +1,4 @@
-//! Time as the state machine sees it: a number that the driver passes in.
+//! The time of the state machine: a number that the driver passes in.
 
 pub(crate) mod deadline_queue;
 pub(crate) mod timers;
@@ -9,9 +9,9 @@ use core::time::Duration;
 
 /// A point in time: nanoseconds since an origin that the driver chooses.
 ///
-/// The drivers of this project choose the Unix epoch, read once and then advanced by a monotonic clock, so that the
-/// instants of an [`Attempt`](crate::Attempt) can be shown as wall-clock time. All arithmetic saturates:
-/// [`Instant::NEVER`] plus or minus anything is still never, so a time-to-live of [`Duration::MAX`] is legal.
+/// The drivers of this project choose the Unix epoch. They read the wall clock once and then advance it by a monotonic
+/// clock, so the instants of an [`Attempt`](crate::Attempt) are wall-clock times. All arithmetic saturates:
+/// [`Instant::NEVER`] plus any duration is still never, so a time-to-live of [`Duration::MAX`] is valid.
 ///
 /// ```
 /// use core::time::Duration;
@@ -25,30 +25,30 @@ use core::time::Duration;
 pub struct Instant(u64);
 
 impl Instant {
-    /// A time that never comes: what a timer without a date is set to.
+    /// A time that never comes: the value of a timer that is not set.
     pub const NEVER: Self = Self(u64::MAX);
 
-    /// The instant `nanos` nanoseconds after the driver's origin.
+    /// Creates the instant `nanos` nanoseconds after the driver's origin.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since the driver's origin.
+    /// Returns the number of nanoseconds since the driver's origin.
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// The time from `earlier` to `self`; zero if `earlier` is later.
+    /// Returns the time from `earlier` to `self`; zero if `earlier` is later.
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// The last multiple of `interval` since the origin that is not after `self`.
+    /// Returns the last multiple of `interval` since the origin that is not after `self`.
     pub(crate) const fn round_down(self, interval: Duration) -> Self {
         Self(self.0 - self.0 % interval.as_nanos() as u64)
     }
 
-    /// The first multiple of `interval` since the origin that is not before `self`.
+    /// Returns the first multiple of `interval` since the origin that is not before `self`.
     pub(crate) const fn round_up(self, interval: Duration) -> Self {
         let interval = interval.as_nanos() as u64;
         Self(self.0.div_ceil(interval).saturating_mul(interval))
@@ -69,7 +69,7 @@ impl fmt::Debug for Instant {
     }
 }
 
-/// A duration in whole nanoseconds, saturating: 584 years is for ever here.
+/// Returns a duration in nanoseconds. It saturates at the maximum of `u64`, 584 years.
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn rounding_up_gives_the_next_multiple_or_the_same() {
+    fn rounding_returns_a_multiple_and_keeps_multiples() {
         let ten = Duration::from_millis(10);
         assert_eq!((ms(0).round_down(ten), ms(9).round_down(ten), ms(10).round_down(ten)), (ms(0), ms(0), ms(10)));
         assert_eq!((ms(0).round_up(ten), ms(1).round_up(ten), ms(10).round_up(ten)), (ms(0), ms(10), ms(10)));
@@ -102,18 +102,18 @@ mod tests {
     }
 
     #[test]
-    fn jitter_is_spread_from_nothing_to_the_most() {
-        let (mut rng, most) = (fastrand::Rng::with_seed(1), Duration::from_secs(8));
+    fn jitter_is_uniform_from_zero_to_the_maximum() {
+        let (mut rng, max) = (fastrand::Rng::with_seed(1), Duration::from_secs(8));
         let mut eighths = [0; 8];
         for _ in 0..8_000 {
-            eighths[random_duration(&mut rng, most - Duration::from_nanos(1)).as_secs() as usize] += 1;
+            eighths[random_duration(&mut rng, max - Duration::from_nanos(1)).as_secs() as usize] += 1;
         }
         assert!(eighths.iter().all(|count| (800..1_200).contains(count)), "{eighths:?}");
         assert_eq!(random_duration(&mut rng, Duration::ZERO), Duration::ZERO);
     }
 
     #[test]
-    fn it_shows_as_the_time_since_the_origin() {
+    fn debug_shows_the_time_since_the_origin() {
         assert_eq!(alloc::format!("{:?} {:?}", ms(1_500), Instant::NEVER), "1.5s never");
     }
 }

@@ -1,4 +1,4 @@
-//! Alarms by number: the earliest first, nothing polled.
+//! Numbered timers: the earliest fires first, and none is polled.
 
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
@@ -6,22 +6,22 @@ use core::cmp::Reverse;
 
 use crate::time::Instant;
 
-/// Stale entries that are not worth a clean-up.
+/// The heap keeps this many stale entries before a clean-up, or one for each timer if that is more.
 const STALE_MAX: usize = 64;
 
-/// One alarm for each small number (a shard's slot, a stream's index).
+/// A timer for each small number (a shard's slot, a stream's index).
 ///
-/// An alarm is only ever moved forward. Whoever is woken looks at what is due then and sets the alarm again, so an alarm
-/// that became too early costs one wake-up and nothing else, and a put that moves no deadline forward costs nothing.
+/// A timer only moves to an earlier time. When it fires, its owner checks what is due and arms it again. So a timer
+/// that became too early costs only one wake-up, and a put that makes no deadline earlier costs nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, u32)>>,
-    /// By number: when it will be woken. Entries of the heap that disagree are stale.
+    /// The time of each timer, by number. Entries of the heap with another time are stale.
     armed: Vec<Instant>,
 }
 
 impl Timers {
-    /// Wakes `number` at `at`, or earlier if it is to be woken earlier.
+    /// Sets the timer of `number` to `at`, unless it is set to an earlier time.
     pub(crate) fn arm(&mut self, number: u32, at: Instant) {
         let slot = number as usize;
         if slot >= self.armed.len() {
@@ -37,7 +37,7 @@ impl Timers {
         }
     }
 
-    /// Removes stale entries from the front, so that they wake nothing.
+    /// Removes stale entries from the front, so that they cause no wake-ups.
     fn pop_stale(&mut self) {
         while let Some(Reverse((at, number))) = self.heap.peek()
             && self.armed[*number as usize] != *at
@@ -46,24 +46,24 @@ impl Timers {
         }
     }
 
-    /// A far alarm that is moved forward again and again leaves an entry behind each time.
+    /// Removes all stale entries. A late timer that moves to an earlier time leaves one entry each time.
     fn drop_stale(&mut self) {
         let armed = self.armed.iter().zip(0..).filter(|(at, _)| **at != Instant::NEVER);
         self.heap = armed.map(|(at, number)| Reverse((*at, number))).collect();
     }
 
-    /// The earliest alarm.
+    /// Returns the time of the earliest timer.
     pub(crate) fn next(&self) -> Instant {
         self.heap.peek().map_or(Instant::NEVER, |Reverse((at, _))| *at)
     }
 
-    /// Takes the number of an alarm that is due at `now`, and disarms it.
+    /// Disarms a timer that is due at `now`, and returns its number.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<u32> {
         if let Some(Reverse((at, number))) = self.heap.peek().copied()
             && at <= now
         {
             self.heap.pop();
-            // Stale entries are removed before they come to the front.
+            // The front entry is never stale: stale entries are removed when they reach the front.
             self.armed[number as usize] = Instant::NEVER;
             self.pop_stale();
             return Some(number);
@@ -81,7 +81,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_number_is_woken_at_the_earliest_of_its_alarms_and_in_order(
+        fn timers_fire_in_order_at_their_earliest_times(
             steps in proptest::collection::vec(
                 prop_oneof![
                     3 => (0..4_u32, 1..30_u64).prop_map(|(number, wait)| (Some(number), wait)),
@@ -100,22 +100,22 @@ mod tests {
                     *at = (*at).min(ms(now + millis));
                 } else {
                     now += millis;
-                    let mut woken = Vec::new();
+                    let mut fired = Vec::new();
                     while let Some(number) = timers.pop_due(ms(now)) {
-                        woken.extend(model.remove(&number).map(|at| (at, number)));
+                        fired.extend(model.remove(&number).map(|at| (at, number)));
                     }
-                    prop_assert!(woken.is_sorted() && woken.iter().all(|(at, _)| *at <= ms(now)), "{:?}", woken);
-                    prop_assert!(model.values().all(|at| *at > ms(now)), "nobody is forgotten");
-                    prop_assert!(timers.next() > ms(now), "no busy loop");
+                    prop_assert!(fired.is_sorted() && fired.iter().all(|(at, _)| *at <= ms(now)), "{:?}", fired);
+                    prop_assert!(model.values().all(|at| *at > ms(now)), "every due timer fires");
+                    prop_assert!(timers.next() > ms(now), "no timer is due after all due timers have fired");
                 }
                 let first = model.values().min().copied().unwrap_or(Instant::NEVER);
-                prop_assert!(timers.next() <= first, "nobody is woken late");
+                prop_assert!(timers.next() <= first, "no timer fires late");
             }
         }
     }
 
     #[test]
-    fn the_earliest_alarm_of_a_number_counts_and_fires_once() {
+    fn a_timer_fires_once_at_its_earliest_time() {
         let mut timers = Timers::default();
         timers.arm(3, ms(50));
         timers.arm(3, ms(40));
@@ -128,26 +128,26 @@ mod tests {
         assert_eq!(timers.pop_due(ms(100)), None);
         assert_eq!(timers.next(), Instant::NEVER);
         timers.arm(3, ms(200));
-        assert_eq!(timers.pop_due(ms(200)), Some(3), "a number can be armed again");
+        assert_eq!(timers.pop_due(ms(200)), Some(3), "a timer can be armed again");
     }
 
     #[test]
-    fn alarms_that_were_moved_forward_do_not_pile_up() {
+    fn stale_entries_do_not_accumulate() {
         let mut timers = Timers::default();
         (1..=200).for_each(|number| timers.arm(number, ms(200_000)));
         for now in 0..10_000 {
             timers.arm(0, ms(100_000));
             timers.arm(0, ms(now));
             assert_eq!(timers.pop_due(ms(now)), Some(0));
-            assert!(timers.heap.len() <= 500, "{} entries for 201 alarms", timers.heap.len());
+            assert!(timers.heap.len() <= 500, "{} entries for 201 timers", timers.heap.len());
         }
-        assert_eq!(timers.pop_due(ms(199_999)), None, "all that is left of the first is stale");
-        let woken: Vec<u32> = core::iter::from_fn(|| timers.pop_due(ms(200_000))).collect();
-        assert_eq!(woken, (1..=200).collect::<Vec<_>>());
+        assert_eq!(timers.pop_due(ms(199_999)), None, "all remaining entries of timer 0 are stale");
+        let fired: Vec<u32> = core::iter::from_fn(|| timers.pop_due(ms(200_000))).collect();
+        assert_eq!(fired, (1..=200).collect::<Vec<_>>());
     }
 
     #[test]
-    fn an_alarm_that_moves_nothing_forward_costs_nothing() {
+    fn arming_for_a_later_time_adds_no_entry() {
         let mut timers = Timers::default();
         (0..10).for_each(|_| timers.arm(3, ms(5)));
         (0..10).for_each(|later| timers.arm(3, ms(6 + later)));

@@ -1,4 +1,4 @@
-//! The longest backlog of a shard, and streams that are idle.
+//! Tests of the limit on a shard's backlog, and of idle streams.
 
 use std::time::Duration;
 
@@ -7,11 +7,15 @@ use kpl_core::{Config, Consumers, Full, PutError, RecordReply, ShardName, UserRe
 
 use crate::rig::*;
 
-/// Puts a record for a hash key until that is refused. Returns how many were accepted, and what is full.
+/// Puts records with this hash key until one is refused. Returns the number of accepted records, and what is full.
 fn fill(rig: &mut Rig, hash_key: u128, size: usize) -> (usize, Full) {
     for accepted in 0.. {
         let record = UserRecord::new("s", "k", vec![0; size]).explicit_hash_key(hash_key.to_string());
-        match rig.producer.put(rig.now, record.prepare().unwrap(), 1_000_000 + accepted as u64 + rig.results.len() as u64) {
+        match rig.producer.put(
+            rig.now,
+            record.prepare().unwrap(),
+            1_000_000 + accepted as u64 + rig.results.len() as u64,
+        ) {
             Ok(()) => rig.drain(),
             Err(PutError::Full { full, .. }) => return (accepted, full),
             Err(error) => panic!("{error}"),
@@ -27,7 +31,7 @@ fn backlog(full: &Full) -> Duration {
 
 #[test]
 fn a_shard_is_full_when_its_backlog_takes_longer_than_the_limit_at_half_its_pace() {
-    for (ttl, given, limit) in [
+    for (ttl, configured, limit) in [
         (30 * SEC, None, 15),
         (8 * SEC, None, 4),
         (Duration::MAX, None, 15),
@@ -35,14 +39,17 @@ fn a_shard_is_full_when_its_backlog_takes_longer_than_the_limit_at_half_its_pace
         (30 * SEC, Some(100 * SEC), 100),
     ] {
         let config = Config::builder().aggregation_enabled(false).rate_limit_records_per_shard(100).record_ttl(ttl);
-        let mut rig = Rig::with_shards(config.max_shard_backlog(given), 2);
+        let mut rig = Rig::with_shards(config.max_shard_backlog(configured), 2);
         let (accepted, full) = fill(&mut rig, 0, 10);
-        // A second's worth passes at once; half of the pace counts.
+        // One second's worth is released at once. The backlog is computed at half the pace.
         let expected = 100 + 100 * limit / 2;
         assert!((expected..=expected + 2).contains(&accepted), "{accepted} of {expected}");
         assert!(backlog(&full) > limit as u32 * SEC, "{full}");
-        assert_eq!(full.to_string(), format!("shardId-000000000000 of the stream s is full: its backlog takes {limit}.0s"));
-        assert_eq!(rig.producer.buffer_room().records, 0, "each put is checked");
+        assert_eq!(
+            full.to_string(),
+            format!("shardId-000000000000 of the stream s is full: its backlog takes {limit}.0s")
+        );
+        assert_eq!(rig.producer.buffer_room().records, 0, "no put is buffered, so that each one is checked");
         rig.put(u128::MAX, "the other shard has room");
     }
 }
@@ -62,7 +69,7 @@ fn room_is_reported_once_after_a_refusal() {
         }
     }
     assert_eq!(rig.freed, [ShardName::new("s", Some(shard_id(0).into()))]);
-    assert!((3..=5).contains(&freed_after.unwrap()), "an eighth of 2 s: {freed_after:?}");
+    assert!((3..=5).contains(&freed_after.unwrap()), "an eighth of the limit has to be free, 500 ms at half the pace: {freed_after:?} tenths of a second");
     assert!(backlog(&full) > 4 * SEC);
     assert!(rig.producer.buffer_room().records > 0, "the backlog is short again");
 }
@@ -83,7 +90,7 @@ fn a_full_shard_that_is_split_has_room_again() {
 }
 
 #[test]
-fn a_shard_with_a_backlog_gets_no_more_than_half_of_the_producers_room() {
+fn a_shard_with_a_backlog_gets_at_most_half_of_the_producers_room() {
     let config = Config::builder().rate_limit_records_per_shard(1).max_outstanding_records(1_000);
     let mut rig = Rig::with_shards(config.aggregation_enabled(false).max_shard_backlog(Some(1_000 * SEC)), 4);
     let (first, full) = fill(&mut rig, 0, 10);
@@ -91,11 +98,11 @@ fn a_shard_with_a_backlog_gets_no_more_than_half_of_the_producers_room() {
     assert!(matches!(full, Full::Shard { .. }));
     let (second, _) = fill(&mut rig, start_of(1, 4), 10);
     assert!((249..=252).contains(&second), "half of the rest: {second}");
-    rig.put(u128::MAX, "there is always some left");
+    rig.put(u128::MAX, "some room is always left");
 }
 
 #[test]
-fn records_that_wait_for_the_shard_list_may_all_belong_to_one_shard() {
+fn records_awaiting_the_shard_list_are_limited_as_if_for_one_shard() {
     let mut rig = Rig::new(Config::builder().record_ttl(8 * SEC));
     let (accepted, full) = fill(&mut rig, 0, 10_000);
     assert_eq!(full, Full::Shard { shard: ShardName::new("s", None), backlog: backlog(&full) });
@@ -124,11 +131,11 @@ fn a_throttled_record_is_sent_before_those_that_were_put_after_it() {
     rig.run_for(2 * SEC);
     rig.answer_all_stored(&equal_shards(1));
     assert_eq!(rig.receipt(first).attempts().len(), 2);
-    assert!(!rig.results.contains_key(later.last().unwrap()), "the backlog is longer than that");
+    assert!(!rig.results.contains_key(later.last().unwrap()), "the backlog takes longer than 2 s");
 }
 
 #[test]
-fn where_every_consumer_reads_any_shard_a_misrouted_aggregate_is_accepted() {
+fn a_misrouted_aggregate_is_accepted_if_consumers_read_any_shard() {
     for (consumers, accepted) in [(Consumers::AnyShard, true), (Consumers::Kcl, false)] {
         let mut rig = Rig::with_shards(Config::builder().consumers(consumers), 2);
         let tickets = [rig.put(1, "a"), rig.put(2, "b")];
@@ -139,28 +146,31 @@ fn where_every_consumer_reads_any_shard_a_misrouted_aggregate_is_accepted() {
             let receipt = rig.receipt(tickets[1]);
             assert_eq!((receipt.shard_id(), receipt.sub_sequence_number()), (&*shard_id(1), Some(1)));
             rig.run_for(2 * SEC);
-            assert_eq!(rig.lists.len(), 1, "the shards have changed all the same");
+            assert_eq!(rig.lists.len(), 1, "the shard list is refreshed in any case");
         }
     }
 }
 
 #[test]
-fn an_idle_stream_is_retired_and_starts_anew_with_its_next_record() {
+fn an_idle_stream_is_retired_and_restarts_with_its_next_record() {
     let mut rig = Rig::with_shards(Config::builder().metrics_level(MetricsLevel::Detailed), 2);
     assert!(rig.producer.shard("s", 0).is_some());
     rig.run_for(RETIRED_AFTER);
     assert_eq!((rig.producer.shard("s", 0), rig.until_tick()), (None, None));
-    let put = |rig: &mut Rig| rig.producer.metrics(rig.now, MetricsWindow::Total).roll_up();
-    assert_eq!(put(&mut rig).global(Metric::UserRecordsPut).count, 1, "its metrics count for all streams");
-    assert_eq!(put(&mut rig).stream(Metric::UserRecordsPut, "s").count, 0);
+    let total = |rig: &mut Rig| rig.producer.metrics(rig.now, MetricsWindow::Total).roll_up();
+    assert_eq!(total(&mut rig).global(Metric::UserRecordsPut).count, 1, "its metrics stay in the global total");
+    assert_eq!(total(&mut rig).stream(Metric::UserRecordsPut, "s").count, 0);
     let ticket = rig.put(1, "a");
     assert_eq!((rig.lists.len(), rig.describes.len()), (1, 1));
     rig.answer_refreshes(&equal_shards(2));
     rig.run_for(100 * MS);
     rig.answer_all_stored(&equal_shards(2));
     rig.receipt(ticket);
-    let metrics = put(&mut rig);
-    assert_eq!((metrics.global(Metric::UserRecordsPut).count, metrics.stream(Metric::UserRecordsPut, "s").count), (2, 1));
+    let metrics = total(&mut rig);
+    assert_eq!(
+        (metrics.global(Metric::UserRecordsPut).count, metrics.stream(Metric::UserRecordsPut, "s").count),
+        (2, 1)
+    );
     assert_eq!(metrics.latency().unwrap().put_to_ack.count(), 2);
 }
 
@@ -171,15 +181,14 @@ fn metrics_of_a_retired_stream_are_reported_under_its_name() {
     rig.run_for(RETIRED_AFTER + SEC);
     assert_eq!(rig.producer.shard("s", 0), None);
     rig.run_for(3_600 * SEC);
-    let counts: Vec<u64> =
-        rig.reports.iter().map(|report| report.stream(Metric::UserRecordsPut, "s").count).collect();
+    let counts: Vec<u64> = rig.reports.iter().map(|report| report.stream(Metric::UserRecordsPut, "s").count).collect();
     assert_eq!(counts, [1]);
     let total = rig.producer.metrics(rig.now, MetricsWindow::Total).roll_up();
     assert_eq!(total.global(Metric::UserRecordsPut).count, 1);
 }
 
 #[test]
-fn a_stream_with_anything_left_to_do_is_not_retired() {
+fn a_stream_with_outstanding_records_is_not_retired() {
     let mut rig = Rig::with_shards(Config::builder().record_ttl(Duration::MAX), 1);
     let ticket = rig.put(1, "a");
     rig.run_for(2 * RETIRED_AFTER);
@@ -192,9 +201,9 @@ fn a_stream_with_anything_left_to_do_is_not_retired() {
 }
 
 #[test]
-fn a_hundred_thousand_names_in_turn_keep_no_memory() {
+fn a_hundred_thousand_streams_in_turn_keep_no_state() {
     let mut rig = Rig::new(Config::builder());
-    let mut most = 0;
+    let mut streams_max = 0;
     for n in 0..100_000 {
         rig.put_record(UserRecord::new(format!("stream-{n}"), "k", "a"));
         rig.answer_refreshes(&equal_shards(1));
@@ -202,10 +211,10 @@ fn a_hundred_thousand_names_in_turn_keep_no_memory() {
         rig.answer_all_stored(&equal_shards(1));
         rig.results.clear();
         rig.log.clear();
-        most = most.max(rig.producer.streams());
+        streams_max = streams_max.max(rig.producer.streams());
     }
-    // Those of the last five minutes.
-    assert!((2_900..=3_100).contains(&most), "{most}");
+    // Streams of the last five minutes, at ten a second.
+    assert!((2_900..=3_100).contains(&streams_max), "{streams_max}");
     rig.run_for(RETIRED_AFTER);
     assert_eq!((rig.producer.streams(), rig.until_tick()), (0, None));
 }

@@ -1,4 +1,4 @@
-//! Aggregating, pacing and collecting.
+//! Tests of the aggregator, the limiter and the collector.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn a_record_reaches_the_network_within_the_buffering_time_of_its_put() {
     rig.run_for(39 * MS);
     assert!(rig.batches.is_empty());
     rig.run_for(MS);
-    assert_eq!(rig.shape(), [[1]], "the second has 60 ms left: more than a quarter, so it waits for company");
+    assert_eq!(rig.shape(), [[1]], "the second has 60 ms left, more than a quarter of 100 ms: it waits for more records");
     rig.run_for(59 * MS);
     assert_eq!(rig.batches.len(), 1);
     rig.run_for(MS);
@@ -47,7 +47,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     proptest::collection::vec(event, 0..150)
 }
 
-/// The tickets in a request; each record's data begins with its own.
+/// Returns the tickets of a request's user records. Each user record's data begins with its ticket.
 fn tickets(batch: &Batch<u64>) -> Vec<u64> {
     let ticket = |data: &[u8]| u64::from_le_bytes(data[..8].try_into().unwrap());
     let users = |record: &kpl_core::KinesisRecord<u64>| match decode(record.data()) {
@@ -58,7 +58,7 @@ fn tickets(batch: &Batch<u64>) -> Vec<u64> {
 }
 
 proptest! {
-    /// Whatever else happens, where neither a shard's rate nor the cap on requests under way holds it.
+    /// With any events. The config's rates and its limit on requests in flight are too high to hold a record back.
     #[test]
     fn any_record_reaches_the_network_within_the_buffering_time(events in events(), aggregation in any::<bool>()) {
         let config = Config::builder()
@@ -69,7 +69,7 @@ proptest! {
             .max_in_flight_requests(1_024);
         let mut rig = Rig::new(config);
         let mut waiting: Vec<(u64, Instant)> = vec![];
-        let (mut put, mut looked_at) = (0, 0);
+        let (mut put, mut checked) = (0, 0);
         for event in events {
             match event {
                 Event::Put { stream, key, size } => {
@@ -81,7 +81,7 @@ proptest! {
                 Event::Pass { micros } => rig.run_for(Duration::from_micros(micros.into())),
                 Event::Reply { which, stored } if !rig.batches.is_empty() => {
                     let batch = rig.batches.remove(which % rig.batches.len());
-                    looked_at -= 1;
+                    checked -= 1;
                     let records = batch.records().len();
                     let failed = RequestError::new(Delivery::Unanswered, "X", "why");
                     let stored = stored.then(|| (0..records).map(|_| RecordReply::stored(shard_id(0), "1")).collect());
@@ -97,8 +97,8 @@ proptest! {
                     rig.drain();
                 }
             }
-            let sent: BTreeSet<u64> = rig.batches[looked_at..].iter().flat_map(tickets).collect();
-            looked_at = rig.batches.len();
+            let sent: BTreeSet<u64> = rig.batches[checked..].iter().flat_map(tickets).collect();
+            checked = rig.batches.len();
             waiting.retain(|(ticket, _)| !sent.contains(ticket) && !rig.results.contains_key(ticket));
             let late = waiting.iter().find(|(_, put_at)| *put_at + 100 * MS <= rig.now);
             prop_assert_eq!(late, None, "at {:?}", rig.now);
@@ -107,7 +107,7 @@ proptest! {
 }
 
 #[test]
-fn records_that_are_nearly_due_share_the_request_of_one_that_is() {
+fn records_that_are_nearly_due_share_the_request_of_a_due_record() {
     let mut rig = Rig::with_shards(Config::builder(), 100);
     for shard in 0..100 {
         rig.put(start_of(shard, 100), "a");
@@ -115,16 +115,16 @@ fn records_that_are_nearly_due_share_the_request_of_one_that_is() {
     }
     rig.run_for(100 * MS);
     let records: usize = rig.shape().iter().map(Vec::len).sum();
-    assert_eq!((records, rig.batches.len()), (100, 1), "20 ms apart at most: one request");
+    assert_eq!((records, rig.batches.len()), (100, 1), "at most 20 ms apart: one request");
 }
 
-/// The rig compares what is encoded together with what is encoded alone.
+/// The rig compares the data that `encode_each` encodes in groups with the data of each record alone.
 #[test]
-fn a_request_of_more_records_than_are_encoded_at_a_time_is_encoded_in_order() {
+fn a_request_of_more_than_one_encoding_group_is_encoded_in_order() {
     let mut rig = Rig::with_shards(Config::builder(), 100);
     for shard in 0..100 {
         for n in 0..shard % 4 + 1 {
-            // Some shards get one record, and it goes alone; some so much that a group is full by its size.
+            // Some shards get one record, which is not aggregated; some get so much that a group is full by its size.
             rig.put(start_of(shard, 100), vec![shard as u8; if shard < 60 { 100 * n + 1 } else { 9_000 }]);
         }
     }
@@ -134,7 +134,7 @@ fn a_request_of_more_records_than_are_encoded_at_a_time_is_encoded_in_order() {
 }
 
 #[test]
-fn an_aggregate_closes_by_size_and_what_is_sent_is_its_encoding() {
+fn an_aggregate_closes_by_size_and_its_data_is_that_of_the_codec() {
     let mut rig = Rig::with_shards(Config::builder().aggregation_max_size(1_000), 1);
     for key in 0..40_u128 {
         rig.put(key, format!("{key:=^100}"));
@@ -157,11 +157,11 @@ fn an_aggregate_closes_by_size_and_what_is_sent_is_its_encoding() {
         }
     }
     assert_eq!(key, 40);
-    assert_eq!(batch.records().len(), 5, "8 records of 108 bytes, or so, fit");
+    assert_eq!(batch.records().len(), 5, "8 records of about 108 bytes fit");
 }
 
 #[test]
-fn no_kinesis_record_is_larger_than_the_stream_allows_with_its_key() {
+fn a_kinesis_record_with_its_key_is_within_the_streams_limit() {
     let config = Config::builder().max_record_size(Some(1_024)).rate_limit_records_per_shard(10_000);
     let mut rig = Rig::with_shards(config, 1);
     let mut largest = 0;
@@ -177,7 +177,7 @@ fn no_kinesis_record_is_larger_than_the_stream_allows_with_its_key() {
         rig.answer_all_stored(&equal_shards(1));
         rig.run_for(SEC);
     }
-    assert_eq!(largest, 1_024, "and they are filled to the last byte");
+    assert_eq!(largest, 1_024, "the largest record fills the limit to the last byte");
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn an_aggregate_closes_by_count() {
 }
 
 #[test]
-fn a_record_too_large_for_company_goes_alone_and_leaves_the_aggregate_open() {
+fn a_record_too_large_to_be_aggregated_is_sent_alone_and_leaves_the_aggregate_open() {
     let mut rig = Rig::with_shards(Config::builder().collection_max_size_per_shard(10 << 20), 1);
     rig.put(1, "a");
     rig.put(2, vec![0; 60_000]);
@@ -203,7 +203,7 @@ fn a_record_too_large_for_company_goes_alone_and_leaves_the_aggregate_open() {
 }
 
 #[test]
-fn one_user_record_goes_as_it_is() {
+fn a_single_user_record_is_sent_as_it_is() {
     let mut rig = Rig::with_shards(Config::builder(), 1);
     rig.put_record(UserRecord::new("s", "key", "data"));
     rig.run_for(100 * MS);
@@ -215,7 +215,7 @@ fn one_user_record_goes_as_it_is() {
 }
 
 #[test]
-fn without_aggregation_every_record_goes_as_it_is_and_its_shard_is_paced() {
+fn without_aggregation_records_are_sent_as_they_are_and_shards_are_paced() {
     let mut rig = Rig::with_shards(Config::builder().aggregation_enabled(false), 2);
     for _ in 0..1_500 {
         rig.put(1, "a");
@@ -223,17 +223,17 @@ fn without_aggregation_every_record_goes_as_it_is_and_its_shard_is_paced() {
     rig.put(u128::MAX, "b");
     rig.run_for(100 * MS);
     let sent: usize = rig.shape().concat().len();
-    assert!((1_000..=1_200).contains(&sent), "{sent}: a second's worth for one shard, and one for the other");
+    assert!((1_000..=1_200).contains(&sent), "{sent}: one second's worth for one shard, and one record for the other");
     rig.answer_all_stored(&equal_shards(2));
     let mut requests = 0;
     for _ in 0..50 {
         rig.run_for(10 * MS);
         requests += rig.batches.len();
-        assert!(rig.shape().concat().len() <= 20, "a thousand a second");
+        assert!(rig.shape().concat().len() <= 20, "1,000 records a second");
         rig.answer_all_stored(&equal_shards(2));
     }
     assert_eq!(rig.results.len(), 1_501);
-    assert!(requests <= 50, "{requests} requests: what is late goes in groups");
+    assert!(requests <= 50, "{requests} requests: records that wait for the pace share requests");
 }
 
 #[test]
@@ -258,12 +258,12 @@ fn no_shard_is_sent_more_than_its_rate() {
 }
 
 #[test]
-fn a_backlogged_shard_fills_its_aggregates_instead_of_sending_crumbs() {
+fn a_backlogged_shard_fills_its_aggregates_instead_of_sending_small_ones() {
     let config = Config::builder().rate_limit_records_per_shard(5).record_max_buffered_time(10 * MS);
     let mut rig = Rig::with_shards(config, 1);
     let mut kinesis_records = 0;
     for n in 0..400 {
-        rig.put(n, "crumb");
+        rig.put(n, "small");
         rig.run_for(10 * MS);
         kinesis_records += rig.shape().concat().len();
         rig.answer_all_stored(&equal_shards(1));
@@ -272,11 +272,11 @@ fn a_backlogged_shard_fills_its_aggregates_instead_of_sending_crumbs() {
     kinesis_records += rig.shape().concat().len();
     rig.answer_all_stored(&equal_shards(1));
     assert_eq!(rig.results.len(), 400);
-    assert!(kinesis_records <= 32, "{kinesis_records} Kinesis records in five seconds, five of them a second");
+    assert!(kinesis_records <= 32, "{kinesis_records} Kinesis records in 5 s, at 5 a second");
 }
 
 #[test]
-fn a_record_larger_than_the_bucket_goes_and_the_average_holds() {
+fn a_record_larger_than_the_token_bucket_is_sent_and_the_average_rate_holds() {
     let mut rig = Rig::with_shards(
         Config::builder()
             .max_record_size(Some(10 << 20))
@@ -297,11 +297,11 @@ fn a_record_larger_than_the_bucket_goes_and_the_average_holds() {
         rig.run_for(SEC);
     }
     assert_eq!(rig.results.len(), 3);
-    assert!(at[1] - at[0] >= 8 && at[2] - at[1] >= 8, "nine seconds' worth each: {at:?}");
+    assert!(at[1] - at[0] >= 8 && at[2] - at[1] >= 8, "each takes 9 s at the shard's rate: {at:?}");
 }
 
 #[test]
-fn a_request_keeps_all_its_limits() {
+fn a_request_is_within_all_its_limits() {
     let config = Config::builder().aggregation_enabled(false).collection_max_size(1 << 20);
     let mut rig = Rig::with_shards(config, 20);
     for n in 0..2_000_usize {
@@ -322,18 +322,18 @@ fn a_request_keeps_all_its_limits() {
 }
 
 #[test]
-fn a_full_shard_is_sent_without_waiting() {
+fn a_request_that_is_full_for_one_shard_is_sent_at_once() {
     let mut rig = Rig::with_shards(Config::builder(), 4);
     for n in 0..7 {
         rig.put(n, vec![0; 50_000]);
     }
-    assert_eq!(rig.shape(), [[1; 5]], "256 KiB for one shard are a request's worth");
+    assert_eq!(rig.shape(), [[1; 5]], "256 KiB for one shard fill a request");
     rig.put(100, "later");
     assert_eq!(rig.batches.len(), 1);
 }
 
 #[test]
-fn no_more_requests_are_under_way_than_allowed_and_streams_take_turns() {
+fn requests_in_flight_are_limited_and_streams_take_turns() {
     let config = Config::builder().max_in_flight_requests(2).aggregation_enabled(false).collection_max_count(1);
     let mut rig =
         Rig::new(config.record_distribution(kpl_core::RecordDistribution::Auto).max_record_size(Some(1 << 20)));
@@ -357,7 +357,7 @@ fn no_more_requests_are_under_way_than_allowed_and_streams_take_turns() {
 }
 
 #[test]
-fn a_retry_goes_ahead_of_newer_records() {
+fn a_retry_is_sent_before_newer_records() {
     let config = Config::builder().aggregation_enabled(false).rate_limit_records_per_shard(1);
     let mut rig = Rig::with_shards(config, 1);
     rig.run_for(SEC);
@@ -368,14 +368,14 @@ fn a_retry_goes_ahead_of_newer_records() {
     rig.answer_records([RecordReply::failed("InternalFailure", "why")]);
     rig.run_for(SEC);
     rig.answer_all_stored(&equal_shards(1));
-    assert!(rig.results.contains_key(&first), "half the buffering time is the earlier deadline");
+    assert!(rig.results.contains_key(&first), "the retry's deadline, half the buffering time away, is the earlier one");
     assert!(!rig.results.contains_key(&newer[0]));
 }
 
 #[test]
-fn idle_shards_cost_nothing() {
+fn idle_shards_need_no_ticks() {
     let mut rig = Rig::with_shards(Config::builder(), 10_000);
-    assert_eq!(rig.until_tick(), Some(RETIRED_AFTER - SEC), "nothing outstanding: only its memory is to be freed");
+    assert_eq!(rig.until_tick(), Some(RETIRED_AFTER - SEC), "nothing is outstanding: the next tick retires the stream");
     let ticket = rig.put(1, "a");
     assert_eq!(rig.until_tick(), Some(100 * MS));
     rig.run_for(100 * MS);
@@ -383,23 +383,23 @@ fn idle_shards_cost_nothing() {
     rig.receipt(ticket);
     assert_eq!(rig.until_tick(), Some(RETIRED_AFTER));
     rig.run_for(RETIRED_AFTER);
-    assert_eq!(rig.until_tick(), None, "and then no tick at all");
+    assert_eq!(rig.until_tick(), None, "no tick is due after that");
 }
 
 #[test]
-fn an_aggregate_goes_by_its_deadline_when_the_backlog_of_its_shard_ends_before_that() {
+fn an_aggregate_is_sent_by_its_deadline_if_the_backlog_of_its_shard_ends_before() {
     let config = Config::builder().rate_limit_records_per_shard(10).collection_max_size_per_shard(1 << 20);
     let mut rig = Rig::with_shards(config, 2);
     let elsewhere = rig.put(u128::MAX, "due while the first shard is backlogged");
     rig.run_for(5 * MS);
-    // Too large for company: ten go, the eleventh waits for 100 ms.
+    // Too large to be aggregated: ten are released at once, the eleventh waits for 100 ms.
     (0..11).for_each(|key| {
         rig.put(key, vec![0; 60_000]);
     });
     rig.run_for(10 * MS);
     let ticket = rig.put(1, "nearly due when the other shard's aggregate is");
     rig.run_for(85 * MS);
-    assert_eq!(rig.shape(), [[1; 11]], "the ten, and the other shard's");
+    assert_eq!(rig.shape(), [[1; 11]], "the ten, and the other shard's record");
     for _ in 0..4 {
         rig.answer_all_stored(&equal_shards(2));
         rig.run_for(100 * MS);

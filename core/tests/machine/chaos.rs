@@ -1,6 +1,7 @@
-//! Any order of events, any reply: every accepted record is resolved exactly once, and the machine ends empty.
+//! A property test: with any order of events and any replies, every accepted record is resolved exactly once, and the
+//! machine ends empty.
 //!
-//! The seeded simulator against a model of Kinesis is an issue of its own; this is the machine against noise.
+//! The replies are noise. The simulator (`tests/simulator`) runs the machine against a model of Kinesis.
 
 use std::time::Duration;
 
@@ -151,7 +152,7 @@ proptest! {
             prop_assert_eq!(rig.producer.outstanding_records(), accepted as usize - rig.results.len());
         }
 
-        // Everything heals, and all must drain within the time-to-live.
+        // All faults end, and everything must drain within the time-to-live.
         let deadline = close_after.map_or(kpl_core::Instant::NEVER, |ms| rig.now + ms as u32 * MS);
         rig.producer.close(rig.now, deadline);
         rig.drain();

@@ -1,4 +1,4 @@
-//! Every row of the classification table, through the whole machine.
+//! Tests of every row of the classification table, through the whole state machine.
 
 use crate::rig::*;
 use kpl_core::{Config, Delivery, LogEvent, RecordReply, Reply, RequestError, UserRecord};
@@ -9,8 +9,9 @@ fn failed(delivery: Delivery, code: &str) -> Reply {
     Reply::Failed(RequestError::new(delivery, code, "why"))
 }
 
-/// A producer over two shards, with an aggregate of records under way that was predicted for shard 0.
-fn aggregate_under_way(keys: &[u128]) -> (Rig, Vec<u64>) {
+/// Creates a producer for a stream of two shards, with one Kinesis record in flight, predicted for shard 0, that has a user
+/// record for each of `keys`. Returns their tickets, too.
+fn record_in_flight(keys: &[u128]) -> (Rig, Vec<u64>) {
     let mut rig = Rig::with_shards(Config::builder(), 2);
     let tickets = keys.iter().map(|key| rig.put(*key, "data")).collect();
     rig.run_for(100 * MS);
@@ -20,7 +21,7 @@ fn aggregate_under_way(keys: &[u128]) -> (Rig, Vec<u64>) {
 
 #[test]
 fn success_on_the_predicted_shard_is_success_for_every_user_record() {
-    let (mut rig, tickets) = aggregate_under_way(&[1, 2, 3]);
+    let (mut rig, tickets) = record_in_flight(&[1, 2, 3]);
     rig.answer_records([RecordReply::stored(shard_id(0), "77")]);
     for (position, ticket) in tickets.into_iter().enumerate() {
         let receipt = rig.receipt(ticket);
@@ -29,57 +30,57 @@ fn success_on_the_predicted_shard_is_success_for_every_user_record() {
         assert_eq!(receipt.attempts().len(), 1);
     }
     assert!(rig.lists.is_empty(), "nothing to refresh");
-    assert_eq!(rig.log, [], "and nothing to tell");
+    assert_eq!(rig.log, [], "nothing is logged");
 }
 
 #[test]
 fn success_without_a_prediction_is_success() {
     let mut rig = Rig::new(Config::builder().start_timeout(std::time::Duration::ZERO));
     let ticket = rig.put(1, "data");
-    rig.run_for(100 * MS); // no shard list
+    rig.run_for(100 * MS); // without a shard list
     rig.answer_records([RecordReply::stored(shard_id(5), "1")]);
     assert_eq!(rig.receipt(ticket).sub_sequence_number(), None);
 }
 
 #[test]
-fn a_single_record_on_another_shard_is_success_and_refreshes_the_map() {
-    let (mut rig, tickets) = aggregate_under_way(&[1]);
+fn a_single_record_on_another_shard_is_success_and_refreshes_the_shard_map() {
+    let (mut rig, tickets) = record_in_flight(&[1]);
     rig.answer_records([RecordReply::stored(shard_id(9), "1")]);
     assert_eq!(rig.receipt(tickets[0]).shard_id(), shard_id(9));
     assert_eq!(rig.lists.len(), 1);
 }
 
 #[test]
-fn an_aggregate_on_another_known_shard_is_accepted_by_range_and_the_rest_is_retried() {
+fn an_aggregate_on_another_known_shard_is_retried_as_a_whole() {
     let far = start_of(1, 2) - 1;
-    let (mut rig, tickets) = aggregate_under_way(&[1, far]);
-    // The map knows shard 1 (upper half); nothing of the aggregate lies there.
+    let (mut rig, tickets) = record_in_flight(&[1, far]);
+    // The shard map has shard 1, the upper half. No record of the aggregate belongs there.
     rig.answer_records([RecordReply::stored(shard_id(1), "1")]);
     assert!(rig.results.is_empty(), "consumers of shard 1 drop both: neither success nor failure yet");
     assert_eq!(rig.lists.len(), 1, "one refresh for the Kinesis record");
-    assert!(rig.log.iter().any(|notice| matches!(notice, LogEvent::WrongShard { kinesis_records: 1, .. })));
+    assert!(rig.log.iter().any(|event| matches!(event, LogEvent::WrongShard { kinesis_records: 1, .. })));
 
     rig.run_for(50 * MS);
-    assert_eq!(rig.shape(), [[2]], "retried within half the buffering time, together");
+    assert_eq!(rig.shape(), [[2]], "both are retried together, within half the buffering time");
     rig.answer_records([RecordReply::stored(shard_id(0), "2")]);
     for ticket in tickets {
         let receipt = rig.receipt(ticket);
         let errors: Vec<_> =
             receipt.attempts().iter().map(|attempt| attempt.error.as_ref().map(|error| &*error.code)).collect();
         assert_eq!(errors, [Some("Wrong Shard"), None]);
-        assert!(!receipt.attempts().iter().any(|attempt| attempt.is_ambiguous()), "consumers drop it for certain");
+        assert!(!receipt.attempts().iter().any(|attempt| attempt.is_ambiguous()), "consumers certainly drop it");
     }
 }
 
 #[test]
-fn an_aggregate_on_a_shard_of_unknown_range_is_held_until_the_map_tells() {
+fn an_aggregate_on_a_shard_of_unknown_range_is_unverified_until_the_shard_map_has_it() {
     let half_of_shard_0 = start_of(1, 2) / 2;
-    let (mut rig, tickets) = aggregate_under_way(&[1, half_of_shard_0 + 1]);
+    let (mut rig, tickets) = record_in_flight(&[1, half_of_shard_0 + 1]);
     rig.answer_records([RecordReply::stored(shard_id(2), "1")]);
     rig.run_for(500 * MS);
-    assert!(rig.results.is_empty() && rig.batches.is_empty(), "never resend on ignorance");
+    assert!(rig.results.is_empty() && rig.batches.is_empty(), "nothing is sent again on a guess");
     assert_eq!(rig.lists.len(), 1);
-    assert!(rig.lists[0].include_closed, "the shard may be closed again by now");
+    assert!(rig.lists[0].include_closed, "the shard may already be closed again");
 
     let split = [
         child(2, 0, 0, half_of_shard_0),
@@ -87,7 +88,7 @@ fn an_aggregate_on_a_shard_of_unknown_range_is_held_until_the_map_tells() {
         shard(1, start_of(1, 2), u128::MAX),
     ];
     rig.answer_refreshes(&split);
-    assert!(rig.results.is_empty(), "one lies outside the child, and the KCL drops both: both are retried");
+    assert!(rig.results.is_empty(), "one is outside the child's range, and the KCL drops both: both are retried");
     rig.run_for(50 * MS);
     rig.answer_all_stored(&split);
     assert_eq!(rig.receipt(tickets[0]).shard_id(), shard_id(2));
@@ -95,9 +96,9 @@ fn an_aggregate_on_a_shard_of_unknown_range_is_held_until_the_map_tells() {
 }
 
 #[test]
-fn a_hold_asks_for_the_shards_even_right_after_a_list() {
-    let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
-    // While the aggregate is under way, another record's reply makes the map be refreshed; the split comes after that.
+fn an_unverified_aggregate_requests_the_shards_even_right_after_a_list() {
+    let (mut rig, tickets) = record_in_flight(&[1, 2]);
+    // While the aggregate is in flight, another record's reply triggers a refresh. The shard is split after that.
     let other = rig.put(u128::MAX, "single");
     rig.run_for(100 * MS);
     let aggregate = rig.take_batch();
@@ -114,11 +115,11 @@ fn a_hold_asks_for_the_shards_even_right_after_a_list() {
 }
 
 #[test]
-fn a_range_that_is_never_learned_ends_as_ambiguous_at_the_ttl() {
-    let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
+fn an_aggregate_on_a_shard_of_unknown_range_expires_as_ambiguous() {
+    let (mut rig, tickets) = record_in_flight(&[1, 2]);
     rig.answer_records([RecordReply::stored(shard_id(2), "1")]);
     for _ in 0..60 {
-        rig.answer_refreshes(&equal_shards(2)); // says nothing of shard 2
+        rig.answer_refreshes(&equal_shards(2)); // does not list shard 2
         rig.run_for(SEC);
     }
     for ticket in tickets {
@@ -130,7 +131,7 @@ fn a_range_that_is_never_learned_ends_as_ambiguous_at_the_ttl() {
 }
 
 #[test]
-fn a_throttled_record_fails_at_once_if_so_configured() {
+fn a_throttled_record_fails_at_once_with_fail_if_throttled() {
     let mut rig = Rig::with_shards(Config::builder().fail_if_throttled(true), 1);
     let ticket = rig.put(1, "data");
     rig.run_for(100 * MS);
@@ -158,12 +159,12 @@ fn a_throttled_record_slows_its_shard_down_and_is_retried() {
         rig.answer_all_stored(&equal_shards(2));
         assert_eq!(rig.receipt(ticket).attempts().len(), 2);
         assert_eq!(rig.receipt(other).attempts().len(), 1, "the other shard keeps its pace");
-        assert!(rig.log.iter().any(|notice| matches!(notice, LogEvent::Throttled { kinesis_records: 1, .. })));
+        assert!(rig.log.iter().any(|event| matches!(event, LogEvent::Throttled { kinesis_records: 1, .. })));
     }
 }
 
 #[test]
-fn endless_throttling_is_no_busy_loop() {
+fn endless_throttling_causes_no_busy_loop() {
     let mut rig = Rig::with_shards(Config::builder(), 1);
     let ticket = rig.put(1, "data");
     let mut requests = 0;
@@ -179,9 +180,9 @@ fn endless_throttling_is_no_busy_loop() {
 }
 
 #[test]
-fn internal_failure_and_anything_unknown_is_retried_with_growing_backoff() {
-    for code in ["InternalFailure", "NeverHeardOf"] {
-        let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
+fn internal_failures_and_unknown_codes_are_retried_with_growing_backoff() {
+    for code in ["InternalFailure", "UnknownCode"] {
+        let (mut rig, tickets) = record_in_flight(&[1, 2]);
         let mut pauses = vec![];
         for _ in 0..8 {
             rig.answer_records([RecordReply::failed(code, "why")]);
@@ -200,9 +201,9 @@ fn internal_failure_and_anything_unknown_is_retried_with_growing_backoff() {
 }
 
 #[test]
-fn fewer_or_more_results_than_records_fail_all() {
+fn a_reply_with_too_few_or_too_many_results_fails_all_records() {
     for results in [0, 2] {
-        let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
+        let (mut rig, tickets) = record_in_flight(&[1, 2]);
         rig.answer_records(vec![RecordReply::stored(shard_id(0), "1"); results]);
         for ticket in tickets {
             let failure = rig.failure(ticket);
@@ -214,8 +215,8 @@ fn fewer_or_more_results_than_records_fail_all() {
 }
 
 #[test]
-fn without_an_answer_the_attempt_is_ambiguous_and_the_record_is_retried() {
-    let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
+fn an_unanswered_attempt_is_ambiguous_and_the_record_is_retried() {
+    let (mut rig, tickets) = record_in_flight(&[1, 2]);
     rig.answer(failed(Delivery::Unanswered, "TimeoutError"));
     rig.run_for(100 * MS + MS);
     rig.answer_records([RecordReply::stored(shard_id(0), "1")]);
@@ -224,8 +225,8 @@ fn without_an_answer_the_attempt_is_ambiguous_and_the_record_is_retried() {
 }
 
 #[test]
-fn when_nothing_was_sent_the_attempt_is_not_ambiguous() {
-    let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
+fn an_attempt_that_was_not_sent_is_not_ambiguous() {
+    let (mut rig, tickets) = record_in_flight(&[1, 2]);
     for _ in 0..200 {
         rig.run_for(SEC);
         while !rig.batches.is_empty() {
@@ -240,7 +241,7 @@ fn when_nothing_was_sent_the_attempt_is_not_ambiguous() {
 
 #[test]
 fn expired_credentials_are_retried() {
-    let (mut rig, tickets) = aggregate_under_way(&[1]);
+    let (mut rig, tickets) = record_in_flight(&[1]);
     rig.answer(failed(Delivery::Refused, "ExpiredTokenException"));
     rig.run_for(200 * MS);
     rig.answer_records([RecordReply::stored(shard_id(0), "1")]);
@@ -248,33 +249,33 @@ fn expired_credentials_are_retried() {
 }
 
 #[test]
-fn what_waiting_cannot_mend_fails_at_once() {
+fn permanent_errors_fail_at_once() {
     for code in
         ["AccessDeniedException", "ResourceNotFoundException", "KMSDisabledException", "UnknownOperationException"]
     {
-        let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
+        let (mut rig, tickets) = record_in_flight(&[1, 2]);
         rig.answer(failed(Delivery::Refused, code));
         for ticket in tickets {
             let failure = rig.failure(ticket);
             assert_eq!((&*failure.error.code, failure.attempts.len()), (code, 1));
             assert!(!failure.is_ambiguous());
         }
-        assert_eq!(rig.lists.is_empty(), code != "ResourceNotFoundException", "only then the shards may be others");
+        assert_eq!(rig.lists.is_empty(), code != "ResourceNotFoundException", "only then the shards may have changed");
     }
 }
 
 #[test]
-fn a_poisoned_request_is_divided_until_the_offender_stands_alone() {
+fn a_refused_request_is_split_until_the_invalid_record_is_alone() {
     for code in ["InvalidArgumentException", "ValidationException", "SerializationException"] {
         let mut rig = Rig::with_shards(Config::builder().aggregation_enabled(false), 1);
-        let tickets: Vec<u64> = (0..50).map(|key| rig.put(key, if key == 31 { "poison" } else { "good" })).collect();
+        let tickets: Vec<u64> = (0..50).map(|key| rig.put(key, if key == 31 { "invalid" } else { "valid" })).collect();
         rig.run_for(100 * MS);
         assert_eq!(rig.shape(), [vec![1; 50]]);
         let mut requests = 0;
         while !rig.batches.is_empty() {
             requests += 1;
             let batch = &rig.batches[0];
-            if batch.records().iter().any(|record| record.data() == "poison") {
+            if batch.records().iter().any(|record| record.data() == "invalid") {
                 rig.answer(failed(Delivery::Refused, code));
             } else {
                 let batch = rig.take_batch();
@@ -289,23 +290,23 @@ fn a_poisoned_request_is_divided_until_the_offender_stands_alone() {
                 assert_eq!(rig.receipt(ticket).shard_id(), shard_id(0));
             }
         }
-        assert!(requests <= 14, "{requests} requests: two for each halving, at most, and the first");
+        assert!(requests <= 14, "{requests} requests: the first, and at most two for each split");
     }
 }
 
 #[test]
-fn a_poisoned_aggregate_is_divided_too() {
+fn a_refused_aggregate_is_split_until_the_invalid_record_is_alone() {
     let mut rig = Rig::with_shards(Config::builder(), 1);
-    let tickets: Vec<u64> = (0..20).map(|key| rig.put(key, if key == 7 { "poison" } else { "good" })).collect();
+    let tickets: Vec<u64> = (0..20).map(|key| rig.put(key, if key == 7 { "invalid" } else { "valid" })).collect();
     rig.run_for(100 * MS);
     assert_eq!(rig.shape(), [[20]]);
     rig.answer(failed(Delivery::Refused, "InvalidArgumentException"));
     let first_keys: Vec<_> = rig.batches.iter().map(|batch| batch.records()[0].explicit_hash_key()).collect();
-    assert_eq!((rig.shape(), first_keys), (vec![vec![10], vec![10]], vec![0, 10]), "in order");
+    assert_eq!((rig.shape(), first_keys), (vec![vec![10], vec![10]], vec![0, 10]), "the halves are in order");
     while !rig.batches.is_empty() {
-        let poisoned = rig.batches[0].records()[0].data().windows(6).any(|window| window == b"poison");
-        // Per record, as kinesis-mock says it; the service refuses the request.
-        rig.answer_records([if poisoned {
+        let is_invalid = rig.batches[0].records()[0].data().windows(7).any(|window| window == b"invalid");
+        // kinesis-mock refuses the record; the service refuses the request.
+        rig.answer_records([if is_invalid {
             RecordReply::failed("InvalidArgumentException", "why")
         } else {
             RecordReply::stored(shard_id(0), "1")
@@ -316,7 +317,7 @@ fn a_poisoned_aggregate_is_divided_too() {
 }
 
 #[test]
-fn parts_of_a_refused_request_that_wait_expire_record_by_record() {
+fn waiting_parts_of_a_refused_request_expire_record_by_record() {
     let config = Config::builder().aggregation_enabled(false).max_in_flight_requests(1).record_ttl(SEC);
     let mut rig = Rig::with_shards(config.record_max_buffered_time(300 * MS), 1);
     let [first, second, old] = [1, 2, 3].map(|key| rig.put(key, "old"));
@@ -324,7 +325,7 @@ fn parts_of_a_refused_request_that_wait_expire_record_by_record() {
     let young = rig.put(4, "young");
     rig.run_for(100 * MS);
     rig.answer(failed(Delivery::Refused, "ValidationException"));
-    assert_eq!(rig.shape(), [[1, 1]], "one half is under way, the other waits");
+    assert_eq!(rig.shape(), [[1, 1]], "one half is in flight, the other waits");
     rig.run_for(699 * MS);
     assert!(rig.results.is_empty());
     rig.run_for(MS);
@@ -337,8 +338,8 @@ fn parts_of_a_refused_request_that_wait_expire_record_by_record() {
 }
 
 #[test]
-fn one_refused_record_fails() {
-    let (mut rig, tickets) = aggregate_under_way(&[1]);
+fn a_single_refused_record_fails() {
+    let (mut rig, tickets) = record_in_flight(&[1]);
     rig.answer(failed(Delivery::Refused, "ValidationException"));
     assert_eq!(&*rig.failure(tickets[0]).error.code, "ValidationException");
 }
@@ -354,7 +355,7 @@ fn no_reply_makes_the_machine_panic() {
         RecordReply::failed("", ""),
     ];
     for reply in odd {
-        let (mut rig, tickets) = aggregate_under_way(&[1, 2]);
+        let (mut rig, tickets) = record_in_flight(&[1, 2]);
         rig.answer_records([reply]);
         for _ in 0..100 {
             rig.run_for(SEC);

@@ -1,4 +1,4 @@
-//! What the simulator found, cut down to the least.
+//! The simulator's findings, each reduced to a minimal test.
 
 use std::time::Duration;
 
@@ -6,8 +6,9 @@ use kpl_core::{Config, ConfigBuilder, RecordReply, UserRecord};
 
 use crate::rig::*;
 
-/// Two records in one aggregate that lands on a shard nobody has heard of: the first put `apart` before the second.
-fn stray(config: ConfigBuilder, apart: Duration) -> (Rig, u64, u64) {
+/// Puts two records, `apart` after each other, whose aggregate is stored on a shard that is not in the shard map. Returns
+/// both tickets.
+fn unverified_aggregate(config: ConfigBuilder, apart: Duration) -> (Rig, u64, u64) {
     let mut rig = Rig::with_shards(config.record_max_buffered_time(SEC), 1);
     let first = rig.put(1, "first");
     rig.run_for(apart);
@@ -17,8 +18,8 @@ fn stray(config: ConfigBuilder, apart: Duration) -> (Rig, u64, u64) {
     (rig, first, second)
 }
 
-/// Answers questions for shards, and all that is sent, as a stream of one shard does.
-fn live(rig: &mut Rig, duration: Duration) {
+/// Answers metadata requests and stores all sent records for `duration`, as a stream of one shard does.
+fn serve_for(rig: &mut Rig, duration: Duration) {
     let end = rig.now + duration;
     while rig.now < end {
         rig.answer_refreshes(&equal_shards(1));
@@ -27,64 +28,64 @@ fn live(rig: &mut Rig, duration: Duration) {
     }
 }
 
-/// The whole aggregate used to expire with its first record: the others failed long before their time.
+/// Regression: the whole aggregate expired with its first record, so the others failed long before they were due to expire.
 #[test]
-fn an_undecided_aggregate_expires_record_by_record() {
-    let (mut rig, first, second) = stray(Config::builder().record_ttl(5 * SEC), 500 * MS);
+fn an_unverified_aggregate_expires_record_by_record() {
+    let (mut rig, first, second) = unverified_aggregate(Config::builder().record_ttl(5 * SEC), 500 * MS);
     rig.run_for(4 * SEC);
     assert_eq!(&*rig.failure(first).error.code, "Expired");
     assert!(rig.failure(first).is_ambiguous(), "consumers of that shard may read it");
-    assert!(!rig.results.contains_key(&second), "its time has not come");
+    assert!(!rig.results.contains_key(&second), "its time-to-serve_for has not ended");
 
-    // The range covers the second record, and not the first, which was in the aggregate all the same.
+    // Shard 9 covers the hash key of the second record, but not that of the first. The stored aggregate has both records.
     rig.answer_refreshes(&[child(9, 0, 2, u128::MAX), child(8, 0, 0, 1)]);
     rig.run_for(500 * MS);
-    assert_eq!(rig.shape(), [[1]], "consumers drop the aggregate: it is sent again");
+    assert_eq!(rig.shape(), [[1]], "consumers drop the aggregate, so the second record is sent again");
     rig.answer_records([RecordReply::stored(shard_id(9), "2")]);
     assert_eq!(rig.receipt(second).attempts().len(), 2);
 }
 
 #[test]
-fn what_is_left_of_an_undecided_aggregate_keeps_its_positions() {
-    let (mut rig, first, second) = stray(Config::builder().record_ttl(5 * SEC), 500 * MS);
+fn remaining_records_of_an_unverified_aggregate_keep_their_positions() {
+    let (mut rig, first, second) = unverified_aggregate(Config::builder().record_ttl(5 * SEC), 500 * MS);
     rig.run_for(4 * SEC);
     assert!(rig.failure(first).is_ambiguous());
     rig.answer_refreshes(&[child(9, 0, 0, u128::MAX)]);
     assert_eq!(rig.receipt(second).sub_sequence_number(), Some(1));
 }
 
-/// A record that may live for ever used to wait for ever, and the shards were asked for every second.
+/// Regression: records without a time-to-serve_for waited forever, and the shard list was requested every second.
 #[test]
-fn a_shard_that_no_complete_list_has_is_gone_with_its_stream() {
-    let (mut rig, first, second) = stray(Config::builder().record_ttl(Duration::MAX), 500 * MS);
+fn a_shard_missing_from_a_late_complete_list_was_deleted_with_its_stream() {
+    let (mut rig, first, second) = unverified_aggregate(Config::builder().record_ttl(Duration::MAX), 500 * MS);
     let mut lists = 0;
     for _ in 0..590 {
         lists += rig.lists.len();
-        live(&mut rig, 100 * MS);
+        serve_for(&mut rig, 100 * MS);
     }
-    assert!(!rig.results.contains_key(&first), "a list may be late");
-    assert!((5..15).contains(&lists), "asked for {lists} times: later and later");
-    live(&mut rig, 40 * SEC);
+    assert!(!rig.results.contains_key(&first), "a list may be outdated");
+    assert!((5..15).contains(&lists), "{lists} lists in a minute: with growing backoff");
+    serve_for(&mut rig, 40 * SEC);
     for ticket in [first, second] {
         let attempts: Vec<_> = rig.receipt(ticket).attempts().iter().map(|attempt| attempt.is_ambiguous()).collect();
-        assert_eq!(attempts, [true, false], "it may have been read before the stream went");
+        assert_eq!(attempts, [true, false], "the first attempt may have been read before the stream was deleted");
     }
 }
 
 #[test]
-fn lists_with_holes_never_say_that_a_shard_is_gone() {
-    let (mut rig, first, second) = stray(Config::builder().record_ttl(Duration::MAX), 500 * MS);
+fn an_incomplete_list_never_proves_that_a_shard_is_gone() {
+    let (mut rig, first, second) = unverified_aggregate(Config::builder().record_ttl(Duration::MAX), 500 * MS);
     for _ in 0..200 {
         rig.answer_refreshes(&[shard(0, 0, 9)]);
         rig.run_for(SEC);
     }
-    assert!(rig.batches.is_empty(), "sent again, it might be read twice");
+    assert!(rig.batches.is_empty(), "sending the records again might duplicate them");
     assert!(![first, second].iter().any(|ticket| rig.results.contains_key(ticket)));
 }
 
-/// A put that came before a late tick used to send what had expired.
+/// Regression: a put before a late tick sent expired records.
 #[test]
-fn what_has_expired_is_not_sent_by_a_put_before_a_late_tick() {
+fn a_put_before_a_late_tick_does_not_send_expired_records() {
     let config = Config::builder().record_ttl(2 * SEC).aggregation_enabled(false);
     let mut rig = Rig::with_shards(config, 1);
     let expired = rig.put(1, "expired");
@@ -97,9 +98,9 @@ fn what_has_expired_is_not_sent_by_a_put_before_a_late_tick() {
     rig.receipt(fresh);
 }
 
-/// Requests that hang used to let shards go on filling the collector at their pace, and all of it left at once.
+/// Regression: while requests hung, the limiter kept releasing records to the collector, which then sent all at once.
 #[test]
-fn while_no_request_can_leave_shards_let_nothing_go() {
+fn the_limiter_releases_nothing_while_no_request_is_free() {
     let config =
         Config::builder().rate_limit_records_per_shard(10).max_in_flight_requests(1).aggregation_enabled(false);
     let mut rig = Rig::with_shards(config.max_shard_backlog(ANY_BACKLOG), 2);
@@ -113,17 +114,18 @@ fn while_no_request_can_leave_shards_let_nothing_go() {
     rig.answer_records([RecordReply::stored(shard_id(1), "1")]);
     rig.run_for(50 * MS);
     let sent = rig.batches[0].records().len();
-    assert!((10..=11).contains(&sent), "{sent}: what had been let go before");
-    rig.answer_all_stored(&equal_shards(2)); // as fast as requests can be
+    assert!((10..=11).contains(&sent), "{sent}: the records released before");
+    rig.answer_all_stored(&equal_shards(2)); // requests no longer hang
     rig.run_for(200 * MS);
     rig.answer_all_stored(&equal_shards(2));
     let stored = rig.results.len() - 1;
-    assert!((20..=24).contains(&stored), "{stored}: a second's worth besides, and not six");
+    assert!((20..=24).contains(&stored), "{stored}: one more second's worth, not six");
 }
 
-/// What was put off behind requests of another stream goes on as soon as there is room, without waiting for a reply.
+/// Records that were deferred behind another stream's requests are released as soon as a request is free, without waiting
+/// for a reply.
 #[test]
-fn a_shard_that_was_held_up_goes_on_when_its_stream_has_left_the_line() {
+fn deferred_records_are_released_when_their_stream_leaves_the_wait_queue() {
     let config = Config::builder().max_in_flight_requests(2).aggregation_enabled(false);
     let mut rig = Rig::with_shards(config, 1);
     for _ in 0..2 {
@@ -134,18 +136,18 @@ fn a_shard_that_was_held_up_goes_on_when_its_stream_has_left_the_line() {
     assert_eq!(rig.batches.len(), 2);
     rig.put(1, "first");
     rig.run_for(100 * MS);
-    rig.put(2, "put off");
+    rig.put(2, "deferred");
     for _ in 0..2 {
         rig.answer_records([RecordReply::stored(shard_id(0), "1")]);
     }
-    assert_eq!(rig.shape(), [[1]], "the first");
+    assert_eq!(rig.shape(), [[1]], "the first record");
     rig.run_for(100 * MS);
-    assert_eq!(rig.shape(), [[1], [1]], "and, in its time, the other, though the first is not answered");
+    assert_eq!(rig.shape(), [[1], [1]], "then the deferred record, although the first is unanswered");
 }
 
-/// Of two threads, one read the clock first and put second. Found by a test of kpl-driver with real threads.
+/// One of two threads reads the clock first, but puts second. Found by a test of kpl-driver with real threads.
 #[test]
-fn a_put_with_an_earlier_time_does_not_take_its_aggregate_past_the_one_before() {
+fn a_put_with_an_earlier_time_does_not_overtake_the_aggregate_before_it() {
     let mut rig = Rig::with_shards(Config::builder().aggregation_max_count(2), 1);
     let early = rig.now;
     rig.now = rig.now + MS;

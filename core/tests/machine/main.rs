@@ -1,4 +1,4 @@
-//! The whole state machine, from `put` to `Resolve`, on a hand-cranked clock.
+//! Tests of the whole state machine, from `put` to `Resolve`, with a clock that the tests set.
 
 #![allow(unreachable_pub, reason = "a test binary")]
 

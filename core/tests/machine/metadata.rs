@@ -40,7 +40,8 @@ fn the_first_records_wait_for_a_late_list_until_the_start_timeout() {
         assert!(rig.batches.is_empty());
         rig.run_for(MS);
         assert_eq!(rig.shape(), [[2, 2, 2]], "aggregated by hash key");
-        let without = |event: &LogEvent| matches!(event, LogEvent::WithoutShardList { code, .. } if &**code == "Timeout");
+        let without =
+            |event: &LogEvent| matches!(event, LogEvent::WithoutShardList { code, .. } if &**code == "Timeout");
         assert_eq!(rig.log.iter().filter(|event| without(event)).count(), 1);
     }
 }
@@ -159,7 +160,8 @@ fn a_stream_that_ignores_keys_is_paced_as_a_whole_and_described_again() {
     (0..4_000).for_each(|key| {
         rig.put(key, "a");
     });
-    let summary = |shards| StreamSummary { auto_distribution: true, open_shards: Some(shards), ..StreamSummary::default() };
+    let summary =
+        |shards| StreamSummary { auto_distribution: true, open_shards: Some(shards), ..StreamSummary::default() };
     rig.answer_refreshes_with(&equal_shards(2), summary(2));
     for second in 1..=59 {
         rig.run_for(SEC);
@@ -397,7 +399,8 @@ fn the_streams_record_limit_is_learned_and_kept() {
     let early = rig.put(1, vec![0; 3 << 20]);
     let just_so = rig.put(2, vec![0; (2 << 20) - 1]);
     let describe = rig.describes.remove(0);
-    let summary = StreamSummary { max_record_size: Some(2 << 20), auto_distribution: false, ..StreamSummary::default() };
+    let summary =
+        StreamSummary { max_record_size: Some(2 << 20), auto_distribution: false, ..StreamSummary::default() };
     rig.producer.handle_stream_summary(rig.now, &describe, Ok(summary));
     rig.answer_refreshes(&equal_shards(1));
     let failure = rig.failure(early);
@@ -419,7 +422,8 @@ fn a_description_that_fails_later_takes_nothing_back() {
     let mut rig = Rig::new(Config::builder());
     rig.put(1, "a");
     let describe = rig.describes.remove(0);
-    let summary = StreamSummary { max_record_size: Some(10 << 20), auto_distribution: false, ..StreamSummary::default() };
+    let summary =
+        StreamSummary { max_record_size: Some(10 << 20), auto_distribution: false, ..StreamSummary::default() };
     rig.producer.handle_stream_summary(rig.now, &describe, Ok(summary));
     rig.answer_refreshes(&equal_shards(1));
     rig.run_for(SEC);
@@ -436,8 +440,11 @@ fn on_a_stream_that_ignores_keys_nothing_is_aggregated_or_retried_for_its_shard(
         let mut rig = Rig::new(Config::builder().record_distribution(told));
         let tickets: Vec<u64> = (0..10).map(|key| rig.put(key, "a")).collect();
         for request in std::mem::take(&mut rig.describes) {
-            let summary =
-                StreamSummary { max_record_size: None, auto_distribution: told == RecordDistribution::Detect, ..StreamSummary::default() };
+            let summary = StreamSummary {
+                max_record_size: None,
+                auto_distribution: told == RecordDistribution::Detect,
+                ..StreamSummary::default()
+            };
             rig.producer.handle_stream_summary(rig.now, &request, Ok(summary));
         }
         assert_eq!(rig.lists.len(), usize::from(told == RecordDistribution::Detect));

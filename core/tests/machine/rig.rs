@@ -1,4 +1,4 @@
-//! A producer on a hand-cranked clock, with a service that answers as the test says.
+//! A state machine with a clock that the test sets and with replies that the test chooses.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use kpl_core::{
 
 pub const MS: Duration = Duration::from_millis(1);
 pub const SEC: Duration = Duration::from_secs(1);
-/// A backlog that no test reaches.
+/// A limit on the backlog that no test reaches.
 pub const ANY_BACKLOG: Option<Duration> = Some(Duration::from_secs(86_400));
-/// After this time, an idle stream is retired.
+/// The time after which an idle stream is retired.
 pub const RETIRED_AFTER: Duration = Duration::from_secs(300);
 
 pub struct Rig {
     pub producer: Producer<u64>,
     pub now: Instant,
-    /// Requests under way, oldest first.
+    /// The requests in flight, oldest first.
     pub batches: Vec<Batch<u64>>,
     pub results: BTreeMap<u64, RecordResult>,
     pub lists: Vec<ListShardsRequest>,
@@ -57,7 +57,7 @@ impl Rig {
         }
     }
 
-    /// A producer that knows stream `s` with so many shards of equal size.
+    /// Creates a producer that has the metadata of stream `s`, which has `shards` shards of equal size.
     pub fn with_shards(config: ConfigBuilder, shards: usize) -> Self {
         let mut rig = Self::new(config);
         rig.put(0, "first");
@@ -72,7 +72,7 @@ impl Rig {
         rig
     }
 
-    /// Puts a record into stream `s` by hash key. Its ticket.
+    /// Puts a record with an explicit hash key into stream `s`. Returns its ticket.
     pub fn put(&mut self, hash_key: u128, data: impl Into<Vec<u8>>) -> u64 {
         self.put_record(UserRecord::new("s", "k", data.into()).explicit_hash_key(hash_key.to_string()))
     }
@@ -85,7 +85,7 @@ impl Rig {
         ticket
     }
 
-    /// Puts a record into a buffer at `put_at`, and drains the buffer now.
+    /// Puts a record into a put buffer at `put_at`, and drains the buffer at `now`. Returns the record's ticket.
     pub fn put_buffered(&mut self, put_at: Instant, record: &UserRecord) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
@@ -104,16 +104,16 @@ impl Rig {
         ticket
     }
 
-    /// Carries out what the producer asks for.
+    /// Carries out the producer's actions.
     pub fn drain(&mut self) {
         while let Some(action) = self.producer.poll_action() {
             match action {
                 Action::SendBatch(batch) => {
                     self.requests += 1;
-                    assert!(self.requests < 1_000_000, "requests go round in circles");
+                    assert!(self.requests < 1_000_000, "the producer sends requests in an endless loop");
                     let mut records = batch.records().iter();
                     batch.encode_each(|record, data| {
-                        assert!(records.next().is_some_and(|next| std::ptr::eq(next, record)), "in order");
+                        assert!(records.next().is_some_and(|next| std::ptr::eq(next, record)), "records are in order");
                         assert_eq!(data, record.data());
                     });
                     assert!(records.next().is_none());
@@ -139,11 +139,11 @@ impl Rig {
         self.producer.tick(self.now);
         self.drain();
         if let Some(next) = self.producer.next_tick() {
-            assert!(next > self.now, "after a tick, the next one lies in the future: {next:?} at {:?}", self.now);
+            assert!(next > self.now, "after a tick, the next one is in the future: {next:?} at {:?}", self.now);
         }
     }
 
-    /// Lets time pass, ticking when the producer wants it.
+    /// Advances the clock by `duration`, with a tick whenever one is due.
     pub fn run_for(&mut self, duration: Duration) {
         let end = self.now + duration;
         while let Some(next) = self.producer.next_tick().filter(|next| *next <= end) {
@@ -154,26 +154,26 @@ impl Rig {
         self.tick();
     }
 
-    /// Lets time pass until a request is sent.
+    /// Advances the clock until a request is sent.
     pub fn run_until_sent(&mut self) {
         let latest = self.now + 60 * SEC;
         while self.batches.is_empty() {
-            assert!(self.now < latest, "nothing is sent");
+            assert!(self.now < latest, "no request is sent within 60 s");
             self.run_for(MS);
         }
     }
 
-    /// How long until the producer wants to be ticked.
+    /// Returns the time until the next tick is due.
     pub fn until_tick(&self) -> Option<Duration> {
         self.producer.next_tick().map(|next| next.saturating_since(self.now))
     }
 
     pub fn take_batch(&mut self) -> Batch<u64> {
-        assert!(!self.batches.is_empty(), "no request is under way");
+        assert!(!self.batches.is_empty(), "no request is in flight");
         self.batches.remove(0)
     }
 
-    /// Answers the oldest request.
+    /// Answers the oldest request in flight.
     pub fn answer(&mut self, reply: Reply) {
         let batch = self.take_batch();
         self.handle_reply(batch, reply);
@@ -184,12 +184,12 @@ impl Rig {
         self.drain();
     }
 
-    /// Answers the oldest request with one result for each record.
+    /// Answers the oldest request in flight with one result for each record.
     pub fn answer_records(&mut self, replies: impl IntoIterator<Item = RecordReply>) {
         self.answer(Reply::Records(replies.into_iter().collect()));
     }
 
-    /// Answers every request as a stream with these shards does.
+    /// Answers every request: each record is stored on that of `shards` whose range contains its hash key.
     pub fn answer_all_stored(&mut self, shards: &[ListedShard]) {
         while !self.batches.is_empty() {
             let batch = self.take_batch();
@@ -204,7 +204,7 @@ impl Rig {
         }
     }
 
-    /// Answers all that is asked about streams.
+    /// Answers all metadata requests.
     pub fn answer_refreshes(&mut self, shards: &[ListedShard]) {
         self.answer_refreshes_with(shards, StreamSummary::default());
     }
@@ -225,14 +225,14 @@ impl Rig {
     }
 
     pub fn failure(&self, ticket: u64) -> &PutFailure {
-        self.result(ticket).as_ref().expect_err("a failure")
+        self.result(ticket).as_ref().expect_err("the record fails")
     }
 
     fn result(&self, ticket: u64) -> &RecordResult {
         self.results.get(&ticket).unwrap_or_else(|| panic!("ticket {ticket} is not resolved"))
     }
 
-    /// User records in each Kinesis record of each request under way.
+    /// Returns the number of user records in each Kinesis record of each request in flight.
     pub fn shape(&self) -> Vec<Vec<usize>> {
         let counts = |batch: &Batch<u64>| batch.records().iter().map(|record| record.user_records()).collect();
         self.batches.iter().map(counts).collect()
@@ -262,7 +262,7 @@ pub fn equal_shards(count: usize) -> Vec<ListedShard> {
         .collect()
 }
 
-/// The first hash key of each shard of a stream of so many.
+/// Returns the first hash key of the shard with this index, in a stream with `shards` shards of equal size.
 pub fn start_of(shard: usize, shards: usize) -> u128 {
     equal_shards(shards)[shard].start
 }

@@ -123,7 +123,10 @@ fn a_full_shard_makes_only_its_own_puts_wait() {
         drop(outcome);
     }
     let full = producer.put_timeout(record(0), Duration::from_millis(20)).unwrap_err();
-    assert!(matches!(&full, PutError::Full { full: Full::Shard { shard, .. }, .. } if shard.shard_id.is_some()), "{full}");
+    assert!(
+        matches!(&full, PutError::Full { full: Full::Shard { shard, .. }, .. } if shard.shard_id.is_some()),
+        "{full}"
+    );
     let start = Instant::now();
     let mut other = producer.put_record(record(u128::MAX)).unwrap();
     other.wait(PATIENCE).unwrap();

@@ -298,7 +298,10 @@ async fn describe_stream_reads_record_limit_and_distribution() {
     };
     let large = answer(json!({"MaxRecordSizeInKiB": 10_240, "RecordDistributionStrategy": "AUTO"}));
     let summary = large.transport().describe_stream(&describe_request(ARN)).await.unwrap();
-    assert_eq!(summary, StreamSummary { max_record_size: Some(10 << 20), auto_distribution: true, open_shards: Some(1) });
+    assert_eq!(
+        summary,
+        StreamSummary { max_record_size: Some(10 << 20), auto_distribution: true, open_shards: Some(1) }
+    );
     assert_eq!(large.requests(), [json!({"StreamARN": ARN})]);
 
     for silent in [answer(json!({})), answer(json!({"MaxRecordSizeInKiB": -1, "RecordDistributionStrategy": "NEW"}))] {

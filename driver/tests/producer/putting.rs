@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use kpl_core::{Full, Config, InvalidRecord, UserRecord};
+use kpl_core::{Config, Full, InvalidRecord, UserRecord};
 use kpl_driver::PutError;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};

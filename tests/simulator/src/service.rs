@@ -183,7 +183,7 @@ impl Service {
         Ok(StreamSummary {
             max_record_size: Some(summary.max_record_size_in_kib * 1_024),
             auto_distribution: summary.record_distribution_strategy == "AUTO",
-            open_shards: Some(summary.open_shard_count as usize),
+            open_shards: Some(summary.open_shard_count),
         })
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
-use kpl_driver::core::{Full, Config, ConfigBuilder, Receipt, UserRecord, hash_key};
+use kpl_driver::core::{Config, ConfigBuilder, Full, Receipt, UserRecord, hash_key};
 use kpl_driver::{AwsRuntime, Outcome, Producer, PutError};
 use kpl_emulator::consumer::Reading;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use kpl_core::metrics::{Metric, MetricsLevel, MetricsWindow};
 use kpl_core::{
-    Action, Batch, BufferDrain, Buffered, Config, Delivery, DescribeStreamRequest, FlushId, Full, HashKeyCache, Instant,
-    ListShardsRequest, Producer, PutBuffer, PutError, Reply, RequestError, UserRecord,
+    Action, Batch, BufferDrain, Buffered, Config, Delivery, DescribeStreamRequest, FlushId, Full, HashKeyCache,
+    Instant, ListShardsRequest, Producer, PutBuffer, PutError, Reply, RequestError, UserRecord,
 };
 
 use super::{Answer, Counts, Effect, End, Refusal, Subject, wire};
