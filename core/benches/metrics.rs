@@ -1,10 +1,10 @@
-//! What metrics cost: the whole way of a record through the state machine, at each level, in one run.
+//! Benchmark of the cost of metrics: a record's whole way through the state machine, at each level.
 //!
 //!     cargo bench -p kpl-core --bench metrics
 //!
-//! Hashing keys is done before, and data is not encoded: those happen outside the state machine.
+//! Keys are hashed before, and data is not encoded: both happen outside the state machine.
 
-#![allow(missing_docs, reason = "criterion makes a function")]
+#![allow(missing_docs, reason = "criterion's macro defines a function")]
 
 mod world;
 

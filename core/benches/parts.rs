@@ -1,10 +1,10 @@
-//! What the parts of a record's way cost, and how that grows.
+//! Benchmarks of the parts of a record's way, and of how they scale.
 //!
 //!     cargo bench -p kpl-core --bench parts [-- FILTER]
 //!
-//! Times are a record's, but for `encode` and `decode`, which are an aggregate's of 50 KiB.
+//! Times are per record, except for the group `codec`: there, per request or per aggregate of 50 KiB.
 
-#![allow(missing_docs, reason = "criterion makes a function")]
+#![allow(missing_docs, reason = "criterion's macro defines a function")]
 
 mod world;
 
@@ -20,7 +20,7 @@ use world::{Scale, World, records};
 
 const SIZE: usize = 100;
 
-/// A partition key of 12 bytes, and hash keys that are remembered or not.
+/// Hashing of partition keys of 12 bytes, with and without [`HashKeyCache`].
 fn keys(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("hash key");
     group.throughput(Throughput::Elements(1));
@@ -66,7 +66,7 @@ fn prepare(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The state machine alone: hashing is done before, and nothing is encoded.
+/// The state machine alone: keys are hashed before, and nothing is encoded.
 fn put_to_resolve(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("put to resolve");
     group.sample_size(20);
@@ -89,7 +89,7 @@ fn put_to_resolve(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The same, in its three parts.
+/// The three parts of [`put_to_resolve`].
 fn parts(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("part");
     group.sample_size(20);
@@ -134,7 +134,7 @@ fn codec(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A request of twenty full aggregates.
+/// Returns a request of twenty full aggregates.
 fn full_batch() -> Batch<usize> {
     let scale = Scale { shards: 4, streams: 1, outstanding: 9_000 };
     let mut world = World::new(scale);
@@ -149,13 +149,13 @@ fn full_batch() -> Batch<usize> {
     batches.max_by_key(|batch| batch.records().len()).unwrap()
 }
 
-/// A producer that does nothing asks for no tick, whatever it has done before.
+/// An idle producer has no tick due, even after it has sent to 10,000 shards.
 fn idle(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("idle");
     let scale = Scale { shards: 10_000, streams: 1, outstanding: 100_000 };
     let mut world = World::new(scale);
     let _ = world.round(scale, SIZE);
-    // Its last timers: those of the start, and the one after which the idle stream's memory is freed.
+    // The last timers: those of the start, and the one that retires the idle stream.
     while let Some(next) = world.producer.next_tick() {
         world.producer.tick(next);
     }
@@ -163,7 +163,7 @@ fn idle(criterion: &mut Criterion) {
         bencher.iter(|| assert_eq!(black_box(&world.producer).next_tick(), None));
     });
     let fresh = Producer::<usize>::new(Config::default(), Instant::from_nanos(0));
-    group.bench_function("next tick, nothing known", |bencher| {
+    group.bench_function("next tick, no streams", |bencher| {
         bencher.iter(|| assert_eq!(black_box(&fresh).next_tick(), None));
     });
     group.finish();

@@ -1,4 +1,4 @@
-//! kpl-core without async: a loop on one thread, and a blocking HTTP client. Puts the lines of a file, or of standard
+//! kpl-core without async: a loop on one thread, with a blocking HTTP client. It puts the lines of a file, or of standard
 //! input, into a stream.
 //!
 //! ```text
@@ -8,7 +8,7 @@
 //! cargo run -p kpl-core --example blocking_loop -- events README.md
 //! ```
 
-#![expect(clippy::disallowed_methods, reason = "the core has no clock and no randomness; who drives it has")]
+#![expect(clippy::disallowed_methods, reason = "the core has no clock and no randomness; this program provides them")]
 
 use std::error::Error;
 use std::fs::File;
@@ -33,8 +33,10 @@ use serde_json::{Value, json};
 use ureq::http::Request;
 use ureq::{Agent, SendBody};
 
-/// No line is taken while so many are outstanding: far from the limits of [`Config`], so that `put` is never full.
+/// No line is read while this many records are outstanding. It is far below the limits of [`Config`], so `put` is never
+/// refused because the producer is full.
 const OUTSTANDING_RECORDS_MAX: usize = 10_000;
+/// No line is read while this many bytes are outstanding.
 const OUTSTANDING_BYTES_MAX: usize = 16 << 20;
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
@@ -44,22 +46,23 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         Some(path) => Box::new(BufReader::new(File::open(path)?)),
         None => Box::new(BufReader::new(io::stdin())),
     };
-    // The loop makes one request after the other; the core is told, and fills them. No two producers share a jitter.
+    // The loop sends one request at a time. With this limit, the core fills each request. A random seed gives each producer
+    // its own jitter.
     let config = Config::builder().max_in_flight_requests(1).seed(RandomState::new().hash_one(0)).build()?;
     let kinesis = Kinesis::from_env(config.request_timeout())?;
-    // Reading blocks, so it has a thread of its own.
+    // Reading blocks, so it has its own thread.
     let (reader, lines) = mpsc::sync_channel(1_000);
     let reading = thread::spawn(move || -> io::Result<()> {
         input.split(b'\n').try_for_each(|line| reader.send(line?).map_err(io::Error::other))
     });
     let (stored, failed) = run(&stream.into(), &lines, &kinesis, config);
-    reading.join().expect("reading does not panic")?;
+    reading.join().expect("the reading thread does not panic")?;
     println!("{stored} of {} lines stored", stored + failed);
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
 
-/// The loop: an event goes in, a line or the time, and what the core wants is done at once. Gives how many lines were
-/// stored, and how many failed.
+/// Runs the loop: passes events (a line, or a tick) to the core, and carries out its actions at once. Returns the number of
+/// lines that were stored, and of those that failed.
 fn run(stream: &Arc<str>, lines: &Receiver<Vec<u8>>, kinesis: &Kinesis, config: Config) -> (u64, u64) {
     let clock = Clock::new();
     let mut producer = Producer::new(config, clock.now());
@@ -93,7 +96,7 @@ fn run(stream: &Arc<str>, lines: &Receiver<Vec<u8>>, kinesis: &Kinesis, config: 
                     }
                 }
                 Action::Log(event) => eprintln!("{event:?}"),
-                // Nothing is flushed, and no request is under way here that could be cancelled.
+                // The loop never calls `flush`, and here no request is in flight that could be cancelled.
                 _ => {}
             }
         }
@@ -111,9 +114,9 @@ fn run(stream: &Arc<str>, lines: &Receiver<Vec<u8>>, kinesis: &Kinesis, config: 
             Ok(line) => {
                 put += 1;
                 let record = UserRecord::new(stream.clone(), put.to_string(), line).prepare();
-                let taken: Result<(), Box<dyn Error>> =
+                let accepted: Result<(), Box<dyn Error>> =
                     record.map_err(Box::from).and_then(|record| Ok(producer.put(clock.now(), record, put)?));
-                if let Err(error) = taken {
+                if let Err(error) = accepted {
                     eprintln!("line {put}: {error}");
                     failed += 1;
                 }
@@ -127,7 +130,7 @@ fn run(stream: &Arc<str>, lines: &Receiver<Vec<u8>>, kinesis: &Kinesis, config: 
     }
 }
 
-/// The wall clock, read once, and then the monotonic one.
+/// The wall clock at the start, plus the monotonic time since then.
 struct Clock(Duration, std::time::Instant);
 
 impl Clock {
@@ -140,7 +143,7 @@ impl Clock {
     }
 }
 
-/// Three operations of Kinesis, as JSON over HTTP.
+/// A client for three operations of Kinesis, as JSON over HTTP.
 struct Kinesis {
     agent: Agent,
     endpoint: String,
@@ -175,7 +178,7 @@ impl Kinesis {
     fn list_shards(&self, request: &ListShardsRequest) -> Result<ShardPage, RequestError> {
         let mut body = target(&request.stream);
         if let Some(token) = &request.next_token {
-            body = json!({ "NextToken": token }); // the service refuses anything else beside it
+            body = json!({ "NextToken": token }); // the service refuses a token together with other parameters
         } else if !request.include_closed {
             body["ShardFilter"] = json!({ "Type": "AT_LATEST" });
         }
@@ -194,16 +197,17 @@ impl Kinesis {
         })
     }
 
-    /// The service's answer, or how far the request came: on that depends whether its records may be stored.
+    /// Returns the service's answer. An error says how far the request came, since that decides whether its records may be
+    /// stored.
     fn call(&self, operation: &str, body: &Value) -> Result<Value, RequestError> {
         let body = body.to_string();
         let request = self.signed(operation, &body);
         let request =
             request.map_err(|error| RequestError::new(Delivery::NotSent, "Request Not Sent", error.to_string()))?;
-        let mut body = Watched { bytes: body.as_bytes(), touched: false };
+        let mut body = WatchedBody { bytes: body.as_bytes(), was_read: false };
         let answer = self.agent.run(request.map(|()| SendBody::from_reader(&mut body)));
         let answer = answer.and_then(|mut answer| Ok((answer.status(), answer.body_mut().read_to_vec()?)));
-        let (status, answer) = answer.map_err(|error| match body.touched {
+        let (status, answer) = answer.map_err(|error| match body.was_read {
             false => RequestError::new(Delivery::NotSent, "Connection Failed", error.to_string()),
             true => RequestError::new(Delivery::Unanswered, "Connection Lost", error.to_string()),
         })?;
@@ -212,7 +216,7 @@ impl Kinesis {
             return answer
                 .map_err(|error| RequestError::new(Delivery::Unanswered, "Response Unreadable", error.to_string()));
         }
-        // A 4xx refuses; a 5xx tells nothing about what was done before it.
+        // A 4xx means that nothing was stored. After a 5xx, records may be stored.
         let delivery = if status.is_client_error() { Delivery::Refused } else { Delivery::Unanswered };
         let answer = answer.unwrap_or_default();
         let code = string(&answer["__type"]).unwrap_or_else(|| format!("HTTP {status}"));
@@ -236,16 +240,16 @@ impl Kinesis {
     }
 }
 
-/// A request's body that knows whether it was ever asked for. If not, the records never left, whatever went wrong: name,
-/// connection, TLS or time.
-struct Watched<'a> {
+/// A request's body that records whether it has been read. If it has not, no record was sent, whatever failed: name lookup,
+/// connection, TLS or a timeout.
+struct WatchedBody<'a> {
     bytes: &'a [u8],
-    touched: bool,
+    was_read: bool,
 }
 
-impl Read for Watched<'_> {
+impl Read for WatchedBody<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.touched = true;
+        self.was_read = true;
         self.bytes.read(buffer)
     }
 }
@@ -263,7 +267,7 @@ fn record_reply(record: &Value) -> RecordReply {
     }
 }
 
-/// A shard with a range that can be read; the core copes with the hole that another one leaves.
+/// Parses a shard. Returns `None` if its range cannot be parsed: the core handles the gap in the list.
 fn listed_shard(shard: &Value) -> Option<ListedShard> {
     let hash_key = |name: &str| shard["HashKeyRange"][name].as_str()?.parse().ok();
     Some(ListedShard {

@@ -1,5 +1,5 @@
-//! Any answers to any questions: at every moment every record has exactly one fate, in the end each is resolved, and what
-//! callers are told is what the replies said.
+//! Fuzz target: any replies to any requests. At any time, each record is either outstanding or resolved. At the end, each
+//! record is resolved exactly once. Each result agrees with the replies.
 
 #![no_main]
 
@@ -9,8 +9,9 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use kpl_core::codec::decode;
 use kpl_core::{
-    Action, Batch, Config, Delivery, DescribeStreamRequest, FlushId, Instant, KinesisRecord, ListShardsRequest, ListedShard,
-    Producer, RecordDistribution, RecordReply, RecordResult, Reply, RequestError, ShardPage, StreamSummary, UserRecord,
+    Action, Batch, Config, Delivery, DescribeStreamRequest, FlushId, Instant, KinesisRecord, ListShardsRequest,
+    ListedShard, Producer, RecordDistribution, RecordReply, RecordResult, Reply, RequestError, ShardPage,
+    StreamSummary, UserRecord,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -50,9 +51,9 @@ enum Event<'a> {
 
 #[derive(Arbitrary, Debug)]
 enum AnyReply<'a> {
-    /// As many results as there are, whatever the number of records.
+    /// These results, whatever the number of records.
     Records(Vec<AnyRecord<'a>>),
-    /// A result for each record, these in turn.
+    /// One result for each record, from these in turn.
     Each(Vec<AnyRecord<'a>>),
     Failed(AnyError<'a>),
 }
@@ -97,7 +98,7 @@ struct AnyPage<'a> {
 
 #[derive(Arbitrary, Debug)]
 enum AnyShard<'a> {
-    /// Eighths of the space of keys, inclusive.
+    /// A shard whose range is given in eighths of the hash key space, `first` and `last` included.
     Eighths {
         number: u8,
         first: u8,
@@ -202,10 +203,10 @@ fn config(settings: &Settings) -> Config {
         .rate_limit_records_per_shard(1 + u64::from(settings.records_per_second))
         .seed(settings.seed)
         .build()
-        .expect("every choice is within its range")
+        .expect("every setting is within its range")
 }
 
-/// Shard, sequence number, and position in an aggregate.
+/// The shard, the sequence number, and the position in an aggregate.
 type Place = (String, String, Option<u64>);
 
 struct Rig {
@@ -216,12 +217,12 @@ struct Rig {
     batches: Vec<Batch<usize>>,
     lists: Vec<ListShardsRequest>,
     descriptions: Vec<DescribeStreamRequest>,
-    /// How many records were put before it.
+    /// The number of records that were put before each flush.
     flushes: BTreeMap<FlushId, usize>,
-    /// Records that a reply said to be stored, and what their receipts may say.
+    /// Each record that was stored according to a reply, with the place that its receipt may name.
     stored: BTreeSet<(usize, Place)>,
-    /// Records of which a reply left open whether they are stored.
-    open: BTreeSet<usize>,
+    /// Records that may have been stored by an attempt without a definite reply.
+    ambiguous: BTreeSet<usize>,
 }
 
 impl Rig {
@@ -237,15 +238,20 @@ impl Rig {
                         assert!(self.resolved.insert(ticket, result).is_none(), "ticket {ticket} is resolved twice");
                     }
                 }
+                Action::RoomFreed(_) => {}
                 Action::FlushDone(flush) => {
-                    let before = self.flushes.remove(&flush).expect("it was asked for, once");
-                    assert_eq!(self.resolved.range(..before).count(), before, "it waits for all put before it");
+                    let before = self.flushes.remove(&flush).expect("the flush was requested and is done only once");
+                    assert_eq!(
+                        self.resolved.range(..before).count(),
+                        before,
+                        "a flush waits for all records that were put before it"
+                    );
                 }
                 _ => {}
             }
         }
         let left = || self.put.iter().enumerate().filter(|(ticket, _)| !self.resolved.contains_key(ticket));
-        assert_eq!(self.producer.outstanding_records(), left().count(), "each is resolved or outstanding");
+        assert_eq!(self.producer.outstanding_records(), left().count(), "each record is resolved or outstanding");
         let bytes: usize = left().map(|(_, record)| record.data.len() + record.partition_key.len()).sum();
         assert_eq!(self.producer.outstanding_bytes(), bytes);
         assert_eq!(self.producer.requests_in_flight(), self.batches.len());
@@ -253,22 +259,22 @@ impl Rig {
     }
 
     fn check(&self, ticket: usize, result: &RecordResult) {
-        let open = self.open.contains(&ticket);
+        let ambiguous = self.ambiguous.contains(&ticket);
         match result {
             Ok(receipt) => {
                 let (shard_id, sequence_number) =
                     (receipt.shard_id().to_string(), receipt.sequence_number().to_string());
                 let place = (shard_id, sequence_number, receipt.sub_sequence_number());
-                assert!(self.stored.contains(&(ticket, place)), "a reply said so");
-                assert_eq!(receipt.attempts().iter().any(|attempt| attempt.is_ambiguous()), open);
+                assert!(self.stored.contains(&(ticket, place)), "a receipt agrees with a reply");
+                assert_eq!(receipt.attempts().iter().any(|attempt| attempt.is_ambiguous()), ambiguous);
                 assert_eq!(receipt.attempts().last().error, None);
             }
             Err(failure) => {
-                assert_eq!(failure.record, self.put[ticket], "it comes back as it was put");
-                // An aggregate on a shard whose range was never learned is ambiguous, too.
-                let told =
+                assert_eq!(failure.record, self.put[ticket], "a failure returns the record as it was put");
+                // An aggregate on a shard whose range stays unknown is ambiguous, too.
+                let stored =
                     self.stored.range((ticket, Place::default())..).next().is_some_and(|stored| stored.0 == ticket);
-                assert!(failure.is_ambiguous() == open || (told && failure.is_ambiguous()));
+                assert!(failure.is_ambiguous() == ambiguous || (stored && failure.is_ambiguous()));
             }
         }
     }
@@ -287,13 +293,13 @@ impl Rig {
                                 self.stored.insert((ticket, place));
                             }
                         }
-                        (None, None) => self.open.extend(tickets),
+                        (None, None) => self.ambiguous.extend(tickets),
                         (None, Some(_)) => {}
                     }
                 }
             }
             Reply::Failed(RequestError { delivery: Delivery::NotSent | Delivery::Refused, .. }) => {}
-            _ => self.open.extend(tickets.into_iter().flatten()),
+            _ => self.ambiguous.extend(tickets.into_iter().flatten()),
         }
         self.producer.handle_reply(self.now, batch, reply);
         self.drain();
@@ -304,7 +310,7 @@ impl Rig {
             self.producer.tick(self.now);
             self.drain();
             let next = self.producer.next_tick().unwrap_or(Instant::NEVER);
-            assert!(next > self.now, "after a tick the next one lies in the future");
+            assert!(next > self.now, "after a tick, the next one is in the future");
             if next > end {
                 break;
             }
@@ -313,7 +319,7 @@ impl Rig {
         self.now = end;
     }
 
-    fn happen(&mut self, event: Event<'_>) {
+    fn handle(&mut self, event: Event<'_>) {
         match event {
             Event::Put { stream, eighth, size } => {
                 let mut data = vec![0; TICKET_SIZE + usize::from(size)];
@@ -354,6 +360,7 @@ impl Rig {
                     Answer::Good(AnySummary { max_record_size, auto_distribution }) => Ok(StreamSummary {
                         max_record_size: max_record_size.map(|size| size as usize),
                         auto_distribution,
+                        open_shards: None,
                     }),
                     Answer::Error(error) => Err(error.into()),
                 };
@@ -367,13 +374,14 @@ impl Rig {
     }
 }
 
-/// A record's data begins with its ticket.
+/// The length in bytes of a ticket, with which each record's data begins.
 const TICKET_SIZE: usize = size_of::<usize>();
 
 fn tickets(record: &KinesisRecord<usize>) -> Vec<usize> {
-    let ticket = |data: &[u8]| usize::from_le_bytes(data[..TICKET_SIZE].try_into().expect("it is as long"));
+    let ticket =
+        |data: &[u8]| usize::from_le_bytes(data[..TICKET_SIZE].try_into().expect("the data begins with a ticket"));
     if record.is_aggregated() {
-        let users = decode(record.data()).expect("it is an aggregate");
+        let users = decode(record.data()).expect("the record is an aggregate");
         users.iter().map(|user| ticket(&user.data)).collect()
     } else {
         vec![ticket(&record.data())]
@@ -396,10 +404,10 @@ fuzz_target!(|input: Input<'_>| {
         descriptions: Vec::new(),
         flushes: BTreeMap::new(),
         stored: BTreeSet::new(),
-        open: BTreeSet::new(),
+        ambiguous: BTreeSet::new(),
     };
     for event in input.events {
-        rig.happen(event);
+        rig.handle(event);
         rig.drain();
     }
 

@@ -1,5 +1,5 @@
-//! Any bytes, as they are and framed as an aggregated record: decoding neither panics nor takes much memory, and what
-//! it says is what prost says.
+//! Fuzz target: any bytes, as they are and framed as an aggregate. Decoding does not panic, does not take much memory, and
+//! agrees with prost.
 
 #![no_main]
 
@@ -13,11 +13,11 @@ use prost::Message;
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
 
-/// The most costly byte of a message is half of an empty partition key: the field's tag and length become 16 bytes in
-/// the table and 16 on the heap. A record takes 80 bytes for at least 6.
-const BYTES_FOR_A_BYTE: usize = 16;
-/// Counters, and the text of an error.
-const BYTES_BESIDE: usize = 1_024;
+/// The maximum number of bytes that decoding allocates for one byte of a message. The maximum is reached by empty partition
+/// keys: tag and length, 2 bytes, become 16 bytes in the table and 16 on the heap. A record takes 80 bytes for at least 6.
+const BYTES_PER_BYTE: usize = 16;
+/// The bytes that decoding may allocate in addition: counters, and the text of an error.
+const BYTES_EXTRA: usize = 1_024;
 
 fn frame(message: &[u8]) -> Bytes {
     [&MAGIC[..], message, &Md5::digest(message)].concat().into()
@@ -32,8 +32,8 @@ fn check(blob: Bytes) {
     let before = HEAP.current_usage();
     HEAP.reset_peak_usage();
     let decoded = decode(blob.clone());
-    let taken = HEAP.peak_usage() - before;
-    assert!(taken <= blob.len() * BYTES_FOR_A_BYTE + BYTES_BESIDE, "{taken} bytes for {}", blob.len());
+    let allocated = HEAP.peak_usage() - before;
+    assert!(allocated <= blob.len() * BYTES_PER_BYTE + BYTES_EXTRA, "{allocated} bytes for {}", blob.len());
 
     let message = |blob: &Bytes| proto::AggregatedRecord::decode(blob.slice(MAGIC.len()..blob.len() - 16));
     let records = match decoded {
@@ -42,14 +42,14 @@ fn check(blob: Bytes) {
             use DecodeErrorKind::*;
             match error.kind {
                 NotAggregated | TooShort { .. } | DigestMismatch => {}
-                // prost knows neither required fields nor tables, and passes over groups.
+                // prost checks neither required fields nor table indexes, and skips groups.
                 Missing { .. } | Index { .. } | ExplicitHashKey { .. } | WireType { wire_type: 3, .. } => {}
-                kind => assert!(message(&blob).is_err(), "prost reads it: {kind}"),
+                kind => assert!(message(&blob).is_err(), "prost decodes it, kpl-core does not: {kind}"),
             }
             return;
         }
     };
-    let by_prost = message(&blob).expect("prost reads whatever we read");
+    let by_prost = message(&blob).expect("prost decodes whatever kpl-core decodes");
     assert_eq!(records.len(), by_prost.records.len());
     for (ours, theirs) in records.iter().zip(&by_prost.records) {
         assert_eq!(*ours.partition_key, by_prost.partition_key_table[theirs.partition_key_index as usize]);

@@ -1,5 +1,5 @@
-//! Any records: decoding gives them back, the bytes are those of prost, and what the producer sends has the size that it
-//! reckoned with.
+//! Fuzz target: any records. Decoding returns the encoded records, the bytes are those of prost, and what the producer sends
+//! has the size that it computed in advance.
 
 #![no_main]
 
@@ -14,7 +14,7 @@ use prost::Message;
 #[derive(Arbitrary, Debug)]
 struct Input {
     records: Vec<Record>,
-    /// So many more, each with keys of its own: indexes of two bytes.
+    /// The number of additional records, each with different keys: they need indexes of two bytes.
     numbered: Option<u8>,
 }
 
@@ -23,7 +23,7 @@ struct Record {
     partition_key: Key,
     explicit_hash_key: Option<HashKey>,
     data: Vec<u8>,
-    /// Makes the data longer, around the sizes at which a length takes another byte.
+    /// Zeros after the data, around the sizes at which the length field needs another byte.
     padding: Padding,
 }
 
@@ -75,14 +75,14 @@ fuzz_target!(|input: Input| {
     }));
     let blob = encode(&records);
     let message = &blob[MAGIC.len()..blob.len() - 16];
-    let by_prost = proto::AggregatedRecord::decode(message).expect("prost reads it");
+    let by_prost = proto::AggregatedRecord::decode(message).expect("prost decodes it");
     assert_eq!(by_prost.encode_to_vec(), message);
     check_tables(&by_prost);
     assert_eq!(decode(blob).as_ref(), Ok(&records));
     check_sizes(&records);
 });
 
-/// Each key stands once, in the order of first use.
+/// Checks that each key is in its table once, in the order of first use.
 fn check_tables(message: &proto::AggregatedRecord) {
     let once = |table: &[String]| table.iter().collect::<HashSet<_>>().len() == table.len();
     assert!(once(&message.partition_key_table) && once(&message.explicit_hash_key_table));
@@ -101,13 +101,13 @@ fn check_tables(message: &proto::AggregatedRecord) {
     );
 }
 
-/// Sends the records through a producer, to a stream of one shard.
+/// Sends the records through a producer to a stream of one shard, and checks the sizes of the Kinesis records.
 fn check_sizes(records: &[AggregatedUserRecord]) {
     let now = Instant::from_nanos(0);
     let config = Config::builder()
         .record_distribution(RecordDistribution::ByKey)
         .max_record_size(Some(10 << 20))
-        // Nothing is held back.
+        // High limits, so that the limiter holds nothing back.
         .rate_limit_records_per_shard(1_000_000)
         .rate_limit_bytes_per_shard(1 << 30)
         .collection_max_size_per_shard(10 << 20)

@@ -1,5 +1,5 @@
-//! The simulator's world, its choices made by the fuzzer: see `tests/simulator`. A run ends by healing when the bytes are
-//! used up, so that each of them is a whole one.
+//! Fuzz target: the simulator's world (`tests/simulator`), with the fuzzer's bytes as its choices. When the bytes are used
+//! up, all faults end and everything must drain, so each run is complete.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Connections that do not come about, and connections that are lost: the first are not ambiguous, the second are.
+//! Tests of connection errors: without a connection, an attempt is not ambiguous; with a lost connection, it is.
 
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use kpl_emulator::Faults;
 use crate::rig::{Threads, emulator, producer};
 
 #[test]
-fn a_time_out_is_ambiguous_and_a_refused_connection_is_not() {
+fn a_timeout_is_ambiguous_and_a_refused_connection_is_not() {
     block_on(async {
         let (emulator, server) = emulator();
         let config =
@@ -32,13 +32,13 @@ fn a_time_out_is_ambiguous_and_a_refused_connection_is_not() {
 }
 
 #[test]
-fn a_lost_reply_is_ambiguous_and_nothing_is_sent_again_unasked() {
+fn a_lost_reply_is_ambiguous_and_the_http_client_does_not_resend() {
     block_on(async {
         let (emulator, server) = emulator();
         emulator.set_faults(Faults { drop_reply_rate: 1.0, ..Faults::default() });
         let producer = producer(&server.url(), Config::builder());
         let outcome = producer.put("events", "k", "x").await.unwrap();
-        // The connection has served others before: there, curl would try again by itself if it could.
+        // The connection has served other requests before. On such a connection, curl would resend the request if it could.
         while emulator.with(|kinesis, _| kinesis.records("events").count()) == 0 {
             sleep(Duration::from_millis(5)).await;
         }
@@ -50,7 +50,7 @@ fn a_lost_reply_is_ambiguous_and_nothing_is_sent_again_unasked() {
 }
 
 #[test]
-fn a_connection_closed_while_nobody_used_it_is_not_ambiguous() {
+fn a_connection_closed_while_idle_is_not_ambiguous() {
     block_on(async {
         let (_, server) = emulator();
         let producer = producer(&server.url(), Config::builder().record_ttl(Duration::from_millis(600)));
@@ -62,14 +62,14 @@ fn a_connection_closed_while_nobody_used_it_is_not_ambiguous() {
     });
 }
 
-/// How a record fails that is sent to `url`.
+/// Puts a record to the service at `url`. Returns its failure.
 async fn failure(url: &str) -> Box<PutFailure> {
     let config = Config::builder().request_timeout(Duration::from_millis(300)).record_ttl(Duration::from_millis(900));
     producer(url, config).put("events", "k", "x").await.unwrap().await.unwrap_err()
 }
 
 #[test]
-fn a_host_that_is_not_known_is_not_ambiguous() {
+fn an_unknown_host_is_not_ambiguous() {
     block_on(async {
         let failure = failure("http://no-such-host.invalid").await;
         assert!(!failure.is_ambiguous() && !failure.attempts.is_empty(), "{failure:?}");
@@ -77,7 +77,7 @@ fn a_host_that_is_not_known_is_not_ambiguous() {
     });
 }
 
-#[cfg(target_os = "linux")] // others refuse when the backlog is full
+#[cfg(target_os = "linux")] // other systems refuse connections when the backlog is full
 #[test]
 fn a_connection_that_hangs_is_not_ambiguous() {
     block_on(async {

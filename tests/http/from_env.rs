@@ -1,4 +1,4 @@
-//! `Producer::from_env`, in a process with an environment of its own.
+//! Tests of `Producer::from_env`, in run_child processes with an environment of their own.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,17 +8,18 @@ use kpl_emulator::{Emulator, Options, Server};
 
 use crate::rig::{Threads, certificates, ok};
 
-/// Set in the child, which runs the first test of this file and does its part there.
+/// The variable that is set in a run_child process. A run_child runs the first test of this file, which then calls [`run_as_child`].
 const CHILD: &str = "KPL_TEST_IN_THE_CHILD";
 
 const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKID"), ("AWS_SECRET_ACCESS_KEY", "secret")];
 
-/// What a child says in an environment with credentials.
-fn child(environment: &[(&str, &str)]) -> String {
-    child_without_credentials(&[environment, &KEYS].concat())
+/// Runs a run_child with these variables and with credentials. Returns its output.
+fn run_child(environment: &[(&str, &str)]) -> String {
+    run_child_without_credentials(&[environment, &KEYS].concat())
 }
 
-fn child_without_credentials(environment: &[(&str, &str)]) -> String {
+/// Runs a run_child with these variables. Returns its output.
+fn run_child_without_credentials(environment: &[(&str, &str)]) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
         .args([
             "from_env::region_endpoint_credentials_and_ca_bundle_come_from_the_environment",
@@ -34,7 +35,7 @@ fn child_without_credentials(environment: &[(&str, &str)]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-fn in_the_child() {
+fn run_as_child() {
     block_on(async {
         match Producer::from_env().await {
             Ok(producer) => {
@@ -50,7 +51,7 @@ fn in_the_child() {
 #[test]
 fn region_endpoint_credentials_and_ca_bundle_come_from_the_environment() {
     if std::env::var_os(CHILD).is_some() {
-        return in_the_child();
+        return run_as_child();
     }
     let emulator = Emulator::new(Options::default()).with_stream("events", 1);
     let (ca_pem, tls) = certificates();
@@ -58,33 +59,33 @@ fn region_endpoint_credentials_and_ca_bundle_come_from_the_environment() {
     let bundle = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("from-env-{}.pem", std::process::id()));
     std::fs::write(&bundle, ca_pem).unwrap();
     let bundle = bundle.to_str().unwrap();
-    let said = child(&[("AWS_REGION", "us-east-1"), ("AWS_ENDPOINT_URL", &server.url()), ("AWS_CA_BUNDLE", bundle)]);
+    let output = run_child(&[("AWS_REGION", "us-east-1"), ("AWS_ENDPOINT_URL", &server.url()), ("AWS_CA_BUNDLE", bundle)]);
     std::fs::remove_file(bundle).unwrap();
-    assert!(said.contains("stored in shardId-000000000000"), "{said}");
+    assert!(output.contains("stored in shardId-000000000000"), "{output}");
     let data = emulator.with(|kinesis, _| kinesis.records("events").map(|(_, _, record)| record.data.clone()).next());
     assert_eq!(data.unwrap(), "from the environment");
 }
 
 #[test]
-fn what_the_environment_lacks_is_said() {
+fn missing_and_unusable_variables_are_named_in_the_error() {
     for none in [&[][..], &[("AWS_REGION", "")]] {
-        let said = child(none);
-        assert!(said.contains("error: no AWS region is set: set AWS_REGION, or `region` in the profile"), "{said}");
+        let output = run_child(none);
+        assert!(output.contains("error: no AWS region is set: set AWS_REGION, or `region` in the profile"), "{output}");
     }
-    let said = child(&[("AWS_REGION", "us-east-1"), ("AWS_CA_BUNDLE", "/nowhere/ca.pem")]);
-    assert!(said.contains("error: AWS_CA_BUNDLE is \"/nowhere/ca.pem\", which cannot be used: No such file"), "{said}");
-    let said = child(&[("AWS_REGION", "us-east-1"), ("AWS_CA_BUNDLE", "/dev/null")]);
-    assert!(said.contains("which cannot be used: the CA bundle of 0 bytes cannot be used"), "{said}");
+    let output = run_child(&[("AWS_REGION", "us-east-1"), ("AWS_CA_BUNDLE", "/nowhere/ca.pem")]);
+    assert!(output.contains("error: AWS_CA_BUNDLE is \"/nowhere/ca.pem\", which cannot be used: No such file"), "{output}");
+    let output = run_child(&[("AWS_REGION", "us-east-1"), ("AWS_CA_BUNDLE", "/dev/null")]);
+    assert!(output.contains("which cannot be used: the CA bundle of 0 bytes cannot be used"), "{output}");
 }
 
 #[test]
 fn a_proxy_comes_from_the_environment() {
     let emulator = Emulator::new(Options::default()).with_stream("events", 1);
-    // It answers whatever host it is asked for, as a proxy would.
+    // The emulator answers requests for any host, as a proxy does.
     let proxy = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None).unwrap();
     let endpoint = ("AWS_ENDPOINT_URL", "http://kinesis.invalid");
-    let said = child(&[("AWS_REGION", "us-east-1"), endpoint, ("HTTP_PROXY", &proxy.url())]);
-    assert!(said.contains("stored in shardId-000000000000"), "{said}");
+    let output = run_child(&[("AWS_REGION", "us-east-1"), endpoint, ("HTTP_PROXY", &proxy.url())]);
+    assert!(output.contains("stored in shardId-000000000000"), "{output}");
 }
 
 #[test]
@@ -96,13 +97,13 @@ fn credentials_of_a_container_come_from_an_endpoint_with_a_host_name() {
         ok(r#"{"AccessKeyId":"AKID","SecretAccessKey":"secret","Token":"t","Expiration":"2099-01-01T00:00:00Z"}"#)
     });
     let uri = format!("http://localhost:{}/role", container.addr.port());
-    let said = child_without_credentials(&[
+    let output = run_child_without_credentials(&[
         ("AWS_REGION", "us-east-1"),
         ("AWS_ENDPOINT_URL", &server.url()),
         ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &uri),
         ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "token"),
     ]);
-    assert!(said.contains("stored in shardId-000000000000"), "{said}");
+    assert!(output.contains("stored in shardId-000000000000"), "{output}");
     let data = emulator.with(|kinesis, _| kinesis.records("events").map(|(_, _, record)| record.data.clone()).next());
     assert_eq!(data.unwrap(), "from the environment");
 }

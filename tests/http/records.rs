@@ -1,4 +1,4 @@
-//! Records and their receipts.
+//! Tests of records and their receipts.
 
 use crate::driver::{Config, PutError, block_on};
 use kpl_emulator::consumer;
@@ -6,7 +6,7 @@ use kpl_emulator::consumer;
 use crate::rig::{emulator, producer};
 
 #[test]
-fn records_arrive_where_their_receipts_say() {
+fn records_are_stored_where_their_receipts_say() {
     block_on(async {
         let (emulator, server) = emulator();
         let producer = producer(&server.url(), Config::builder());
@@ -20,7 +20,7 @@ fn records_arrive_where_their_receipts_say() {
         for (n, outcome) in outcomes.into_iter().enumerate() {
             let receipt = outcome.await.unwrap();
             let found: Vec<_> = reading.records.iter().filter(|record| record.data == format!("data-{n}")).collect();
-            let [record] = found[..] else { panic!("record {n} is there {} times", found.len()) };
+            let [record] = found[..] else { panic!("record {n} is stored {} times", found.len()) };
             assert_eq!(record.shard_id, *receipt.shard_id());
             assert_eq!(record.sequence_number, *receipt.sequence_number());
             assert_eq!(record.sub_sequence_number, receipt.sub_sequence_number().unwrap_or(0));

@@ -1,5 +1,5 @@
-//! Clients, producers, certificates, and a server that says what a test wants. What is in this folder is a part of each
-//! driver's tests over HTTP; `crate::driver` is what they differ in.
+//! Clients, producers, certificates, and a server that returns what a test tells it to. This folder is included in each
+//! driver's tests over HTTP. `crate::driver` has what differs between the drivers.
 
 #![allow(dead_code, reason = "each driver's tests use a part of it")]
 
@@ -30,17 +30,17 @@ pub(crate) fn producer(url: &str, config: ConfigBuilder) -> Producer {
     Producer::new(client(url, http_client), config.build().unwrap())
 }
 
-/// The emulator, on a thread of its own: no thread of async-std's enters a tokio runtime.
+/// Starts the emulator on its own thread: no thread of async-std may enter a tokio runtime.
 pub(crate) fn emulator() -> (Emulator, Server) {
     let emulator = Emulator::new(Options::default()).with_stream("events", 3);
     let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None).unwrap();
     (emulator, server)
 }
 
-/// A CA, and a server's TLS config with a certificate of it.
+/// Creates a certificate authority, as PEM, and a server's TLS config with a certificate that it signed.
 pub(crate) fn certificates() -> (String, Arc<rustls::ServerConfig>) {
     let mut ca = rcgen::CertificateParams::new(vec![]).unwrap();
-    // OpenSSL takes a leaf for self-signed if its name is its issuer's.
+    // OpenSSL considers a leaf self-signed if its name equals its issuer's.
     ca.distinguished_name.push(rcgen::DnType::CommonName, "test authority");
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let ca = rcgen::CertifiedIssuer::self_signed(ca, rcgen::KeyPair::generate().unwrap()).unwrap();
@@ -56,7 +56,7 @@ pub(crate) fn certificates() -> (String, Arc<rustls::ServerConfig>) {
     (ca.pem(), Arc::new(config))
 }
 
-/// A request as it came over the wire: its head in lower case.
+/// A request as received, with its head in lower case.
 pub(crate) struct Heard {
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
@@ -69,7 +69,7 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
-    /// Serves `answer`, which gives all that is sent back for a request; if it gives `None`, the connection is closed.
+    /// Starts a server. `answer` returns the whole response to a request, or `None` to close the connection.
     pub(crate) fn serve(answer: impl Fn(Heard) -> Option<String> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
@@ -80,7 +80,7 @@ impl Threads {
                 let (answer, count) = (answer.clone(), count.clone());
                 count.fetch_add(1, Ordering::SeqCst);
                 std::thread::spawn(move || {
-                    let _ = converse(stream.unwrap(), &*answer);
+                    let _ = serve_connection(stream.unwrap(), &*answer);
                     count.fetch_sub(1, Ordering::SeqCst);
                 });
             }
@@ -92,14 +92,14 @@ impl Threads {
         format!("http://{}", self.addr)
     }
 
-    /// Connections that stand.
+    /// Returns the number of open connections.
     pub(crate) fn connections(&self) -> usize {
         self.open.load(Ordering::SeqCst)
     }
 }
 
-/// Until one of both hangs up.
-fn converse(stream: TcpStream, answer: &dyn Fn(Heard) -> Option<String>) -> std::io::Result<()> {
+/// Answers requests until one side closes the connection.
+fn serve_connection(stream: TcpStream, answer: &dyn Fn(Heard) -> Option<String>) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
@@ -119,7 +119,7 @@ fn converse(stream: TcpStream, answer: &dyn Fn(Heard) -> Option<String>) -> std:
     }
 }
 
-/// A 200 with a body.
+/// Returns a response with status 200 and this body.
 pub(crate) fn ok(body: &str) -> Option<String> {
     Some(format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {}\r\n\r\n{body}",

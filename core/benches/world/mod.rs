@@ -1,7 +1,7 @@
-//! A service that answers at once, and how much there is of everything.
+//! The state machine with a service that answers at once, in various sizes.
 
 #![allow(clippy::disallowed_methods, reason = "benchmarks read the clock")]
-#![allow(dead_code, reason = "each benchmark uses its part")]
+#![allow(dead_code, reason = "each benchmark uses a part of it")]
 
 use std::fmt;
 use std::ops::Range;
@@ -14,12 +14,14 @@ use kpl_core::{
     UserRecord,
 };
 
+/// The size of a benchmark.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
-    /// Of each stream.
+    /// The number of shards of each stream.
     pub(crate) shards: usize,
+    /// The number of streams.
     pub(crate) streams: usize,
-    /// Records put before the first one is answered.
+    /// The number of records that are put before the first request is answered.
     pub(crate) outstanding: usize,
 }
 
@@ -29,7 +31,7 @@ impl fmt::Display for Scale {
     }
 }
 
-/// A producer, and a service that stores all.
+/// A producer, and a service that stores every record.
 pub(crate) struct World {
     pub(crate) producer: Producer<usize>,
     pub(crate) now: Instant,
@@ -39,11 +41,12 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Streams and shards are known.
+    /// Creates a producer that has the metadata of all streams, without metrics.
     pub(crate) fn new(scale: Scale) -> Self {
         Self::with_metrics(scale, MetricsLevel::None, MetricsGranularity::Shard)
     }
 
+    /// Creates a producer that has the metadata of all streams.
     pub(crate) fn with_metrics(scale: Scale, level: MetricsLevel, granularity: MetricsGranularity) -> Self {
         let config = Config::builder()
             .metrics_level(level)
@@ -62,7 +65,8 @@ impl World {
         world
     }
 
-    /// Puts records as they come, answers every request, and takes every result: the time of each of the three.
+    /// Puts `scale.outstanding` records, answers every request, and takes every result. Returns the time of each of these
+    /// three parts.
     pub(crate) fn round(&mut self, scale: Scale, size: usize) -> [Duration; 3] {
         let (mut left, mut times) = (scale.outstanding, [Duration::ZERO; 3]);
         for first in (0..scale.outstanding).step_by(CHUNK) {
@@ -126,10 +130,11 @@ impl World {
     }
 }
 
-/// So many records are made before they are put: an application puts what it has just made.
+/// The number of records that are created before they are put. An application puts a record soon after its creation, while
+/// it is in the cache.
 const CHUNK: usize = 1_000;
 
-/// Records for all streams in turn, each with a key of its own.
+/// Creates records for all streams in turn, each with a different key.
 pub(crate) fn records(streams: &[Arc<str>], numbers: Range<usize>, size: usize) -> Vec<PreparedRecord> {
     let data = bytes::Bytes::from(vec![b'x'; size]);
     let record = |n: usize| {

@@ -1,4 +1,4 @@
-//! See `Cargo.toml`.
+//! A crate that builds only if kpl-core needs no standard library: see its `Cargo.toml`.
 
 #![no_std]
 

@@ -1,4 +1,4 @@
-//! Backpressure, time-to-live, flush and close.
+//! Tests of backpressure, time-to-live, flush and close.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn unanswered() -> Reply {
 }
 
 #[test]
-fn the_producer_is_full_by_count_and_gives_the_record_back() {
+fn the_producer_is_full_by_count_and_returns_the_record() {
     let mut rig = Rig::with_shards(Config::builder().max_outstanding_records(3), 1);
     (0..3).for_each(|key| {
         rig.put(key, "a");
@@ -44,7 +44,7 @@ fn the_producer_is_full_by_bytes_but_one_record_always_fits() {
 }
 
 #[test]
-fn a_record_that_cannot_be_sent_expires_at_its_ttl_and_neither_sooner_nor_later() {
+fn a_record_that_cannot_be_sent_expires_exactly_at_its_ttl() {
     let config = Config::builder().rate_limit_records_per_shard(1).record_ttl(2 * SEC).aggregation_enabled(false);
     let mut rig = Rig::with_shards(config.max_shard_backlog(ANY_BACKLOG), 1);
     rig.run_for(SEC);
@@ -52,10 +52,10 @@ fn a_record_that_cannot_be_sent_expires_at_its_ttl_and_neither_sooner_nor_later(
     rig.run_for(2 * SEC - MS);
     assert!(rig.results.is_empty());
     rig.run_for(MS);
-    assert!(tickets.iter().any(|ticket| rig.results.contains_key(ticket)), "whatever waits for the pace");
+    assert!(tickets.iter().any(|ticket| rig.results.contains_key(ticket)), "records that wait in the limiter");
     rig.answer_all_stored(&equal_shards(1));
     let (stored, expired): (Vec<u64>, Vec<u64>) = tickets.iter().partition(|ticket| rig.results[ticket].is_ok());
-    assert!((2..=3).contains(&stored.len()), "a record a second, and one at once: {stored:?}");
+    assert!((2..=3).contains(&stored.len()), "one record at once, then one a second: {stored:?}");
     for ticket in expired {
         let failure = rig.failure(ticket);
         assert_eq!(&*failure.error.code, "Expired");
@@ -65,7 +65,7 @@ fn a_record_that_cannot_be_sent_expires_at_its_ttl_and_neither_sooner_nor_later(
 }
 
 #[test]
-fn a_record_under_way_does_not_expire_before_its_reply() {
+fn a_record_in_flight_does_not_expire_before_its_reply() {
     let mut rig = Rig::with_shards(Config::builder().record_ttl(SEC), 1);
     let ticket = rig.put(1, "a");
     rig.run_for(5 * SEC);
@@ -80,12 +80,12 @@ fn a_record_under_way_does_not_expire_before_its_reply() {
 }
 
 #[test]
-fn an_endless_ttl_never_expires() {
+fn a_record_without_a_ttl_never_expires() {
     let mut rig = Rig::with_shards(Config::builder().record_ttl(Duration::MAX), 1);
     let ticket = rig.put(1, "a");
     for _ in 0..1_000 {
         rig.run_for(60 * SEC);
-        assert!(!rig.batches.is_empty(), "it goes on trying");
+        assert!(!rig.batches.is_empty(), "the record is still retried");
         rig.answer(unanswered());
     }
     assert!(rig.results.is_empty());
@@ -112,7 +112,7 @@ fn only_the_expired_records_of_an_aggregate_fail() {
 }
 
 #[test]
-fn a_flush_sends_at_once_and_waits_only_for_what_came_before() {
+fn a_flush_sends_at_once_and_waits_only_for_earlier_records() {
     let mut rig = Rig::with_shards(Config::builder(), 2);
     rig.put(1, "a");
     rig.put(u128::MAX, "b");
@@ -138,16 +138,16 @@ fn a_flushed_record_that_is_retried_does_not_wait_again() {
     rig.drain();
     rig.answer(unanswered());
     rig.run_for(50 * MS);
-    assert_eq!(rig.shape(), [[1]], "after the backoff, at once");
+    assert_eq!(rig.shape(), [[1]], "sent at once after the backoff");
     rig.answer_all_stored(&equal_shards(2));
     assert_eq!(rig.flushed, [flush]);
 }
 
 #[test]
-fn a_flush_hurries_what_waits_for_its_shards_pace() {
+fn a_flush_expedites_records_that_wait_for_their_shards_pace() {
     let config = Config::builder().record_max_buffered_time(60 * SEC).record_ttl(600 * SEC);
     let mut rig = Rig::with_shards(config, 1);
-    // Three seconds' worth.
+    // Three seconds' worth for the shard.
     (0..60).for_each(|key| {
         rig.put(key, vec![0; 50_000]);
     });
@@ -161,21 +161,21 @@ fn a_flush_hurries_what_waits_for_its_shards_pace() {
 }
 
 #[test]
-fn a_flush_before_the_map_is_there_waits_for_it() {
+fn a_flush_before_the_first_shard_map_waits_for_it() {
     let mut rig = Rig::new(Config::builder());
     (0..10).for_each(|key| {
         rig.put(key, "a");
     });
     rig.producer.flush(rig.now);
     rig.drain();
-    assert!(rig.batches.is_empty(), "ten records sent singly would cost more than a few milliseconds");
+    assert!(rig.batches.is_empty(), "ten records sent one by one would cost more than a wait of a few milliseconds");
     rig.run_for(20 * MS);
     rig.answer_refreshes(&equal_shards(1));
-    assert_eq!(rig.shape(), [[10]], "and then at once");
+    assert_eq!(rig.shape(), [[10]], "sent at once after that");
 }
 
 #[test]
-fn close_drains_without_waiting_for_company() {
+fn close_drains_without_waiting_for_more_records() {
     let mut rig = Rig::with_shards(Config::builder(), 2);
     let ticket = rig.put(1, "a");
     rig.producer.close(rig.now, Instant::NEVER);
@@ -192,7 +192,7 @@ fn close_drains_without_waiting_for_company() {
 }
 
 #[test]
-fn at_the_deadline_of_a_close_what_is_left_fails_with_its_record() {
+fn at_the_deadline_of_a_close_outstanding_records_fail_and_are_returned() {
     let config = Config::builder().rate_limit_records_per_shard(1).aggregation_enabled(false);
     let mut rig = Rig::with_shards(config, 1);
     rig.run_for(SEC);
@@ -200,7 +200,7 @@ fn at_the_deadline_of_a_close_what_is_left_fails_with_its_record() {
     rig.producer.close(rig.now, rig.now + SEC / 2);
     rig.drain();
     rig.run_for(SEC);
-    assert!(rig.cancelled, "the driver is told to give back what is under way");
+    assert!(rig.cancelled, "the driver is asked to cancel the requests in flight");
     assert_eq!(rig.results.len(), 4);
     rig.answer(unanswered());
     assert!(rig.producer.is_drained());
@@ -208,13 +208,13 @@ fn at_the_deadline_of_a_close_what_is_left_fails_with_its_record() {
         let failure = rig.failure(*ticket);
         assert_eq!(&*failure.error.code, "Closed");
         assert_eq!(failure.record.data, "a");
-        assert_eq!(failure.is_ambiguous(), *ticket == tickets[0], "only what was under way may be stored");
+        assert_eq!(failure.is_ambiguous(), *ticket == tickets[0], "only the record in flight may be stored");
     }
     assert_eq!(rig.until_tick(), None);
 }
 
 #[test]
-fn when_nothing_is_under_way_nothing_is_called_back() {
+fn without_requests_in_flight_a_close_cancels_none() {
     let mut rig = Rig::new(Config::builder());
     let ticket = rig.put(1, "a");
     rig.producer.close(rig.now, rig.now);
@@ -276,7 +276,7 @@ fn stats_count_every_record_and_request_once() {
 }
 
 #[test]
-fn the_age_of_the_oldest_record_is_told() {
+fn oldest_put_is_the_time_of_the_oldest_outstanding_record() {
     let mut rig = Rig::with_shards(Config::builder(), 1);
     assert_eq!(rig.producer.oldest_put(), None);
     let put_at = rig.now;
@@ -290,7 +290,7 @@ fn the_age_of_the_oldest_record_is_told() {
 }
 
 #[test]
-fn a_record_that_was_put_before_has_its_deadline_and_its_age_from_then() {
+fn a_buffered_record_has_its_deadline_and_its_age_from_its_put() {
     let mut rig = Rig::with_shards(Config::builder(), 1);
     let put_at = rig.now;
     rig.run_for(60 * MS);
@@ -319,7 +319,7 @@ fn a_buffered_record_fails_if_it_is_too_large_for_its_stream() {
 }
 
 #[test]
-fn records_that_expire_together_are_told_of_in_one_notice() {
+fn records_that_expire_together_are_logged_in_one_event() {
     let mut rig = Rig::with_shards(Config::builder().record_ttl(SEC), 1);
     (0..7).for_each(|key| {
         rig.put(key, "a");
@@ -335,8 +335,8 @@ fn records_that_expire_together_are_told_of_in_one_notice() {
 }
 
 #[test]
-fn close_to_its_end_a_record_gets_its_last_chance_halfway() {
-    // Half the buffering time from the reply on would be the record's end, or later.
+fn a_retry_shortly_before_the_ttl_is_due_halfway_to_it() {
+    // Half the buffering time after the reply, the record would expire, or would have expired.
     for (replied, halfway) in [(300, 400), (410, 455)] {
         let config = Config::builder().record_max_buffered_time(400 * MS).record_ttl(500 * MS);
         let mut rig = Rig::with_shards(config.aggregation_enabled(false).collection_max_count(2), 1);
@@ -345,7 +345,7 @@ fn close_to_its_end_a_record_gets_its_last_chance_halfway() {
         let throttled = RecordReply::failed("ProvisionedThroughputExceededException", "why");
         rig.answer_records([RecordReply::stored(shard_id(0), "1"), throttled]);
         rig.run_for((halfway - replied - 1) * MS);
-        assert!(rig.batches.is_empty(), "there is still time for company");
+        assert!(rig.batches.is_empty(), "there is still time to wait for more records");
         rig.run_for(MS);
         rig.answer_all_stored(&equal_shards(1));
         tickets.iter().for_each(|ticket| {
@@ -355,7 +355,7 @@ fn close_to_its_end_a_record_gets_its_last_chance_halfway() {
 }
 
 #[test]
-fn what_a_backlogged_shard_goes_on_collecting_expires_at_its_ttl() {
+fn records_in_the_open_aggregate_of_a_backlogged_shard_expire_at_their_ttl() {
     let config = Config::builder().rate_limit_records_per_shard(1).record_ttl(2 * SEC);
     let mut rig = Rig::with_shards(config.aggregation_max_count(2).max_shard_backlog(ANY_BACKLOG), 1);
     rig.run_for(SEC);
@@ -372,7 +372,7 @@ fn what_a_backlogged_shard_goes_on_collecting_expires_at_its_ttl() {
 fn records_that_wait_for_a_request_expire_one_by_one() {
     let config = Config::builder().max_in_flight_requests(1).record_ttl(SEC).record_max_buffered_time(300 * MS);
     let mut rig = Rig::with_shards(config, 1);
-    rig.put(0, "under way for long");
+    rig.put(0, "in flight for long");
     rig.run_for(300 * MS);
     let old = rig.put(1, "old");
     rig.run_for(200 * MS);

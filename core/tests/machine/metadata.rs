@@ -1,4 +1,4 @@
-//! What a stream is known to be: its shards, its record limit, its distribution.
+//! Tests of stream metadata: shards, record size limit, record distribution.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ fn error(code: &str) -> RequestError {
 }
 
 #[test]
-fn the_first_records_wait_for_the_map_and_are_aggregated() {
+fn the_first_records_wait_for_the_shard_map_and_are_aggregated() {
     let mut rig = Rig::new(Config::builder());
     for key in 0..10 {
         rig.put(key, "a");
     }
-    assert_eq!((rig.lists.len(), rig.describes.len()), (1, 1), "one question of each kind");
+    assert_eq!((rig.lists.len(), rig.describes.len()), (1, 1), "one request of each kind");
     rig.run_for(50 * MS);
     rig.answer_refreshes(&equal_shards(2));
     rig.run_for(50 * MS);
@@ -47,7 +47,7 @@ fn the_first_records_wait_for_a_late_list_until_the_start_timeout() {
 }
 
 #[test]
-fn twenty_thousand_records_wait_for_a_list_that_comes_late_or_fails_twice() {
+fn twenty_thousand_records_wait_for_a_list_that_is_late_or_fails_twice() {
     for failures in [0, 2] {
         let mut rig = Rig::new(Config::builder());
         for key in 0..20_000_u64 {
@@ -64,12 +64,12 @@ fn twenty_thousand_records_wait_for_a_list_that_comes_late_or_fails_twice() {
         rig.answer_refreshes(&equal_shards(4));
         rig.run_for(100 * MS);
         let kinesis_records: usize = rig.shape().iter().map(Vec::len).sum();
-        assert!(kinesis_records <= 60, "{kinesis_records} Kinesis records, where their bytes need 46");
+        assert!(kinesis_records <= 60, "{kinesis_records} Kinesis records; their bytes need at least 46");
     }
 }
 
 #[test]
-fn a_description_that_is_late_delays_no_record_beyond_its_deadline() {
+fn a_late_description_delays_no_record_beyond_its_deadline() {
     let mut rig = Rig::new(Config::builder());
     rig.put(1, "a");
     let request = rig.lists.remove(0);
@@ -82,7 +82,7 @@ fn a_description_that_is_late_delays_no_record_beyond_its_deadline() {
 }
 
 #[test]
-fn without_a_list_the_whole_stream_is_paced() {
+fn without_a_shard_list_the_stream_is_paced_as_a_whole() {
     for (open_shards, limit) in [(Some(3), 30), (None, 10)] {
         let config = Config::builder().rate_limit_records_per_shard(10).aggregation_enabled(false);
         let mut rig = Rig::new(config.max_shard_backlog(ANY_BACKLOG));
@@ -100,7 +100,7 @@ fn without_a_list_the_whole_stream_is_paced() {
         rig.run_for(SEC - 100 * MS);
         rig.answer_all_stored(&equal_shards(3));
         assert!((2 * limit - 2..=2 * limit).contains(&rig.results.len()), "{}", rig.results.len());
-        // The estimate doubles where the number of shards is not known.
+        // If the number of shards is unknown, its estimate doubles.
         for _ in 0..4 {
             rig.run_for(SEC);
             rig.answer_all_stored(&equal_shards(3));
@@ -111,7 +111,7 @@ fn without_a_list_the_whole_stream_is_paced() {
 }
 
 #[test]
-fn without_a_list_a_throttled_stream_is_slowed_down() {
+fn without_a_shard_list_a_throttled_stream_is_slowed_down() {
     for open_shards in [Some(8), None] {
         let config = Config::builder().rate_limit_records_per_shard(10).aggregation_enabled(false);
         let mut rig = Rig::new(config.max_shard_backlog(ANY_BACKLOG).record_ttl(600 * SEC));
@@ -138,7 +138,7 @@ fn without_a_list_a_throttled_stream_is_slowed_down() {
 }
 
 #[test]
-fn records_without_a_list_move_to_their_shards_when_it_comes() {
+fn records_put_before_the_shard_list_move_to_their_shards_when_it_arrives() {
     let config = Config::builder().start_timeout(Duration::ZERO).rate_limit_records_per_shard(1);
     let mut rig = Rig::new(config.aggregation_max_count(1));
     let tickets: Vec<u64> = (0..4).map(|shard| rig.put(start_of(shard, 4), "a")).collect();
@@ -154,7 +154,7 @@ fn records_without_a_list_move_to_their_shards_when_it_comes() {
 }
 
 #[test]
-fn a_stream_that_ignores_keys_is_paced_as_a_whole_and_described_again() {
+fn an_auto_stream_is_paced_as_a_whole_and_described_again() {
     let config = Config::builder().rate_limit_records_per_shard(10);
     let mut rig = Rig::new(config.max_shard_backlog(ANY_BACKLOG).record_ttl(600 * SEC));
     (0..4_000).for_each(|key| {
@@ -181,7 +181,7 @@ fn a_stream_that_ignores_keys_is_paced_as_a_whole_and_described_again() {
 }
 
 #[test]
-fn without_the_permissions_the_defaults_must_do() {
+fn without_permissions_the_defaults_are_used() {
     let mut rig = Rig::new(Config::builder());
     rig.put(1, "a");
     let (lists, describes) = (rig.lists.remove(0), rig.describes.remove(0));
@@ -190,12 +190,12 @@ fn without_the_permissions_the_defaults_must_do() {
     rig.run_for(100 * MS);
     assert_eq!(rig.shape(), [[1]]);
     rig.run_for(300 * SEC);
-    assert!(rig.describes.is_empty(), "a permission that is missing is not asked for again");
-    assert!(rig.lists.len() == 1, "one question under way at a time");
+    assert!(rig.describes.is_empty(), "a denied description is not requested again");
+    assert!(rig.lists.len() == 1, "one list request in flight at a time");
 }
 
 #[test]
-fn after_an_outage_the_map_is_had_as_soon_as_records_go_through() {
+fn after_an_outage_metadata_is_requested_as_soon_as_records_are_stored() {
     let mut rig = Rig::new(Config::builder().record_ttl(300 * SEC));
     rig.put(1, "a");
     let down = || RequestError::new(Delivery::NotSent, "Connection Failed", "refused");
@@ -211,15 +211,15 @@ fn after_an_outage_the_map_is_had_as_soon_as_records_go_through() {
         }
         rig.run_for(SEC);
     }
-    assert!(rig.lists.is_empty() && rig.describes.is_empty(), "the next ones come within half a minute");
+    assert!(rig.lists.is_empty() && rig.describes.is_empty(), "the next requests are due within 30 s");
     rig.run_until_sent();
     rig.answer_all_stored(&equal_shards(1));
     rig.run_for(SEC);
-    assert_eq!((rig.lists.len(), rig.describes.len()), (1, 1), "now that the service answers, within a second");
+    assert_eq!((rig.lists.len(), rig.describes.len()), (1, 1), "requested within a second after the service answered");
 }
 
 #[test]
-fn a_list_comes_in_pages_and_the_token_continues_it() {
+fn a_shard_list_in_pages_is_continued_by_its_token() {
     let mut rig = Rig::new(Config::builder());
     rig.put(u128::MAX, "a");
     rig.put(u128::MAX - 1, "b");
@@ -234,11 +234,11 @@ fn a_list_comes_in_pages_and_the_token_continues_it() {
         rig.drain();
     }
     rig.run_for(100 * MS);
-    assert_eq!(rig.shape(), [[2]], "the last shard, from the last page, is known");
+    assert_eq!(rig.shape(), [[2]], "the shard map has the last shard, from the last page");
 }
 
 #[test]
-fn a_list_that_breaks_off_is_asked_for_anew() {
+fn a_shard_list_that_fails_between_pages_is_requested_from_the_start() {
     let mut rig = Rig::new(Config::builder());
     rig.put(1, "a");
     let request = rig.lists.remove(0);
@@ -250,12 +250,12 @@ fn a_list_that_breaks_off_is_asked_for_anew() {
     rig.run_for(2 * SEC);
     assert_eq!(rig.lists.len(), 1);
     assert_eq!(rig.lists[0].next_token, None);
-    let failed = |notice: &LogEvent| matches!(notice, LogEvent::RefreshFailed { operation: "ListShards", .. });
+    let failed = |event: &LogEvent| matches!(event, LogEvent::RefreshFailed { operation: "ListShards", .. });
     assert!(rig.log.iter().any(failed));
 }
 
 #[test]
-fn the_shard_of_a_hash_key_is_told_when_it_is_known() {
+fn the_shard_of_a_hash_key_is_returned_once_it_is_known() {
     let mut rig = Rig::new(Config::builder());
     rig.put(1, "a");
     assert_eq!(rig.producer.shard("s", 1), None);
@@ -267,7 +267,7 @@ fn the_shard_of_a_hash_key_is_told_when_it_is_known() {
 }
 
 #[test]
-fn a_list_without_end_ends() {
+fn an_endless_shard_list_is_given_up() {
     let mut rig = Rig::new(Config::builder());
     rig.put(1, "a");
     for _ in 0..2_000 {
@@ -280,26 +280,26 @@ fn a_list_without_end_ends() {
 }
 
 #[test]
-fn a_list_without_an_open_shard_is_no_list() {
+fn a_shard_list_without_an_open_shard_is_a_failed_refresh() {
     let mut rig = Rig::with_shards(Config::builder(), 2);
     rig.run_for(5 * SEC);
     rig.put(1, "a");
     rig.run_for(100 * MS);
-    rig.answer_records([RecordReply::stored(shard_id(1), "1")]); // asks for the shards
+    rig.answer_records([RecordReply::stored(shard_id(1), "1")]); // requests the shards
     let closed = equal_shards(2).into_iter().map(|shard| ListedShard { closed: true, ..shard });
     rig.answer_refreshes(&closed.collect::<Vec<_>>());
     assert!(
-        rig.log.iter().any(|notice| matches!(notice, LogEvent::RefreshFailed { code, .. } if &**code == "No Shards"))
+        rig.log.iter().any(|event| matches!(event, LogEvent::RefreshFailed { code, .. } if &**code == "No Shards"))
     );
     (1..3).for_each(|key| {
         rig.put(key, "a");
     });
     rig.run_for(100 * MS);
-    assert_eq!(rig.shape(), [[2]], "what was known before holds");
+    assert_eq!(rig.shape(), [[2]], "the previous shard map is still used");
 }
 
 #[test]
-fn a_list_with_holes_is_used_and_asked_for_again() {
+fn an_incomplete_shard_list_is_used_and_requested_again() {
     let mut rig = Rig::new(Config::builder());
     let (known, unknown) = (rig.put(u128::MAX, "a"), rig.put(1, "b"));
     rig.answer_refreshes(&equal_shards(2)[1..]);
@@ -309,7 +309,7 @@ fn a_list_with_holes_is_used_and_asked_for_again() {
     rig.receipt(known);
     rig.receipt(unknown);
     rig.run_for(2 * SEC);
-    assert_eq!(rig.lists.len(), 1, "asked again");
+    assert_eq!(rig.lists.len(), 1, "requested again");
 }
 
 #[test]
@@ -320,11 +320,11 @@ fn records_that_wait_for_a_closed_shard_move_to_its_children() {
     let half = u128::MAX / 2;
     let tickets: Vec<u64> = (0..9_u128).map(|n| rig.put(if n % 2 == 0 { n } else { u128::MAX - n }, "a")).collect();
     rig.run_for(100 * MS);
-    assert_eq!(rig.shape(), [[2]], "one goes, three and a half wait");
+    assert_eq!(rig.shape(), [[2]], "one aggregate is sent, three and a half wait");
     let split = [child(1, 0, 0, half), child(2, 0, half + 1, u128::MAX)];
-    rig.answer_records([RecordReply::stored(shard_id(2), "1")]); // tells of the split
+    rig.answer_records([RecordReply::stored(shard_id(2), "1")]); // reveals the split
     rig.answer_refreshes(&split);
-    let moved = |notice: &LogEvent| matches!(notice, LogEvent::ShardMapRefreshed { open: 2, closed: 1, moved: 7, .. });
+    let moved = |event: &LogEvent| matches!(event, LogEvent::ShardMapRefreshed { open: 2, closed: 1, moved: 7, .. });
     assert!(rig.log.iter().any(moved), "{:?}", rig.log);
     for _ in 0..20 {
         rig.run_for(SEC);
@@ -332,7 +332,7 @@ fn records_that_wait_for_a_closed_shard_move_to_its_children() {
             for record in batch.records() {
                 let users = kpl_core::codec::decode(record.data()).unwrap_or_default();
                 let halves: Vec<bool> = users.iter().map(|u| u.explicit_hash_key.unwrap() <= half).collect();
-                assert!(halves.windows(2).all(|pair| pair[0] == pair[1]), "one shard an aggregate: {users:?}");
+                assert!(halves.windows(2).all(|pair| pair[0] == pair[1]), "each aggregate is for one shard: {users:?}");
             }
         }
         rig.answer_all_stored(&split);
@@ -344,7 +344,7 @@ fn records_that_wait_for_a_closed_shard_move_to_its_children() {
 }
 
 #[test]
-fn a_burst_of_wrong_shards_asks_for_the_shards_once_and_for_the_description_once() {
+fn a_burst_of_misrouted_records_requests_shards_and_description_once() {
     let mut rig = Rig::with_shards(Config::builder(), 50);
     rig.run_for(5 * SEC);
     for n in 0..50 {
@@ -359,25 +359,25 @@ fn a_burst_of_wrong_shards_asks_for_the_shards_once_and_for_the_description_once
 }
 
 #[test]
-fn a_few_wrong_shards_are_no_reason_to_ask_for_the_description() {
-    for (wrong, distribution, asked) in [
+fn a_few_misrouted_records_do_not_request_the_description() {
+    for (misrouted, distribution, requested) in [
         (9, RecordDistribution::Detect, false),
         (10, RecordDistribution::Detect, true),
         (10, RecordDistribution::ByKey, false),
     ] {
         let mut rig = Rig::with_shards(Config::builder().record_distribution(distribution), 20);
         rig.run_for(5 * SEC);
-        (0..wrong).for_each(|n| {
+        (0..misrouted).for_each(|n| {
             rig.put(start_of(n, 20), "a");
         });
         rig.run_for(100 * MS);
-        rig.answer_records((0..wrong).map(|n| RecordReply::stored(shard_id(n + 1), "1")));
-        assert_eq!(rig.describes.len(), usize::from(asked), "{wrong} on a stream {distribution:?}");
+        rig.answer_records((0..misrouted).map(|n| RecordReply::stored(shard_id(n + 1), "1")));
+        assert_eq!(rig.describes.len(), usize::from(requested), "{misrouted} misrouted records, {distribution:?}");
     }
 }
 
 #[test]
-fn without_a_map_a_retry_does_not_wait_for_newer_records() {
+fn without_a_shard_map_a_retry_does_not_wait_for_newer_records() {
     let mut rig = Rig::new(Config::builder().record_max_buffered_time(SEC).start_timeout(Duration::ZERO));
     let first = rig.put(1, "a");
     rig.run_for(SEC);
@@ -387,23 +387,23 @@ fn without_a_map_a_retry_does_not_wait_for_newer_records() {
     assert_eq!(
         rig.shape(),
         [[1, 1]],
-        "after the backoff, within half the buffering time, and it takes the other along"
+        "after the backoff, within half the buffering time, together with the newer record"
     );
     rig.answer_all_stored(&equal_shards(1));
     rig.receipt(first);
 }
 
 #[test]
-fn the_streams_record_limit_is_learned_and_kept() {
+fn the_streams_record_size_limit_is_learned_and_enforced() {
     let mut rig = Rig::new(Config::builder());
-    let early = rig.put(1, vec![0; 3 << 20]);
-    let just_so = rig.put(2, vec![0; (2 << 20) - 1]);
+    let too_large = rig.put(1, vec![0; 3 << 20]);
+    let at_the_limit = rig.put(2, vec![0; (2 << 20) - 1]);
     let describe = rig.describes.remove(0);
     let summary =
         StreamSummary { max_record_size: Some(2 << 20), auto_distribution: false, ..StreamSummary::default() };
     rig.producer.handle_stream_summary(rig.now, &describe, Ok(summary));
     rig.answer_refreshes(&equal_shards(1));
-    let failure = rig.failure(early);
+    let failure = rig.failure(too_large);
     assert_eq!(&*failure.error.code, "Record Too Large");
     assert!(failure.error.message.contains("3145729 bytes, but the stream's limit is 2097152"), "{}", failure.error);
     assert!(failure.attempts.is_empty() && failure.record.data.len() == 3 << 20);
@@ -414,11 +414,11 @@ fn the_streams_record_limit_is_learned_and_kept() {
     assert_eq!(reason, InvalidRecord::TooLarge { size: (2 << 20) + 1, limit: 2 << 20 });
     assert_eq!(UserRecord::from(back), record);
     rig.put(1, vec![0; (2 << 20) - 1]);
-    assert!(!rig.results.contains_key(&just_so), "the limit itself is legal");
+    assert!(!rig.results.contains_key(&at_the_limit), "a record of exactly the limit is valid");
 }
 
 #[test]
-fn a_description_that_fails_later_takes_nothing_back() {
+fn a_description_that_fails_later_leaves_the_previous_one_in_use() {
     let mut rig = Rig::new(Config::builder());
     rig.put(1, "a");
     let describe = rig.describes.remove(0);
@@ -427,7 +427,7 @@ fn a_description_that_fails_later_takes_nothing_back() {
     rig.producer.handle_stream_summary(rig.now, &describe, Ok(summary));
     rig.answer_refreshes(&equal_shards(1));
     rig.run_for(SEC);
-    rig.answer(kpl_core::Reply::Failed(error("ResourceNotFoundException"))); // asks again
+    rig.answer(kpl_core::Reply::Failed(error("ResourceNotFoundException"))); // requests the description again
     let describe = rig.describes.remove(0);
     let down = RequestError::new(Delivery::Unanswered, "Request Timeout", "no reply");
     rig.producer.handle_stream_summary(rig.now, &describe, Err(down));
@@ -435,19 +435,19 @@ fn a_description_that_fails_later_takes_nothing_back() {
 }
 
 #[test]
-fn on_a_stream_that_ignores_keys_nothing_is_aggregated_or_retried_for_its_shard() {
-    for told in [RecordDistribution::Auto, RecordDistribution::Detect] {
-        let mut rig = Rig::new(Config::builder().record_distribution(told));
+fn on_an_auto_stream_nothing_is_aggregated_or_retried_as_misrouted() {
+    for distribution in [RecordDistribution::Auto, RecordDistribution::Detect] {
+        let mut rig = Rig::new(Config::builder().record_distribution(distribution));
         let tickets: Vec<u64> = (0..10).map(|key| rig.put(key, "a")).collect();
         for request in std::mem::take(&mut rig.describes) {
             let summary = StreamSummary {
                 max_record_size: None,
-                auto_distribution: told == RecordDistribution::Detect,
+                auto_distribution: distribution == RecordDistribution::Detect,
                 ..StreamSummary::default()
             };
             rig.producer.handle_stream_summary(rig.now, &request, Ok(summary));
         }
-        assert_eq!(rig.lists.len(), usize::from(told == RecordDistribution::Detect));
+        assert_eq!(rig.lists.len(), usize::from(distribution == RecordDistribution::Detect));
         rig.answer_refreshes(&equal_shards(2));
         rig.run_for(100 * MS);
         assert_eq!(rig.shape(), [[1; 10]]);
@@ -455,17 +455,17 @@ fn on_a_stream_that_ignores_keys_nothing_is_aggregated_or_retried_for_its_shard(
         for ticket in tickets {
             rig.receipt(ticket);
         }
-        assert!(rig.lists.is_empty(), "landing anywhere is no news");
+        assert!(rig.lists.is_empty(), "any shard is an expected one");
     }
 }
 
 #[test]
-fn a_stream_switched_to_auto_is_noticed_and_loses_nothing() {
+fn a_switch_to_auto_distribution_is_detected_and_loses_nothing() {
     let mut rig = Rig::with_shards(Config::builder(), 20);
     rig.run_for(5 * SEC);
     let mut tickets: Vec<u64> = (0..40).map(|n| rig.put(start_of(n % 20, 20) + n as u128, "a")).collect();
     rig.run_for(100 * MS);
-    // Aggregates of two, each on the next shard: consumers drop all of it.
+    // Aggregates of two records, each stored on the next shard: consumers drop all of them.
     let sent = rig.batches[0].records().len();
     rig.answer_records((0..sent).map(|n| RecordReply::stored(shard_id((n + 1) % 20), "1")));
     assert!(rig.results.is_empty());
@@ -478,7 +478,8 @@ fn a_stream_switched_to_auto_is_noticed_and_loses_nothing() {
     while !rig.batches.is_empty() {
         let batch = rig.take_batch();
         let replies = batch.records().iter().map(|_| RecordReply::stored(shard_id(7), "1")).collect();
-        // What was routed before the description came may still be aggregated, and is decided by its range.
+        // Records routed before the description arrived may still be aggregated. The shard's range decides whether they are
+        // accepted.
         rig.handle_reply(batch, kpl_core::Reply::Records(replies));
         rig.run_for(100 * MS);
     }
@@ -488,26 +489,26 @@ fn a_stream_switched_to_auto_is_noticed_and_loses_nothing() {
 }
 
 #[test]
-fn a_stream_that_is_deleted_is_forgotten() {
+fn the_metadata_of_a_deleted_stream_is_forgotten() {
     let mut rig = Rig::with_shards(Config::builder(), 2);
     rig.run_for(5 * SEC);
     let ticket = rig.put(1, "a");
     rig.run_for(100 * MS);
     rig.answer(kpl_core::Reply::Failed(error("ResourceNotFoundException")));
     assert_eq!(&*rig.failure(ticket).error.code, "ResourceNotFoundException");
-    assert_eq!((rig.lists.len(), rig.describes.len()), (1, 1), "made anew, it may have other shards");
+    assert_eq!((rig.lists.len(), rig.describes.len()), (1, 1), "recreated, the stream may have other shards");
     // Same shard ids, other ranges.
-    let remade = vec![shard(0, 0, 9), shard(1, 10, u128::MAX)];
-    rig.answer_refreshes(&remade);
+    let recreated = vec![shard(0, 0, 9), shard(1, 10, u128::MAX)];
+    rig.answer_refreshes(&recreated);
     let tickets = [rig.put(10, "a"), rig.put(u128::MAX, "b")];
     rig.run_for(100 * MS);
     assert_eq!(rig.shape(), [[2]]);
-    rig.answer_all_stored(&remade);
+    rig.answer_all_stored(&recreated);
     assert_eq!(rig.receipt(tickets[0]).shard_id(), shard_id(1));
 }
 
 #[test]
-fn a_thousand_streams_are_described_at_an_easy_pace() {
+fn a_thousand_streams_are_described_at_ten_a_second() {
     let mut rig = Rig::new(Config::builder());
     for n in 0..1_000 {
         rig.put_record(UserRecord::new(format!("stream-{n}"), "k", "a"));
@@ -518,13 +519,13 @@ fn a_thousand_streams_are_described_at_an_easy_pace() {
 }
 
 #[test]
-fn answers_that_nobody_asked_for_are_ignored() {
+fn replies_to_another_producers_requests_are_ignored() {
     let mut rig = Rig::with_shards(Config::builder(), 2);
-    let mut stranger = Producer::<u64>::new(Config::default(), rig.now);
-    stranger.put(rig.now, UserRecord::new("s", "k", "").prepare().unwrap(), 0).unwrap();
-    let Some(kpl_core::Action::ListShards(request)) = stranger.poll_action() else { panic!("no list") };
-    let lie: Vec<ListedShard> = vec![shard(7, 0, u128::MAX)];
-    rig.producer.handle_shards(rig.now, &request, Ok(ShardPage { shards: lie, next_token: None }));
+    let mut other = Producer::<u64>::new(Config::default(), rig.now);
+    other.put(rig.now, UserRecord::new("s", "k", "").prepare().unwrap(), 0).unwrap();
+    let Some(kpl_core::Action::ListShards(request)) = other.poll_action() else { panic!("no list") };
+    let wrong: Vec<ListedShard> = vec![shard(7, 0, u128::MAX)];
+    rig.producer.handle_shards(rig.now, &request, Ok(ShardPage { shards: wrong, next_token: None }));
     let ticket = rig.put(1, "a");
     rig.run_for(100 * MS);
     rig.answer_all_stored(&equal_shards(2));

@@ -1,4 +1,4 @@
-//! What is measured, value by value.
+//! Tests of the metrics, value by value.
 
 use kpl_core::metrics::{Metric, MetricsGranularity, MetricsLevel, MetricsReport, MetricsWindow, StatisticSet};
 use kpl_core::{Config, ConfigBuilder, Delivery, RecordReply, Reply, RequestError, UserRecord};
@@ -11,7 +11,7 @@ fn detailed() -> ConfigBuilder {
     Config::builder().metrics_level(MetricsLevel::Detailed)
 }
 
-/// A producer over two shards, of which nothing has been measured that is not reported.
+/// Creates a producer for a stream of two shards. All that it has measured so far is reported.
 fn rig(config: ConfigBuilder) -> Rig {
     let mut rig = Rig::with_shards(config, 2);
     rig.run_for(120 * SEC);
@@ -20,7 +20,7 @@ fn rig(config: ConfigBuilder) -> Rig {
 }
 
 impl Rig {
-    /// What has been measured since the last report.
+    /// Returns the metrics since the last report.
     fn report(&mut self) -> MetricsReport {
         assert!(self.reports.is_empty());
         self.run_for(60 * SEC);
@@ -39,14 +39,14 @@ fn set(values: &[f64]) -> StatisticSet {
     set
 }
 
-/// All that a report has of a metric without error codes: global, the stream's, those of both shards.
+/// Returns a metric's values for all error codes together: global, of the stream, of shard 0 and of shard 1.
 fn values(report: &MetricsReport, metric: Metric) -> [StatisticSet; 4] {
     let shard = |n| report.shard(metric, "s", &shard_id(n));
     [report.global(metric), report.stream(metric, "s"), shard(0), shard(1)]
 }
 
 #[test]
-fn a_request_that_is_stored_counts_for_its_shards_its_stream_and_all() {
+fn a_stored_request_counts_for_its_shards_its_stream_and_globally() {
     let mut rig = rig(detailed());
     for data in ["a", "bb", "ccc"] {
         rig.put(1, data);
@@ -77,14 +77,14 @@ fn a_request_that_is_stored_counts_for_its_shards_its_stream_and_all() {
     assert_eq!(values(&report, Metric::RequestTime), stream(&[7.0]));
     assert_eq!(values(&report, Metric::KinesisRecordsPerPutRecordsRequest), stream(&[2.0]));
     assert_eq!(values(&report, Metric::UserRecordsPerPutRecordsRequest), stream(&[4.0]));
-    // The first sample is from before the first record, which is in it; later ones came in the same second.
+    // One sample a second: the first put is in it, later ones came in the same second.
     assert_eq!(values(&report, Metric::UserRecordsPending), stream(&[1.0]));
     for absent in [Metric::ErrorsByCode, Metric::UserRecordExpired] {
         assert_eq!(values(&report, absent), [StatisticSet::EMPTY; 4]);
     }
     assert!(report.data.iter().all(|datum| !datum.statistics.is_empty()));
 
-    let [all, stream] = &report.latencies[..] else { panic!("all and one stream") };
+    let [all, stream] = &report.latencies[..] else { panic!("one for all streams, one for the stream") };
     assert_eq!((all.stream.as_deref(), stream.stream.as_deref()), (None, Some("s")));
     assert_eq!((all.put_to_ack.clone(), all.buffering.clone()), (stream.put_to_ack.clone(), stream.buffering.clone()));
     assert_eq!((all.put_to_ack.count(), all.put_to_ack.max()), (4, Some(107 * MS)));
@@ -106,7 +106,7 @@ fn a_throttled_record_is_an_error_of_its_shard_and_a_retry_of_its_user_records()
     assert_eq!(values(&report, Metric::UserRecordsPut)[1..], [set(&[1.0; 2]), set(&[1.0]), set(&[1.0])]);
     assert_eq!(values(&report, Metric::RetriesPerRecord)[2..], [set(&[1.0]), set(&[0.0])]);
     assert_eq!(values(&report, Metric::BufferingTime)[2].count, 2, "one for each attempt");
-    // By code, and all codes together.
+    // Each code alone, and all codes together.
     let one = set(&[1.0]);
     assert_eq!(values(&report, Metric::ErrorsByCode), [one, one, one, StatisticSet::EMPTY]);
     assert_eq!(report.errors(THROTTLED), one);
@@ -116,7 +116,7 @@ fn a_throttled_record_is_an_error_of_its_shard_and_a_retry_of_its_user_records()
 }
 
 #[test]
-fn a_request_that_fails_is_one_error_of_its_stream() {
+fn a_failed_request_is_one_error_of_its_stream() {
     let mut rig = rig(detailed());
     rig.put(1, "a");
     rig.put(start_of(1, 2), "b");
@@ -134,13 +134,13 @@ fn a_request_that_fails_is_one_error_of_its_stream() {
     assert_eq!(report.errors("Request Timeout"), one);
     assert_eq!(values(&report, Metric::ErrorsByCode), [one, one, StatisticSet::EMPTY, StatisticSet::EMPTY]);
     assert_eq!(values(&report, Metric::AllErrors)[1..], [set(&[1.0, 0.0, 0.0]), set(&[0.0]), set(&[0.0])]);
-    // As in the KPL: nothing is known of its Kinesis records.
+    // As in the KPL, a failed request does not count its Kinesis records.
     assert_eq!(report.global(Metric::KinesisRecordsPut), set(&[1.0; 2]));
     assert_eq!(report.global(Metric::RequestTime).max, 5.0);
 }
 
 #[test]
-fn what_expires_counts_as_not_put_and_as_expired() {
+fn an_expired_record_counts_as_not_put_and_as_expired() {
     let mut rig = rig(detailed().record_ttl(5 * SEC));
     rig.put(start_of(1, 2), "a");
     rig.run_for(100 * MS);
@@ -164,35 +164,35 @@ fn what_expires_counts_as_not_put_and_as_expired() {
 }
 
 #[test]
-fn what_expires_while_no_reply_comes_is_told_in_time() {
+fn records_that_expire_while_no_reply_arrives_are_reported_in_time() {
     let config = detailed().record_ttl(5 * SEC).metrics_upload_interval(SEC);
     let mut rig = rig(config.max_in_flight_requests(1).collection_max_count(1).aggregation_enabled(false));
     for _ in 0..2 {
         rig.put(start_of(1, 2), "a");
     }
     rig.run_for(4 * SEC);
-    assert_eq!((rig.batches.len(), rig.reports.len()), (1, 1), "one is under way, the other waits");
+    assert_eq!((rig.batches.len(), rig.reports.len()), (1, 1), "one is in flight, the other waits");
     rig.run_for(4 * SEC);
     assert_eq!((rig.batches.len(), rig.reports.len()), (1, 2));
     assert_eq!(rig.reports[1].global(Metric::UserRecordExpired), set(&[1.0]));
 }
 
 #[test]
-fn a_record_counts_for_the_shard_where_it_is() {
+fn a_user_record_counts_for_the_shard_that_stored_it() {
     let mut rig = rig(detailed());
     rig.put(1, "a");
     rig.run_for(100 * MS);
     rig.answer_records([RecordReply::stored(shard_id(7), "1")]);
     let report = rig.total();
     assert_eq!(report.shard(Metric::UserRecordsPut, "s", &shard_id(7)), set(&[1.0]));
-    // The Kinesis record counts for the shard that it was meant for, as in the KPL.
+    // The Kinesis record counts for its predicted shard, as in the KPL.
     assert_eq!(report.shard(Metric::KinesisRecordsPut, "s", &shard_id(7)), StatisticSet::EMPTY);
-    // Another came before, when the rig was made.
+    // The other one was stored when the rig was created.
     assert_eq!(report.shard(Metric::KinesisRecordsPut, "s", &shard_id(0)), set(&[1.0; 2]));
 }
 
 #[test]
-fn a_level_keeps_its_metrics_and_a_granularity_its_places() {
+fn level_and_granularity_select_the_reported_metrics() {
     use MetricsGranularity::{Global, Shard, Stream};
     use MetricsLevel::{Detailed, None, Summary};
     for (level, granularity) in
@@ -211,29 +211,29 @@ fn a_level_keeps_its_metrics_and_a_granularity_its_places() {
         }
         let report = rig.report();
         for metric in Metric::ALL.into_iter().filter(|metric| *metric != Metric::UserRecordExpired) {
-            let is_there = |wanted: MetricsGranularity| {
-                let place = |stream: Option<&str>, shard: Option<&str>| match (stream, shard) {
+            let is_reported = |wanted: MetricsGranularity| {
+                let granularity_of = |stream: Option<&str>, shard: Option<&str>| match (stream, shard) {
                     (Option::None, _) => Global,
                     (Some(_), Option::None) => Stream,
                     _ => Shard,
                 };
                 report.data.iter().any(|datum| {
-                    datum.metric == metric && place(datum.stream.as_deref(), datum.shard.as_deref()) == wanted
+                    datum.metric == metric && granularity_of(datum.stream.as_deref(), datum.shard.as_deref()) == wanted
                 })
             };
             for wanted in [Global, Stream, Shard] {
                 let expected = metric.level() <= level && wanted <= granularity && wanted <= metric.finest();
-                assert_eq!(is_there(wanted), expected, "{metric} {level:?} {granularity:?} {wanted:?}");
+                assert_eq!(is_reported(wanted), expected, "{metric} {level:?} {granularity:?} {wanted:?}");
             }
         }
     }
 }
 
 #[test]
-fn reports_come_while_there_is_something_to_tell_and_add_up_to_the_total() {
+fn reports_are_sent_while_there_is_data_and_add_up_to_the_total() {
     let mut rig = rig(detailed().metrics_upload_interval(10 * SEC));
     let start = rig.now;
-    assert!(rig.until_tick() > Some(100 * SEC), "idle, it reports nothing");
+    assert!(rig.until_tick() > Some(100 * SEC), "an idle producer sends no report");
     for n in 0..100 {
         rig.put(n, "data");
         rig.run_for(300 * MS);
@@ -250,7 +250,7 @@ fn reports_come_while_there_is_something_to_tell_and_add_up_to_the_total() {
     assert_eq!(rig.reports.len(), reports);
     rig.answer_all_stored(&equal_shards(2));
     assert!(rig.producer.is_drained());
-    assert_eq!(rig.reports.len(), reports + 1, "a last one, when all is done");
+    assert_eq!(rig.reports.len(), reports + 1, "the last report, once everything is drained");
 
     let total = rig.total();
     for datum in total.data {
@@ -261,7 +261,7 @@ fn reports_come_while_there_is_something_to_tell_and_add_up_to_the_total() {
             });
             same.into_iter().for_each(|same| sum.merge(&same.statistics));
         }
-        // What came before the rig's reports were cleared is in the total only.
+        // What was measured before `rig` cleared the reports is in the total only.
         assert!(datum.statistics.count - sum.count <= 2, "{datum:?} {sum:?}");
         assert!(sum.count > 0 || datum.metric == Metric::UserRecordsPending);
     }
@@ -269,7 +269,7 @@ fn reports_come_while_there_is_something_to_tell_and_add_up_to_the_total() {
 }
 
 #[test]
-fn windows_reach_back_so_many_seconds() {
+fn a_window_covers_the_given_number_of_seconds() {
     let mut rig = rig(detailed());
     for n in 0..10 {
         rig.put(1, vec![b'x'; n + 1]);
@@ -292,7 +292,7 @@ fn windows_reach_back_so_many_seconds() {
 }
 
 #[test]
-fn streams_are_told_apart_and_rolled_up() {
+fn streams_are_reported_separately_and_rolled_up() {
     let mut rig = Rig::new(detailed());
     for stream in ["one", "two"] {
         rig.put_record(UserRecord::new(stream, "k", "data"));
@@ -310,7 +310,7 @@ fn streams_are_told_apart_and_rolled_up() {
 }
 
 #[test]
-fn shards_that_are_gone_for_long_are_forgotten_and_their_counts_are_the_streams() {
+fn shards_gone_for_long_are_forgotten_and_their_counts_move_to_their_stream() {
     let mut rig = rig(detailed());
     rig.put(1, "a");
     rig.run_for(100 * MS);
@@ -322,14 +322,14 @@ fn shards_that_are_gone_for_long_are_forgotten_and_their_counts_are_the_streams(
         report.data.iter().filter(|datum| datum.metric == Metric::UserRecordsPut && datum.shard.is_some()).count()
     };
     let before = shards(&mut rig);
-    // Both are merged. Lists that come later find them gone for more than a minute.
+    // Both shards are merged. By the later lists, they have been gone for more than a minute.
     for wait in [1, 62, 62, 62] {
         rig.run_for(wait * SEC);
         rig.put(1, "a");
         rig.run_for(100 * MS);
         rig.answer_records([RecordReply::stored(shard_id(2), "1")]);
         rig.answer_refreshes(&[shard(2, 0, u128::MAX)]);
-        // Another shard, so that it asks again.
+        // Another shard in a receipt triggers a refresh.
         rig.put(1, "a");
         rig.run_for(100 * MS);
         rig.answer_records([RecordReply::stored(shard_id(3), "1")]);
@@ -341,7 +341,7 @@ fn shards_that_are_gone_for_long_are_forgotten_and_their_counts_are_the_streams(
     rig.run_for(100 * MS);
     rig.answer_all_stored(&[shard(2, 0, u128::MAX)]);
     rig.run_for(70 * SEC);
-    assert_eq!((before, shards(&mut rig)), (1, 1), "of shard 0, and of shard 2");
+    assert_eq!((before, shards(&mut rig)), (1, 1), "shard 0 before, shard 2 after");
     let total = rig.total();
     assert_eq!(total.global(Metric::UserRecordsPut).count, 1 + 1 + 8 + 1);
     assert_eq!((total.errors(THROTTLED).count, total.stream(Metric::ErrorsByCode, "s").count), (1, 1));

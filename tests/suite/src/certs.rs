@@ -1,7 +1,7 @@
-//! Certificates for servers on this machine: an authority made for the test, and a leaf that it signed.
+//! Certificates for servers on this machine: an authority created for the test, and a leaf that it signed.
 //!
-//! kinesis-mock's own certificate names no host, so a client that checks certificates refuses it. And an authority
-//! that is not the leaf is what users have, behind a proxy or at home: that is the way to test a CA bundle.
+//! kinesis-mock's own certificate names no host, so a client that verifies certificates refuses it. A CA bundle is tested
+//! with an authority that is not the leaf, because that is what users have, for example behind a proxy.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Makes new keys and certificates. Two calls give two authorities that do not trust each other.
+    /// Creates new keys and certificates. Each call creates a different authority.
     ///
     /// ```
     /// let certificates = kpl_suite::Certificates::generate();
@@ -37,7 +37,7 @@ impl Certificates {
 
         let leaf_key = KeyPair::generate().expect("a key pair");
         let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
-        let mut leaf = CertificateParams::new(names).expect("names of hosts");
+        let mut leaf = CertificateParams::new(names).expect("valid host names");
         leaf.distinguished_name.push(DnType::CommonName, "kpl test server");
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         leaf.use_authority_key_identifier_extension = true;
@@ -46,25 +46,25 @@ impl Certificates {
         Self { ca_pem, leaf_pem, key_pem: leaf_key.serialize_pem() }
     }
 
-    /// The authority's certificate: what a client has to trust.
+    /// Returns the authority's certificate, which a client has to trust.
     #[must_use]
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
     }
 
-    /// The server's certificate.
+    /// Returns the server's certificate.
     #[must_use]
     pub fn leaf_pem(&self) -> &str {
         &self.leaf_pem
     }
 
-    /// The server's private key.
+    /// Returns the server's private key.
     #[must_use]
     pub fn key_pem(&self) -> &str {
         &self.key_pem
     }
 
-    /// The server's half of TLS with these certificates, offering HTTP/1.1.
+    /// Returns the TLS config of a server with these certificates that offers HTTP/1.1.
     ///
     /// ```
     /// let config = kpl_suite::Certificates::generate().server_config();
@@ -75,7 +75,7 @@ impl Certificates {
         self.server_config_offering(&["http/1.1"])
     }
 
-    /// The same, offering these protocols, the best first.
+    /// Returns the TLS config of a server with these certificates that offers these protocols, the preferred one first.
     ///
     /// ```
     /// let config = kpl_suite::Certificates::generate().server_config_offering(&["h2", "http/1.1"]);
@@ -85,14 +85,14 @@ impl Certificates {
     pub fn server_config_offering(&self, protocols: &[&str]) -> Arc<ServerConfig> {
         let leaf = CertificateDer::from_pem_slice(self.leaf_pem.as_bytes()).expect("our own PEM");
         let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).expect("our own PEM");
-        // The provider is named, not looked up: a second one in the build would make the look-up panic.
+        // The provider is passed, because looking it up panics if the build has a second one.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .expect("versions that ring speaks")
+            .expect("versions that ring supports")
             .with_no_client_auth()
             .with_single_cert(vec![leaf], key)
-            .expect("a key that fits its certificate");
+            .expect("a key that matches its certificate");
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Arc::new(config)
     }

@@ -13,13 +13,13 @@ use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 
-/// The region of every stand-in for Kinesis.
+/// The region of the services that replace Kinesis in tests.
 pub const REGION: &str = "us-east-1";
 
-/// A client for `url`, which may be `http` or `https`; the latter trusts `ca_pem` and nothing else.
+/// Creates a client for `url`, which may be `http` or `https`. For `https`, it trusts only `ca_pem`.
 ///
-/// Its credentials are invented. It does not retry: a test wants to see the first answer. A call that takes 30 s
-/// fails, so that a test that hangs says where. It needs a tokio runtime when it is called, not here.
+/// Its credentials are fake. It does not retry, so that a test sees the first answer. A call fails after 30 s, so that a
+/// test that hangs reports where. The client's calls need a tokio runtime, its creation does not.
 ///
 /// ```
 /// let client = kpl_suite::client::new("http://127.0.0.1:4568", None);
@@ -28,10 +28,10 @@ pub const REGION: &str = "us-east-1";
 ///
 /// # Panics
 ///
-/// If `ca_pem` is no certificate.
+/// If `ca_pem` is not a PEM certificate.
 #[must_use]
 pub fn new(url: &str, ca_pem: Option<&str>) -> Client {
-    // Never the machine's own roots: reading them costs 100 ms a client, and no test may depend on them.
+    // Never the machine's own roots: reading them takes 100 ms per client, and no test may depend on them.
     let mut trusted = TrustStore::empty();
     if let Some(pem) = ca_pem {
         trusted.add_pem_certificate(pem);

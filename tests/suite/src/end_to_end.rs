@@ -1,7 +1,6 @@
-//! What every driver must do against every service, from `put` to what a consumer reads.
+//! Test cases for every driver with every service, from `put` to what a consumer reads.
 //!
-//! Each case is generic over the driver's runtime. [`end_to_end_tests`](crate::end_to_end_tests) makes tests of all of
-//! them.
+//! Each case is generic over the driver's runtime. [`end_to_end_tests`](crate::end_to_end_tests) creates a test of each.
 
 use std::time::Duration;
 
@@ -13,26 +12,26 @@ use kpl_emulator::consumer::Reading;
 
 use crate::service::Service;
 
-/// Makes a test of each case, for one driver and one service.
+/// Creates a test of each case, for one driver and one service.
 ///
-/// `$service` is an expression that gives an `Option<Service>`.
+/// `$service` is an expression of type `Option<Service>`. If it is `None`, the tests do nothing.
 #[macro_export]
 macro_rules! end_to_end_tests {
     ($test:meta, $runtime:ty, $service:expr) => {
         $crate::end_to_end_tests! { $test, $runtime, $service;
             records_are_read_back_as_they_were_put
-            without_aggregation_records_go_as_they_are
-            three_streams_at_once
-            a_split_and_a_merge_in_the_middle_lose_and_double_nothing
-            a_record_over_the_limit_harms_only_itself
-            throttled_records_wait_and_arrive
-            throttled_records_fail_at_once_if_so_configured
-            records_that_cannot_be_put_expire
+            without_aggregation_records_are_sent_as_they_are
+            one_producer_puts_into_three_streams
+            a_split_and_a_merge_neither_lose_nor_duplicate_records
+            a_record_over_the_limit_fails_alone
+            throttled_records_are_retried_until_stored
+            throttled_records_fail_at_once_with_fail_if_throttled
+            records_that_cannot_be_stored_expire
             a_full_producer_makes_puts_wait
-            a_flush_ends_when_what_came_before_is_stored
+            a_flush_ends_when_earlier_records_are_stored
             a_close_drains
-            an_endpoint_that_is_gone_comes_back
-            https_with_a_certificate_authority_of_ones_own
+            records_are_stored_after_the_endpoint_was_down
+            https_with_a_private_certificate_authority
             a_stream_can_be_named_by_its_arn
         }
     };
@@ -65,12 +64,12 @@ fn producer<R: AwsRuntime>(service: &Service, config: ConfigBuilder) -> Producer
     producer_at(&service.proxy.url(), None, config)
 }
 
-/// Records wait for the shard map, however slow the service is, and are aggregated.
-fn patient() -> ConfigBuilder {
+/// Returns a config with a buffering time of 3 s: records wait for the shard map of a slow service, and are aggregated.
+fn long_buffering() -> ConfigBuilder {
     Config::builder().record_max_buffered_time(Duration::from_secs(3))
 }
 
-/// `count` records with keys of their own, some with explicit hash keys, some empty, some not of ASCII.
+/// Creates `count` records, two for most keys. Some have explicit hash keys, some are empty, some are not ASCII.
 fn records(stream: &str, count: usize) -> Vec<UserRecord> {
     let record = |n: usize| {
         let data = match n % 10 {
@@ -88,7 +87,7 @@ fn records(stream: &str, count: usize) -> Vec<UserRecord> {
 async fn put_all<R: AwsRuntime>(producer: &Producer<R>, records: &[UserRecord]) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for record in records {
-        outcomes.push(producer.put_record(record.clone()).await.expect("the record is taken"));
+        outcomes.push(producer.put_record(record.clone()).await.expect("the record is accepted"));
     }
     outcomes
 }
@@ -101,7 +100,7 @@ async fn receipts(outcomes: Vec<Outcome>) -> Vec<Receipt> {
     receipts
 }
 
-/// Each record is read exactly once, where its receipt says, and nothing else is.
+/// Asserts that each record is read exactly once, where its receipt says, and that nothing else is read.
 fn assert_read(reading: &Reading, records: &[UserRecord], receipts: &[Receipt]) {
     let mut expected: Vec<_> = records
         .iter()
@@ -124,10 +123,10 @@ fn assert_read(reading: &Reading, records: &[UserRecord], receipts: &[Receipt]) 
     assert_eq!(read, expected);
 }
 
-/// Puts, closes, and reads back.
+/// Puts records, closes the producer, and reads them back.
 pub async fn records_are_read_back_as_they_were_put<R: AwsRuntime>(service: &mut Service) {
     service.create_stream(STREAM, 3).await;
-    let producer = producer::<R>(service, patient());
+    let producer = producer::<R>(service, long_buffering());
     let records = records(STREAM, 500);
     let receipts = receipts(put_all(&producer, &records).await).await;
     producer.close().await;
@@ -138,8 +137,8 @@ pub async fn records_are_read_back_as_they_were_put<R: AwsRuntime>(service: &mut
     assert!(receipts.iter().all(|receipt| receipt.attempts().len() == 1));
 }
 
-/// Aggregation off.
-pub async fn without_aggregation_records_go_as_they_are<R: AwsRuntime>(service: &mut Service) {
+/// With aggregation disabled, each user record is one Kinesis record.
+pub async fn without_aggregation_records_are_sent_as_they_are<R: AwsRuntime>(service: &mut Service) {
     service.create_stream(STREAM, 3).await;
     let producer = producer::<R>(service, Config::builder().aggregation_enabled(false));
     let records = records(STREAM, 100);
@@ -150,8 +149,8 @@ pub async fn without_aggregation_records_go_as_they_are<R: AwsRuntime>(service: 
     assert_eq!(producer.stats().kinesis_records, 100);
 }
 
-/// One producer, three streams.
-pub async fn three_streams_at_once<R: AwsRuntime>(service: &mut Service) {
+/// One producer puts into three streams in turn.
+pub async fn one_producer_puts_into_three_streams<R: AwsRuntime>(service: &mut Service) {
     let streams = ["one", "two", "three"];
     for (n, stream) in streams.iter().enumerate() {
         service.create_stream(stream, n as i32 + 1).await;
@@ -161,7 +160,7 @@ pub async fn three_streams_at_once<R: AwsRuntime>(service: &mut Service) {
     let mut outcomes = [Vec::new(), Vec::new(), Vec::new()];
     for n in 0..100 {
         for (set, outcomes) in sets.iter().zip(&mut outcomes) {
-            outcomes.push(producer.put_record(set[n].clone()).await.expect("the record is taken"));
+            outcomes.push(producer.put_record(set[n].clone()).await.expect("the record is accepted"));
         }
     }
     producer.flush().await;
@@ -171,8 +170,8 @@ pub async fn three_streams_at_once<R: AwsRuntime>(service: &mut Service) {
     }
 }
 
-/// Resharding while records flow.
-pub async fn a_split_and_a_merge_in_the_middle_lose_and_double_nothing<R: AwsRuntime>(service: &mut Service) {
+/// Shards are split and merged while records are put.
+pub async fn a_split_and_a_merge_neither_lose_nor_duplicate_records<R: AwsRuntime>(service: &mut Service) {
     service.create_stream(STREAM, 2).await;
     let config = Config::builder().record_max_buffered_time(Duration::from_millis(20));
     let producer = producer::<R>(service, config);
@@ -196,20 +195,20 @@ pub async fn a_split_and_a_merge_in_the_middle_lose_and_double_nothing<R: AwsRun
 
     let receipts = receipts(outcomes).await;
     assert_read(&service.read_back(STREAM).await, &records, &receipts);
-    assert!(receipts.iter().any(|receipt| receipt.attempts().len() > 1), "some landed on a shard of before");
+    assert!(receipts.iter().any(|receipt| receipt.attempts().len() > 1), "some were sent to a shard that had been closed");
     assert!(receipts.iter().flat_map(|receipt| receipt.attempts().iter()).all(|attempt| !attempt.is_ambiguous()));
 }
 
-/// Oversized records, known to be so at once, learned later, or only by the service.
-pub async fn a_record_over_the_limit_harms_only_itself<R: AwsRuntime>(service: &mut Service) {
+/// A record that is too large is refused by the service, or by a producer that has the stream's description.
+pub async fn a_record_over_the_limit_fails_alone<R: AwsRuntime>(service: &mut Service) {
     service.create_stream(STREAM, 1).await;
     let too_large = UserRecord::new(STREAM, "k", vec![b'x'; (1 << 20) + 1]);
-    // The producer believes that the stream takes 2 MiB; the service knows better.
-    let believing = Config::builder().max_record_size(Some(2 << 20)).rate_limit_bytes_per_shard(100 << 20);
-    let producer = producer::<R>(service, believing);
+    // The config's limit of 2 MiB is above the stream's.
+    let config = Config::builder().max_record_size(Some(2 << 20)).rate_limit_bytes_per_shard(100 << 20);
+    let producer = producer::<R>(service, config);
     let good = records(STREAM, 20);
     let mut outcomes = put_all(&producer, &good[..10]).await;
-    let refused = producer.put_record(too_large.clone()).await.expect("the record is taken");
+    let refused = producer.put_record(too_large.clone()).await.expect("the record is accepted");
     outcomes.extend(put_all(&producer, &good[10..]).await);
     let failure = refused.await.expect_err("the service refuses it");
     assert_eq!(&*failure.error.code, "InvalidArgumentException");
@@ -217,16 +216,16 @@ pub async fn a_record_over_the_limit_harms_only_itself<R: AwsRuntime>(service: &
     let receipts = receipts(outcomes).await;
     assert_read(&service.read_back(STREAM).await, &good, &receipts);
 
-    // Asking the stream, the producer refuses it itself.
-    let asking = self::producer::<R>(service, Config::builder());
-    asking.put(STREAM, "k", "first").await.expect("taken").await.expect("stored");
-    let error = asking.put_record(too_large.clone()).await.expect_err("refused");
+    // A producer that has the stream's description refuses the record itself.
+    let described = self::producer::<R>(service, Config::builder());
+    described.put(STREAM, "k", "first").await.expect("accepted").await.expect("stored");
+    let error = described.put_record(too_large.clone()).await.expect_err("refused");
     assert!(matches!(&error, PutError::Invalid { .. }), "{error}");
     assert_eq!(error.into_record(), too_large);
 }
 
-/// Throttled, then not.
-pub async fn throttled_records_wait_and_arrive<R: AwsRuntime>(service: &mut Service) {
+/// The service throttles for some time.
+pub async fn throttled_records_are_retried_until_stored<R: AwsRuntime>(service: &mut Service) {
     service.create_stream(STREAM, 2).await;
     let producer = producer::<R>(service, Config::builder());
     service.proxy.throttle(true);
@@ -236,7 +235,7 @@ pub async fn throttled_records_wait_and_arrive<R: AwsRuntime>(service: &mut Serv
     assert_eq!(producer.outstanding_records(), 50);
     assert!(producer.oldest_record_age().is_some_and(|age| age >= Duration::from_millis(500)));
     let requests = service.proxy.put_records();
-    assert!((1..=40).contains(&requests), "{requests} requests in 700 ms: no storm");
+    assert!((1..=40).contains(&requests), "{requests} requests in 700 ms: retries back off");
     service.proxy.throttle(false);
     let receipts = receipts(outcomes).await;
     assert_read(&service.read_back(STREAM).await, &records, &receipts);
@@ -250,13 +249,13 @@ pub async fn throttled_records_wait_and_arrive<R: AwsRuntime>(service: &mut Serv
     assert!(receipts.iter().all(|receipt| receipt.attempts().len() > 1 && throttled(receipt)));
 }
 
-/// `fail_if_throttled`.
-pub async fn throttled_records_fail_at_once_if_so_configured<R: AwsRuntime>(service: &mut Service) {
+/// With `fail_if_throttled`, throttled records are not retried.
+pub async fn throttled_records_fail_at_once_with_fail_if_throttled<R: AwsRuntime>(service: &mut Service) {
     service.create_stream(STREAM, 1).await;
     let producer = producer::<R>(service, Config::builder().fail_if_throttled(true));
     service.proxy.throttle(true);
     for record in records(STREAM, 5) {
-        let failure = producer.put_record(record.clone()).await.expect("taken").await.expect_err("throttled");
+        let failure = producer.put_record(record.clone()).await.expect("accepted").await.expect_err("throttled");
         assert_eq!(&*failure.error.code, "ProvisionedThroughputExceededException");
         assert_eq!((failure.attempts.len(), failure.is_ambiguous()), (1, false));
         assert_eq!(failure.record, record);
@@ -264,8 +263,8 @@ pub async fn throttled_records_fail_at_once_if_so_configured<R: AwsRuntime>(serv
     assert!(service.read_back(STREAM).await.records.is_empty());
 }
 
-/// TTL.
-pub async fn records_that_cannot_be_put_expire<R: AwsRuntime>(service: &mut Service) {
+/// Records that are always throttled fail at their time-to-live.
+pub async fn records_that_cannot_be_stored_expire<R: AwsRuntime>(service: &mut Service) {
     service.create_stream(STREAM, 1).await;
     let producer = producer::<R>(service, Config::builder().record_ttl(Duration::from_millis(400)));
     service.proxy.throttle(true);
@@ -279,7 +278,7 @@ pub async fn records_that_cannot_be_put_expire<R: AwsRuntime>(service: &mut Serv
     assert_eq!(producer.outstanding_bytes(), 0);
 }
 
-/// Backpressure.
+/// At `max_outstanding_records`, `try_put_record` fails and `put_record` waits.
 pub async fn a_full_producer_makes_puts_wait<R: AwsRuntime>(service: &mut Service) {
     service.create_stream(STREAM, 1).await;
     let producer = producer::<R>(service, Config::builder().max_outstanding_records(10));
@@ -295,8 +294,8 @@ pub async fn a_full_producer_makes_puts_wait<R: AwsRuntime>(service: &mut Servic
     assert_read(&service.read_back(STREAM).await, &records, &receipts);
 }
 
-/// Flush.
-pub async fn a_flush_ends_when_what_came_before_is_stored<R: AwsRuntime>(service: &mut Service) {
+/// A flush does not wait for the buffering time.
+pub async fn a_flush_ends_when_earlier_records_are_stored<R: AwsRuntime>(service: &mut Service) {
     service.create_stream(STREAM, 2).await;
     let producer = producer::<R>(service, Config::builder().record_max_buffered_time(Duration::from_secs(20)));
     let records = records(STREAM, 20);
@@ -307,7 +306,7 @@ pub async fn a_flush_ends_when_what_came_before_is_stored<R: AwsRuntime>(service
     receipts(outcomes).await;
 }
 
-/// Close.
+/// A close sends all buffered records and refuses later ones.
 pub async fn a_close_drains<R: AwsRuntime>(service: &mut Service) {
     service.create_stream(STREAM, 2).await;
     let producer = producer::<R>(service, Config::builder().record_max_buffered_time(Duration::from_secs(20)));
@@ -320,8 +319,8 @@ pub async fn a_close_drains<R: AwsRuntime>(service: &mut Service) {
     assert_read(&service.read_back(STREAM).await, &records, &receipts);
 }
 
-/// The endpoint gone, and back.
-pub async fn an_endpoint_that_is_gone_comes_back<R: AwsRuntime>(service: &mut Service) {
+/// The endpoint is down for some time.
+pub async fn records_are_stored_after_the_endpoint_was_down<R: AwsRuntime>(service: &mut Service) {
     service.create_stream(STREAM, 2).await;
     let producer = producer::<R>(service, Config::builder());
     let records = records(STREAM, 60);
@@ -340,31 +339,31 @@ pub async fn an_endpoint_that_is_gone_comes_back<R: AwsRuntime>(service: &mut Se
     assert!(refused.iter().all(|attempt| !attempt.is_ambiguous()), "a refused connection sends nothing");
 }
 
-/// HTTPS with a CA bundle.
-pub async fn https_with_a_certificate_authority_of_ones_own<R: AwsRuntime>(service: &mut Service) {
+/// A CA bundle makes a server trusted. Without it, the connection fails.
+pub async fn https_with_a_private_certificate_authority<R: AwsRuntime>(service: &mut Service) {
     service.create_stream(STREAM, 1).await;
     let (url, ca_pem) = service.https();
     let config = || Config::builder().record_ttl(Duration::from_secs(3));
-    let trusting = producer_at::<R>(url, Some(ca_pem), config());
-    trusting.put(STREAM, "k", "trusted").await.expect("taken").await.expect("stored");
-    let careful = producer_at::<R>(url, None, config());
-    let failure = careful.put(STREAM, "k", "untrusted").await.expect("taken").await.expect_err("no trust");
+    let with_ca = producer_at::<R>(url, Some(ca_pem), config());
+    with_ca.put(STREAM, "k", "trusted").await.expect("accepted").await.expect("stored");
+    let by_default = producer_at::<R>(url, None, config());
+    let failure = by_default.put(STREAM, "k", "untrusted").await.expect("accepted").await.expect_err("the certificate is not trusted");
     assert!(!failure.is_ambiguous(), "nothing was sent: {failure}");
     assert_eq!(service.read_back(STREAM).await.records.len(), 1);
-    trusting.close().await;
-    careful.close().await;
-    // Questions about the stream may be in the middle of a handshake: OpenSSL does not bear that at a process's end.
+    with_ca.close().await;
+    by_default.close().await;
+    // Metadata requests may be in a TLS handshake, during which OpenSSL does not tolerate the end of the process.
     tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
-/// By ARN.
+/// Records are put to a stream's ARN.
 pub async fn a_stream_can_be_named_by_its_arn<R: AwsRuntime>(service: &mut Service) {
     service.create_stream(STREAM, 3).await;
     let summary = service.client().describe_stream_summary().stream_name(STREAM).send().await.expect("a summary");
     let arn = summary.stream_description_summary().expect("a summary").stream_arn();
-    let producer = producer::<R>(service, patient());
+    let producer = producer::<R>(service, long_buffering());
     let records = records(arn, 50);
     let receipts = receipts(put_all(&producer, &records).await).await;
     assert_read(&service.read_back(STREAM).await, &records, &receipts);
-    assert!(producer.stats().kinesis_records < 20, "the map was had by ARN, too: {:?}", producer.stats());
+    assert!(producer.stats().kinesis_records < 20, "the shard map was requested by ARN, too: {:?}", producer.stats());
 }
