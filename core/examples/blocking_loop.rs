@@ -1,5 +1,5 @@
-//! kpl-core without async: a loop on one thread, with a blocking HTTP client. It puts the lines of a file, or of standard
-//! input, into a stream.
+//! kpl-core without async: a loop on one thread, with a blocking HTTP client. It puts the lines of a file, or of
+//! standard input, into a stream.
 //!
 //! ```text
 //! kpl emulator --stream events:4 &
@@ -46,8 +46,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         Some(path) => Box::new(BufReader::new(File::open(path)?)),
         None => Box::new(BufReader::new(io::stdin())),
     };
-    // The loop sends one request at a time. With this limit, the core fills each request. A random seed gives each producer
-    // its own jitter.
+    // The loop sends one request at a time. With this limit, the core fills each request. A random seed gives each
+    // producer its own jitter.
     let config = Config::builder().max_in_flight_requests(1).seed(RandomState::new().hash_one(0)).build()?;
     let kinesis = Kinesis::from_env(config.request_timeout())?;
     // Reading blocks, so it has its own thread.
@@ -61,8 +61,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
 
-/// Runs the loop: passes events (a line, or a tick) to the core, and carries out its actions at once. Returns the number of
-/// lines that were stored, and of those that failed.
+/// Runs the loop: passes events (a line, or a tick) to the core, and carries out its actions at once. Returns the
+/// number of lines that were stored, and of those that failed.
 fn run(stream: &Arc<str>, lines: &Receiver<Vec<u8>>, kinesis: &Kinesis, config: Config) -> (u64, u64) {
     let clock = Clock::new();
     let mut producer = Producer::new(config, clock.now());
@@ -197,8 +197,8 @@ impl Kinesis {
         })
     }
 
-    /// Returns the service's answer. An error says how far the request came, since that decides whether its records may be
-    /// stored.
+    /// Returns the service's answer. An error says how far the request came, since that decides whether its records may
+    /// be stored.
     fn call(&self, operation: &str, body: &Value) -> Result<Value, RequestError> {
         let body = body.to_string();
         let request = self.signed(operation, &body);
@@ -240,8 +240,8 @@ impl Kinesis {
     }
 }
 
-/// A request's body that records whether it has been read. If it has not, no record was sent, whatever failed: name lookup,
-/// connection, TLS or a timeout.
+/// A request's body that records whether it has been read. If it has not, no record was sent, whatever failed: name
+/// lookup, connection, TLS or a timeout.
 struct WatchedBody<'a> {
     bytes: &'a [u8],
     was_read: bool,

@@ -1,5 +1,5 @@
-//! Fuzz target: any replies to any requests. At any time, each record is either outstanding or resolved. At the end, each
-//! record is resolved exactly once. Each result agrees with the replies.
+//! Fuzz target: any replies to any requests. At any time, each record is either outstanding or resolved. At the end,
+//! each record is resolved exactly once. Each result agrees with the replies.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Fuzz target: any bytes, as they are and framed as an aggregate. Decoding does not panic, does not take much memory, and
-//! agrees with prost.
+//! Fuzz target: any bytes, as they are and framed as an aggregate. Decoding does not panic, does not take much memory,
+//! and agrees with prost.
 
 #![no_main]
 
@@ -13,8 +13,9 @@ use prost::Message;
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
 
-/// The maximum number of bytes that decoding allocates for one byte of a message. The maximum is reached by empty partition
-/// keys: tag and length, 2 bytes, become 16 bytes in the table and 16 on the heap. A record takes 80 bytes for at least 6.
+/// The maximum number of bytes that decoding allocates for one byte of a message. The maximum is reached by empty
+/// partition keys: tag and length, 2 bytes, become 16 bytes in the table and 16 on the heap. A record takes 80 bytes
+/// for at least 6.
 const BYTES_PER_BYTE: usize = 16;
 /// The bytes that decoding may allocate in addition: counters, and the text of an error.
 const BYTES_EXTRA: usize = 1_024;

@@ -1,5 +1,5 @@
-//! Fuzz target: any records. Decoding returns the encoded records, the bytes are those of prost, and what the producer sends
-//! has the size that it computed in advance.
+//! Fuzz target: any records. Decoding returns the encoded records, the bytes are those of prost, and what the producer
+//! sends has the size that it computed in advance.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Fuzz target: the simulator's world (`tests/simulator`), with the fuzzer's bytes as its choices. When the bytes are used
-//! up, all faults end and everything must drain, so each run is complete.
+//! Fuzz target: the simulator's world (`tests/simulator`), with the fuzzer's bytes as its choices. When the bytes are
+//! used up, all faults end and everything must drain, so each run is complete.
 
 #![no_main]
 

@@ -38,7 +38,8 @@ fn a_lost_reply_is_ambiguous_and_the_http_client_does_not_resend() {
         emulator.set_faults(Faults { drop_reply_rate: 1.0, ..Faults::default() });
         let producer = producer(&server.url(), Config::builder());
         let outcome = producer.put("events", "k", "x").await.unwrap();
-        // The connection has served other requests before. On such a connection, curl would resend the request if it could.
+        // The connection has served other requests before. On such a connection, curl would resend the request if it
+        // could.
         while emulator.with(|kinesis, _| kinesis.records("events").count()) == 0 {
             sleep(Duration::from_millis(5)).await;
         }

@@ -1,4 +1,4 @@
-//! Tests of `Producer::from_env`, in run_child processes with an environment of their own.
+//! Tests of `Producer::from_env`, in child processes with their own environment.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,17 +8,18 @@ use kpl_emulator::{Emulator, Options, Server};
 
 use crate::rig::{Threads, certificates, ok};
 
-/// The variable that is set in a run_child process. A run_child runs the first test of this file, which then calls [`run_as_child`].
+/// The variable that marks a child process. A child runs the first test of this file, which calls [`run_as_child`]
+/// there.
 const CHILD: &str = "KPL_TEST_IN_THE_CHILD";
 
 const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKID"), ("AWS_SECRET_ACCESS_KEY", "secret")];
 
-/// Runs a run_child with these variables and with credentials. Returns its output.
+/// Runs a child with these variables and with credentials. Returns its output.
 fn run_child(environment: &[(&str, &str)]) -> String {
     run_child_without_credentials(&[environment, &KEYS].concat())
 }
 
-/// Runs a run_child with these variables. Returns its output.
+/// Runs a child with these variables. Returns its output.
 fn run_child_without_credentials(environment: &[(&str, &str)]) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
         .args([
@@ -59,7 +60,8 @@ fn region_endpoint_credentials_and_ca_bundle_come_from_the_environment() {
     let bundle = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("from-env-{}.pem", std::process::id()));
     std::fs::write(&bundle, ca_pem).unwrap();
     let bundle = bundle.to_str().unwrap();
-    let output = run_child(&[("AWS_REGION", "us-east-1"), ("AWS_ENDPOINT_URL", &server.url()), ("AWS_CA_BUNDLE", bundle)]);
+    let output =
+        run_child(&[("AWS_REGION", "us-east-1"), ("AWS_ENDPOINT_URL", &server.url()), ("AWS_CA_BUNDLE", bundle)]);
     std::fs::remove_file(bundle).unwrap();
     assert!(output.contains("stored in shardId-000000000000"), "{output}");
     let data = emulator.with(|kinesis, _| kinesis.records("events").map(|(_, _, record)| record.data.clone()).next());
@@ -73,7 +75,10 @@ fn missing_and_unusable_variables_are_named_in_the_error() {
         assert!(output.contains("error: no AWS region is set: set AWS_REGION, or `region` in the profile"), "{output}");
     }
     let output = run_child(&[("AWS_REGION", "us-east-1"), ("AWS_CA_BUNDLE", "/nowhere/ca.pem")]);
-    assert!(output.contains("error: AWS_CA_BUNDLE is \"/nowhere/ca.pem\", which cannot be used: No such file"), "{output}");
+    assert!(
+        output.contains("error: AWS_CA_BUNDLE is \"/nowhere/ca.pem\", which cannot be used: No such file"),
+        "{output}"
+    );
     let output = run_child(&[("AWS_REGION", "us-east-1"), ("AWS_CA_BUNDLE", "/dev/null")]);
     assert!(output.contains("which cannot be used: the CA bundle of 0 bytes cannot be used"), "{output}");
 }

@@ -1,4 +1,4 @@
-//! Clients, producers, certificates, and a server that returns what a test tells it to. This folder is included in each
+//! Clients, producers, certificates, and a server whose responses come from the test. This folder is included in each
 //! driver's tests over HTTP. `crate::driver` has what differs between the drivers.
 
 #![allow(dead_code, reason = "each driver's tests use a part of it")]

@@ -65,8 +65,8 @@ impl World {
         world
     }
 
-    /// Puts `scale.outstanding` records, answers every request, and takes every result. Returns the time of each of these
-    /// three parts.
+    /// Puts `scale.outstanding` records, answers every request, and takes every result. Returns the time of each of
+    /// these three parts.
     pub(crate) fn round(&mut self, scale: Scale, size: usize) -> [Duration; 3] {
         let (mut left, mut times) = (scale.outstanding, [Duration::ZERO; 3]);
         for first in (0..scale.outstanding).step_by(CHUNK) {
@@ -130,8 +130,8 @@ impl World {
     }
 }
 
-/// The number of records that are created before they are put. An application puts a record soon after its creation, while
-/// it is in the cache.
+/// The number of records that are created before they are put. An application puts a record soon after its creation,
+/// while it is in the cache.
 const CHUNK: usize = 1_000;
 
 /// Creates records for all streams in turn, each with a different key.

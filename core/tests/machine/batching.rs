@@ -18,7 +18,11 @@ fn a_record_reaches_the_network_within_the_buffering_time_of_its_put() {
     rig.run_for(39 * MS);
     assert!(rig.batches.is_empty());
     rig.run_for(MS);
-    assert_eq!(rig.shape(), [[1]], "the second has 60 ms left, more than a quarter of 100 ms: it waits for more records");
+    assert_eq!(
+        rig.shape(),
+        [[1]],
+        "the second has 60 ms left, more than a quarter of 100 ms: it waits for more records"
+    );
     rig.run_for(59 * MS);
     assert_eq!(rig.batches.len(), 1);
     rig.run_for(MS);
@@ -58,7 +62,7 @@ fn tickets(batch: &Batch<u64>) -> Vec<u64> {
 }
 
 proptest! {
-    /// With any events. The config's rates and its limit on requests in flight are too high to hold a record back.
+    /// Holds for any events: the config's rates and its limit on requests in flight are too high to delay a record.
     #[test]
     fn any_record_reaches_the_network_within_the_buffering_time(events in events(), aggregation in any::<bool>()) {
         let config = Config::builder()

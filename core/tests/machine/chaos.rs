@@ -127,7 +127,9 @@ proptest! {
                         Err(PutError::Full { full: Full::Producer { records, bytes }, .. }) => {
                             prop_assert!(records == 60 || bytes + size + 1 > 400_000);
                         }
-                        Err(PutError::Full { full: Full::Shard { backlog, .. }, .. }) => prop_assert!(backlog > Duration::ZERO),
+                        Err(PutError::Full { full: Full::Shard { backlog, .. }, .. }) => {
+                            prop_assert!(backlog > Duration::ZERO);
+                        }
                         Err(error) => prop_assert!(false, "{}", error),
                     }
                 }

@@ -9,8 +9,8 @@ fn failed(delivery: Delivery, code: &str) -> Reply {
     Reply::Failed(RequestError::new(delivery, code, "why"))
 }
 
-/// Creates a producer for a stream of two shards, with one Kinesis record in flight, predicted for shard 0, that has a user
-/// record for each of `keys`. Returns their tickets, too.
+/// Creates a producer for a stream of two shards, with one Kinesis record in flight, predicted for shard 0, that has a
+/// user record for each of `keys`. Returns their tickets, too.
 fn record_in_flight(keys: &[u128]) -> (Rig, Vec<u64>) {
     let mut rig = Rig::with_shards(Config::builder(), 2);
     let tickets = keys.iter().map(|key| rig.put(*key, "data")).collect();

@@ -6,8 +6,8 @@ use kpl_core::{Config, ConfigBuilder, RecordReply, UserRecord};
 
 use crate::rig::*;
 
-/// Puts two records, `apart` after each other, whose aggregate is stored on a shard that is not in the shard map. Returns
-/// both tickets.
+/// Puts two records, `apart` after each other, whose aggregate is stored on a shard that is not in the shard map.
+/// Returns both tickets.
 fn unverified_aggregate(config: ConfigBuilder, apart: Duration) -> (Rig, u64, u64) {
     let mut rig = Rig::with_shards(config.record_max_buffered_time(SEC), 1);
     let first = rig.put(1, "first");
@@ -28,16 +28,18 @@ fn serve_for(rig: &mut Rig, duration: Duration) {
     }
 }
 
-/// Regression: the whole aggregate expired with its first record, so the others failed long before they were due to expire.
+/// Regression: the whole aggregate expired with its first record, so the others failed long before they were due to
+/// expire.
 #[test]
 fn an_unverified_aggregate_expires_record_by_record() {
     let (mut rig, first, second) = unverified_aggregate(Config::builder().record_ttl(5 * SEC), 500 * MS);
     rig.run_for(4 * SEC);
     assert_eq!(&*rig.failure(first).error.code, "Expired");
     assert!(rig.failure(first).is_ambiguous(), "consumers of that shard may read it");
-    assert!(!rig.results.contains_key(&second), "its time-to-serve_for has not ended");
+    assert!(!rig.results.contains_key(&second), "its time-to-live has not ended");
 
-    // Shard 9 covers the hash key of the second record, but not that of the first. The stored aggregate has both records.
+    // Shard 9 covers the hash key of the second record, but not that of the first. The stored aggregate has both
+    // records.
     rig.answer_refreshes(&[child(9, 0, 2, u128::MAX), child(8, 0, 0, 1)]);
     rig.run_for(500 * MS);
     assert_eq!(rig.shape(), [[1]], "consumers drop the aggregate, so the second record is sent again");
@@ -54,7 +56,7 @@ fn remaining_records_of_an_unverified_aggregate_keep_their_positions() {
     assert_eq!(rig.receipt(second).sub_sequence_number(), Some(1));
 }
 
-/// Regression: records without a time-to-serve_for waited forever, and the shard list was requested every second.
+/// Regression: records without a time-to-live waited forever, and the shard list was requested every second.
 #[test]
 fn a_shard_missing_from_a_late_complete_list_was_deleted_with_its_stream() {
     let (mut rig, first, second) = unverified_aggregate(Config::builder().record_ttl(Duration::MAX), 500 * MS);
@@ -122,8 +124,8 @@ fn the_limiter_releases_nothing_while_no_request_is_free() {
     assert!((20..=24).contains(&stored), "{stored}: one more second's worth, not six");
 }
 
-/// Records that were deferred behind another stream's requests are released as soon as a request is free, without waiting
-/// for a reply.
+/// Records that were deferred behind another stream's requests are released as soon as a request is free, without
+/// waiting for a reply.
 #[test]
 fn deferred_records_are_released_when_their_stream_leaves_the_wait_queue() {
     let config = Config::builder().max_in_flight_requests(2).aggregation_enabled(false);

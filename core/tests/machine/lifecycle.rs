@@ -336,7 +336,7 @@ fn records_that_expire_together_are_logged_in_one_event() {
 
 #[test]
 fn a_retry_shortly_before_the_ttl_is_due_halfway_to_it() {
-    // Half the buffering time after the reply, the record would expire, or would have expired.
+    // Half the buffering time after the reply would be the end of the time-to-live, or later.
     for (replied, halfway) in [(300, 400), (410, 455)] {
         let config = Config::builder().record_max_buffered_time(400 * MS).record_ttl(500 * MS);
         let mut rig = Rig::with_shards(config.aggregation_enabled(false).collection_max_count(2), 1);

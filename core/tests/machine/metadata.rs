@@ -478,8 +478,8 @@ fn a_switch_to_auto_distribution_is_detected_and_loses_nothing() {
     while !rig.batches.is_empty() {
         let batch = rig.take_batch();
         let replies = batch.records().iter().map(|_| RecordReply::stored(shard_id(7), "1")).collect();
-        // Records routed before the description arrived may still be aggregated. The shard's range decides whether they are
-        // accepted.
+        // Records routed before the description arrived may still be aggregated. The shard's range decides whether they
+        // are accepted.
         rig.handle_reply(batch, kpl_core::Reply::Records(replies));
         rig.run_for(100 * MS);
     }

@@ -1,10 +1,11 @@
-//! The same file through each driver, to an emulator in another process: does it arrive, and what does it cost?
+//! Puts the same file through each driver, to an emulator in another process. Checks that all records are stored, and
+//! measures the CPU time.
 //!
 //!     cargo run --release -p kpl-suite --example drivers -- FILE [TIMES]
 //!
-//! Each line is a record, the file is put TIMES times (default: 1) in each of five rounds, and the drivers take turns. CPU
-//! time is that of the producer's process, user and system, from before the first put to after the last receipt; a
-//! record before that has connected, loaded certificates and so on.
+//! Each line is a record. The file is put TIMES times (default: 1) in each of five rounds, in which the drivers take
+//! turns. The CPU time is that of the producer's process, user and system, from before the first put to after the last
+//! receipt. An earlier record has already connected, loaded certificates and so on.
 
 use std::io::Write;
 use std::path::Path;
@@ -22,7 +23,7 @@ use kpl_emulator::{Emulator, Options, Server, consumer};
 
 const DRIVERS: [&str; 2] = ["tokio", "async-std"];
 const ROUNDS: usize = 5;
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -59,10 +60,10 @@ fn compare(file: &str, times: &str) -> ExitCode {
                 .output()
                 .expect("a child");
             std::io::stderr().write_all(&child.stderr).expect("a terminal");
-            // One more: the record that warmed it up.
+            // Without the warm-up record.
             let stored = emulator.with(|kinesis, _| consumer::read_stream(kinesis, &stream)).records.len() - 1;
             let nanos: f64 = String::from_utf8_lossy(&child.stdout).trim().parse().expect("the child's CPU time");
-            println!("{driver:>10}: {stored} of {records} records, {:.0} ns of CPU a record", nanos / records as f64);
+            println!("{driver:>10}: {stored} of {records} records, {:.0} ns of CPU per record", nanos / records as f64);
             complete &= stored == records && child.status.success();
             costs.push(nanos / records as f64);
         }
@@ -71,11 +72,11 @@ fn compare(file: &str, times: &str) -> ExitCode {
         costs.sort_unstable_by(f64::total_cmp);
         costs[ROUNDS / 2]
     });
-    println!("medians: tokio {tokio:.0} ns, async-std {async_std:.0} ns of CPU a record: {:.2} x", async_std / tokio);
+    println!("medians: tokio {tokio:.0} ns, async-std {async_std:.0} ns of CPU per record: {:.2} x", async_std / tokio);
     if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What a child does: puts all lines and prints the CPU time in nanoseconds.
+/// Runs in a child process: puts all lines, and prints the CPU time in nanoseconds.
 fn put<R: AwsRuntime + BlockingRuntime>(url: &str, stream: &str, file: &Path, times: usize) {
     let sdk = aws_sdk_kinesis::Config::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -83,15 +84,15 @@ fn put<R: AwsRuntime + BlockingRuntime>(url: &str, stream: &str, file: &Path, ti
         .credentials_provider(Credentials::new("AKIDTEST", "secret", None, None, "drivers"))
         .endpoint_url(url)
         .build();
-    // Shards that take what comes: what is measured is the producer.
+    // High limits, so that the producer is measured and not its pace.
     let config = Config::builder().rate_limit_records_per_shard(1_000_000).rate_limit_bytes_per_shard(1 << 30);
     let producer = Producer::<R>::new(Client::from_conf(sdk), config.build().expect("a config"));
     let file = Bytes::from(std::fs::read(file).expect("a file"));
     let stream = std::sync::Arc::<str>::from(stream);
-    producer.put(stream.clone(), "warm", "up").expect("a put").wait(PATIENCE).expect("a receipt");
+    producer.put(stream.clone(), "key", "warm-up").expect("a put").wait(TIMEOUT).expect("a receipt");
 
     let start = ProcessTime::now();
-    // In one task of the runtime, as an application would: the handle and its outcomes.
+    // One task of the runtime has the handle and the outcomes, as in an application.
     let (done, end) = std::sync::mpsc::channel();
     let producer = producer.as_async().clone();
     R::for_threads().spawn(async move {
@@ -105,7 +106,7 @@ fn put<R: AwsRuntime + BlockingRuntime>(url: &str, stream: &str, file: &Path, ti
         for outcome in outcomes {
             outcome.await.expect("a receipt");
         }
-        done.send(()).expect("somebody waits");
+        done.send(()).expect("the main thread waits");
     });
     end.recv().expect("the task has not panicked");
     println!("{}", start.elapsed().as_nanos());

@@ -1,19 +1,19 @@
-// Loaded before kinesis-mock's main.js (`node --require`); makes a server for tests of it.
+// Loaded before kinesis-mock's main.js (`node --require`). Makes it a server for one test.
 'use strict';
 
 const net = require('node:net');
 
-// The harness holds the other end of standard input: when it is gone, however it died, so are we.
+// The harness holds the other end of standard input. When the harness ends for any reason, this process ends, too.
 process.stdin.on('close', () => process.exit(0)).resume();
 
-// The two numbers below stand for "any free port of the loopback interface": the system picks one, and we say
-// which. Choosing the ports outside would race with every other process that does the same, and kinesis-mock by
-// itself listens on every interface.
-const faces = { 1: 'https', 2: 'http' };
+// The two numbers below are replaced with a free port of the loopback interface, which the system chooses and which is
+// logged. If the harness chose the ports, it would race with other processes that do the same. Without this script,
+// kinesis-mock listens on every interface.
+const protocols = { 1: 'https', 2: 'http' };
 const listen = net.Server.prototype.listen;
 net.Server.prototype.listen = function (port, ...rest) {
-  const face = faces[port];
-  if (!face) return listen.call(this, port, ...rest);
-  this.once('listening', () => console.log(`listening ${face} ${this.address().port}`));
+  const protocol = protocols[port];
+  if (!protocol) return listen.call(this, port, ...rest);
+  this.once('listening', () => console.log(`listening ${protocol} ${this.address().port}`));
   return listen.call(this, 0, '127.0.0.1', ...rest);
 };

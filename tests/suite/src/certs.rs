@@ -1,7 +1,7 @@
 //! Certificates for servers on this machine: an authority created for the test, and a leaf that it signed.
 //!
-//! kinesis-mock's own certificate names no host, so a client that verifies certificates refuses it. A CA bundle is tested
-//! with an authority that is not the leaf, because that is what users have, for example behind a proxy.
+//! kinesis-mock's own certificate names no host, so a client that verifies certificates refuses it. A CA bundle is
+//! tested with an authority that is not the leaf, because that is what users have, for example behind a proxy.
 
 use std::sync::Arc;
 

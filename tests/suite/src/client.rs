@@ -18,8 +18,8 @@ pub const REGION: &str = "us-east-1";
 
 /// Creates a client for `url`, which may be `http` or `https`. For `https`, it trusts only `ca_pem`.
 ///
-/// Its credentials are fake. It does not retry, so that a test sees the first answer. A call fails after 30 s, so that a
-/// test that hangs reports where. The client's calls need a tokio runtime, its creation does not.
+/// Its credentials are fake. It does not retry, so that a test sees the first answer. A call fails after 30 s, so that
+/// a test that hangs reports where. The client's calls need a tokio runtime; its creation does not.
 ///
 /// ```
 /// let client = kpl_suite::client::new("http://127.0.0.1:4568", None);

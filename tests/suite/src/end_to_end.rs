@@ -1,6 +1,7 @@
 //! Test cases for every driver with every service, from `put` to what a consumer reads.
 //!
-//! Each case is generic over the driver's runtime. [`end_to_end_tests`](crate::end_to_end_tests) creates a test of each.
+//! Each case is generic over the driver's runtime. [`end_to_end_tests`](crate::end_to_end_tests) creates a test of
+//! each.
 
 use std::time::Duration;
 
@@ -195,7 +196,10 @@ pub async fn a_split_and_a_merge_neither_lose_nor_duplicate_records<R: AwsRuntim
 
     let receipts = receipts(outcomes).await;
     assert_read(&service.read_back(STREAM).await, &records, &receipts);
-    assert!(receipts.iter().any(|receipt| receipt.attempts().len() > 1), "some were sent to a shard that had been closed");
+    assert!(
+        receipts.iter().any(|receipt| receipt.attempts().len() > 1),
+        "some were predicted for a shard that had been closed"
+    );
     assert!(receipts.iter().flat_map(|receipt| receipt.attempts().iter()).all(|attempt| !attempt.is_ambiguous()));
 }
 
@@ -347,7 +351,12 @@ pub async fn https_with_a_private_certificate_authority<R: AwsRuntime>(service: 
     let with_ca = producer_at::<R>(url, Some(ca_pem), config());
     with_ca.put(STREAM, "k", "trusted").await.expect("accepted").await.expect("stored");
     let by_default = producer_at::<R>(url, None, config());
-    let failure = by_default.put(STREAM, "k", "untrusted").await.expect("accepted").await.expect_err("the certificate is not trusted");
+    let failure = by_default
+        .put(STREAM, "k", "untrusted")
+        .await
+        .expect("accepted")
+        .await
+        .expect_err("the certificate is not trusted");
     assert!(!failure.is_ambiguous(), "nothing was sent: {failure}");
     assert_eq!(service.read_back(STREAM).await.records.len(), 1);
     with_ca.close().await;

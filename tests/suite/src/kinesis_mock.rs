@@ -1,8 +1,8 @@
-//! [kinesis-mock](https://github.com/etspaceman/kinesis-mock), started for one test.
+//! A [kinesis-mock](https://github.com/etspaceman/kinesis-mock) process for each test.
 //!
-//! It comes from npm (`kinesis-local`, pinned with its checksum in `tests/suite/kinesis-mock`), is installed once below
-//! cargo's build folder, and each test starts a process of its own: that takes a second. Keep volumes small. It answers
-//! five requests a second of 10 x 50 KB, and gets slower as data piles up.
+//! It comes from npm (`kinesis-local`, pinned with its checksum in `tests/suite/kinesis-mock`) and is installed once
+//! below cargo's build folder. Each test starts its own process, which takes a second. Keep volumes small: it answers
+//! five requests a second of 10 x 50 KB, and it slows down as data accumulates.
 
 mod install;
 mod process;
@@ -16,7 +16,7 @@ use crate::certs::Certificates;
 use crate::client;
 use process::Process;
 
-/// What a kinesis-mock starts with.
+/// The options of a kinesis-mock process.
 ///
 /// ```
 /// use kpl_suite::kinesis_mock::Options;
@@ -26,12 +26,12 @@ use process::Process;
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
-    /// The streams that exist when [`KinesisMock::start`] comes back: names, and numbers of shards.
+    /// The streams that exist when [`KinesisMock::start`] returns: their names and numbers of shards.
     pub streams: &'a [(&'a str, u32)],
-    /// How long a stream stays in `CREATING`, `UPDATING` or `DELETING`. Kinesis takes many seconds; the default is
-    /// 50 ms.
+    /// The time that a stream stays in `CREATING`, `UPDATING` or `DELETING`. The default is 50 ms; Kinesis takes many
+    /// seconds.
     pub transition: Duration,
-    /// How many shards there can be in all; the default is 10,000.
+    /// The maximum number of shards of all streams together. The default is 10,000.
     pub shards_max: u32,
 }
 
@@ -41,7 +41,7 @@ impl Default for Options<'_> {
     }
 }
 
-/// A running kinesis-mock, killed when it is dropped.
+/// A running kinesis-mock process. Drop kills it.
 #[derive(Debug)]
 pub struct KinesisMock {
     process: Process,
@@ -49,25 +49,25 @@ pub struct KinesisMock {
 }
 
 impl KinesisMock {
-    /// Starts one and waits until its streams are active.
+    /// Starts a process and waits until its streams are active.
     ///
-    /// Gives `None`, and one line on standard error that says why, where kinesis-mock cannot be had: no `node`, no
-    /// `npm`, no registry. Works on any runtime, or none.
+    /// Returns `None` if kinesis-mock is not available: no `node`, no `npm`, or no registry. A line on standard error
+    /// names the reason. Works on any runtime, or none.
     ///
     /// # Panics
     ///
-    /// Where it cannot be had and the environment variable `CI` is set: nobody reads what a green run has skipped.
-    /// And everywhere if it does not get ready within a minute.
+    /// If kinesis-mock is not available and the environment variable `CI` is set, because skipped tests go unnoticed in
+    /// a green run. If the process is not ready within a minute.
     pub async fn start(options: Options<'_>) -> Option<Self> {
         let options = OwnedOptions::from(options);
         let (done, started) = tokio::sync::oneshot::channel();
-        // An install takes seconds; whatever else runs on the caller's runtime goes on. The thread borrows the test's
-        // name, which a message that it is skipped has to tell.
+        // An installation takes seconds, and must not block the caller's runtime. The thread has the test's name,
+        // because the message about a skipped test contains it.
         let name = std::thread::current().name().unwrap_or("a test").to_owned();
         let thread = std::thread::Builder::new()
             .name(name)
             .spawn(move || {
-                // Nobody waits any more if this fails; what was started ends here.
+                // This fails if the caller no longer waits. The process then ends here.
                 let _ = done.send(options.start());
             })
             .expect("a thread");
@@ -75,49 +75,49 @@ impl KinesisMock {
             Ok(started) => started,
             Err(_) => match thread.join() {
                 Err(panic) => std::panic::resume_unwind(panic),
-                Ok(_) => unreachable!("the thread answers or panics"),
+                Ok(_) => unreachable!("the thread sends its result or panics"),
             },
         }
     }
 
-    /// [`start`](Self::start) for a test without async.
+    /// Does the same as [`start`](Self::start), for tests without async.
     #[must_use]
     pub fn start_blocking(options: Options<'_>) -> Option<Self> {
         OwnedOptions::from(options).start()
     }
 
-    /// Where it speaks HTTP, as `http://127.0.0.1:port`.
+    /// Returns the URL of its HTTP port, `http://127.0.0.1:port`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.process.http_port())
     }
 
-    /// Where it speaks HTTPS (with HTTP/1.1 or HTTP/2), as `https://localhost:port`.
+    /// Returns the URL of its HTTPS port (HTTP/1.1 or HTTP/2), `https://localhost:port`.
     #[must_use]
     pub fn https_url(&self) -> String {
         format!("https://localhost:{}", self.process.https_port())
     }
 
-    /// The authority behind its certificate, made for this process alone.
+    /// Returns the certificate of the authority that signed its certificate. Each process has a different authority.
     #[must_use]
     pub fn ca_pem(&self) -> &str {
         self.certificates.ca_pem()
     }
 
-    /// A client that speaks HTTP with it.
+    /// Creates a client of its HTTP port.
     #[must_use]
     pub fn client(&self) -> Client {
         client::new(&self.url(), None)
     }
 
-    /// A client that speaks HTTPS with it.
+    /// Creates a client of its HTTPS port.
     #[must_use]
     pub fn https_client(&self) -> Client {
         client::new(&self.https_url(), Some(self.ca_pem()))
     }
 }
 
-/// [`Options`] that can go to another thread.
+/// [`Options`] that can be sent to another thread.
 struct OwnedOptions {
     streams: Vec<(String, u32)>,
     transition: Duration,
@@ -167,11 +167,11 @@ impl OwnedOptions {
     }
 }
 
-/// Says that a test did not run; in CI, fails it.
+/// Reports that a test is skipped. In CI, fails it.
 fn skip(reason: &str) {
     let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false");
-    assert!(!in_ci, "kinesis-mock cannot be had, and CI skips no test: {reason}");
+    assert!(!in_ci, "kinesis-mock is not available, and CI must not skip tests: {reason}");
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    // Past `eprintln`, whose lines the test harness hides unless the test fails.
-    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: kinesis-mock cannot be had: {reason}");
+    // Not `eprintln`: the test harness hides its lines unless the test fails.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: kinesis-mock is not available: {reason}");
 }

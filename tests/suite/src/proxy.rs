@@ -1,5 +1,4 @@
-//! A network to be switched off: what stands between a producer and the service, so that every service can be gone,
-//! and throttle.
+//! A proxy between a producer and any service, which can be unreachable and can throttle.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// Forwards plain HTTP to a service, on a port of its own.
+/// A proxy with its own port that forwards plain HTTP to a service.
 #[derive(Debug)]
 pub struct Proxy {
     addr: SocketAddr,
@@ -32,7 +31,7 @@ struct Inner {
 }
 
 impl Proxy {
-    /// A proxy to `upstream`, a URL without a path.
+    /// Starts a proxy to `upstream`, a URL without a path.
     ///
     /// # Panics
     ///
@@ -49,12 +48,12 @@ impl Proxy {
         proxy
     }
 
-    /// Where producers should go.
+    /// Returns the URL of the proxy, for producers.
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
-    /// Stops listening and cuts every connection.
+    /// Stops listening and closes every connection.
     pub async fn down(&mut self) {
         if let Some(task) = self.task.take() {
             task.abort();
@@ -66,19 +65,19 @@ impl Proxy {
     ///
     /// # Panics
     ///
-    /// If somebody else has taken the port.
+    /// If another process uses the port now.
     pub async fn up(&mut self) {
         let listener = TcpListener::bind(self.addr).await.expect("the port is free");
         self.addr = listener.local_addr().expect("an address");
         self.task = Some(tokio::spawn(serve(listener, self.inner.clone())));
     }
 
-    /// Answers every PutRecords with `ProvisionedThroughputExceededException`, or no more.
+    /// Sets whether every PutRecords is answered with `ProvisionedThroughputExceededException`.
     pub fn throttle(&self, throttling: bool) {
         self.inner.throttling.store(throttling, Ordering::Relaxed);
     }
 
-    /// How many PutRecords there were, throttled ones included.
+    /// Returns the number of PutRecords requests so far, throttled ones included.
     pub fn put_records(&self) -> u64 {
         self.inner.put_records.load(Ordering::Relaxed)
     }
@@ -98,7 +97,7 @@ async fn serve(listener: TcpListener, inner: Arc<Inner>) {
         let inner = inner.clone();
         connections.spawn(async move {
             let service = service_fn(|request| forward(request, inner.clone()));
-            // An error is a client that went away, or a service that did.
+            // An error means that the client or the service has closed its connection.
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
@@ -113,7 +112,7 @@ async fn forward(request: Request<Incoming>, inner: Arc<Inner>) -> Result<Respon
         inner.put_records.fetch_add(1, Ordering::Relaxed);
         if inner.throttling.load(Ordering::Relaxed) {
             let error =
-                r#"{"__type":"ProvisionedThroughputExceededException","message":"Rate exceeded, says the proxy."}"#;
+                r#"{"__type":"ProvisionedThroughputExceededException","message":"Rate exceeded (from the proxy)."}"#;
             let mut response = Response::new(Full::new(Bytes::from_static(error.as_bytes())));
             *response.status_mut() = StatusCode::BAD_REQUEST;
             response.headers_mut().insert("content-type", "application/x-amz-json-1.1".parse()?);

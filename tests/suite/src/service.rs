@@ -1,4 +1,4 @@
-//! A stand-in for Kinesis, whichever it is, with a network in front that can be switched off.
+//! A service that replaces Kinesis, behind a proxy that can be switched off.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{Proxy, client};
 /// A service to put records into and to read them back from.
 #[derive(Debug)]
 pub struct Service {
-    /// The network in front of the service: producers go through it.
+    /// The proxy in front of the service, for producers.
     pub proxy: Proxy,
     client: Client,
     https: (String, String),
@@ -23,14 +23,14 @@ pub struct Service {
 }
 
 #[derive(Debug)]
-#[expect(dead_code, reason = "they are kept running, and nothing more")]
+#[expect(dead_code, reason = "a value only keeps its service running")]
 enum Running {
     Emulator(Box<[Server; 2]>),
     KinesisMock(Box<KinesisMock>),
 }
 
 impl Service {
-    /// Our emulator, with the service's limits.
+    /// Starts the emulator, with the limits of Kinesis.
     ///
     /// # Panics
     ///
@@ -49,7 +49,7 @@ impl Service {
         }
     }
 
-    /// kinesis-mock; `None` where it cannot be had (never in CI).
+    /// Starts kinesis-mock. Returns `None` if it is not available (in CI, panics).
     pub async fn kinesis_mock() -> Option<Self> {
         let mock = KinesisMock::start(Options::default()).await?;
         Some(Self {
@@ -60,27 +60,27 @@ impl Service {
         })
     }
 
-    /// A client that goes straight to the service.
+    /// Returns a client of the service itself, without the proxy.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// The service's HTTPS endpoint, and the certificate authority to trust for it.
+    /// Returns the service's HTTPS endpoint, and the certificate of the authority to trust for it.
     pub fn https(&self) -> (&str, &str) {
         (&self.https.0, &self.https.1)
     }
 
-    /// Makes a stream and waits until it is there.
+    /// Creates a stream and waits until it is active.
     ///
     /// # Panics
     ///
-    /// If the service does not do it.
+    /// If the service refuses, or if the stream is not active within ten seconds.
     pub async fn create_stream(&self, name: &str, shards: i32) {
         self.client.create_stream().stream_name(name).shard_count(shards).send().await.expect("a new stream");
         self.until_active(name).await;
     }
 
-    /// Waits until the stream can be changed.
+    /// Waits until the stream is active.
     ///
     /// # Panics
     ///
@@ -94,14 +94,14 @@ impl Service {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("{name} does not become active");
+        panic!("stream {name} is not active after 10 s");
     }
 
-    /// Open shards: name, first and last hash key.
+    /// Returns the open shards: id, first and last hash key.
     ///
     /// # Panics
     ///
-    /// If the service does not tell.
+    /// If the service refuses the request.
     pub async fn open_shards(&self, stream: &str) -> Vec<(String, u128, u128)> {
         let filter = ShardFilter::builder().r#type(ShardFilterType::AtLatest).build().expect("a filter");
         self.shards(stream, Some(filter)).await
@@ -118,11 +118,11 @@ impl Service {
         shards.collect()
     }
 
-    /// Reads all that is in a stream, by the KCL's rules.
+    /// Reads all records of a stream, by the KCL's rules.
     ///
     /// # Panics
     ///
-    /// If the service does not give it.
+    /// If the service refuses a request.
     pub async fn read_back(&self, stream: &str) -> Reading {
         let mut reading = Reading::new(OutOfRange::DropsAggregate);
         for (shard, first, last) in self.shards(stream, None).await {

@@ -1,4 +1,4 @@
-//! kpl-async-std, end to end, on the emulator and on kinesis-mock. Only the services run on tokio.
+//! End-to-end tests of kpl-async-std, on the emulator and on kinesis-mock. Only the services run on tokio.
 
 mod on_the_emulator {
     use kpl_suite::Service;

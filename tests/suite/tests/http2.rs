@@ -1,13 +1,13 @@
-//! The emulator over HTTP/2 and TLS, to the AWS SDK.
+//! Tests of the emulator over HTTP/2 and TLS, with the AWS SDK.
 
 use kpl_emulator::{Emulator, Options, Server};
 use kpl_suite::{Certificates, client};
 
 #[tokio::test]
-async fn the_protocol_is_what_tls_agrees_on() {
+async fn tls_negotiates_the_http_version() {
     let emulator = Emulator::new(Options::default()).with_stream("events", 2);
     let certificates = Certificates::generate();
-    // A client that finds nothing else speaks what is offered, or it fails.
+    // If only one protocol is offered, the client has to use it or fail.
     for protocols in [&["h2"] as &[_], &["http/1.1"], &["h2", "http/1.1"]] {
         let tls = Some(certificates.server_config_offering(protocols));
         let server = Server::bind(([127, 0, 0, 1], 0).into(), &emulator, tls).await.unwrap();

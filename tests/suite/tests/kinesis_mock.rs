@@ -1,10 +1,10 @@
-//! The harness itself: kinesis-mock starts, speaks both ways, and goes.
+//! Tests of the harness: kinesis-mock starts, serves HTTP and HTTPS, and ends.
 
 use kpl_suite::kinesis_mock::{KinesisMock, Options};
 use kpl_suite::{Certificates, client};
 
 #[tokio::test]
-async fn both_ways_lead_to_the_same_streams() {
+async fn http_and_https_serve_the_same_streams() {
     let Some(mock) = KinesisMock::start(Options { streams: &[("events", 3)], ..Options::default() }).await else {
         return;
     };
@@ -19,14 +19,14 @@ async fn another_authority_is_not_trusted() {
     let Some(mock) = KinesisMock::start(Options::default()).await else {
         return;
     };
-    let stranger = Certificates::generate();
-    let client = client::new(&mock.https_url(), Some(stranger.ca_pem()));
+    let other = Certificates::generate();
+    let client = client::new(&mock.https_url(), Some(other.ca_pem()));
     let error = client.list_streams().send().await.unwrap_err();
-    assert!(error.as_service_error().is_none(), "refused before anything was asked: {error:?}");
+    assert!(error.as_service_error().is_none(), "refused before the request was sent: {error:?}");
 }
 
 #[test]
-fn it_is_gone_with_its_owner() {
+fn the_process_ends_when_its_owner_is_dropped() {
     let Some(mock) = KinesisMock::start_blocking(Options::default()) else {
         return;
     };
@@ -37,7 +37,7 @@ fn it_is_gone_with_its_owner() {
 }
 
 #[tokio::test]
-async fn its_answers_carry_errors_that_the_sdk_knows() {
+async fn its_errors_are_parsed_by_the_sdk() {
     let Some(mock) = KinesisMock::start(Options::default()).await else {
         return;
     };

@@ -1,4 +1,4 @@
-//! kpl-tokio, end to end, on the emulator and on kinesis-mock.
+//! End-to-end tests of kpl-tokio, on the emulator and on kinesis-mock.
 
 mod on_the_emulator {
     use kpl_suite::Service;

@@ -1,4 +1,4 @@
-//! Installing the npm package once for all tests, below cargo's build folder.
+//! The installation of the npm package, once for all tests, below cargo's build folder.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -7,16 +7,16 @@ use std::process::Command;
 const PACKAGE_JSON: &str = include_str!("../../kinesis-mock/package.json");
 const PACKAGE_LOCK: &str = include_str!("../../kinesis-mock/package-lock.json");
 
-/// Path of kinesis-mock's script, installed if need be; or why it cannot be had.
+/// Returns the path of kinesis-mock's script, after installing it if necessary, or the reason why it is not available.
 ///
-/// Test processes run side by side: a lock lets one of them install. It is the kernel's, so a killed process leaves
-/// it open, and the package appears under its name only when it is whole.
+/// Test processes run concurrently, so a file lock lets one of them install. The kernel releases the lock if the
+/// process is killed. The package appears under its final name only when it is complete.
 pub(super) fn main_js() -> Result<PathBuf, String> {
     check("node")?;
     check("npm")?;
     let home = home();
     fs::create_dir_all(&home).map_err(|error| format!("{}: {error}", home.display()))?;
-    let lock = File::create(home.join("install.lock")).expect("a lock file in a folder of ours");
+    let lock = File::create(home.join("install.lock")).expect("a lock file in the suite's folder");
     lock.lock().expect("file locks on the build folder's disk");
     let package = home.join("package");
     if !is_current(&package) {
@@ -25,7 +25,7 @@ pub(super) fn main_js() -> Result<PathBuf, String> {
     Ok(package.join("node_modules/kinesis-local/main.js"))
 }
 
-/// Everything of ours.
+/// Returns the suite's folder, which has everything about kinesis-mock.
 pub(super) fn home() -> PathBuf {
     crate::build_folder("kinesis-mock")
 }
@@ -38,19 +38,19 @@ fn check(program: &str) -> Result<(), String> {
     }
 }
 
-/// Whether what is installed is what the lock file of this build names.
+/// Returns whether the installed package is the one in this build's lock file.
 fn is_current(package: &Path) -> bool {
     fs::read(package.join("package-lock.json")).is_ok_and(|lock| lock == PACKAGE_LOCK.as_bytes())
 }
 
 fn install(staging: &Path, package: &Path) -> Result<(), String> {
     for old in [staging, package] {
-        // Mostly there is none.
+        // The folder usually does not exist.
         let _ = fs::remove_dir_all(old);
     }
-    fs::create_dir_all(staging).expect("a folder below ours");
-    fs::write(staging.join("package.json"), PACKAGE_JSON).expect("a file in our folder");
-    fs::write(staging.join("package-lock.json"), PACKAGE_LOCK).expect("a file in our folder");
+    fs::create_dir_all(staging).expect("a folder in the suite's folder");
+    fs::write(staging.join("package.json"), PACKAGE_JSON).expect("a file in the suite's folder");
+    fs::write(staging.join("package-lock.json"), PACKAGE_LOCK).expect("a file in the suite's folder");
     let output = Command::new("npm")
         .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"])
         .current_dir(staging)
@@ -59,7 +59,7 @@ fn install(staging: &Path, package: &Path) -> Result<(), String> {
     if !output.status.success() {
         return Err(format!("`npm ci` failed: {}", String::from_utf8_lossy(&output.stderr).trim()));
     }
-    fs::rename(staging, package).expect("a folder renamed beside itself");
+    fs::rename(staging, package).expect("a folder renamed on the same disk");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! The node process: its ports, its health, its end.
+//! The node process: its start, its ports, its health check and its end.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use super::install;
 use crate::certs::Certificates;
 
-/// Loaded into node before kinesis-mock: the ports, and the end when this process ends.
+/// The script that node loads before kinesis-mock. It chooses free ports, and ends node when this process ends.
 const PRELOAD: &str = include_str!("../../kinesis-mock/preload.js");
 
-/// A start takes a second; on a machine that compiles at the same time, several.
+/// The time limit of a start, which takes a second, or several while the machine compiles.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const POLL_EVERY: Duration = Duration::from_millis(20);
 
@@ -36,36 +36,36 @@ impl Process {
         let pems = serde_json::json!({
             "server": { "key": certificates.key_pem(), "cert": certificates.leaf_pem() },
         });
-        fs::write(&certificate, pems.to_string()).expect("a file in our folder");
+        fs::write(&certificate, pems.to_string()).expect("a file in the process's folder");
         let preload = folder.join("preload.js");
-        fs::write(&preload, PRELOAD).expect("a file in our folder");
-        let log = File::create(folder.join("log")).expect("a file in our folder");
+        fs::write(&preload, PRELOAD).expect("a file in the process's folder");
+        let log = File::create(folder.join("log")).expect("a file in the process's folder");
 
         let child = Command::new("node")
             .arg("--require")
             .arg(&preload)
             .arg(script)
             .current_dir(&folder)
-            // Not what the machine has set for another one.
+            // The machine may have set these for another process.
             .env_remove("AWS_REGION")
             .env_remove("AWS_ACCOUNT_ID")
             .env_remove("NODE_OPTIONS")
             .env_remove("SHOULD_PERSIST_DATA")
-            // Not ports: preload.js knows them and asks the system for free ones.
+            // Not real ports: preload.js replaces them with free ones.
             .env("KINESIS_MOCK_TLS_PORT", "1")
             .env("KINESIS_MOCK_PLAIN_PORT", "2")
             .env("KINESIS_MOCK_CERT_PATH", &certificate)
             .env("LOG_LEVEL", "WARN")
             .envs(environment.iter().map(|(name, value)| (name, value)))
-            // Held open by us for as long as we live.
+            // Open while this process runs: node ends when it is closed.
             .stdin(Stdio::piped())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
             .spawn()
-            .expect("node runs: it told its version");
+            .expect("node runs, since `node --version` did");
         let mut process = Self { child: Mutex::new(child), folder, http_port: 0, https_port: 0 };
-        process.http_port = process.wait_for("a port for HTTP", |process| process.port("listening http "));
-        process.https_port = process.wait_for("a port for HTTPS", |process| process.port("listening https "));
+        process.http_port = process.wait_for("port for HTTP", |process| process.port("listening http "));
+        process.https_port = process.wait_for("port for HTTPS", |process| process.port("listening https "));
         process
     }
 
@@ -77,26 +77,26 @@ impl Process {
         self.https_port
     }
 
-    /// Waits until it is healthy and has these streams, active.
+    /// Waits until the process is healthy and these streams are active.
     pub(super) fn wait_until_ready<'a>(&self, streams: impl Iterator<Item = &'a str>) {
-        self.wait_for("good health", |process| process.is_healthy().then_some(()));
+        self.wait_for("successful health check", |process| process.is_healthy().then_some(()));
         for stream in streams {
-            self.wait_for(&format!("stream {stream}"), |process| process.is_active(stream).then_some(()));
+            self.wait_for(&format!("active stream {stream}"), |process| process.is_active(stream).then_some(()));
         }
     }
 
-    /// Asks until there is an answer.
+    /// Calls `ask` until it returns a value.
     fn wait_for<T>(&self, what: &str, ask: impl Fn(&Self) -> Option<T>) -> T {
-        let give_up_at = Instant::now() + READY_WITHIN;
+        let deadline = Instant::now() + READY_WITHIN;
         loop {
             if let Some(answer) = ask(self) {
                 return answer;
             }
             let status = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
             if let Ok(Some(status)) = status {
-                panic!("kinesis-mock ended ({status}) before it had {what}:\n{}", self.log());
+                panic!("kinesis-mock ended ({status}) with no {what}:\n{}", self.log());
             }
-            assert!(Instant::now() < give_up_at, "kinesis-mock has no {what} in {READY_WITHIN:?}:\n{}", self.log());
+            assert!(Instant::now() < deadline, "kinesis-mock has no {what} after {READY_WITHIN:?}:\n{}", self.log());
             std::thread::sleep(POLL_EVERY);
         }
     }
@@ -105,7 +105,7 @@ impl Process {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    /// The number in preload.js's line, once it is whole.
+    /// Returns the port in a line that preload.js has logged, once the line is complete.
     fn port(&self, line_start: &str) -> Option<u16> {
         let log = self.log();
         let (number, _) = log.split_once(line_start)?.1.split_once('\n')?;
@@ -126,7 +126,7 @@ impl Process {
         self.ask("POST /", headers, &body).is_ok_and(|answer| answer.contains(r#""StreamStatus":"ACTIVE""#))
     }
 
-    /// One request over a connection of its own. The SDK could do it, but it would tie the harness to a runtime.
+    /// Sends one request over a new connection. The SDK could do it, but it needs a runtime.
     fn ask(&self, what: &str, headers: &str, body: &str) -> io::Result<String> {
         let mut connection = TcpStream::connect(("127.0.0.1", self.http_port))?;
         connection.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -144,7 +144,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // Both fail only for a process that has ended by itself.
+        // Both fail only if the process has already ended.
         let _ = child.kill();
         let _ = child.wait();
         if std::thread::panicking() {
@@ -155,13 +155,13 @@ impl Drop for Process {
     }
 }
 
-/// A folder that no other process and no other test has.
+/// Creates a folder that no other process and no other test uses.
 fn new_folder() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("run-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let folder = install::home().join(name);
-    // A process of the same number may have failed here before.
+    // An earlier process with the same id may have left it behind.
     let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).expect("a folder below ours");
+    fs::create_dir_all(&folder).expect("a folder in the suite's folder");
     folder
 }

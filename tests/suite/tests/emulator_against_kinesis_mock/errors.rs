@@ -1,4 +1,4 @@
-//! What is refused, and with which code.
+//! Requests that are refused, and the codes of their errors.
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::primitives::Blob;
@@ -8,10 +8,10 @@ use crate::transcript::{Transcript, create_stream, until_active, verdict};
 
 const MIB: usize = 1024 * 1024;
 
-/// A new border for a shard, from the first and the last hash key that it has.
-type Border = fn(u128, u128) -> String;
+/// Computes where to split a shard, from its first and its last hash key.
+type SplitPoint = fn(u128, u128) -> String;
 
-/// Calls to a stream that is not there, and calls that name none or two.
+/// Calls to a missing stream, and calls that name no stream or two.
 pub(crate) async fn streams(client: &Client, transcript: &mut Transcript) {
     create_stream(client, "errors", 2).await;
     let summary = client.describe_stream_summary().stream_name("errors").send().await.expect("a summary");
@@ -37,20 +37,20 @@ pub(crate) async fn streams(client: &Client, transcript: &mut Transcript) {
 
     let other_arn = arn.replace("stream/errors", "stream/missing");
     transcript.note("PutRecord: missing, by ARN", verdict(put().stream_arn(&other_arn).send().await));
-    transcript.note("PutRecord: no ARN", verdict(put().stream_arn("errors").send().await));
+    transcript.note("PutRecord: not an ARN", verdict(put().stream_arn("errors").send().await));
     transcript.note("PutRecord: name and ARN", verdict(put().stream_name("errors").stream_arn(&arn).send().await));
     transcript.note("PutRecord: neither name nor ARN", verdict(put().send().await));
     transcript.note("PutRecord: empty name", verdict(put().stream_name("").send().await));
-    transcript.note("PutRecord: name with a blank", verdict(put().stream_name("a b").send().await));
+    transcript.note("PutRecord: name with a space", verdict(put().stream_name("a b").send().await));
     transcript.note("PutRecord: name of 129", verdict(put().stream_name("n".repeat(129)).send().await));
 
     let create = |name: &str, shards| client.create_stream().stream_name(name).shard_count(shards).send();
     transcript.note("CreateStream: exists", verdict(create("errors", 1).await));
-    transcript.note("CreateStream: name with a blank", verdict(create("a b", 1).await));
+    transcript.note("CreateStream: name with a space", verdict(create("a b", 1).await));
     transcript.note("CreateStream: no shards", verdict(create("none", 0).await));
 }
 
-/// Records that break a rule, alone and beside a good one.
+/// Invalid records, alone and together with a valid one. Some valid ones are at a limit.
 pub(crate) async fn records(client: &Client, transcript: &mut Transcript) {
     create_stream(client, "records", 2).await;
     let too_big = MIB + 1;
@@ -72,18 +72,19 @@ pub(crate) async fn records(client: &Client, transcript: &mut Transcript) {
         ("hash key +1", entry("k", Some("+1"), 1)),
         ("hash key 007", entry("k", Some("007"), 1)),
         ("hash key 0x7", entry("k", Some("0x7"), 1)),
-        ("hash key with a blank", entry("k", Some(" 7"), 1)),
-        ("1 MiB with its key", entry("k", None, MIB - 1)),
-        ("1 MiB and its key", entry("k", None, MIB)),
+        ("hash key with a space", entry("k", Some(" 7"), 1)),
+        ("1 MiB including its key", entry("k", None, MIB - 1)),
+        ("1 MiB without its key", entry("k", None, MIB)),
         ("more than 1 MiB", entry("k", None, too_big)),
     ];
-    for (case, bad) in cases {
-        let alone = client.put_record().stream_name("records").data(bad.data().clone());
-        let alone =
-            alone.set_partition_key(bad.partition_key.clone()).set_explicit_hash_key(bad.explicit_hash_key.clone());
+    for (case, record) in cases {
+        let alone = client.put_record().stream_name("records").data(record.data().clone());
+        let alone = alone
+            .set_partition_key(record.partition_key.clone())
+            .set_explicit_hash_key(record.explicit_hash_key.clone());
         transcript.note(format!("PutRecord: {case}"), verdict(alone.send().await));
 
-        let batch = client.put_records().stream_name("records").records(entry("good", None, 1)).records(bad);
+        let batch = client.put_records().stream_name("records").records(entry("valid", None, 1)).records(record);
         let answer = match batch.send().await {
             Ok(answer) => {
                 let codes = answer.records().iter().map(|record| record.error_code().unwrap_or("ok"));
@@ -94,43 +95,43 @@ pub(crate) async fn records(client: &Client, transcript: &mut Transcript) {
         transcript.note(format!("PutRecords: {case}"), answer);
     }
     let empty = client.put_records().stream_name("records").set_records(Some(Vec::new())).send();
-    transcript.note("PutRecords: none", verdict(empty.await));
+    transcript.note("PutRecords: no records", verdict(empty.await));
     let batch = |count| client.put_records().stream_name("records").set_records(Some(vec![entry("k", None, 1); count]));
     transcript.note("PutRecords: 500", verdict(batch(500).send().await));
     transcript.note("PutRecords: 501", verdict(batch(501).send().await));
 }
 
-/// Splits and merges that cannot be.
+/// Splits and merges that are not possible.
 pub(crate) async fn resharding(client: &Client, transcript: &mut Transcript) {
     create_stream(client, "reshard", 16).await;
     let page = client.list_shards().stream_name("reshard").send().await.expect("shards");
     let split = |shard: &str, at: String| {
         client.split_shard().stream_name("reshard").shard_to_split(shard).new_starting_hash_key(at).send()
     };
-    let cases: [(&str, Border); 10] = [
+    let cases: [(&str, SplitPoint); 10] = [
         ("below the range", |first, _| (first - 1).to_string()),
         ("at the start", |first, _| first.to_string()),
         ("one above the start", |first, _| (first + 1).to_string()),
         ("at the end", |_, last| last.to_string()),
         ("above the range", |_, last| (last + 1).to_string()),
-        ("at no number", |_, _| "x".to_owned()),
-        ("at nothing", |_, _| String::new()),
+        ("at a non-number", |_, _| "x".to_owned()),
+        ("at an empty hash key", |_, _| String::new()),
         ("at 2^128", |_, _| "340282366920938463463374607431768211456".to_owned()),
         ("at 007", |_, _| "007".to_owned()),
         ("at -1", |_, _| "-1".to_owned()),
     ];
-    // Each case has a shard of its own, for some service splits it.
+    // Each case has a different shard, because a service may split it.
     for ((case, at), shard) in cases.into_iter().zip(&page.shards()[1..]) {
         let range = shard.hash_key_range().expect("a range");
-        let border = |value: &str| value.parse::<u128>().expect("a hash key");
-        let at = at(border(range.starting_hash_key()), border(range.ending_hash_key()));
+        let hash_key = |value: &str| value.parse::<u128>().expect("a hash key");
+        let at = at(hash_key(range.starting_hash_key()), hash_key(range.ending_hash_key()));
         transcript.note(format!("SplitShard: {case}"), verdict(split(shard.shard_id(), at).await));
         until_active(client, "reshard").await;
     }
     transcript.note("SplitShard: missing shard", verdict(split("shardId-000000000099", "7".to_owned()).await));
-    transcript.note("SplitShard: no shard id", verdict(split("a shard", "7".to_owned()).await));
-    let merge = |shard: &str, neighbour: &str| {
-        client.merge_shards().stream_name("reshard").shard_to_merge(shard).adjacent_shard_to_merge(neighbour).send()
+    transcript.note("SplitShard: not a shard id", verdict(split("a shard", "7".to_owned()).await));
+    let merge = |shard: &str, neighbor: &str| {
+        client.merge_shards().stream_name("reshard").shard_to_merge(shard).adjacent_shard_to_merge(neighbor).send()
     };
     let apart = merge("shardId-000000000012", "shardId-000000000014").await;
     transcript.note("MergeShards: not adjacent", verdict(apart));

@@ -1,4 +1,4 @@
-//! What a consumer sees: iterators of every type, and the records behind them.
+//! What a consumer reads: iterators of every type, and their records.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::transcript::{Transcript, create_stream, until_active, verdict};
 
 const SHARD: &str = "shardId-000000000000";
 
-/// Three records, read from each place that an iterator can name.
+/// Puts three records, and reads them from each position that an iterator can have.
 pub(crate) async fn iterators(client: &Client, transcript: &mut Transcript) {
     create_stream(client, "reading", 1).await;
     let summary = client.describe_stream_summary().stream_name("reading").send().await.expect("a summary");
@@ -21,16 +21,16 @@ pub(crate) async fn iterators(client: &Client, transcript: &mut Transcript) {
     let tail = tail.shard_iterator().expect("an iterator").to_owned();
 
     let put = |data: &'static str| client.put_record().partition_key(format!("key-{data}")).data(Blob::new(data));
-    let one = put("one").stream_name("reading").send().await.expect("a record is taken");
-    let two = put("two").stream_arn(&arn).send().await.expect("a record is taken");
+    let one = put("one").stream_name("reading").send().await.expect("a record is accepted");
+    let two = put("two").stream_arn(&arn).send().await.expect("a record is accepted");
     let three = PutRecordsRequestEntry::builder().partition_key("key-three").data(Blob::new("three"));
     let three = client.put_records().stream_arn(&arn).records(three.build().expect("an entry")).send().await;
-    let three = three.expect("a record is taken").records()[0].clone();
+    let three = three.expect("a record is accepted").records()[0].clone();
     let numbers = [one.sequence_number(), two.sequence_number(), three.sequence_number().unwrap_or_default()];
-    // Of up to 56 digits, more than any integer of ours holds.
-    let rise = numbers.is_sorted_by_key(|number| (number.len(), *number));
+    // Sequence numbers have up to 56 digits, more than any integer type holds.
+    let rising = numbers.is_sorted_by_key(|number| (number.len(), *number));
     let digits = numbers.iter().all(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()));
-    transcript.note("sequence numbers are numbers and rise", rise && digits);
+    transcript.note("sequence numbers are numbers and rise", rising && digits);
 
     let read = client.get_records().shard_iterator(&tail).send().await.expect("records");
     transcript.note("LATEST, taken before the records", contents(&read));
@@ -43,7 +43,7 @@ pub(crate) async fn iterators(client: &Client, transcript: &mut Transcript) {
         let request = iterator(client, kind.clone()).set_starting_sequence_number(number.map(str::to_owned));
         transcript.note(&kind, read_all(client, request).await);
     }
-    // The records are older than the second that is asked for, however fast the service is.
+    // Even with a fast service, the records are older than the second of the requested timestamp.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     for (step, time) in [("AT_TIMESTAMP of long ago", 1), ("AT_TIMESTAMP of now", now())] {
         let request = iterator(client, ShardIteratorType::AtTimestamp).timestamp(DateTime::from_secs(time));
@@ -57,7 +57,7 @@ pub(crate) async fn iterators(client: &Client, transcript: &mut Transcript) {
     refused(client, transcript).await;
 }
 
-/// A limit cuts the answer; the next iterator goes on behind it.
+/// A limit ends a page. The next iterator continues after it.
 async fn pages(client: &Client, transcript: &mut Transcript) {
     let start = iterator(client, ShardIteratorType::TrimHorizon).send().await.expect("an iterator");
     let mut next = start.shard_iterator().map(str::to_owned);
@@ -67,11 +67,11 @@ async fn pages(client: &Client, transcript: &mut Transcript) {
         let behind = page.millis_behind_latest().unwrap_or_default() > 0;
         transcript.note(format!("page {number} is behind"), behind);
         next = page.next_shard_iterator().map(str::to_owned);
-        transcript.note(format!("page {number} goes on"), next.is_some());
+        transcript.note(format!("page {number} has a next iterator"), next.is_some());
     }
 }
 
-/// A closed shard still gives its records, and then no iterator.
+/// A closed shard still returns its records, and then no next iterator.
 async fn closed_shard(client: &Client, transcript: &mut Transcript) {
     let split = client.split_shard().stream_name("reading").shard_to_split(SHARD);
     split.new_starting_hash_key("170141183460469231731687303715884105728").send().await.expect("a split");
@@ -80,7 +80,7 @@ async fn closed_shard(client: &Client, transcript: &mut Transcript) {
     let read = client.get_records().set_shard_iterator(start.shard_iterator().map(str::to_owned)).send().await;
     let read = read.expect("records");
     transcript.note("a closed shard's records", contents(&read));
-    transcript.note("a closed shard goes on", read.next_shard_iterator().is_some());
+    transcript.note("a closed shard has a next iterator", read.next_shard_iterator().is_some());
     transcript.note("a closed shard's children", {
         let children =
             read.child_shards().iter().map(|child| format!("{} of {:?}", child.shard_id(), child.parent_shards()));
@@ -90,8 +90,8 @@ async fn closed_shard(client: &Client, transcript: &mut Transcript) {
 
 async fn refused(client: &Client, transcript: &mut Transcript) {
     let get = |iterator: &str| client.get_records().shard_iterator(iterator);
-    transcript.note("an iterator made up", verdict(get("made up").send().await));
-    transcript.note("an iterator of base64 made up", verdict(get("AAAAAAAAAAEAAAAA").send().await));
+    transcript.note("a made-up iterator", verdict(get("made up").send().await));
+    transcript.note("a made-up iterator in base64", verdict(get("AAAAAAAAAAEAAAAA").send().await));
     let fresh = iterator(client, ShardIteratorType::TrimHorizon).send().await.expect("an iterator");
     let fresh = fresh.shard_iterator().expect("an iterator").to_owned();
     transcript.note("Limit 0", verdict(get(&fresh).limit(0).send().await));
@@ -103,7 +103,7 @@ async fn refused(client: &Client, transcript: &mut Transcript) {
     let without_number = iterator(client, ShardIteratorType::AtSequenceNumber).send();
     transcript.note("AT_SEQUENCE_NUMBER without a number", verdict(without_number.await));
     let bad_number = iterator(client, ShardIteratorType::AfterSequenceNumber).starting_sequence_number("x").send();
-    transcript.note("AFTER_SEQUENCE_NUMBER of no number", verdict(bad_number.await));
+    transcript.note("AFTER_SEQUENCE_NUMBER of a non-number", verdict(bad_number.await));
     let without_time = iterator(client, ShardIteratorType::AtTimestamp).send();
     transcript.note("AT_TIMESTAMP without a time", verdict(without_time.await));
     let future = iterator(client, ShardIteratorType::AtTimestamp).timestamp(DateTime::from_secs(now() + 3600)).send();

@@ -1,4 +1,4 @@
-//! Which record goes to which shard.
+//! The shards that records are stored on.
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::primitives::Blob;
@@ -9,7 +9,7 @@ use crate::transcript::{Transcript, create_stream, describe};
 const SHARDS: i32 = 7;
 const KEYS: usize = 1000;
 
-/// A thousand keys over seven shards, whose borders fall on no power of two.
+/// Puts records with a thousand keys into seven shards, whose borders are not powers of two.
 pub(crate) async fn keys_and_hash_keys(client: &Client, transcript: &mut Transcript) {
     create_stream(client, "routing", SHARDS).await;
     let shards = client.list_shards().stream_name("routing").send().await.expect("shards");
@@ -21,7 +21,7 @@ pub(crate) async fn keys_and_hash_keys(client: &Client, transcript: &mut Transcr
     }
     for (index, batch) in entries(&borders).chunks(500).enumerate() {
         let request = client.put_records().stream_name("routing").set_records(Some(batch.to_vec()));
-        let answer = request.send().await.expect("records are taken");
+        let answer = request.send().await.expect("records are accepted");
         transcript.note(format!("failures of batch {index}"), answer.failed_record_count().unwrap_or_default());
         for (entry, result) in batch.iter().zip(answer.records()) {
             let key = entry.partition_key().unwrap_or_default();
@@ -33,16 +33,17 @@ pub(crate) async fn keys_and_hash_keys(client: &Client, transcript: &mut Transcr
     }
 }
 
-/// The shard whose range holds the hash key.
+/// Returns the shard whose range contains the hash key.
 fn predict(shards: &[Shard], hash_key: u128) -> Option<&str> {
     let number = |text: &str| text.parse::<u128>().expect("a hash key");
-    let holds = |range: &HashKeyRange| {
+    let contains = |range: &HashKeyRange| {
         (number(range.starting_hash_key())..=number(range.ending_hash_key())).contains(&hash_key)
     };
-    shards.iter().find(|shard| shard.hash_key_range().is_some_and(holds)).map(Shard::shard_id)
+    shards.iter().find(|shard| shard.hash_key_range().is_some_and(contains)).map(Shard::shard_id)
 }
 
-/// Keys of one script and of several, the empty look-alikes, long ones; and both sides of every border.
+/// Creates entries with keys of several scripts, blank keys, control characters and long keys, and with explicit hash
+/// keys around every border.
 fn entries(borders: &[String]) -> Vec<PutRecordsRequestEntry> {
     let entry = |key: String| PutRecordsRequestEntry::builder().data(Blob::new("x")).partition_key(key);
     let scripts = ["user", "用户", "käyttäjä", "пользователь", "👤", "e\u{301}", " ", "\u{0}\t\n", "a\"b\\c"];

@@ -1,4 +1,4 @@
-//! Lists of shards, page by page, and what splits and merges make of them.
+//! Lists of shards in pages, and after splits and merges.
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::operation::list_shards::ListShardsOutput;
@@ -7,7 +7,7 @@ use aws_sdk_kinesis::types::{Shard, ShardFilter, ShardFilterType};
 
 use crate::transcript::{Transcript, create_stream, describe, until_active, verdict};
 
-/// Five shards in pages of two, and what can be combined with a token.
+/// Lists five shards in pages of two, and combines tokens with other parameters.
 pub(crate) async fn paging(client: &Client, transcript: &mut Transcript) {
     create_stream(client, "pages", 5).await;
     let mut page = client.list_shards().stream_name("pages").max_results(2).send().await.expect("a page");
@@ -30,7 +30,7 @@ pub(crate) async fn paging(client: &Client, transcript: &mut Transcript) {
         verdict(by_token().exclusive_start_shard_id("shardId-000000000001").send().await)
     });
     transcript.note("neither token nor stream", verdict(client.list_shards().send().await));
-    transcript.note("a token made up", verdict(client.list_shards().next_token("made up").send().await));
+    transcript.note("a made-up token", verdict(client.list_shards().next_token("made up").send().await));
     let by_name = || client.list_shards().stream_name("pages");
     transcript.note("MaxResults 0", verdict(by_name().max_results(0).send().await));
     transcript.note("MaxResults 10,000", verdict(by_name().max_results(10_000).send().await));
@@ -43,38 +43,38 @@ pub(crate) async fn paging(client: &Client, transcript: &mut Transcript) {
     transcript.note("the ARN", arn);
 }
 
-/// A split, a merge of one half with its neighbour, and a merge of what is left.
+/// Splits a shard, merges one half with its neighbor, and merges the other half.
 pub(crate) async fn resharding(client: &Client, transcript: &mut Transcript) {
     create_stream(client, "reshard", 3).await;
-    // Uneven, so that a service that halves the range would be found out.
+    // Uneven, so that a service that halves the range fails the test.
     let split = client.split_shard().stream_name("reshard").shard_to_split("shardId-000000000001");
     split.new_starting_hash_key("150000000000000000000000000000000000000").send().await.expect("a split");
     until_active(client, "reshard").await;
     note_shards(client, transcript, "after a split").await;
 
-    let merge = |shard: &'static str, neighbour: &'static str| {
-        client.merge_shards().stream_name("reshard").shard_to_merge(shard).adjacent_shard_to_merge(neighbour).send()
+    let merge = |shard: &'static str, neighbor: &'static str| {
+        client.merge_shards().stream_name("reshard").shard_to_merge(shard).adjacent_shard_to_merge(neighbor).send()
     };
     merge("shardId-000000000000", "shardId-000000000003").await.expect("a merge");
     until_active(client, "reshard").await;
     note_shards(client, transcript, "after a merge").await;
 
-    let upside_down = verdict(merge("shardId-000000000002", "shardId-000000000004").await);
-    transcript.note("a merge that names the upper shard first", upside_down);
+    let reversed = verdict(merge("shardId-000000000002", "shardId-000000000004").await);
+    transcript.note("a merge that names the upper shard first", reversed);
     merge("shardId-000000000004", "shardId-000000000002").await.expect("a merge");
     until_active(client, "reshard").await;
     note_shards(client, transcript, "after a second merge").await;
 
     for key in ["a", "b", "c", "d", "e", "f"] {
         let put = client.put_record().stream_name("reshard").partition_key(key).data(Blob::new("x"));
-        transcript.note(format!("shard of key {key}"), put.send().await.expect("a record is taken").shard_id());
+        transcript.note(format!("shard of key {key}"), put.send().await.expect("a record is accepted").shard_id());
     }
-    for (step, shard, neighbour) in [
+    for (step, shard, neighbor) in [
         ("merge of closed shards", "shardId-000000000000", "shardId-000000000001"),
         ("merge of a shard with itself", "shardId-000000000005", "shardId-000000000005"),
         ("merge with a missing shard", "shardId-000000000005", "shardId-000000000099"),
     ] {
-        transcript.note(step, verdict(merge(shard, neighbour).await));
+        transcript.note(step, verdict(merge(shard, neighbor).await));
     }
     let split = client.split_shard().stream_name("reshard").shard_to_split("shardId-000000000001");
     let split = split.new_starting_hash_key("150000000000000000000000000000000000000").send();
@@ -97,7 +97,7 @@ async fn note_shards(client: &Client, transcript: &mut Transcript, when: &str) {
     let first = first.send().await.expect("shards");
     transcript.note(format!("{when}: first page of AT_LATEST"), ids(&first));
     if let Some(token) = first.next_token() {
-        // The filter lives on in the token.
+        // The token contains the filter.
         let second = client.list_shards().next_token(token).send().await.expect("shards");
         transcript.note(format!("{when}: second page of AT_LATEST"), ids(&second));
     }

@@ -1,4 +1,4 @@
-//! What was asked and what was answered, in an order that does not depend on who answered.
+//! The steps of a conversation with a service and their answers, in an order that does not depend on the service.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::types::{Shard, StreamStatus};
 
-/// Steps and answers of one conversation with a service.
+/// The steps and the answers of one conversation with a service.
 #[derive(Debug, Default)]
 pub(crate) struct Transcript {
     lines: Vec<(String, String)>,
@@ -23,7 +23,8 @@ impl Transcript {
     }
 }
 
-/// `ok`, or the code of the error: messages are nobody's contract. The HTTP status where there is no code.
+/// Returns `ok` or the error's code, not its message, which is not part of the API. Without a code, returns the HTTP
+/// status.
 pub(crate) fn verdict<T, E>(result: Result<T, SdkError<E>>) -> String
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -38,13 +39,13 @@ where
     }
 }
 
-/// A new stream, once it is active.
+/// Creates a stream and waits until it is active.
 pub(crate) async fn create_stream(client: &Client, name: &str, shards: i32) {
     client.create_stream().stream_name(name).shard_count(shards).send().await.expect("a new stream");
     until_active(client, name).await;
 }
 
-/// Waits out a create, a split or a merge.
+/// Waits until a create, a split or a merge is done.
 pub(crate) async fn until_active(client: &Client, name: &str) {
     for _ in 0..200 {
         let summary = client.describe_stream_summary().stream_name(name).send().await.expect("a stream");
@@ -54,10 +55,10 @@ pub(crate) async fn until_active(client: &Client, name: &str) {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("{name} does not become active");
+    panic!("stream {name} is not active after 4 s");
 }
 
-/// A shard without its sequence numbers, which each service makes up by itself.
+/// Describes a shard without its sequence numbers, which differ between services.
 pub(crate) fn describe(shard: &Shard) -> String {
     let range = shard.hash_key_range().expect("a range");
     let sequence = shard.sequence_number_range().expect("a range");
