@@ -1,6 +1,6 @@
 //! Where puts wait while the producer, or their shard, is full.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -69,7 +69,7 @@ impl Drop for Front<'_> {
 
 /// The queues of puts that wait for one shard. A queue exists while a put waits in it.
 #[derive(Debug, Default)]
-pub(crate) struct ShardQueues(Mutex<HashMap<ShardName, Arc<WaitQueue>>>);
+pub(crate) struct ShardQueues(Mutex<BTreeMap<ShardName, Arc<WaitQueue>>>);
 
 impl ShardQueues {
     /// Whether no put waits for a shard.

@@ -198,8 +198,7 @@ impl<T> Stream<T> {
 
     /// Decides what a stored Kinesis record means for each of its user records.
     fn stored(&mut self, now: Instant, stored: Stored<T>, tally: &mut Tally, context: &mut Context<T>) {
-        let as_predicted = stored.record.shard.as_ref().is_none_or(|shard| shard.id == stored.stored_at.shard_id);
-        if as_predicted {
+        if self.is_stored_as_predicted(&stored) {
             if stored.record.shard.is_none() {
                 self.metadata.note_reachable(now);
             }
@@ -218,6 +217,17 @@ impl<T> Stream<T> {
             self.metadata.note_unknown_shard(now);
             self.keep_unverified(misrouted, context);
         }
+    }
+
+    fn is_stored_as_predicted(&self, stored: &Stored<T>) -> bool {
+        let Stored { record, stored_at } = stored;
+        let Some(predicted) = &record.shard else {
+            // The user records have one hash key, so they belong together, unless the stream ignores keys. A range shows it.
+            let range = self.metadata.map.range(&stored_at.shard_id).filter(|_| record.is_aggregated());
+            let hash_key = record.users.first().map(|packed| packed.user.entry.hash_key());
+            return range.zip(hash_key).is_none_or(|((first, last), hash_key)| first <= hash_key && hash_key <= last);
+        };
+        predicted.id == stored_at.shard_id
     }
 
     /// Accepts an aggregate whose user records all lie in the shard's range; retries all of them if one does not. The

@@ -20,6 +20,7 @@
 
 mod calendar;
 mod choices;
+mod companion;
 mod network;
 mod options;
 mod oracle;

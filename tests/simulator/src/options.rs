@@ -112,6 +112,8 @@ pub(crate) struct Service {
     pub(crate) describe_fails: u8,
     /// Other producers take most of the shards' throughput.
     pub(crate) others: bool,
+    /// Puts of a second producer of ours; without any, there is none.
+    pub(crate) companion_puts: usize,
     pub(crate) reshards: usize,
     /// Streams that are deleted and made again.
     pub(crate) rebirths: usize,
@@ -203,7 +205,13 @@ impl Work {
         // Few bytes make a small world, which a fuzzer runs often.
         let room = 1 + c.bytes_left() / 4;
         Self {
-            streams: if c.chance(100) { c.int(2..=5) } else { 1 },
+            streams: if c.chance(6) {
+                c.int(20..=120)
+            } else if c.chance(100) {
+                c.int(2..=5)
+            } else {
+                1
+            },
             shards: if c.chance(32) { c.int(20..=200) } else { c.int(1..=8) },
             keys: c.pick(&[Keys::Hot, Keys::Few, Keys::Distinct, Keys::Borders]),
             size_max,
@@ -223,7 +231,7 @@ impl Work {
 impl Settings {
     fn sample(c: &mut Choices<'_, '_>) -> Self {
         Self {
-            aggregation: c.chance(220),
+            aggregation: c.chance(200),
             aggregation_max_count: if c.chance(40) { c.pick(&[1, 2, 7]) } else { u32::MAX as usize },
             aggregation_max_size: c.pick(&[51_200, 51_200, 51_200, 2_000, 64]),
             collection_max_count: c.pick(&[500, 500, 3]),
@@ -278,8 +286,9 @@ impl Service {
             small_pages: c.chance(100),
             describe_fails: rate(c),
             others: c.chance(50),
+            companion_puts: if c.chance(40) { c.int(1..=40) } else { 0 },
             reshards,
-            rebirths: if c.chance(40) { c.int(1..=3) } else { 0 },
+            rebirths: if c.chance(60) { c.int(1..=3) } else { 0 },
             record_kib: if c.chance(40) { Some(c.pick(&[2, 1, 30])) } else { None },
             oversized_fails_alone: c.chance(128),
             auto: c.chance(20),

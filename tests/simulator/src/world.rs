@@ -15,6 +15,7 @@ use kpl_emulator::api::PutRecordsEntry;
 use self::requests::{Question, Then};
 use crate::calendar::Calendar;
 use crate::choices::Choices;
+use crate::companion::{self, Companion};
 use crate::options::{Ending, Options, ms};
 use crate::oracle::{Broken, Oracle};
 use crate::service::Service;
@@ -37,6 +38,7 @@ pub struct World<'u, 'b> {
     options: Options,
     now: Instant,
     subject: Box<dyn Subject>,
+    companion: Option<Companion>,
     service: Service,
     calendar: Calendar<Event>,
     oracle: Oracle,
@@ -64,6 +66,8 @@ enum Event {
     Create(usize),
     SwitchAuto,
     Others,
+    CompanionPut(Rng),
+    CompanionAnswered(u64, Answer),
     Outage,
     /// The producer is ticked though nothing is due.
     Spurious,
@@ -109,12 +113,15 @@ impl<'u, 'b> World<'u, 'b> {
             oracle.facts.late = options.callers.oversleep;
             oracle.facts.closes_at_once = false;
         }
-        let subject =
-            subject::make(level, config(&options, service.record_size_max()), START, &options.callers, choices.dice());
+        let config = config(&options, service.record_size_max());
+        let subject = subject::make(level, config.clone(), START, &options.callers, choices.dice());
+        let has_companion = options.service.companion_puts > 0;
+        let companion = has_companion.then(|| Companion::new(config, START, &options.callers, choices.dice()));
         Self {
             choices,
             now: START,
             subject,
+            companion,
             service,
             calendar: Calendar::default(),
             oracle,
@@ -157,19 +164,26 @@ impl<'u, 'b> World<'u, 'b> {
                 _ => false,
             });
             let wake = self.subject.next_wake();
-            if event == Instant::NEVER && wake == Instant::NEVER {
+            let companion_wake = self.companion.as_ref().map_or(Instant::NEVER, Companion::next_wake);
+            if event.min(wake).min(companion_wake) == Instant::NEVER {
                 if self.ended {
                     break;
                 }
                 // All has drained by itself, and the producer is idle.
+                if let Some(counts) = self.subject.counts() {
+                    Oracle::idle(&counts)?;
+                }
                 self.end(End::Close(Duration::MAX));
                 self.after(false)?;
                 continue;
             }
-            self.now = self.now.max(event.min(wake));
+            self.now = self.now.max(event.min(wake).min(companion_wake));
             self.jump();
             self.subject.advance(self.now);
-            self.after(wake <= self.now && event > self.now)?;
+            if let Some(companion) = &mut self.companion {
+                companion.advance(self.now);
+            }
+            self.after(wake <= self.now && event.min(companion_wake) > self.now)?;
             while let Some(event) = self.calendar.pop_due(self.now) {
                 self.happen(event)?;
                 self.after(false)?;
@@ -181,6 +195,9 @@ impl<'u, 'b> World<'u, 'b> {
         }
         let streams: Vec<_> = self.service.streams.iter().map(|stream| stream.name.clone()).collect();
         let counts = self.subject.counts();
+        if let Some(companion) = &self.companion {
+            companion.judge()?;
+        }
         self.oracle.judge(&self.service.kinesis, &streams, counts.as_ref(), self.closed)
     }
 
@@ -216,6 +233,10 @@ impl<'u, 'b> World<'u, 'b> {
                 calendar.put_down(START + ms(100 * n as u64), Event::Others);
             }
         }
+        for _ in 0..options.service.companion_puts {
+            let at = START + c.up_to(length);
+            calendar.put_down(at, Event::CompanionPut(c.dice()));
+        }
         calendar.put_down(START + length, Event::Heal);
     }
 
@@ -233,6 +254,12 @@ impl<'u, 'b> World<'u, 'b> {
         self.subject.settle();
         while let Some(effect) = self.subject.effect() {
             self.carry_out(effect)?;
+        }
+        if let Some(companion) = &mut self.companion {
+            let (now, calendar) = (self.now, &mut self.calendar);
+            companion.settle(now, &mut self.service, &mut self.choices, |id, answer| {
+                calendar.put_down(now + companion::LATENCY, Event::CompanionAnswered(id, answer));
+            });
         }
         let (counts, next_wake) = (self.subject.counts(), self.subject.next_wake());
         self.oracle.step(self.now, woken, counts.as_ref(), next_wake)
@@ -272,6 +299,17 @@ impl<'u, 'b> World<'u, 'b> {
                 note!(self.trace, self.now, "stream s{}: keys are ignored: {}", stream, auto);
             }
             Event::Others if !self.healed => self.service.others(self.now),
+            Event::CompanionPut(mut dice) => {
+                let stream = self.service.streams[dice.usize(0..self.options.work.streams)].name.clone();
+                if let Some(companion) = &mut self.companion {
+                    companion.put(&stream, &mut dice);
+                }
+            }
+            Event::CompanionAnswered(id, answer) => {
+                if let Some(companion) = &mut self.companion {
+                    companion.answer(id, answer);
+                }
+            }
             Event::Outage if !self.healed => {
                 self.out_until = self.now + self.choices.up_to(self.options.network.outage_max);
                 note!(self.trace, self.now, "nothing arrives until {:?}", self.out_until);
@@ -323,6 +361,9 @@ impl<'u, 'b> World<'u, 'b> {
     fn end(&mut self, end: End) {
         note!(self.trace, self.now, "the producer ends: {}", format!("{end:?}"));
         self.ended = true;
+        if let Some(companion) = &mut self.companion {
+            companion.close();
+        }
         self.dropped |= matches!(end, End::Drop);
         let gives_up_at = match end {
             End::Close(within) => self.now + within,

@@ -15,6 +15,8 @@ mod pace;
 mod progress;
 mod questions;
 mod resolved_once;
+mod start;
+mod stream_pace;
 mod time_to_live;
 
 use std::collections::BTreeSet;
@@ -126,6 +128,8 @@ struct StreamFacts {
     deleted_at: Option<Instant>,
     /// When it was put to first, or again after it was idle for so long that it was retired.
     started_at: Instant,
+    /// How often it was started.
+    starts: u32,
     /// When it was put to, or a record of it was resolved, last.
     last_used: Instant,
     /// Records accepted and not resolved, and their bytes.
@@ -144,6 +148,8 @@ struct StreamFacts {
     throttled: bool,
     /// Nothing has happened, or will, that makes the producer's shards other than the service's.
     steady: bool,
+    /// The number of its shards does not change.
+    has_fixed_shards: bool,
 }
 
 /// After this time without a record, a stream is retired: its next record starts it anew.
@@ -152,13 +158,20 @@ const RETIRED_AFTER: Duration = Duration::from_secs(300);
 impl StreamFacts {
     /// A record of the stream is accepted.
     fn used(&mut self, now: Instant, size: usize) {
+        self.touched(now);
+        self.last_used = now;
+        self.outstanding = (self.outstanding.0 + 1, self.outstanding.1 + size);
+    }
+
+    /// A record is put, and may still be refused: the stream is started if it is not there.
+    fn touched(&mut self, now: Instant) {
         let is_anew = self.outstanding.0 == 0 && now.saturating_since(self.last_used) >= RETIRED_AFTER;
         if is_anew || self.started_at == Instant::NEVER {
             self.started_at = now;
+            self.starts += 1;
             [self.described_at, self.list_settled_at] = self.answered_at_start;
+            self.last_used = now;
         }
-        self.last_used = now;
-        self.outstanding = (self.outstanding.0 + 1, self.outstanding.1 + size);
     }
 }
 
@@ -217,6 +230,7 @@ pub(crate) struct Oracle {
     pace: pace::Pace,
     progress: progress::Progress,
     questions: questions::Questions,
+    stream_pace: stream_pace::StreamPace,
     pub(crate) taken: u64,
     pub(crate) succeeded: u64,
     failed: u64,
@@ -236,6 +250,7 @@ impl Oracle {
         let stream = || StreamFacts {
             deleted_at: None,
             started_at: Instant::NEVER,
+            starts: 0,
             last_used: Instant::from_nanos(0),
             outstanding: (0, 0),
             answered_at_start: [summary_at, shards_at],
@@ -245,6 +260,7 @@ impl Oracle {
             blind: 0,
             throttled: false,
             steady,
+            has_fixed_shards: service.reshards == 0 && service.rebirths == 0,
         };
         let facts = Facts {
             late: Duration::ZERO,
@@ -271,6 +287,7 @@ impl Oracle {
             pace: pace::Pace::new(options),
             progress: progress::Progress::default(),
             questions: questions::Questions::new(options.work.streams),
+            stream_pace: stream_pace::StreamPace::new(options.work.streams),
             taken: 0,
             succeeded: 0,
             failed: 0,
@@ -322,6 +339,9 @@ impl Oracle {
         let put = self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))?;
         resolved_once::decided(put, ticket, State::Refused)?;
         as_put::given_back(put, ticket, record)?;
+        if refusal == Refusal::TooLarge {
+            self.facts.streams[put.stream].touched(now);
+        }
         caps::refused(&self.facts, now, put, refusal)
     }
 
@@ -398,8 +418,11 @@ impl Oracle {
         self.facts.under_way += 1;
         self.progress.effect();
         caps::sent(&self.facts, records)?;
+        start::sent(&self.facts, now, stream)?;
         self.latency.sent(&self.facts, now, stream, records);
-        self.pace.sent(&self.facts, now, stream, records, self.latency.was_capped(), shards)
+        let was_capped = self.latency.was_capped();
+        self.stream_pace.sent(&self.facts, now, stream, records, was_capped, &|| shards().len())?;
+        self.pace.sent(&self.facts, now, stream, records, was_capped, shards)
     }
 
     /// A request that was sent at `sent` is answered, or nobody waits for its answer any more.
@@ -492,6 +515,11 @@ impl Oracle {
             resolved_once::step(&self.facts, now, counts)?;
         }
         Ok(())
+    }
+
+    /// The producer is idle for good.
+    pub(crate) fn idle(counts: &Counts) -> Kept {
+        progress::idle(counts)
     }
 
     /// Nothing is to come any more: judges the run as a whole.

@@ -3,6 +3,7 @@ use std::time::Duration;
 use kpl_core::Instant;
 
 use super::{Facts, Kept, broken};
+use crate::subject::Counts;
 
 const PROMISE: &str = "the next tick always makes progress, and idle costs nothing";
 
@@ -16,6 +17,14 @@ const DRAIN_MAX: Duration = Duration::from_secs(150);
 
 /// After its last record, a stream is retired within this time, and nothing wakes the producer any more.
 const RETIRED_BY: Duration = Duration::from_secs(330);
+
+/// A producer that nothing will wake any more keeps no memory for its streams.
+pub(super) fn idle(counts: &Counts) -> Kept {
+    match counts.streams {
+        Some(streams) if streams > 0 && counts.records == 0 => broken!("{streams} streams take memory for good"),
+        _ => Ok(()),
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Progress {

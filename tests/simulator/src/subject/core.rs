@@ -162,6 +162,7 @@ impl Subject for CoreSubject {
             in_flight: Some(self.core.requests_in_flight()),
             oldest: self.core.oldest_put().or(self.buffers.iter().filter_map(PutBuffer::oldest_put).min()),
             waiting: 0,
+            streams: Some(self.core.streams()),
             stats,
         })
     }

@@ -147,6 +147,7 @@ impl Subject for DriverSubject {
             in_flight: None,
             oldest: producer.oldest_record_age().map(|age| Instant::from_nanos(before(age))),
             waiting: lock(&self.mail.0).waiting_puts,
+            streams: None,
             stats: producer.stats(),
         })
     }

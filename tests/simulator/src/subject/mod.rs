@@ -130,6 +130,8 @@ pub(crate) struct Counts {
     pub(crate) oldest: Option<Instant>,
     /// Puts that wait for room.
     pub(crate) waiting: usize,
+    /// The number of streams that take memory; `None` at a level that does not tell.
+    pub(crate) streams: Option<usize>,
     pub(crate) stats: Stats,
 }
 

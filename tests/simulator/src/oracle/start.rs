@@ -1,0 +1,17 @@
+use kpl_core::Instant;
+
+use super::{Facts, Kept, broken};
+
+const PROMISE: &str = "records wait for their first shard list until it is there, it is refused for good, or \
+                       start_timeout has passed";
+
+/// Judged until a stream is retired for the first time, and where the clock is exact.
+pub(super) fn sent(facts: &Facts, now: Instant, stream: usize) -> Kept {
+    let about = &facts.streams[stream];
+    let is_settled = about.list_settled_at <= now || about.starts > 1;
+    let ends_at = about.started_at + facts.start_wait();
+    if is_settled || ends_at <= now || !facts.late.is_zero() {
+        return Ok(());
+    }
+    broken!("a request is sent at {now:?}, and without a shard list records wait until {ends_at:?}")
+}
