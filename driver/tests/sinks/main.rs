@@ -20,7 +20,7 @@ use kpl_core::{Config, Delivery, RequestError, UserRecord};
 use kpl_driver::metrics::{MetricsLevel, MetricsReport, MetricsSink};
 use tokio::time::sleep;
 
-use rig::{Fate, Service, ms};
+use rig::{Behavior, Service, ms};
 
 const SHARDS: u128 = 3;
 
@@ -29,14 +29,14 @@ async fn drive(sink: impl MetricsSink) -> MetricsReport {
     let throttles = Arc::new(AtomicBool::new(true));
     let for_service = throttles.clone();
     let service = Service::new(move |request| match request {
-        0 | 3 => Fate::Throttle,
-        1 => Fate::Fail(RequestError::new(Delivery::NotSent, "ConnectFailure", "refused")),
-        6 => Fate::Fail(RequestError::new(Delivery::Refused, "ResourceNotFoundException", "gone")),
+        0 | 3 => Behavior::Throttle,
+        1 => Behavior::Fail(RequestError::new(Delivery::NotSent, "ConnectFailure", "refused")),
+        6 => Behavior::Fail(RequestError::new(Delivery::Refused, "ResourceNotFoundException", "gone")),
         // What is put now expires.
-        12.. if for_service.load(Ordering::Relaxed) => Fate::Throttle,
-        n => Fate::Store(ms(7 * n as u64)),
+        12.. if for_service.load(Ordering::Relaxed) => Behavior::Throttle,
+        n => Behavior::Store(ms(7 * n as u64)),
     })
-    .of_shards(SHARDS);
+    .with_shards(SHARDS);
     let producer = service.producer(
         Config::builder()
             .metrics_level(MetricsLevel::Detailed)
