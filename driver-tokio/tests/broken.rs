@@ -319,7 +319,7 @@ found! {
     a_sleep_that_overflows_is_found SleepOverflows says "the end of time";
     a_sleep_with_a_cap_is_found SleepIsCapped says "never ends before its deadline";
     a_sleep_that_keeps_its_first_waker_is_found SleepKeepsItsFirstWaker says "wakes the task that polled it last";
-    a_spawn_that_runs_inline_is_found SpawnRunsInline says "comes back at once";
+    a_spawn_that_runs_inline_is_found SpawnRunsInline says "returns at once";
     a_spawn_that_needs_a_runtime_is_found SpawnNeedsARuntime says "`spawn` works from any thread";
     a_spawn_that_drops_what_waits_is_found SpawnDropsWhatWaits says "runs to its end";
     a_spawn_that_runs_one_by_one_is_found SpawnRunsOneByOne says "side by side";
@@ -337,7 +337,7 @@ fn a_client_that_believes_any_authority_is_found() {
 #[test]
 fn a_client_that_takes_all_errors_for_refusals_is_found() {
     let said = said(|| conformance::http_client(&BrokenClient::<TAKES_ALL_ERRORS_FOR_REFUSALS>::default()));
-    assert!(said.contains("a time-out and a lost answer"), "{said}");
+    assert!(said.contains("a timeout and a lost reply"), "{said}");
 }
 
 #[test]

@@ -36,7 +36,7 @@ const LARGE: &str = "bodies of megabytes arrive";
 const PIECES: &str = "a reply in pieces is reassembled; a reply that is cut off is an error";
 const REDIRECTS: &str = "redirects are not followed (the signature is valid for one host only)";
 const KEPT_ALIVE: &str = "connections are reused";
-const DELIVERY: &str = "a refused connection is not ambiguous; a time-out and a lost answer are";
+const DELIVERY: &str = "a refused connection is not ambiguous; a timeout and a lost reply are";
 const CA_BUNDLE: &str = "`http_client` refuses a CA bundle without a certificate";
 
 /// Creates a client as a producer does.

@@ -29,7 +29,7 @@ pub(super) fn check<R: Runtime>(runtime: &R) {
 }
 
 const CONCURRENT: &str =
-    "`spawn` runs the future concurrently with its caller and comes back at once (the drive loop spawns requests)";
+    "`spawn` runs the future concurrently with its caller and returns at once (the drive loop spawns requests)";
 const ANY_THREAD: &str = "`spawn` works from any thread, inside the runtime and outside";
 const TO_THE_END: &str = "a spawned future runs to its end without a handle that holds or awaits it";
 const SIDE_BY_SIDE: &str = "spawned futures run side by side: a waiting future does not block others";
