@@ -91,10 +91,12 @@ counters! {
     "user_records.expired" RECORDS, UserRecordExpired Sum, "User records whose time-to-live expired.";
     "user_records.retries" Counts::Items("attempt"), RetriesPerRecord Sum,
         "Attempts after the first, of user records that were resolved.";
-    "user_records.attempts" Counts::Items("attempt"), BufferingTime Count, "Attempts of user records that were resolved.";
+    "user_records.attempts" Counts::Items("attempt"), BufferingTime Count,
+        "Attempts of user records that were resolved.";
     "user_records.waiting_time" Counts::Time, BufferingTime Sum,
         "Total time that user records waited before their attempts.";
-    "user_records.sent" RECORDS, UserRecordsPerKinesisRecord Sum, "User records in requests, counted each time they are sent.";
+    "user_records.sent" RECORDS, UserRecordsPerKinesisRecord Sum,
+        "User records in requests, counted each time they are sent.";
     "kinesis_records.sent" RECORDS, UserRecordsPerKinesisRecord Count,
         "Kinesis records in requests, counted each time they are sent.";
     "kinesis_records.put" RECORDS, KinesisRecordsPut Sum, "Kinesis records stored.";
