@@ -14,7 +14,7 @@ pub struct InMemorySink {
 }
 
 impl InMemorySink {
-    /// Creates a sink that keeps at reports_max `reports_max` reports. Above it, the oldest is dropped.
+    /// Creates a sink that keeps at most `reports_max` reports. Above it, the oldest is dropped.
     pub fn new(reports_max: usize) -> Self {
         Self { reports: Mutex::default(), reports_max }
     }
