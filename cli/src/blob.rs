@@ -1,21 +1,21 @@
-//! An aggregated record as text or as it is, for `encode` and `decode`.
+//! Aggregated records as raw bytes or as text, for `encode` and `decode`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// How a blob is written.
+/// The format of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// The bytes themselves
+    /// Raw bytes
     Raw,
-    /// Two hexadecimal digits a byte
+    /// Two hexadecimal digits per byte
     Hex,
-    /// As the AWS command line shows data
+    /// As the AWS CLI prints data
     Base64,
 }
 
 impl Format {
-    /// The blob as it is written; text ends in a newline.
+    /// Returns the blob in this format. Text ends in a newline.
     pub(crate) fn write(self, blob: Vec<u8>) -> Vec<u8> {
         match self {
             Self::Raw => blob,
@@ -27,9 +27,11 @@ impl Format {
         }
     }
 
-    /// Reads a blob. White space in text does not count.
+    /// Parses a blob. White space in text is ignored.
     ///
-    /// An error says what is wrong at which byte of the input.
+    /// # Errors
+    ///
+    /// A message with the byte offset in the input.
     pub(crate) fn read(self, input: Vec<u8>) -> Result<Vec<u8>, String> {
         match self {
             Self::Raw => Ok(input),
@@ -61,16 +63,16 @@ fn read_hex(input: &[u8]) -> Result<Vec<u8>, String> {
 fn read_base64(input: &[u8]) -> Result<Vec<u8>, String> {
     use base64::DecodeError::{InvalidByte, InvalidLastSymbol, InvalidLength, InvalidPadding};
     let text: Vec<u8> = input.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    // Offsets of the decoder do not count white space; those of an error do.
-    let place = |at: usize| {
-        let mut places = input.iter().enumerate().filter(|(_, byte)| !byte.is_ascii_whitespace());
-        places.nth(at).map_or(input.len(), |(offset, _)| offset)
+    // The decoder does not count white space, but the offset in the message does.
+    let offset_of = |at: usize| {
+        let mut offsets = input.iter().enumerate().filter(|(_, byte)| !byte.is_ascii_whitespace());
+        offsets.nth(at).map_or(input.len(), |(offset, _)| offset)
     };
     STANDARD.decode(&text).map_err(|error| match error {
-        InvalidByte(at, b'=') => format!("at byte {} of the input: base64 padding where it cannot be", place(at)),
-        InvalidByte(at, byte) => format!("at byte {} of the input: {} is not base64", place(at), show(byte)),
+        InvalidByte(at, b'=') => format!("at byte {} of the input: base64 padding in a wrong place", offset_of(at)),
+        InvalidByte(at, byte) => format!("at byte {} of the input: {} is not base64", offset_of(at), show(byte)),
         InvalidLastSymbol(at, byte) => {
-            format!("at byte {} of the input: {} cannot be the last character of base64", place(at), show(byte))
+            format!("at byte {} of the input: {} cannot be the last character of base64", offset_of(at), show(byte))
         }
         InvalidLength(_) | InvalidPadding => {
             format!("at byte {}, the end of the input: base64 ends within a group of four characters", input.len())
@@ -78,7 +80,7 @@ fn read_base64(input: &[u8]) -> Result<Vec<u8>, String> {
     })
 }
 
-/// A byte of text, as a reader can recognise it.
+/// Returns a printable form of a byte.
 fn show(byte: u8) -> String {
     if byte.is_ascii_graphic() { format!("{:?}", char::from(byte)) } else { format!("byte 0x{byte:02X}") }
 }
@@ -88,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_format_goes_there_and_back() {
+    fn every_format_round_trips() {
         let blob: Vec<u8> = (0..=255).collect();
         for format in [Format::Raw, Format::Hex, Format::Base64] {
             let written = format.write(blob.clone());

@@ -1,4 +1,4 @@
-//! `kpl encode` and `kpl decode`: user records to one aggregated record, and back.
+//! `kpl encode` and `kpl decode`: convert user records to one aggregated record, and back.
 
 use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
@@ -16,31 +16,31 @@ use serde::{Deserialize, Serialize};
 use crate::blob::Format;
 use crate::exit::{self, BadInput};
 
-/// Packs user records into one aggregated record.
+/// Encodes user records as one aggregated record.
 ///
-/// Reads one JSON object a line: {"partition_key": "user-1", "explicit_hash_key": null, "data": "aGVsbG8="}. The
-/// explicit hash key is a decimal number in a string, or null, or left out; the data are base64.
+/// Reads one JSON object per line: {"partition_key": "user-1", "explicit_hash_key": null, "data": "aGVsbG8="}. The
+/// explicit hash key is a decimal number in a string, or null, or absent; the data are base64.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  \
     echo '{\"partition_key\": \"user-1\", \"data\": \"aGVsbG8=\"}' | kpl encode | kpl decode")]
 pub(crate) struct EncodeArgs {
-    /// The file to read; standard input if there is none, or `-`
+    /// The file to read; `-` or no file means standard input
     file: Option<PathBuf>,
-    /// How the aggregated record is written
+    /// Format of the aggregated record
     #[arg(long, value_enum, default_value = "base64")]
     format: Format,
 }
 
-/// Takes an aggregated record apart.
+/// Decodes an aggregated record into its user records.
 ///
-/// Writes one JSON object a line, as `kpl encode` reads them.
+/// Writes one JSON object per line, in the format that `kpl encode` reads.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: what the AWS command line reads from a shard\n  \
+#[command(after_help = "Example: decode the output of the AWS CLI\n  \
     aws kinesis get-records --shard-iterator … --query 'Records[0].Data' --output text | kpl decode")]
 pub(crate) struct DecodeArgs {
-    /// The file to read; standard input if there is none, or `-`
+    /// The file to read; `-` or no file means standard input
     file: Option<PathBuf>,
-    /// How the aggregated record is written
+    /// Format of the aggregated record
     #[arg(long, value_enum, default_value = "base64")]
     format: Format,
 }
@@ -65,7 +65,7 @@ pub(crate) fn encode(args: &EncodeArgs) -> anyhow::Result<ExitCode> {
         }
     }
     if records.is_empty() {
-        return Err(BadInput("the input has no user record, and an aggregated record has at least one".into()).into());
+        return Err(BadInput("the input has no user record, but an aggregated record has at least one".into()).into());
     }
     exit::print(&args.format.write(codec::encode(&records)))?;
     Ok(ExitCode::SUCCESS)
@@ -74,7 +74,7 @@ pub(crate) fn encode(args: &EncodeArgs) -> anyhow::Result<ExitCode> {
 fn parse_record(line: &[u8]) -> Result<AggregatedUserRecord, String> {
     let json: JsonRecord = serde_json::from_slice(line).map_err(|error| json_error(&error))?;
     let data = STANDARD.decode(&json.data).map_err(|error| format!("data is not base64: {error}"))?;
-    // The rules for keys are the producer's own. The stream is any.
+    // Checks keys as the producer does. The stream does not matter.
     let record = UserRecord::new("any", json.partition_key, data);
     let record = UserRecord { explicit_hash_key: json.explicit_hash_key, ..record };
     let prepared = record.prepare().map_err(|error| error.to_string())?;
@@ -87,7 +87,7 @@ fn parse_record(line: &[u8]) -> Result<AggregatedUserRecord, String> {
     })
 }
 
-/// Each line is a document of its own, so the parser's line number would only confuse.
+/// Each line is a separate document, so the parser's line number is left out.
 fn json_error(error: &serde_json::Error) -> String {
     let place = format!(" at line {} column {}", error.line(), error.column());
     let message = error.to_string();
@@ -102,7 +102,7 @@ pub(crate) fn decode(args: &DecodeArgs) -> anyhow::Result<ExitCode> {
     open(args.file.as_deref())?.read_to_end(&mut input).context("cannot read the input")?;
     let blob: Bytes = args.format.read(input).map_err(BadInput)?.into();
     let records = codec::decode(blob.clone()).map_err(|error| {
-        let plain = if error.kind.is_plain_record() { ": this is a plain record, or none of Kinesis" } else { "" };
+        let plain = if error.kind.is_plain_record() { ": this is a plain record, or not a Kinesis record" } else { "" };
         BadInput(format!("not an aggregated record: at byte {} of {}: {}{plain}", error.offset, blob.len(), error.kind))
     })?;
     let mut out = Vec::new();
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_a_user_record() {
+    fn line_is_a_user_record() {
         let record = parse_record(br#"{"partition_key": "a", "explicit_hash_key": "42", "data": "aGVsbG8="}"#).unwrap();
         let expected =
             AggregatedUserRecord { partition_key: "a".into(), explicit_hash_key: Some(42), data: "hello".into() };
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_line_is_said() {
+    fn invalid_line_is_an_error_with_its_reason() {
         assert_eq!(error("{"), "at byte 0: EOF while parsing an object");
         assert!(error(r#"{"data": ""}"#).contains("missing field `partition_key`"));
         assert!(error(r#"{"partition_key": "a", "dta": ""}"#).contains("unknown field `dta`"));

@@ -1,4 +1,4 @@
-//! The way to the service: region, endpoint, credentials, TLS.
+//! The connection to the service: region, endpoint, credentials, TLS.
 
 use std::path::PathBuf;
 
@@ -10,38 +10,38 @@ use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use clap::Args;
 use kpl_tokio::http_client;
 
-/// What the AWS SDK finds in the environment and in profiles counts, unless an option says otherwise.
+/// Options that override what the AWS SDK finds in the environment and in profiles.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct Connection {
     /// The AWS region
     #[arg(long)]
     region: Option<String>,
-    /// Another service than AWS: an emulator, kinesis-mock, LocalStack, a VPC endpoint
+    /// Use this endpoint instead of the AWS default: an emulator, kinesis-mock, LocalStack, a VPC endpoint
     #[arg(long, value_name = "URL")]
     endpoint_url: Option<String>,
     /// The profile in ~/.aws
     #[arg(long)]
     profile: Option<String>,
-    /// Sign with invented credentials, for services that do not look at them (region: us-east-1 unless given)
+    /// Sign with dummy credentials, for services that do not check them (default region: us-east-1)
     #[arg(long, conflicts_with = "profile")]
     dummy_credentials: bool,
-    /// Trust the certificate authorities in this PEM file, too
+    /// Also trust the certificate authorities in this PEM file
     #[arg(long, value_name = "FILE", env = "AWS_CA_BUNDLE")]
     ca_bundle: Option<PathBuf>,
-    /// Trust any certificate: whoever sits in between can read and change everything
+    /// Trust any certificate: an attacker on the network can read and change all data
     #[arg(long)]
     dangerous_without_certificate_verification: bool,
 }
 
 impl Connection {
-    /// To an emulator on this machine.
+    /// Returns the connection to an emulator on this machine.
     pub(crate) fn to_emulator(url: String) -> Self {
         Self { endpoint_url: Some(url), dummy_credentials: true, ..Self::default() }
     }
 
-    /// A client, with the SDK's retries. Region and credentials are looked up here, so that a run without them ends
-    /// before it has begun, and not with a failure for each line.
+    /// Returns a client with the SDK's retries. Looks up region and credentials, so that a run without them fails here
+    /// and not for each line.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         let sdk_config = self.sdk_config().await?;
         if sdk_config.region().is_none() {
@@ -50,7 +50,7 @@ impl Connection {
         let provider = sdk_config.credentials_provider().ok_or_else(|| anyhow!("no AWS credentials are set"))?;
         if let Err(error) = provider.provide_credentials().await {
             let hint = if self.endpoint_url.is_some() {
-                "for a service that does not look at them, give --dummy-credentials; else "
+                "for a service that does not check them, give --dummy-credentials; otherwise "
             } else {
                 ""
             };
@@ -75,11 +75,11 @@ impl Connection {
         };
         let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http_client);
         if let Some(url) = &self.endpoint_url {
-            let sound = url
+            let is_valid = url
                 .strip_prefix("http://")
                 .or_else(|| url.strip_prefix("https://"))
                 .is_some_and(|rest| !rest.is_empty());
-            anyhow::ensure!(sound, "--endpoint-url is {url:?}, but must begin with http:// or https://");
+            anyhow::ensure!(is_valid, "--endpoint-url is {url:?}, but must begin with http:// or https://");
             loader = loader.endpoint_url(url);
         }
         if let Some(region) = &self.region {
@@ -98,12 +98,12 @@ impl Connection {
     }
 }
 
-/// A stream's name and ARN, one of them: how every request names it.
+/// Returns the `StreamName` and `StreamARN` of a request. One of them is set.
 pub(crate) fn target(stream: &str) -> (Option<String>, Option<String>) {
     if stream.starts_with("arn:") { (None, Some(stream.to_owned())) } else { (Some(stream.to_owned()), None) }
 }
 
-/// What a call failed by, in a line: the service's own words, or the SDK's with all that caused it.
+/// Returns an error in one line: the service's code and message, or the SDK's error with its causes.
 pub(crate) fn explain<E, R>(error: &SdkError<E, R>) -> String
 where
     E: std::error::Error + ProvideErrorMetadata + 'static,
@@ -115,7 +115,7 @@ where
     }
 }
 
-/// An error with all that caused it, each said once.
+/// Returns an error with its causes, without repetitions.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut next = error.source();

@@ -1,4 +1,4 @@
-//! `kpl emulator`: Kinesis on this machine, with faults to switch on.
+//! `kpl emulator`: emulates Kinesis on this machine, with faults if requested.
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
@@ -11,52 +11,52 @@ use kpl_emulator::{Emulator, Faults, OperationFault, Options, Server, ServiceErr
 use crate::exit;
 use crate::interrupts::Interrupts;
 
-/// Serves an emulator of Kinesis until Ctrl-C. It keeps all records in memory.
+/// Serves an emulator of Kinesis until Ctrl-C. Keeps all records in memory.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  kpl emulator --stream events:4 --latency 20ms --throttle-rate 0.01")]
 pub(crate) struct EmulatorArgs {
     /// The address to listen on
     #[arg(long, default_value = "127.0.0.1")]
     host: IpAddr,
-    /// The port to listen on; 0 for a free one
+    /// The port to listen on; 0 selects a free port
     #[arg(long, default_value_t = 4567)]
     port: u16,
-    /// A stream to create, and how many shards it has (repeatable)
+    /// A stream to create, and its number of shards (repeatable)
     #[arg(long = "stream", value_name = "NAME:SHARDS", value_parser = stream)]
     streams: Vec<(String, u32)>,
-    /// Shards take any number of records and bytes a second
+    /// Do not limit the records and bytes per second of shards
     #[arg(long)]
     no_limits: bool,
     #[command(flatten)]
     faults: FaultArgs,
 }
 
-/// What goes wrong with puts.
+/// Options of the faults.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Faults of puts (rates from 0 to 1; durations such as 20ms)")]
 struct FaultArgs {
-    /// Records refused with ProvisionedThroughputExceededException
+    /// Rate of records that fail with ProvisionedThroughputExceededException
     #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = rate)]
     throttle_rate: f64,
-    /// Records refused with InternalFailure
+    /// Rate of records that fail with InternalFailure
     #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = rate)]
     internal_failure_rate: f64,
-    /// Requests answered with HTTP 500
+    /// Rate of requests that fail with HTTP 500 and have no effect
     #[arg(long = "http-500-rate", value_name = "RATE", default_value_t = 0.0, value_parser = rate)]
     http_500_rate: f64,
-    /// Requests whose records are stored and whose reply is lost
+    /// Rate of requests whose records are stored and whose reply is lost
     #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = rate)]
     drop_reply_rate: f64,
     /// Time from a request to its reply
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     latency: Duration,
-    /// Further time, by chance from zero to this
+    /// Maximum of an additional random time
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     latency_jitter: Duration,
-    /// The operation is slow, such as ListShards=400ms (repeatable)
+    /// Time from a request of this operation to its reply, such as ListShards=400ms (repeatable)
     #[arg(long, value_name = "OPERATION=TIME", value_parser = slow)]
     slow: Vec<(&'static str, Duration)>,
-    /// The operation is refused with AccessDeniedException, such as ListShards (repeatable)
+    /// Operation that fails with AccessDeniedException, such as ListShards (repeatable)
     #[arg(long, value_name = "OPERATION", value_parser = operation)]
     deny: Vec<&'static str>,
     /// Seed of the faults
@@ -74,19 +74,19 @@ pub(crate) async fn run(args: EmulatorArgs) -> anyhow::Result<ExitCode> {
     let mut interrupts = Interrupts::listen()?;
     let addr = SocketAddr::new(args.host, args.port);
     let server = Server::bind(addr, &emulator, None).await.with_context(|| format!("cannot listen on {addr}"))?;
-    // The URL comes first, in a line of its own, for programs.
+    // Programs read the URL from the first line.
     let stream = args.streams.first().map_or("NAME", |(name, _)| name);
     let url = server.url();
     let greeting = format!(
-        "{url}\n\nTo put into it:\n  kpl put --endpoint-url {url} --dummy-credentials --stream {stream} FILE\n"
+        "{url}\n\nTo put records:\n  kpl put --endpoint-url {url} --dummy-credentials --stream {stream} FILE\n"
     );
     exit::print(greeting.as_bytes())?;
-    interrupts.reached(1).await;
+    interrupts.wait_for(1).await;
     server.stop().await;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Creates a stream that the command line asks for.
+/// Creates a stream.
 pub(crate) fn create_stream(emulator: &Emulator, name: &str, shards: u32) -> anyhow::Result<()> {
     let created = emulator.create_stream(name, shards);
     created.with_context(|| format!("cannot create the stream {name:?} with {shards} shards"))
@@ -116,7 +116,7 @@ fn stream(text: &str) -> Result<(String, u32), String> {
     Ok((name.to_owned(), count))
 }
 
-/// Operations that the faults of single operations are for.
+/// The operations that `--slow` and `--deny` accept.
 const OPERATIONS: [&str; 3] = ["DescribeStreamSummary", "ListShards", "PutRecords"];
 
 fn operation(text: &str) -> Result<&'static str, String> {

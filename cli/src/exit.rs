@@ -1,19 +1,19 @@
-//! How the program ends: statuses, and writing to a pipe that somebody has closed.
+//! Exit statuses and output, which may go to a closed pipe.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
-/// A line failed, or the verification did.
+/// The exit status if a line, the input, or the verification failed.
 pub(crate) const FAILED: u8 = 1;
 
-/// Wrong use, or something that the work needs cannot be had. clap ends with the same.
-const SETUP: u8 = 2;
+/// The exit status for wrong usage or a failed setup. clap uses the same.
+const SETUP_FAILED: u8 = 2;
 
-/// Ended by a second Ctrl-C, as shells say it: 128 and the signal's number.
+/// The exit status after a second Ctrl-C: 128 plus the signal's number, as in shells.
 pub(crate) const INTERRUPTED: u8 = 130;
 
-/// Input that is not what it should be: no fault of the command line.
+/// Invalid input, as opposed to wrong usage.
 #[derive(Debug)]
 pub(crate) struct BadInput(pub(crate) String);
 
@@ -25,21 +25,21 @@ impl fmt::Display for BadInput {
 
 impl std::error::Error for BadInput {}
 
-/// Says what went wrong, and gives the status for it.
+/// Prints an error, and returns its exit status.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) {
-        return ExitCode::SUCCESS; // the reader has what it wanted
+        return ExitCode::SUCCESS; // the reader of standard output needs no more
     }
-    say(&format!("{error:#}"));
-    ExitCode::from(if error.is::<BadInput>() { FAILED } else { SETUP })
+    print_message(&format!("{error:#}"));
+    ExitCode::from(if error.is::<BadInput>() { FAILED } else { SETUP_FAILED })
 }
 
-/// Writes a line about the run to standard error. If nobody can hear it, the work goes on.
-pub(crate) fn say(line: &str) {
+/// Prints a message to standard error. Ignores errors, so that the run goes on.
+pub(crate) fn print_message(line: &str) {
     let _ = writeln!(io::stderr(), "kpl: {line}");
 }
 
-/// Writes the result to standard output.
+/// Prints the result to standard output.
 pub(crate) fn print(out: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(out)?;

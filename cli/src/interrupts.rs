@@ -1,16 +1,16 @@
-//! Ctrl-C, and how often.
+//! Counts Ctrl-C and SIGTERM.
 
 use std::future::pending;
 use std::io;
 
 use tokio::sync::watch;
 
-/// Counts the signals that ask the program to end: Ctrl-C, and SIGTERM, by which containers are stopped.
+/// The number of signals to end the program: Ctrl-C, and SIGTERM, which stops containers.
 #[derive(Clone, Debug)]
 pub(crate) struct Interrupts(watch::Receiver<u32>);
 
 impl Interrupts {
-    /// From now on, the signals do not end the program by themselves.
+    /// Starts to count. The signals no longer end the program.
     pub(crate) fn listen() -> io::Result<Self> {
         let (count, receiver) = watch::channel(0);
         let mut signals = Signals::new()?;
@@ -23,10 +23,10 @@ impl Interrupts {
         Ok(Self(receiver))
     }
 
-    /// Ends when so many signals have come.
-    pub(crate) async fn reached(&mut self, count: u32) {
-        // The sender goes when the runtime does.
-        if self.0.wait_for(|seen| *seen >= count).await.is_err() {
+    /// Waits until `count` signals have arrived.
+    pub(crate) async fn wait_for(&mut self, count: u32) {
+        // The sender is dropped with the runtime.
+        if self.0.wait_for(|received| *received >= count).await.is_err() {
             pending::<()>().await;
         }
     }

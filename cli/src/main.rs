@@ -1,4 +1,4 @@
-//! `kpl`: puts lines into Amazon Kinesis Data Streams as the Kinesis Producer Library would, and what goes with that.
+//! `kpl`: puts lines into Amazon Kinesis Data Streams as the Kinesis Producer Library does, and related commands.
 
 mod blob;
 mod codec;
@@ -25,8 +25,8 @@ use clap::{Parser, Subcommand};
     propagate_version = true,
     max_term_width = 120,
     after_help = "\
-Exit status: 0 if all went well; 1 if a line failed or was not found again, or if input was bad; 2 for wrong use or if \
-something could not be set up; 130 after a second Ctrl-C.
+Exit status: 0 on success; 1 if a line failed, the verification failed, or the input is invalid; 2 for wrong usage or \
+a failed setup; 130 after a second Ctrl-C.
 
 Try it without AWS:
   kpl put --emulator --verify --stream access --key-field 1 access.log"
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     let result = runtime.block_on(command);
-    // Nobody waits for what is still looking up names and the like.
+    // Does not wait for blocking tasks, such as DNS lookups.
     runtime.shutdown_background();
     result
 }

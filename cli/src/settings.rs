@@ -1,4 +1,4 @@
-//! The producer's settings as options.
+//! The producer's configuration as options.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -7,98 +7,98 @@ use bytesize::ByteSize;
 use clap::Args;
 use kpl_core::{Config, ConfigError, Consumers, RecordDistribution, limits};
 
-/// One option for each field of [`Config`], with its name.
+/// One option per field of [`Config`], with the same name.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Producer (durations such as 100ms, 30s, 5m; sizes in bytes, or such as 256KiB, 5MiB)")]
 pub(crate) struct Settings {
-    /// Whether several lines are packed into one Kinesis record [default: true]
+    /// Whether several lines are aggregated into one Kinesis record [default: true]
     #[arg(long, value_name = "BOOL")]
     aggregation_enabled: Option<bool>,
-    /// Most lines in one Kinesis record [default: 4294967295]
+    /// Maximum number of lines in one Kinesis record [default: 4294967295]
     #[arg(long, value_name = "N")]
     aggregation_max_count: Option<usize>,
-    /// Most bytes in one aggregated Kinesis record [default: 50KiB]
+    /// Maximum bytes in one aggregated Kinesis record [default: 50KiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     aggregation_max_size: Option<u64>,
-    /// Most Kinesis records in one request [default: 500]
+    /// Maximum number of Kinesis records in one request [default: 500]
     #[arg(long, value_name = "N")]
     collection_max_count: Option<usize>,
-    /// Most bytes in one request [default: 5MiB]
+    /// Maximum bytes in one request [default: 5MiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     collection_max_size: Option<u64>,
-    /// Most bytes for one shard in one request [default: 256KiB]
+    /// Maximum bytes for one shard in one request [default: 256KiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     collection_max_size_per_shard: Option<u64>,
-    /// How long a line may wait for company [default: 100ms]
+    /// Maximum time that a line waits for a shared batch [default: 100ms]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     record_max_buffered_time: Option<Duration>,
-    /// How long a line may take, retries included, or "never" for no end [default: never]
+    /// Maximum time from put to success, retries included, or "never" for no limit [default: never]
     #[arg(long, value_name = "TIME", value_parser = duration_or_never)]
     record_ttl: Option<Duration>,
-    /// How long the first lines wait for the stream's shard list [default: 5s]
+    /// Maximum time that the first lines wait for the stream's shard list [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     start_timeout: Option<Duration>,
-    /// The longest backlog of a shard, as the time that it takes; reading waits beyond that [default: half of
-    /// --record-ttl, or 15s]
+    /// Maximum backlog of a shard, as the time to send it; reading waits above it [default: half of --record-ttl, or
+    /// 15s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     max_shard_backlog: Option<Duration>,
-    /// Which consumers read the stream: "kcl", or "any-shard" if all of them read aggregates on any shard, as Lambda and
+    /// Consumers of the stream: "kcl", or "any-shard" if all of them read aggregates on any shard, as Lambda and
     /// Firehose do [default: kcl]
     #[arg(long, value_name = "WHICH", value_parser = ["kcl", "any-shard"])]
     consumers: Option<String>,
-    /// A throttled line fails at once instead of waiting for its shard
+    /// Whether a throttled line fails at once instead of waiting for its shard [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     fail_if_throttled: Option<bool>,
-    /// Kinesis records a second for one shard [default: 1000]
+    /// Kinesis records per second for one shard [default: 1000]
     #[arg(long, value_name = "N")]
     rate_limit_records_per_shard: Option<u64>,
-    /// Bytes a second for one shard [default: 1MiB]
+    /// Bytes per second for one shard [default: 1MiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     rate_limit_bytes_per_shard: Option<u64>,
-    /// Requests under way at once [default: 24]
+    /// Maximum number of requests in flight [default: 24]
     #[arg(long, value_name = "N")]
     max_in_flight_requests: Option<usize>,
-    /// How long the reply to a request may take [default: 6s]
+    /// Maximum time from a request to its reply [default: 6s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     request_timeout: Option<Duration>,
-    /// Longest wait before the first retry; it doubles with each [default: 50ms]
+    /// Maximum delay before the first retry; it doubles with each retry [default: 50ms]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     retry_backoff_min: Option<Duration>,
-    /// Longest wait before any retry [default: 5s]
+    /// Maximum delay before any retry [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     retry_backoff_max: Option<Duration>,
-    /// Lines put and not yet answered; reading waits beyond that [default: 100000]
+    /// Maximum number of outstanding lines; reading waits above it [default: 100000]
     #[arg(long, value_name = "N")]
     max_outstanding_records: Option<usize>,
-    /// Bytes put and not yet answered; reading waits beyond that [default: 128MiB]
+    /// Maximum bytes of outstanding lines; reading waits above it [default: 128MiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_outstanding_bytes: Option<u64>,
-    /// Most bytes in one line and its key [default: what the stream says]
+    /// Maximum bytes in one line and its key [default: the stream's limit]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_record_size: Option<u64>,
-    /// How the stream spreads records over its shards: "detect" asks it [default: detect]
+    /// How the stream distributes records over its shards: "detect" requests it from the stream [default: detect]
     #[arg(long, value_name = "HOW", value_parser = ["detect", "by-key", "auto"])]
     record_distribution: Option<String>,
-    /// Seed of the jitter of retries [default: random]
+    /// Seed of the retries' jitter [default: random]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 }
 
 impl Settings {
-    /// Puts as fast as can be where shards have no limits, unless the options say otherwise.
+    /// Raises the rate limits for shards without limits, unless options set them.
     pub(crate) fn without_shard_limits(mut self) -> Self {
         self.rate_limit_records_per_shard.get_or_insert(1_000 * limits::SHARD_RECORDS_PER_SECOND);
         self.rate_limit_bytes_per_shard.get_or_insert(1_000 * limits::SHARD_BYTES_PER_SECOND);
         self
     }
 
-    /// Puts every line, however long it takes, unless the options say otherwise.
+    /// Disables expiry, unless an option sets it.
     pub(crate) fn without_time_to_live(mut self) -> Self {
         self.record_ttl.get_or_insert(Duration::MAX);
         self
     }
 
-    /// The settings, checked; errors name the option.
+    /// Returns the checked config. Errors name the option.
     pub(crate) fn config(self) -> anyhow::Result<Config> {
         macro_rules! set {
             ($builder:ident: $($field:ident $(as $convert:expr)?),*) => {$(
@@ -109,7 +109,7 @@ impl Settings {
             (@ $value:ident) => { $value };
             (@ $value:ident, $convert:expr) => { $convert($value) };
         }
-        // What does not fit is out of every range, and is refused by that.
+        // A saturated value is outside every range, so `build` refuses it.
         let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
         let mut builder = Config::builder();
         set!(builder:
@@ -141,7 +141,7 @@ fn distribution(name: &str) -> RecordDistribution {
     }
 }
 
-/// Bytes: a plain number, or one with a unit.
+/// Parses a number of bytes, with or without a unit.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     ByteSize::from_str(text).map(|size| size.as_u64())
 }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn without_options_the_defaults_hold() {
+    fn defaults_apply_without_options() {
         assert_eq!(config("").unwrap(), Config::default());
     }
 
@@ -220,9 +220,9 @@ mod tests {
     }
 
     #[test]
-    fn lifted_limits_are_in_range_and_yield_to_options() {
-        let lifted = Settings::default().without_shard_limits().config().unwrap();
-        assert_eq!(lifted.rate_limit_records_per_shard(), 1_000_000);
+    fn raised_limits_are_in_range_and_options_override_them() {
+        let raised = Settings::default().without_shard_limits().config().unwrap();
+        assert_eq!(raised.rate_limit_records_per_shard(), 1_000_000);
         let given = Settings { rate_limit_records_per_shard: Some(5), ..Settings::default() };
         assert_eq!(given.without_shard_limits().config().unwrap().rate_limit_records_per_shard(), 5);
     }

@@ -1,4 +1,4 @@
-//! `kpl shards`: the shard map of a stream, and where a key goes.
+//! `kpl shards`: shows the shard map of a stream, and the shard of a key.
 
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -11,17 +11,17 @@ use crate::connection::Connection;
 use crate::exit;
 use crate::stream_shards::{self, ShardRange, Which};
 
-/// Shows the open shards of a stream, and where a key goes.
+/// Shows the open shards of a stream, and the shard of a key.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  kpl shards --stream events --key user-123")]
 pub(crate) struct ShardsArgs {
     /// The stream's name or ARN
     #[arg(long)]
     stream: String,
-    /// Tell which shard takes records with this partition key
+    /// Show the shard for records with this partition key
     #[arg(long)]
     key: Option<String>,
-    /// Tell which shard takes records with this explicit hash key, a decimal number below 2^128
+    /// Show the shard for records with this explicit hash key, a decimal number below 2^128
     #[arg(long, value_name = "HASH", conflicts_with = "key")]
     explicit_hash_key: Option<String>,
     /// Print one JSON object
@@ -31,34 +31,34 @@ pub(crate) struct ShardsArgs {
     connection: Connection,
 }
 
-/// Where the asked key goes, if one was asked for.
+/// The hash key and the shard of the given key.
 struct Place<'a> {
     hash_key: u128,
     shard: Option<&'a ShardRange>,
 }
 
 pub(crate) async fn run(args: ShardsArgs) -> anyhow::Result<ExitCode> {
-    // Checked by the producer's own rules, before anything is asked.
+    // Checks as the producer does, before any request.
     let record = UserRecord::new(args.stream.as_str(), args.key.as_deref().unwrap_or("any"), "");
     let record = UserRecord { explicit_hash_key: args.explicit_hash_key.clone(), ..record };
     let hash_key = record.prepare()?.hash_key();
-    let asked = args.key.is_some() || args.explicit_hash_key.is_some();
+    let has_key = args.key.is_some() || args.explicit_hash_key.is_some();
 
     let client = args.connection.client().await?;
     let shards = stream_shards::list(&client, &args.stream, Which::Open).await?;
-    let takes = |shard: &&ShardRange| (shard.start..=shard.end).contains(&hash_key);
-    let place = asked.then(|| Place { hash_key, shard: shards.iter().find(takes) });
+    let contains = |shard: &&ShardRange| (shard.start..=shard.end).contains(&hash_key);
+    let place = has_key.then(|| Place { hash_key, shard: shards.iter().find(contains) });
     let render = if args.json { as_json } else { as_text };
     exit::print(render(&args, &shards, place.as_ref()).as_bytes())?;
-    // In the middle of a reshard, a key may have no open shard.
-    let nowhere = place.is_some_and(|place| place.shard.is_none());
-    Ok(if nowhere { ExitCode::from(exit::FAILED) } else { ExitCode::SUCCESS })
+    // During a reshard, a key may have no open shard.
+    let has_no_shard = place.is_some_and(|place| place.shard.is_none());
+    Ok(if has_no_shard { ExitCode::from(exit::FAILED) } else { ExitCode::SUCCESS })
 }
 
 fn as_text(args: &ShardsArgs, shards: &[ShardRange], place: Option<&Place<'_>>) -> String {
     let mut out = String::new();
     let width = shards.iter().map(|shard| shard.id.len()).max().unwrap_or_default().max(5);
-    // Writing to a string cannot fail.
+    // Writing to a `String` cannot fail.
     let _ = writeln!(out, "{:width$}  {:>39}  {:>39}  {:>7}", "SHARD", "FIRST HASH KEY", "LAST HASH KEY", "SHARE");
     for shard in shards {
         let ShardRange { id, start, end } = shard;
@@ -71,7 +71,7 @@ fn as_text(args: &ShardsArgs, shards: &[ShardRange], place: Option<&Place<'_>>) 
         };
         let _ = match shard {
             Some(shard) => writeln!(out, "\n{key}: {}", shard.id),
-            None => writeln!(out, "\n{key}: no open shard takes it (is the stream being resharded?)"),
+            None => writeln!(out, "\n{key}: no open shard has it in its range (is a reshard in progress?)"),
         };
     }
     out
@@ -79,7 +79,7 @@ fn as_text(args: &ShardsArgs, shards: &[ShardRange], place: Option<&Place<'_>>) 
 
 fn as_json(args: &ShardsArgs, shards: &[ShardRange], place: Option<&Place<'_>>) -> String {
     let list = shards.iter().map(|shard| {
-        // Numbers of 128 bits are strings, as in the service's own JSON.
+        // Numbers of 128 bits are strings, as in the Kinesis API.
         json!({
             "shard_id": shard.id,
             "starting_hash_key": shard.start.to_string(),

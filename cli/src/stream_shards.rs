@@ -1,4 +1,4 @@
-//! The shards of a stream, as ListShards tells them.
+//! The shards of a stream, as returned by ListShards.
 
 use anyhow::anyhow;
 use aws_sdk_kinesis::Client;
@@ -6,7 +6,7 @@ use aws_sdk_kinesis::types::{Shard, ShardFilter, ShardFilterType};
 
 use crate::connection::{explain, target};
 
-/// A shard and the hash keys that it takes.
+/// A shard and its hash key range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ShardRange {
     pub(crate) id: String,
@@ -15,7 +15,7 @@ pub(crate) struct ShardRange {
 }
 
 impl ShardRange {
-    /// Its part of all hash keys, from 0 to 1.
+    /// Returns its share of all hash keys, from 0 to 1.
     pub(crate) fn share(&self) -> f64 {
         ((self.end - self.start) as f64 + 1.0) / (u128::MAX as f64 + 1.0)
     }
@@ -27,23 +27,23 @@ impl ShardRange {
     }
 }
 
-/// Which shards are wanted.
+/// Which shards to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Which {
-    /// Those that take records now.
+    /// Shards that accept records.
     Open,
-    /// All that can be read.
+    /// All shards that can be read.
     All,
 }
 
-/// Lists shards, by the first hash key of each.
+/// Lists shards, sorted by their first hash key.
 pub(crate) async fn list(client: &Client, stream: &str, which: Which) -> anyhow::Result<Vec<ShardRange>> {
     let mut shards = Vec::new();
     let mut token: Option<String> = None;
     loop {
         let call = client.list_shards();
         let call = match token.take() {
-            // The service refuses a token together with anything else.
+            // Kinesis refuses a token together with any other parameter.
             Some(token) => call.next_token(token),
             None => {
                 let (name, arn) = target(stream);
@@ -57,7 +57,7 @@ pub(crate) async fn list(client: &Client, stream: &str, which: Which) -> anyhow:
         for shard in page.shards.unwrap_or_default() {
             let id = shard.shard_id.clone();
             let range = ShardRange::from_sdk(shard);
-            shards.push(range.ok_or_else(|| anyhow!("the range of shard {id:?} of {stream:?} makes no sense"))?);
+            shards.push(range.ok_or_else(|| anyhow!("shard {id:?} of {stream:?} has an invalid hash key range"))?);
         }
         token = page.next_token;
         if token.is_none() {

@@ -1,6 +1,6 @@
-//! A web service that puts what it is sent into a stream, with tide.
+//! A web service that puts request bodies into a stream: tide on async-std.
 //!
-//! An emulated Kinesis in one terminal, the service in another, and a client in a third:
+//! Run an emulated Kinesis in one terminal, the service in another, and a client in a third:
 //!
 //! ```text
 //! cargo run --release -- emulator --port 4567 --stream events:4
@@ -8,11 +8,11 @@
 //! export AWS_ENDPOINT_URL=http://127.0.0.1:4567 AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=x AWS_SECRET_ACCESS_KEY=x
 //! cargo run -p kpl-async-std --example tide
 //!
-//! curl -i --data hello http://127.0.0.1:8080/events/user-123            # 202: it is on its way
-//! curl -i --data hello http://127.0.0.1:8080/events/user-123/stored     # 200: where it is stored
+//! curl -i --data hello http://127.0.0.1:8080/events/user-123            # 202 at once
+//! curl -i --data hello http://127.0.0.1:8080/events/user-123/stored     # 200 with shard and sequence number
 //! ```
 //!
-//! Without the first of these variables, it is your Kinesis. SIGTERM, or Ctrl-C, ends it without losing a record.
+//! Without `AWS_ENDPOINT_URL`, the service puts to Amazon Kinesis. SIGTERM or Ctrl-C ends it without losing a record.
 
 use std::future::Future;
 use std::io;
@@ -29,11 +29,11 @@ use tide::listener::Listener;
 use tide::prelude::json;
 use tide::{Middleware, Next, Request, Response, StatusCode};
 
-/// The stream that the events go to.
+/// The stream of the events.
 pub const STREAM: &str = "events";
 
-/// How long requests get at the end to be answered, and then records to be stored.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The time limit for requests at shutdown, and then for records.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[async_std::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -48,18 +48,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Serves until `stop` ends; then answers the requests under way, and none after them, and stores what was taken.
+/// Serves until `stop` ends. Then it refuses new requests and waits for requests in flight and for outstanding records.
 ///
 /// # Errors
 ///
-/// If the listener fails.
+/// An error of the listener.
 pub async fn serve(listener: TcpListener, producer: Producer, stop: impl Future<Output = ()>) -> io::Result<()> {
-    let (inside, nobody_inside) = bounded::<()>(1);
-    let gate = Gate(Arc::new(Mutex::new(Some(inside))));
+    let (in_flight, all_done) = bounded::<()>(1);
+    let gate = Gate(Arc::new(Mutex::new(Some(in_flight))));
     let mut app = tide::with_state(producer.clone());
     app.with(gate.clone());
     app.at("/events/:key").post(put);
-    app.at("/events/:key/stored").post(put_and_wait);
+    app.at("/events/:key/stored").post(put_stored);
     let mut listener = app.bind(listener).await?;
     let stopped = async {
         stop.await;
@@ -67,24 +67,24 @@ pub async fn serve(listener: TcpListener, producer: Producer, stop: impl Future<
     };
     listener.accept().race(stopped).await?;
 
-    drop(listener); // no more connections
-    gate.shut(); // and no more requests on those that stand
-    let _ = timeout(PATIENCE, nobody_inside.recv()).await;
-    producer.close_or_fail(PATIENCE).await;
+    drop(listener); // refuses new connections
+    gate.close(); // refuses new requests on open connections
+    let _ = timeout(DRAIN_TIMEOUT, all_done.recv()).await;
+    producer.close_or_fail(DRAIN_TIMEOUT).await;
     Ok(())
 }
 
-/// Takes the event and answers at once. What becomes of it, this client does not want to know.
+/// Puts the event and responds at once, without its result.
 async fn put(mut request: Request<Producer>) -> tide::Result {
-    Ok(match take(&mut request).await? {
+    Ok(match try_put(&mut request).await? {
         Ok(_) => Response::new(StatusCode::Accepted),
         Err(error) => refused(&error),
     })
 }
 
-/// Takes the event and answers when it is stored, or will not be.
-async fn put_and_wait(mut request: Request<Producer>) -> tide::Result {
-    let outcome = match take(&mut request).await? {
+/// Puts the event and responds when it is stored or has failed.
+async fn put_stored(mut request: Request<Producer>) -> tide::Result {
+    let outcome = match try_put(&mut request).await? {
         Ok(outcome) => outcome,
         Err(error) => return Ok(refused(&error)),
     };
@@ -97,8 +97,8 @@ async fn put_and_wait(mut request: Request<Producer>) -> tide::Result {
     })
 }
 
-/// Puts a request's event without waiting for room: a client is better told to come again than kept.
-async fn take(request: &mut Request<Producer>) -> tide::Result<Result<Outcome, PutError>> {
+/// Puts the event of a request. If the producer is full, it does not wait: the client can retry the request.
+async fn try_put(request: &mut Request<Producer>) -> tide::Result<Result<Outcome, PutError>> {
     let data = request.body_bytes().await?;
     let key = request.param("key")?;
     Ok(request.state().try_put(STREAM, key, data))
@@ -116,17 +116,18 @@ fn refused(error: &PutError) -> Response {
 fn failed(failure: &PutFailure) -> Response {
     let in_time = &*failure.error.code != code::EXPIRED;
     let status = if in_time { StatusCode::BadGateway } else { StatusCode::GatewayTimeout };
-    // If it is ambiguous, the event may be in the stream all the same.
+    // After an ambiguous failure, the event may be in the stream.
     let body = json!({ "error": failure.to_string(), "ambiguous": failure.is_ambiguous() });
     Response::builder(status).body(body).build()
 }
 
-/// Lets requests in until it is shut. Each takes a copy of the sender along: when the last one is gone, all are answered.
+/// Accepts requests until it is closed. Each request has a clone of the sender, which is dropped after the response. So
+/// the channel closes when all requests are done.
 #[derive(Clone)]
 struct Gate(Arc<Mutex<Option<Sender<()>>>>);
 
 impl Gate {
-    fn shut(&self) {
+    fn close(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
@@ -134,12 +135,12 @@ impl Gate {
 #[tide::utils::async_trait]
 impl Middleware<Producer> for Gate {
     async fn handle(&self, request: Request<Producer>, next: Next<'_, Producer>) -> tide::Result {
-        let inside = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(inside) = inside else {
+        let in_flight = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(in_flight) = in_flight else {
             return Ok(Response::builder(StatusCode::ServiceUnavailable).header("connection", "close").build());
         };
         let mut response = next.run(request).await;
-        response.insert_ext(inside); // it goes when the response is written
+        response.insert_ext(in_flight); // dropped when the response is written
         Ok(response)
     }
 }

@@ -1,11 +1,11 @@
-//! The producer for code without an event loop: from any thread, by calls that wait.
+//! The producer for code without an event loop. Its calls wait, on any thread.
 //!
 //! ```no_run
 //! use std::time::Duration;
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let producer = kpl_async_std::blocking::Producer::from_env()?; // region and credentials as the AWS SDK finds them
-//!     let mut outcome = producer.put("events", "user-123", "hello")?; // waits for room, then hands back at once
+//!     let producer = kpl_async_std::blocking::Producer::from_env()?; // region and credentials as in the AWS SDK
+//!     let mut outcome = producer.put("events", "user-123", "hello")?; // waits only while the producer is full
 //!     let receipt = outcome.wait(Duration::from_secs(30))?;
 //!     println!("{} at {}", receipt.shard_id(), receipt.sequence_number());
 //!     producer.close(Duration::from_secs(60))?;
@@ -13,18 +13,18 @@
 //! }
 //! ```
 //!
-//! A time-out is an error of the call only: the record stays on its way, and the call can be made again. Called inside an
-//! async task, calls that wait give an error instead of stopping the runtime; inside `spawn_blocking` they wait. An async
-//! application makes one of its producer for such threads by `blocking::Producer::from(producer)`.
+//! After a timeout, the record is still sent, and the call can be repeated. Inside an async task, calls that wait
+//! return an error, because they would block the runtime. Inside `spawn_blocking` they wait. An async application gets
+//! a blocking producer for such threads with `blocking::Producer::from(producer)`.
 
 use crate::AsyncStd;
 
 pub use kpl_driver::blocking::WaitError;
 
-/// A Kinesis producer whose calls wait: a handle, to be cloned. See [`kpl_driver::blocking::Producer`] for what it can do.
+/// A Kinesis producer whose calls wait. It is a handle that can be cloned: see [`kpl_driver::blocking::Producer`].
 pub type Producer = kpl_driver::blocking::Producer<AsyncStd>;
 
-/// What will become of a record. See [`kpl_driver::blocking::Outcome`].
+/// The future result of a record. See [`kpl_driver::blocking::Outcome`].
 pub type Outcome = kpl_driver::blocking::Outcome<AsyncStd>;
 
 impl kpl_driver::blocking::BlockingRuntime for AsyncStd {

@@ -1,9 +1,9 @@
-//! HTTP clients for an `aws_sdk_kinesis::Client`: surf over curl, TLS by OpenSSL, `TCP_NODELAY` on, proxies as the
-//! environment says (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
+//! HTTP clients for an `aws_sdk_kinesis::Client`: surf over curl, TLS by OpenSSL, with `TCP_NODELAY`, and with the
+//! proxies of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
 //!
-//! **Close the producer before the program ends.** Curl works on a thread of its own, and OpenSSL clears up when the process
-//! exits, whoever still uses it: a TLS handshake that is under way at that moment can crash the process. libcurl's
-//! initialisation at the program's start leaves no way to forbid that from here.
+//! **Close the producer before the program ends.** Curl runs on its own thread, and OpenSSL frees its global state when
+//! the process exits. A TLS handshake in progress at that moment can crash the process. This crate cannot prevent it,
+//! because libcurl is initialized at the start of the program.
 //!
 //! ```no_run
 //! # #[async_std::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,45 +37,47 @@ use http_client::http_types::headers::HeaderValue;
 use isahc::tls::{TlsConfig, TrustStore};
 use openssl::x509::X509;
 
-use self::curl::{Curl, TimeOuts};
+use self::curl::{Curl, Timeouts};
 
 pub use kpl_driver::CaBundleError;
 
-pub(crate) use self::curl::NoAnswer;
+pub(crate) use self::curl::CurlError;
 
-/// When a request ends for which the SDK sets no time-out, as those for credentials may be.
-const LONGEST_REQUEST: Duration = Duration::from_secs(60);
+/// The timeout of requests for which the SDK sets none, such as requests for credentials.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A client that trusts the machine's certificate authorities.
+/// Returns a client that trusts the machine's certificate authorities.
 pub fn new() -> SharedHttpClient {
     Surf::shared(TlsConfig::default())
 }
 
-/// A client that trusts the certificate authorities of `pem` besides the machine's: one or more certificates in PEM.
+/// Returns a client that trusts the certificate authorities in `pem` in addition to the machine's. `pem` is one or more
+/// certificates in PEM.
 ///
 /// # Errors
 ///
-/// [`CaBundleError`] if there is no certificate in it, or a broken one.
+/// [`CaBundleError`] if `pem` has no certificate, or an invalid one.
 pub fn with_ca_bundle(pem: &[u8]) -> Result<SharedHttpClient, CaBundleError> {
     let error = |reason: String| CaBundleError { len: pem.len(), reason };
     let certificates = X509::stack_from_pem(pem).map_err(|cause| error(cause.to_string()))?;
     if certificates.is_empty() {
         return Err(error("it has no certificate".into()));
     }
-    // A bundle of one's own takes the place of the machine's file, so it needs what is in that. A directory still counts.
+    // A custom bundle replaces the machine's file, so it must include its content. The machine's directory stays in
+    // use.
     let machine = openssl_probe::probe().cert_file.and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
     let trusted =
         TrustStore::builder().certificate_from_pem(machine).certificate_from_pem("\n").certificate_from_pem(pem);
     Ok(Surf::shared(TlsConfig::builder().trust_store(trusted.build()).build()))
 }
 
-/// A client that believes whoever answers: **for tests only**. It encrypts, but anybody in between can read and change
-/// what is sent, credentials' signatures included.
+/// Returns a client that accepts any server certificate: **for tests only**. It encrypts, but a man in the middle can
+/// read and change the requests, including their signatures.
 pub fn dangerous_without_certificate_verification() -> SharedHttpClient {
     Surf::shared(TlsConfig::builder().danger_accept_invalid_certs(true).danger_accept_invalid_hosts(true).build())
 }
 
-/// What the SDK calls an HTTP client. Curl's thread, and its pool of connections, come with the first request.
+/// The SDK's HTTP client. The first request starts curl's thread and its connection pool.
 #[derive(Clone, Debug)]
 struct Surf {
     tls: TlsConfig,
@@ -98,28 +100,28 @@ impl Surf {
 
 impl HttpClient for Surf {
     fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
-        // The SDK drops a request whose time is up, but curl goes on with it: it has to know the time by itself.
-        let time_outs = TimeOuts {
-            connect: settings.connect_timeout().unwrap_or(LONGEST_REQUEST),
-            whole: settings.read_timeout().unwrap_or(LONGEST_REQUEST),
+        // The SDK drops a request after its timeout, but curl continues with it. So curl needs the timeout, too.
+        let timeouts = Timeouts {
+            connect: settings.connect_timeout().unwrap_or(DEFAULT_TIMEOUT),
+            whole: settings.read_timeout().unwrap_or(DEFAULT_TIMEOUT),
         };
-        SharedHttpConnector::new(Connector { surf: self.clone(), time_outs })
+        SharedHttpConnector::new(Connector { surf: self.clone(), timeouts })
     }
 }
 
 #[derive(Clone, Debug)]
 struct Connector {
     surf: Surf,
-    time_outs: TimeOuts,
+    timeouts: Timeouts,
 }
 
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let Self { surf, time_outs } = self.clone();
+        let Self { surf, timeouts } = self.clone();
         HttpConnectorFuture::new(async move {
             let mut request = surf_request(request)?;
-            request.set_ext(time_outs);
-            sdk_response(surf.client()?.send(request).await.map_err(no_answer)?).await
+            request.set_ext(timeouts);
+            sdk_response(surf.client()?.send(request).await.map_err(connector_error)?).await
         })
     }
 }
@@ -130,7 +132,7 @@ fn surf_request(mut request: HttpRequest) -> Result<surf::Request, ConnectorErro
     let method = request.method().parse().map_err(user)?;
     let mut surf_request = surf::Request::new(method, url);
     for (name, value) in request.headers() {
-        // The body's length says it, and curl must not hear it twice.
+        // Curl sets this header from the length of the body.
         if name != "content-length" {
             let value = HeaderValue::from_bytes(value.as_bytes().to_vec()).map_err(user)?;
             surf_request.append_header(name, value);
@@ -138,17 +140,19 @@ fn surf_request(mut request: HttpRequest) -> Result<surf::Request, ConnectorErro
     }
     let body = InMemory(request.take_body());
     let Some(len) = body.0.bytes().map(<[u8]>::len) else {
-        return Err(ConnectorError::user("the body of a request has to be in memory".into()));
+        return Err(ConnectorError::user("the body of the request is not in memory".into()));
     };
     surf_request.set_body(surf::Body::from_reader(Cursor::new(body), Some(len)));
     Ok(surf_request)
 }
 
 async fn sdk_response(mut response: surf::Response) -> Result<HttpResponse, ConnectorError> {
-    let body = response.body_bytes().await.map_err(no_answer)?;
+    let body = response.body_bytes().await.map_err(connector_error)?;
     let status = u16::from(response.status()).try_into();
-    let mut sdk_response =
-        HttpResponse::new(status.map_err(|_| ConnectorError::other("no status".into(), None))?, body.into());
+    let mut sdk_response = HttpResponse::new(
+        status.map_err(|_| ConnectorError::other("the status is invalid".into(), None))?,
+        body.into(),
+    );
     for (name, values) in response.iter() {
         for value in values {
             let header = sdk_response.headers_mut().try_append(name.to_string(), value.to_string());
@@ -158,16 +162,16 @@ async fn sdk_response(mut response: surf::Response) -> Result<HttpResponse, Conn
     Ok(sdk_response)
 }
 
-fn no_answer(error: surf::Error) -> ConnectorError {
-    match error.downcast::<NoAnswer>() {
+fn connector_error(error: surf::Error) -> ConnectorError {
+    match error.downcast::<CurlError>() {
         Ok(error) if error.is_timeout() => ConnectorError::timeout(error.into()),
         Ok(error) => ConnectorError::io(error.into()),
-        // Without `{:?}`, which would be a backtrace.
+        // Its `Debug` output, unlike this, has a backtrace.
         Err(error) => ConnectorError::other(error.to_string().into(), None),
     }
 }
 
-/// A body to be read where it lies.
+/// A body that is read without a copy.
 struct InMemory(SdkBody);
 
 impl AsRef<[u8]> for InMemory {

@@ -1,12 +1,13 @@
-//! A Kinesis producer for async-std: what the Amazon Kinesis Producer Library is in C++, as a library in your process.
+//! A Kinesis producer for async-std. It does what the Amazon Kinesis Producer Library (KPL) does in C++, as a library
+//! in your process.
 //!
-//! From `cargo add kpl-async-std` to a record in a stream:
+//! The first record, after `cargo add kpl-async-std`:
 //!
 //! ```no_run
 //! #[async_std::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let producer = kpl_async_std::Producer::from_env().await?; // region and credentials as the AWS SDK finds them
-//!     let outcome = producer.put("events", "user-123", "hello").await?; // waits for room, then hands back at once
+//!     let outcome = producer.put("events", "user-123", "hello").await?; // waits only while the producer is full
 //!     let receipt = outcome.await?;
 //!     println!("{} at {}", receipt.shard_id(), receipt.sequence_number());
 //!     producer.close().await;
@@ -14,14 +15,15 @@
 //! }
 //! ```
 //!
-//! Records are packed into aggregated records, which consumers with the KCL, or any of AWS's deaggregation modules, take
-//! apart. They are placed by shard, paced below what a shard takes, sent in full requests and retried by reason.
+//! The producer packs records into aggregates, which consumers deaggregate with the KCL or with AWS's deaggregation
+//! modules. It groups records per shard, paces them below the limits of the shard, sends them in full requests, and
+//! retries them depending on the error.
 //!
 //! # Many records
 //!
-//! A record waits for company for up to `record_max_buffered_time` (100 ms) before it is sent. Do not await each outcome
-//! before the next put: keep the [`Outcome`]s and await them later, in any order, or drop them; dropping an outcome does
-//! not cancel its record. One [`Producer`] serves any number of streams and tasks: clone it, it is a handle.
+//! A record is buffered for up to `record_max_buffered_time` (100 ms), to share a batch with others. Do not await each
+//! outcome before the next put: keep the [`Outcome`]s and await them later, in any order, or drop them. Dropping an
+//! outcome does not cancel its record. A [`Producer`] is a handle for any number of streams and tasks: clone it.
 //!
 //! ```no_run
 //! # async fn example(producer: kpl_async_std::Producer) -> Result<(), kpl_async_std::PutError> {
@@ -35,38 +37,38 @@
 //!
 //! # Backpressure
 //!
-//! [`Producer::put`] waits while `max_outstanding_records` or `max_outstanding_bytes` are outstanding;
-//! [`Producer::try_put`] gives the record back instead ([`PutError::Full`]). Memory is bounded by these two.
+//! [`Producer::put`] waits while `max_outstanding_records` or `max_outstanding_bytes` are outstanding.
+//! [`Producer::try_put`] returns the record instead ([`PutError::Full`]). These two settings limit the memory.
 //!
 //! # Failures
 //!
-//! What fails comes back, with the history of its attempts:
+//! A failed record is returned with the history of its attempts:
 //!
 //! ```no_run
 //! # async fn example(outcome: kpl_async_std::Outcome) {
 //! match outcome.await {
 //!     Ok(receipt) => println!("stored after {} attempts", receipt.attempts().len()),
-//!     // An attempt ended without an answer, a time-out for instance: putting the record again may make a duplicate.
-//!     Err(failure) if failure.is_ambiguous() => println!("{failure}; it may be in the stream all the same"),
+//!     // An attempt had no reply, for example after a timeout: putting the record again may store a duplicate.
+//!     Err(failure) if failure.is_ambiguous() => println!("{failure}; it may be in the stream"),
 //!     Err(failure) => println!("{failure}; it is not in the stream: {:?}", failure.record),
 //! }
 //! # }
 //! ```
 //!
-//! Throttled records wait for their shard, and everything that may pass is retried until `record_ttl` (30 s) is over.
-//! What will not pass, such as a stream that does not exist, fails at once.
+//! Throttled records wait for their shard. After a temporary error, a record is retried until `record_ttl` (30 s) ends.
+//! After a permanent error, such as a stream that does not exist, it fails at once.
 //!
 //! # Shutdown
 //!
-//! [`Producer::close`] takes no more records and ends when all are resolved; [`Producer::close_or_fail`] gives up after a
-//! time. Every outcome resolves, whatever happens: also when the last handle is dropped. Do close it before the program ends:
-//! [`http_client`] tells why.
+//! [`Producer::close`] accepts no more records and waits until all are resolved. [`Producer::close_or_fail`] fails the
+//! remaining records after a timeout. Every outcome resolves, also when the last handle is dropped. Close the producer
+//! before the program ends: [`http_client`] explains why.
 //!
 //! # Metrics
 //!
-//! Those of the KPL, under their names. With [`metrics_level`](ConfigBuilder::metrics_level) set, [`Producer::metrics`] shows
-//! them at any time, and [`Producer::export_metrics_to`] sends them to a sink every minute: CloudWatch, OpenTelemetry,
-//! Prometheus, DogStatsD, or your own. See [`metrics`].
+//! The metrics and their names are the KPL's. With [`metrics_level`](ConfigBuilder::metrics_level) set,
+//! [`Producer::metrics`] returns them at any time, and [`Producer::export_metrics_to`] sends them to a sink every
+//! minute: CloudWatch, OpenTelemetry, Prometheus, DogStatsD, or your own. See [`metrics`].
 //!
 //! ```no_run
 //! # async fn example(producer: kpl_async_std::Producer) {
@@ -82,7 +84,8 @@
 //!
 //! # Without an event loop
 //!
-//! [`blocking::Producer`] has the same names, waits, and takes time-outs: from any thread, with no runtime of yours.
+//! [`blocking::Producer`] has the same methods, which wait on any thread and take timeouts. It needs no runtime of
+//! yours.
 //!
 //! # Settings
 //!
@@ -98,16 +101,17 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Region, endpoint and credentials are the AWS SDK's business: [`Producer::new`] takes a client,
-//! [`Producer::from_sdk_config`] a config. [`http_client`] has HTTP clients for endpoints with certificates of their own.
+//! Region, endpoint and credentials are settings of the AWS SDK: [`Producer::new`] takes a client,
+//! [`Producer::from_sdk_config`] a config. [`http_client`] has HTTP clients for endpoints with a private certificate
+//! authority.
 //!
 //! # async-std is discontinued
 //!
-//! Its authors have ended it, in favour of smol (RUSTSEC-2025-0052): this crate is for applications that run on it. The
-//! way on is a driver for smol, which is a few lines over kpl-driver: `driver/examples/smol.rs` of the repository shows
-//! one.
+//! Its authors recommend smol instead (RUSTSEC-2025-0052). This crate is for applications that still run on async-std.
+//! To migrate, write a driver for smol, which takes a few lines with kpl-driver: see `driver/examples/smol.rs` in the
+//! repository.
 //!
-//! The producer tells about throttling, resharding and the like by `tracing`, never a line a record.
+//! The producer logs throttling, resharding and similar events with `tracing`, never one line per record.
 
 pub mod blocking;
 pub mod http_client;
@@ -130,10 +134,10 @@ pub use kpl_driver::core::{
 };
 pub use kpl_driver::{FromEnvError, Outcome, PutError, metrics};
 
-/// A Kinesis producer on async-std: a handle, to be cloned. See [`kpl_driver::Producer`] for what it can do.
+/// A Kinesis producer on async-std. It is a handle that can be cloned: see [`kpl_driver::Producer`].
 pub type Producer = kpl_driver::Producer<AsyncStd>;
 
-/// async-std's runtime, of which there is one in a process.
+/// async-std's runtime. A process has one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AsyncStd {
     clock: Clock,
@@ -149,7 +153,7 @@ impl Runtime for AsyncStd {
     }
 
     fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        // A panic is told by the hook, and is no business of the executor's thread.
+        // A panic must end its task only, not the executor's thread. The panic hook reports it.
         let future = AssertUnwindSafe(future).catch_unwind();
         async_std::task::spawn(async { drop(future.await) });
     }
@@ -168,7 +172,7 @@ impl AwsRuntime for AsyncStd {
     }
 
     fn never_connected(error: &(dyn Error + 'static)) -> bool {
-        error.downcast_ref().is_some_and(http_client::NoAnswer::never_connected)
+        error.downcast_ref().is_some_and(http_client::CurlError::never_connected)
     }
 }
 
@@ -197,33 +201,33 @@ mod tests {
             let deadline = runtime.now() + Duration::from_millis(20);
             runtime.sleep_until(deadline).await;
             assert!(runtime.now() >= deadline);
-            runtime.sleep_until(deadline).await; // it has passed
+            runtime.sleep_until(deadline).await; // the deadline has passed
             timeout(Duration::from_millis(50), runtime.sleep_until(Instant::NEVER)).await.unwrap_err();
             timeout(Duration::from_millis(50), AsyncStdSleep.sleep(Duration::MAX)).await.unwrap_err();
         });
     }
 
     #[test]
-    fn a_panic_drops_its_task_and_harms_no_other() {
-        struct Tells(mpsc::Sender<&'static str>, &'static str);
-        impl Drop for Tells {
+    fn a_panic_drops_its_task_and_does_not_affect_others() {
+        struct SendsOnDrop(mpsc::Sender<&'static str>, &'static str);
+        impl Drop for SendsOnDrop {
             fn drop(&mut self) {
                 self.0.send(self.1).unwrap();
             }
         }
         let runtime = AsyncStd::default();
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         for _ in 0..100 {
-            let tells = Tells(tell.clone(), "dropped");
+            let guard = SendsOnDrop(sender.clone(), "dropped");
             runtime.spawn(async move {
-                let _tells = tells;
+                let _guard = guard;
                 async_std::task::yield_now().await;
-                panic!("as it should in this test");
+                panic!("this panic is part of the test");
             });
-            assert_eq!(told.recv_timeout(Duration::from_secs(5)), Ok("dropped"));
+            assert_eq!(receiver.recv_timeout(Duration::from_secs(5)), Ok("dropped"));
         }
-        let ends = Tells(tell, "ended");
-        runtime.spawn(async move { drop(ends) });
-        assert_eq!(told.recv_timeout(Duration::from_secs(5)), Ok("ended"));
+        let guard = SendsOnDrop(sender, "ended");
+        runtime.spawn(async move { drop(guard) });
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(5)), Ok("ended"));
     }
 }

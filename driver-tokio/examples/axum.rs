@@ -1,4 +1,4 @@
-//! A web service that puts what it is sent: axum on tokio.
+//! A web service that puts request bodies into a stream: axum on tokio.
 //!
 //! ```text
 //! kpl emulator --stream events:4 &
@@ -28,11 +28,11 @@ use tokio::sync::oneshot;
 
 const STREAM: &str = "events";
 
-/// A record of 10 MiB is the largest that any stream takes. The producer knows what this one takes.
+/// The largest record that any stream accepts, 10 MiB. The producer checks the limit of this stream.
 const BODY_BYTES_MAX: usize = 10 << 20;
 
-/// What is left of the time that supervisors grant, mostly 30 seconds, goes half to requests and half to records.
-const PATIENCE: Duration = Duration::from_secs(12);
+/// The time limit for requests at shutdown, and then for records. Supervisors usually grant 30 seconds in total.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Serves until `stop`; then the requests under way are answered, and then what was put is sent.
+/// Serves until `stop` ends. Then it waits for requests in flight, and then for outstanding records.
 pub(crate) async fn serve(
     listener: TcpListener,
     producer: Producer,
@@ -62,10 +62,10 @@ pub(crate) async fn serve(
     });
     tokio::select! {
         served = server.into_future() => served?,
-        // Clients that do not end their requests hold up nobody for ever.
-        () = async { let _ = stopped.await; tokio::time::sleep(PATIENCE).await } => {}
+        // A client that never ends its request must not block the shutdown.
+        () = async { let _ = stopped.await; tokio::time::sleep(DRAIN_TIMEOUT).await } => {}
     }
-    producer.close_or_fail(PATIENCE).await;
+    producer.close_or_fail(DRAIN_TIMEOUT).await;
     Ok(())
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn router(producer: Producer) -> Router {
         .with_state(producer)
 }
 
-/// Answers at once. The record goes out, whatever becomes of the request.
+/// Responds at once. The record is sent, even if the client disconnects.
 async fn put(State(producer): State<Producer>, Path(key): Path<String>, data: Bytes) -> Response {
     match producer.try_put(STREAM, key, data) {
         Ok(_outcome) => StatusCode::ACCEPTED.into_response(),
@@ -85,7 +85,7 @@ async fn put(State(producer): State<Producer>, Path(key): Path<String>, data: By
     }
 }
 
-/// Answers when the record is stored, or has failed.
+/// Responds when the record is stored or has failed.
 async fn put_stored(State(producer): State<Producer>, Path(key): Path<String>, data: Bytes) -> Response {
     let outcome = match producer.try_put(STREAM, key, data) {
         Ok(outcome) => outcome,
@@ -93,18 +93,18 @@ async fn put_stored(State(producer): State<Producer>, Path(key): Path<String>, d
     };
     match outcome.await {
         Ok(receipt) => {
-            let place = json!({ "shard": receipt.shard_id(), "sequence_number": receipt.sequence_number() });
-            Json(place).into_response()
+            let location = json!({ "shard": receipt.shard_id(), "sequence_number": receipt.sequence_number() });
+            Json(location).into_response()
         }
         Err(failure) => {
-            // If it is ambiguous, a client that sends it again may make a duplicate.
-            let why = json!({ "error": failure.to_string(), "is_ambiguous": failure.is_ambiguous() });
-            (StatusCode::BAD_GATEWAY, Json(why)).into_response()
+            // After an ambiguous failure, a client that repeats the request may store a duplicate.
+            let body = json!({ "error": failure.to_string(), "is_ambiguous": failure.is_ambiguous() });
+            (StatusCode::BAD_GATEWAY, Json(body)).into_response()
         }
     }
 }
 
-/// A full producer is no reason to queue up requests: clients come back.
+/// Refuses the request instead of queueing it while the producer is full. The client can retry it.
 fn refused(error: &PutError) -> Response {
     match error {
         PutError::Invalid { .. } => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),

@@ -1,4 +1,4 @@
-//! Metrics to Datadog, through its official client, which needs tokio. Feature `datadog`.
+//! The sink for Datadog, over its official client, which needs tokio. Feature `datadog`.
 
 mod series;
 
@@ -12,50 +12,51 @@ use datadog_api_client::datadogV2::model::{MetricContentEncoding, MetricPayload,
 use kpl_driver::metrics::{BoxFuture, MetricsReport, MetricsSink, Progress, SinkError, one_line};
 use rustls::{ClientConfig, RootCertStore};
 
-/// Datadog's own, and that of its clients.
+/// The default site of Datadog and its clients.
 const SITE: &str = "datadoghq.com";
 
-/// Of a call, before it is compressed. Datadog takes 5 MB then, and 512,000 bytes after compression: what is smaller
-/// before is so after it, whatever is in it.
+/// The maximum size of a call before compression. Datadog's limits are 5 MB before compression and 512,000 bytes after.
+/// A call below the second limit before compression never exceeds it.
 const BYTES_MAX: usize = 500_000;
 
-/// How much of an answer is quoted.
+/// The maximum number of characters of a response in an error message.
 const QUOTED_CHARS_MAX: usize = 200;
 
-/// In the client's list of servers: the one by protocol and name, and the one by site, which may be any.
+/// Indexes into the client's list of servers: the server given by protocol and name, and the one given by site.
 const SERVER_BY_NAME: usize = 1;
 const SERVER_BY_SITE: usize = 2;
 
-/// Sends metrics to Datadog, by `POST /api/v2/series`, without an agent. It needs tokio, which its client does.
+/// Sends metrics to Datadog with `POST /api/v2/series`, without an agent. It needs a tokio runtime.
 ///
-/// Each metric of the KPL becomes five, whose names begin with the KPL's in Datadog's spelling, such as
+/// Each metric of the KPL becomes five. Their names begin with the KPL's name in snake case, for example
 /// `kinesis_producer.user_records_put` for `UserRecordsPut`:
 ///
-/// | name | type | what |
+/// | name | type | value |
 /// |---|---|---|
-/// | `….count` | count | how often something was observed |
-/// | `….sum` | count | the sum of it |
+/// | `….count` | count | the number of observations |
+/// | `….sum` | count | the sum |
 /// | `….avg` | gauge | the average |
-/// | `….min`, `….max` | gauge | the least and the largest |
+/// | `….min`, `….max` | gauge | the minimum and the maximum |
 ///
-/// Latencies are gauges: `kinesis_producer.put_to_ack.p50`, `.p99`, `.p999` and `.max` (from put to the reply that stored
-/// the record), with `.count`, a count, and the same of `kinesis_producer.buffering` (from put to the request).
+/// Latencies are gauges: `kinesis_producer.put_to_ack.p50`, `.p99`, `.p999` and `.max` (from put to the reply that
+/// stored the record), with `.count`, a count, and the same of `kinesis_producer.buffering` (from put to the request).
 ///
-/// - **Tags**: `stream` (its name, also if it is put to by ARN), `shard`, `error_code` (of `errors_by_code`), and those of
-///   [`tag`](Self::tag). Characters that Datadog does not take become `_`, and tags end after 200 characters.
-/// - **Nothing counts twice**: `sum:kinesis_producer.user_records_put.sum{*}` is the producer's total. So each observation is
-///   in one series, the finest that `metrics_granularity` has. What belongs to no shard, such as a request that failed, has
-///   no tag `shard`, and the `.min` and `.max` of all that the stream has. Latencies are by stream, where there are
-///   streams.
-/// - **Units**: `byte` for bytes, `millisecond` for times, none for counts of things.
-/// - **Time**: a point is at the end of the report, in seconds; counts have its length as their interval. Datadog takes
-///   points of the last hour.
-/// - **Limits**: calls have at most 500 kB before compression (gzip); Datadog's limits are 512,000 bytes compressed and
-///   5 MB before. What is more goes out in further calls; what Datadog has confirmed is not sent again with the rest.
+/// - **Tags**: `stream` (the name, also for a stream given by ARN), `shard`, `error_code` (of `errors_by_code`), and
+///   those of [`tag`](Self::tag). Characters that Datadog does not accept become `_`. Tags are cut after 200
+///   characters.
+/// - **Sums**: `sum:kinesis_producer.user_records_put.sum{*}` is the producer's total, because each observation is in
+///   one series, the finest of `metrics_granularity`. Observations without a shard, such as a failed request, have no
+///   tag `shard`, and the `.min` and `.max` of the whole stream. Latencies are per stream, if the report has streams.
+/// - **Units**: `byte` for bytes, `millisecond` for times, none for numbers of records, errors and the like.
+/// - **Time**: the time of a point is the end of the report, in seconds. The interval of a count is the length of the
+///   report. Datadog accepts points of the last hour.
+/// - **Limits**: a call has at most 500 kB before compression (gzip). Datadog's limits are 512,000 bytes compressed and
+///   5 MB before. A larger report takes several calls. Data that Datadog has confirmed are not sent again with the
+///   rest.
 /// - **Errors**: the client does not retry; the report is offered again.
 ///
-/// Limits and meanings are those of Datadog's API reference, "Submit metrics". Datadog bills by name and tags;
-/// `metrics_granularity` bounds them.
+/// The limits are those of Datadog's API reference, "Submit metrics". Datadog charges per name and tags;
+/// `metrics_granularity` limits their number.
 ///
 /// ```no_run
 /// # fn example(producer: kpl_tokio::Producer) -> Result<(), Box<dyn std::error::Error>> {
@@ -71,49 +72,49 @@ pub struct DatadogSink {
     progress: Progress,
 }
 
-/// Why a [`DatadogSink`] could not be made.
+/// The reason why a [`DatadogSink`] cannot be created.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatadogError {
-    /// A variable of the environment is not set.
+    /// An environment variable is not set.
     #[error("{variable} is not set: it must be {what}")]
     Missing {
-        /// Its name.
+        /// The name of the variable.
         variable: &'static str,
-        /// What it must be.
+        /// What the variable must be.
         what: &'static str,
     },
-    /// The key has characters that no header may have. It is not shown.
+    /// The key has characters that are invalid in a header. The error does not show the key.
     #[error("the API key has {chars} characters, not all of them printable ASCII: it must be one of Datadog's keys")]
     ApiKey {
-        /// Its length.
+        /// The length of the key in characters.
         chars: usize,
     },
-    /// The site is no host's name.
-    #[error("the site is {site:?}, but must be a host's name such as datadoghq.eu")]
+    /// The site is not a host name.
+    #[error("the site is {site:?}, but must be a host name such as datadoghq.eu")]
     Site {
         /// The site.
         site: String,
     },
-    /// The endpoint is no URL.
-    #[error("the endpoint is {endpoint:?}, but must be such as https://api.datadoghq.eu")]
+    /// The endpoint is not an HTTP URL.
+    #[error("the endpoint is {endpoint:?}, but must be a URL such as https://api.datadoghq.eu")]
     Endpoint {
         /// The endpoint.
         endpoint: String,
     },
-    /// The HTTP client could not be made.
-    #[error("the HTTP client could not be made: {0}")]
+    /// The HTTP client cannot be created.
+    #[error("the HTTP client cannot be created: {0}")]
     HttpClient(String),
 }
 
 impl DatadogSink {
-    /// A sink by the environment, as Datadog's agents and clients know it: the key from `DD_API_KEY`, the site from
-    /// `DD_SITE`, which is `datadoghq.com` if it is not set, and tags `env`, `service` and `version` from `DD_ENV`,
+    /// Creates a sink from the environment variables of Datadog's agents and clients: the key from `DD_API_KEY`, the
+    /// site from `DD_SITE` (by default `datadoghq.com`), and the tags `env`, `service` and `version` from `DD_ENV`,
     /// `DD_SERVICE` and `DD_VERSION`.
     ///
     /// # Errors
     ///
-    /// [`DatadogError`], which names the variable that is missing.
+    /// [`DatadogError`] if the key is missing, or the key or the site is invalid.
     pub fn from_env() -> Result<Self, DatadogError> {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let Some(api_key) = variable("DD_API_KEY") else {
@@ -128,11 +129,11 @@ impl DatadogSink {
         Ok(sink)
     }
 
-    /// A sink with an API key and a site, such as `datadoghq.eu`.
+    /// Creates a sink from an API key and a site, such as `datadoghq.eu`.
     ///
     /// # Errors
     ///
-    /// [`DatadogError`] if one of them cannot be one.
+    /// [`DatadogError`] if one of them is invalid.
     pub fn new(api_key: &str, site: &str) -> Result<Self, DatadogError> {
         if !is_host(site, "-.") {
             return Err(DatadogError::Site { site: site.into() });
@@ -140,11 +141,11 @@ impl DatadogSink {
         Self::with_server(api_key, SERVER_BY_SITE, [("site", site)])
     }
 
-    /// A sink with an API key and an endpoint, such as a proxy's `http://localhost:3834`.
+    /// Creates a sink from an API key and an endpoint, such as a proxy's `http://localhost:3834`.
     ///
     /// # Errors
     ///
-    /// [`DatadogError`] if one of them cannot be one.
+    /// [`DatadogError`] if one of them is invalid.
     pub fn with_endpoint(api_key: &str, endpoint: &str) -> Result<Self, DatadogError> {
         match endpoint.trim_end_matches('/').split_once("://") {
             Some((protocol @ ("http" | "https"), name)) if is_host(name, "-._:/[]") => {
@@ -159,7 +160,7 @@ impl DatadogSink {
         index: usize,
         variables: [(&str, &str); N],
     ) -> Result<Self, DatadogError> {
-        // The client panics at a key that is not fit for a header.
+        // The client panics if a key is invalid in a header.
         if api_key.is_empty() || !api_key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(DatadogError::ApiKey { chars: api_key.chars().count() });
         }
@@ -179,13 +180,13 @@ impl DatadogSink {
         self
     }
 
-    /// Says which host the metrics are of. By default they are of none.
+    /// Sets the host of the metrics. By default they have none.
     #[must_use]
     pub fn host(self, name: impl Into<String>) -> Self {
         Self { host: Some(name.into()), ..self }
     }
 
-    /// Sends what Datadog has not taken yet of a report, call by call.
+    /// Sends the part of a report that Datadog has not confirmed yet, in one or more calls.
     async fn send(&self, report: &MetricsReport) -> Result<(), SinkError> {
         let mut sent = self.progress.of(report);
         let mut all = series::of(report, &self.tags).skip(sent).peekable();
@@ -206,16 +207,16 @@ impl DatadogSink {
             let series_in_call = call.len();
             let compressed = SubmitMetricsOptionalParams::default().content_encoding(MetricContentEncoding::GZIP);
             match self.api.submit_metrics(MetricPayload::new(call), compressed).await {
-                // An answer that cannot be read is one of success.
+                // A response that cannot be decoded has a success status.
                 Ok(_) | Err(datadog::Error::Serde(_)) => {}
-                Err(error) => return Err(said(&error).into()),
+                Err(error) => return Err(error_message(&error).into()),
             }
             sent += series_in_call;
             self.progress.set(report, sent);
         }
     }
 
-    /// At most so many bytes of JSON.
+    /// Returns an upper bound of the bytes of a series in JSON.
     fn bytes_of(&self, series: &MetricSeries) -> usize {
         series::bytes_of(series) + self.host.as_ref().map_or(0, |host| 6 * host.len())
     }
@@ -231,15 +232,15 @@ impl MetricsSink for DatadogSink {
     }
 }
 
-/// Without the key.
+/// Omits the key.
 impl fmt::Debug for DatadogSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DatadogSink").field("tags", &self.tags).field("host", &self.host).finish_non_exhaustive()
     }
 }
 
-/// TLS as everywhere in kpl-tokio, by rustls over ring, trusting the machine's certificate authorities: the client's own
-/// features would bring OpenSSL along, or a second crypto library.
+/// Creates an HTTP client with the TLS of all of kpl-tokio: rustls with ring, and the machine's certificate
+/// authorities. The features of Datadog's client would add OpenSSL or a second crypto library.
 fn http_client() -> Result<reqwest::Client, Box<dyn Error + Send + Sync>> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -254,7 +255,7 @@ fn is_host(name: &str, others: &str) -> bool {
     !name.is_empty() && name.chars().all(|char| char.is_ascii_alphanumeric() || others.contains(char))
 }
 
-fn said(error: &datadog::Error<SubmitMetricsError>) -> String {
+fn error_message(error: &datadog::Error<SubmitMetricsError>) -> String {
     match error {
         datadog::Error::ResponseError(response) => {
             let quote: String = response.content.chars().take(QUOTED_CHARS_MAX).collect();

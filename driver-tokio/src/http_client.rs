@@ -1,5 +1,5 @@
-//! HTTP clients for an `aws_sdk_kinesis::Client`: TLS by rustls, `TCP_NODELAY` on, proxies as the environment says
-//! (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
+//! HTTP clients for an `aws_sdk_kinesis::Client`: TLS by rustls, with `TCP_NODELAY`, and with the proxies of the
+//! environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
 //!
 //! ```no_run
 //! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,16 +32,17 @@ pub use kpl_driver::CaBundleError;
 
 pub use dangerous::dangerous_without_certificate_verification;
 
-/// A client that trusts the machine's certificate authorities.
+/// Returns a client that trusts the machine's certificate authorities.
 pub fn new() -> SharedHttpClient {
     SharedHttpClient::new(Pooled::new(TlsContext::default()))
 }
 
-/// A client that trusts the certificate authorities of `pem` besides the machine's: one or more certificates in PEM.
+/// Returns a client that trusts the certificate authorities in `pem` in addition to the machine's. `pem` is one or more
+/// certificates in PEM.
 ///
 /// # Errors
 ///
-/// [`CaBundleError`] if there is no certificate in it, or a broken one.
+/// [`CaBundleError`] if `pem` has no certificate, or an invalid one.
 pub fn with_ca_bundle(pem: &[u8]) -> Result<SharedHttpClient, CaBundleError> {
     let error = |reason: String| CaBundleError { len: pem.len(), reason };
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
@@ -58,16 +59,16 @@ pub fn with_ca_bundle(pem: &[u8]) -> Result<SharedHttpClient, CaBundleError> {
     Ok(SharedHttpClient::new(Pooled::new(context)))
 }
 
-/// The SDK's connector, with proxies: its own builder of clients has none.
+/// The SDK's connector with proxies, which the SDK's builder of HTTP clients does not support.
 #[derive(Clone, Debug)]
 struct Pooled {
     tls: TlsContext,
-    /// A connector, which is a pool of connections, for each pair of time-outs: in practice, one.
-    connectors: Arc<Mutex<Vec<(TimeOuts, SharedHttpConnector)>>>,
+    /// The connectors per pair of timeouts; in practice, one. Each is a connection pool.
+    connectors: Arc<Mutex<Vec<(Timeouts, SharedHttpConnector)>>>,
 }
 
-/// Of connecting, and of reading.
-type TimeOuts = (Option<Duration>, Option<Duration>);
+/// The timeouts of connecting and of reading.
+type Timeouts = (Option<Duration>, Option<Duration>);
 
 impl Pooled {
     fn new(tls: TlsContext) -> Self {
@@ -77,9 +78,9 @@ impl Pooled {
 
 impl HttpClient for Pooled {
     fn http_connector(&self, settings: &HttpConnectorSettings, parts: &RuntimeComponents) -> SharedHttpConnector {
-        let time_outs = (settings.connect_timeout(), settings.read_timeout());
+        let timeouts = (settings.connect_timeout(), settings.read_timeout());
         let mut connectors = self.connectors.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, connector)) = connectors.iter().find(|(known, _)| *known == time_outs) {
+        if let Some((_, connector)) = connectors.iter().find(|(known, _)| *known == timeouts) {
             return connector.clone();
         }
         let mut builder =
@@ -87,7 +88,7 @@ impl HttpClient for Pooled {
         builder.set_sleep_impl(parts.sleep_impl());
         let connector = builder.tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(self.tls.clone()).build();
         let connector = SharedHttpConnector::new(connector);
-        connectors.push((time_outs, connector.clone()));
+        connectors.push((timeouts, connector.clone()));
         connector
     }
 }

@@ -1,12 +1,13 @@
-//! A Kinesis producer for tokio: what the Amazon Kinesis Producer Library is in C++, as a library in your process.
+//! A Kinesis producer for tokio. It does what the Amazon Kinesis Producer Library (KPL) does in C++, as a library in
+//! your process.
 //!
-//! From `cargo add kpl-tokio` to a record in a stream:
+//! The first record, after `cargo add kpl-tokio`:
 //!
 //! ```no_run
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let producer = kpl_tokio::Producer::from_env().await?; // region and credentials as the AWS SDK finds them
-//!     let outcome = producer.put("events", "user-123", "hello").await?; // waits for room, then hands back at once
+//!     let outcome = producer.put("events", "user-123", "hello").await?; // waits only while the producer is full
 //!     let receipt = outcome.await?;
 //!     println!("{} at {}", receipt.shard_id(), receipt.sequence_number());
 //!     producer.close().await;
@@ -14,14 +15,15 @@
 //! }
 //! ```
 //!
-//! Records are packed into aggregated records, which consumers with the KCL, or any of AWS's deaggregation modules, take
-//! apart. They are placed by shard, paced below what a shard takes, sent in full requests and retried by reason.
+//! The producer packs records into aggregates, which consumers deaggregate with the KCL or with AWS's deaggregation
+//! modules. It groups records per shard, paces them below the limits of the shard, sends them in full requests, and
+//! retries them depending on the error.
 //!
 //! # Many records
 //!
-//! A record waits for company for up to `record_max_buffered_time` (100 ms) before it is sent. Do not await each outcome
-//! before the next put: keep the [`Outcome`]s and await them later, in any order, or drop them; dropping an outcome does
-//! not cancel its record. One [`Producer`] serves any number of streams and tasks: clone it, it is a handle.
+//! A record is buffered for up to `record_max_buffered_time` (100 ms), to share a batch with others. Do not await each
+//! outcome before the next put: keep the [`Outcome`]s and await them later, in any order, or drop them. Dropping an
+//! outcome does not cancel its record. A [`Producer`] is a handle for any number of streams and tasks: clone it.
 //!
 //! ```no_run
 //! # async fn example(producer: kpl_tokio::Producer) -> Result<(), kpl_tokio::PutError> {
@@ -35,37 +37,38 @@
 //!
 //! # Backpressure
 //!
-//! [`Producer::put`] waits while `max_outstanding_records` or `max_outstanding_bytes` are outstanding;
-//! [`Producer::try_put`] gives the record back instead ([`PutError::Full`]). Memory is bounded by these two.
+//! [`Producer::put`] waits while `max_outstanding_records` or `max_outstanding_bytes` are outstanding.
+//! [`Producer::try_put`] returns the record instead ([`PutError::Full`]). These two settings limit the memory.
 //!
 //! # Failures
 //!
-//! What fails comes back, with the history of its attempts:
+//! A failed record is returned with the history of its attempts:
 //!
 //! ```no_run
 //! # async fn example(outcome: kpl_tokio::Outcome) {
 //! match outcome.await {
 //!     Ok(receipt) => println!("stored after {} attempts", receipt.attempts().len()),
-//!     // An attempt ended without an answer, a time-out for instance: putting the record again may make a duplicate.
-//!     Err(failure) if failure.is_ambiguous() => println!("{failure}; it may be in the stream all the same"),
+//!     // An attempt had no reply, for example after a timeout: putting the record again may store a duplicate.
+//!     Err(failure) if failure.is_ambiguous() => println!("{failure}; it may be in the stream"),
 //!     Err(failure) => println!("{failure}; it is not in the stream: {:?}", failure.record),
 //! }
 //! # }
 //! ```
 //!
-//! Throttled records wait for their shard, and everything that may pass is retried until `record_ttl` (30 s) is over.
-//! What will not pass, such as a stream that does not exist, fails at once.
+//! Throttled records wait for their shard. After a temporary error, a record is retried until `record_ttl` (30 s) ends.
+//! After a permanent error, such as a stream that does not exist, it fails at once.
 //!
 //! # Shutdown
 //!
-//! [`Producer::close`] takes no more records and ends when all are resolved; [`Producer::close_or_fail`] gives up after a
-//! time. Every outcome resolves, whatever happens: also when the last handle is dropped, or the runtime is shut down.
+//! [`Producer::close`] accepts no more records and waits until all are resolved. [`Producer::close_or_fail`] fails the
+//! remaining records after a timeout. Every outcome resolves, also when the last handle is dropped or the runtime is
+//! shut down.
 //!
 //! # Metrics
 //!
-//! Those of the KPL, under their names. With [`metrics_level`](ConfigBuilder::metrics_level) set, [`Producer::metrics`] shows
-//! them at any time, and [`Producer::export_metrics_to`] sends them to a sink every minute: CloudWatch, OpenTelemetry,
-//! Prometheus, DogStatsD, or your own. See [`metrics`].
+//! The metrics and their names are the KPL's. With [`metrics_level`](ConfigBuilder::metrics_level) set,
+//! [`Producer::metrics`] returns them at any time, and [`Producer::export_metrics_to`] sends them to a sink every
+//! minute: CloudWatch, OpenTelemetry, Prometheus, DogStatsD, or your own. See [`metrics`].
 //!
 //! ```no_run
 //! # async fn example(producer: kpl_tokio::Producer) {
@@ -81,7 +84,8 @@
 //!
 //! # Without an event loop
 //!
-//! [`blocking::Producer`] has the same names, waits, and takes time-outs: from any thread, with no runtime of yours.
+//! [`blocking::Producer`] has the same methods, which wait on any thread and take timeouts. It needs no runtime of
+//! yours.
 //!
 //! # Settings
 //!
@@ -97,10 +101,11 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Region, endpoint and credentials are the AWS SDK's business: [`Producer::new`] takes a client,
-//! [`Producer::from_sdk_config`] a config. [`http_client`] has HTTP clients for endpoints with certificates of their own.
+//! Region, endpoint and credentials are settings of the AWS SDK: [`Producer::new`] takes a client,
+//! [`Producer::from_sdk_config`] a config. [`http_client`] has HTTP clients for endpoints with a private certificate
+//! authority.
 //!
-//! The producer tells about throttling, resharding and the like by `tracing`, never a line a record.
+//! The producer logs throttling, resharding and similar events with `tracing`, never one line per record.
 
 pub mod blocking;
 #[cfg(feature = "datadog")]
@@ -122,15 +127,15 @@ pub use kpl_driver::core::{
 };
 pub use kpl_driver::{FromEnvError, Outcome, PutError, metrics};
 
-/// A Kinesis producer on tokio: a handle, to be cloned. See [`kpl_driver::Producer`] for what it can do.
+/// A Kinesis producer on tokio. It is a handle that can be cloned: see [`kpl_driver::Producer`].
 pub type Producer = kpl_driver::Producer<Tokio>;
 
-/// The tokio runtime that was current when this was made.
+/// The tokio runtime that was current when this value was created.
 #[derive(Clone, Debug)]
 pub struct Tokio {
-    /// The wall clock's time at `started`.
+    /// The wall clock time at `started`.
     origin: Instant,
-    /// On tokio's own clock, so that the producer stands still when a test pauses time.
+    /// The start on tokio's clock: a test that pauses it pauses the producer.
     started: tokio::time::Instant,
     handle: tokio::runtime::Handle,
 }
@@ -138,7 +143,7 @@ pub struct Tokio {
 impl Default for Tokio {
     /// # Panics
     ///
-    /// Outside a tokio runtime.
+    /// Panics outside a tokio runtime.
     fn default() -> Self {
         Self::new(tokio::runtime::Handle::current())
     }
@@ -190,13 +195,13 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_clock_shows_wall_time_and_stands_still_with_tokios() {
+    async fn the_clock_starts_at_wall_time_and_pauses_with_tokios_clock() {
         let runtime = Tokio::default();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let start = runtime.now();
         assert!(wall.abs_diff(Duration::from_nanos(start.as_nanos())) < Duration::from_secs(60));
         std::thread::sleep(Duration::from_millis(2));
-        assert_eq!(runtime.now(), start, "paused");
+        assert_eq!(runtime.now(), start, "the clock is paused");
         runtime.sleep_until(start + Duration::from_secs(3_600)).await;
         let slept = runtime.now().saturating_since(start);
         assert!((3_600_000..3_600_010).contains(&slept.as_millis()), "{slept:?}");

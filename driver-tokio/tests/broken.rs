@@ -1,4 +1,4 @@
-//! The conformance suite finds what implementers get wrong: each of these drivers breaks one promise.
+//! Tests that the conformance suite finds faults of drivers: each of these drivers breaks one promise.
 
 use std::error::Error;
 use std::future::{Future, poll_fn};
@@ -26,26 +26,26 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,
-    ClockOfItsOwnInEachThread,
+    ClockPerThread,
     ClockAtHalfSpeed,
     SleepEndsEarly,
     SleepEndsLate,
-    SleepNeedsAFuture,
+    SleepPanicsInThePast,
     SleepOverflows,
     SleepIsCapped,
     SleepKeepsItsFirstWaker,
     SpawnRunsInline,
     SpawnNeedsARuntime,
-    SpawnDropsWhatWaits,
-    SpawnRunsOneByOne,
-    SpawnRunsAHundred,
-    SpawnHogs,
-    SpawnDiesOfPanics,
+    SpawnPollsOnce,
+    SpawnIsSequential,
+    SpawnIsLimitedTo100,
+    SpawnNeverYields,
+    SpawnEndsAfterAPanic,
 }
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A pool for the executors that are broken.
+/// The runtime of the faulty executors.
 static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
 
 /// kpl-tokio with a fault.
@@ -54,16 +54,16 @@ struct Broken {
     fault: Fault,
     tokio: Tokio,
     handle: Handle,
-    one_by_one: mpsc::Sender<Task>,
-    together: UnboundedSender<Task>,
+    sequential: mpsc::Sender<Task>,
+    concurrent: UnboundedSender<Task>,
     slots: Arc<Semaphore>,
 }
 
 impl Broken {
     fn new(fault: Fault) -> Self {
-        let (one_by_one, queue) = mpsc::channel::<Task>();
+        let (sequential, queue) = mpsc::channel::<Task>();
         std::thread::spawn(move || queue.iter().for_each(|future| RUNTIME.block_on(future)));
-        let (together, mut queue) = unbounded_channel::<Task>();
+        let (concurrent, mut queue) = unbounded_channel::<Task>();
         std::thread::spawn(move || {
             let mut tasks = FuturesUnordered::new();
             RUNTIME.block_on(poll_fn(|cx| {
@@ -76,12 +76,12 @@ impl Broken {
         });
         let tokio = RUNTIME.block_on(async { Tokio::default() });
         let slots = Arc::new(Semaphore::new(100));
-        Self { fault, tokio, handle: RUNTIME.handle().clone(), one_by_one, together, slots }
+        Self { fault, tokio, handle: RUNTIME.handle().clone(), sequential, concurrent, slots }
     }
 }
 
 thread_local! {
-    static BEHIND: u64 = {
+    static OFFSET: u64 = {
         static THREADS: AtomicU64 = AtomicU64::new(0);
         THREADS.fetch_add(1_000_000, Ordering::Relaxed)
     };
@@ -91,7 +91,7 @@ impl Runtime for Broken {
     fn now(&self) -> Instant {
         let now = self.tokio.now();
         match self.fault {
-            Fault::ClockOfItsOwnInEachThread => Instant::from_nanos(now.as_nanos() - BEHIND.with(|behind| *behind)),
+            Fault::ClockPerThread => Instant::from_nanos(now.as_nanos() - OFFSET.with(|offset| *offset)),
             Fault::ClockAtHalfSpeed => Instant::from_nanos(now.as_nanos() / 2),
             _ => now,
         }
@@ -100,10 +100,9 @@ impl Runtime for Broken {
     async fn sleep_until(&self, deadline: Instant) {
         let wait = deadline.saturating_since(self.now());
         match self.fault {
-            // It begins at once, and forgets what it has waited already.
             Fault::SleepEndsEarly => tokio::time::sleep(wait.saturating_sub(Duration::from_millis(3))).await,
             Fault::SleepEndsLate => tokio::time::sleep(wait + Duration::from_millis(500)).await,
-            Fault::SleepNeedsAFuture => assert!(!wait.is_zero(), "the deadline has passed"),
+            Fault::SleepPanicsInThePast => assert!(!wait.is_zero(), "the deadline has passed"),
             Fault::SleepOverflows => {
                 let year = Duration::from_secs(365 * 86_400);
                 assert!(wait < year * 200, "overflow when adding duration to instant");
@@ -130,7 +129,7 @@ impl Runtime for Broken {
             }
             _ => self.tokio.sleep_until(deadline).await,
         }
-        if self.fault == Fault::SleepNeedsAFuture {
+        if self.fault == Fault::SleepPanicsInThePast {
             tokio::time::sleep(wait).await;
         }
     }
@@ -143,60 +142,60 @@ impl Runtime for Broken {
                 scope.spawn(run).join()
             })),
             Fault::SpawnNeedsARuntime => drop(tokio::spawn(future)),
-            Fault::SpawnDropsWhatWaits => drop(self.handle.spawn(poll_fn(move |cx| {
+            Fault::SpawnPollsOnce => drop(self.handle.spawn(poll_fn(move |cx| {
                 let _ = future.as_mut().poll(cx);
                 Poll::Ready(())
             }))),
-            Fault::SpawnRunsOneByOne => drop(self.one_by_one.send(future)),
-            Fault::SpawnRunsAHundred => {
+            Fault::SpawnIsSequential => drop(self.sequential.send(future)),
+            Fault::SpawnIsLimitedTo100 => {
                 let slots = self.slots.clone();
                 self.handle.spawn(async move {
                     let _slot = slots.acquire().await;
                     future.await;
                 });
             }
-            // As often as it says that it wants to, without a turn for anybody else.
-            Fault::SpawnHogs => drop(self.handle.spawn(poll_fn(move |cx| {
+            // Polls the future as long as it wakes itself, without a turn for other tasks.
+            Fault::SpawnNeverYields => drop(self.handle.spawn(poll_fn(move |cx| {
                 loop {
-                    let again = Arc::new(Again::default());
-                    let waker = Waker::from(again.clone());
-                    *again.outer.lock().unwrap() = Some(cx.waker().clone());
+                    let counter = Arc::new(WakeCounter::default());
+                    let waker = Waker::from(counter.clone());
+                    *counter.outer.lock().unwrap() = Some(cx.waker().clone());
                     let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
-                    let woken = again.woken.load(Ordering::SeqCst) > 0;
+                    let woken = counter.wakes.load(Ordering::SeqCst) > 0;
                     if polled.is_ready() || !woken {
                         return polled;
                     }
                 }
             }))),
-            Fault::SpawnDiesOfPanics => drop(self.together.send(future)),
+            Fault::SpawnEndsAfterAPanic => drop(self.concurrent.send(future)),
             _ => self.tokio.spawn(future),
         }
     }
 }
 
-/// Tells that it was woken, and wakes another.
+/// Counts wake-ups and forwards them to another waker.
 #[derive(Default)]
-struct Again {
-    woken: AtomicU64,
+struct WakeCounter {
+    wakes: AtomicU64,
     outer: Mutex<Option<Waker>>,
 }
 
-impl std::task::Wake for Again {
+impl std::task::Wake for WakeCounter {
     fn wake(self: Arc<Self>) {
-        self.woken.fetch_add(1, Ordering::SeqCst);
+        self.wakes.fetch_add(1, Ordering::SeqCst);
         if let Some(outer) = &*self.outer.lock().unwrap() {
             outer.wake_by_ref();
         }
     }
 }
 
-/// kpl-tokio with a fault in its HTTP client, by its number.
+/// kpl-tokio with the fault of this number in its HTTP client.
 #[derive(Clone)]
 struct BrokenClient<const FAULT: usize>(Tokio);
 
-const BELIEVES_ANY_CERTIFICATE_AUTHORITY: usize = 0;
-const TAKES_ALL_ERRORS_FOR_REFUSALS: usize = 1;
-const MIXES_UP_ANSWERS: usize = 2;
+const IGNORES_THE_CA_BUNDLE: usize = 0;
+const NO_ERROR_IS_AMBIGUOUS: usize = 1;
+const MIXES_UP_REPLIES: usize = 2;
 
 impl<const FAULT: usize> Default for BrokenClient<FAULT> {
     fn default() -> Self {
@@ -221,9 +220,9 @@ impl<const FAULT: usize> Runtime for BrokenClient<FAULT> {
 impl<const FAULT: usize> AwsRuntime for BrokenClient<FAULT> {
     fn http_client(ca_pem: Option<&[u8]>) -> Result<SharedHttpClient, Box<dyn Error + Send + Sync>> {
         match FAULT {
-            BELIEVES_ANY_CERTIFICATE_AUTHORITY => Tokio::http_client(None),
-            MIXES_UP_ANSWERS => {
-                Ok(SharedHttpClient::new(Mixed { client: Tokio::http_client(ca_pem)?, late: Arc::default() }))
+            IGNORES_THE_CA_BUNDLE => Tokio::http_client(None),
+            MIXES_UP_REPLIES => {
+                Ok(SharedHttpClient::new(MixedClient { client: Tokio::http_client(ca_pem)?, late: Arc::default() }))
             }
             _ => Tokio::http_client(ca_pem),
         }
@@ -234,29 +233,29 @@ impl<const FAULT: usize> AwsRuntime for BrokenClient<FAULT> {
     }
 
     fn never_connected(error: &(dyn Error + 'static)) -> bool {
-        FAULT == TAKES_ALL_ERRORS_FOR_REFUSALS || Tokio::never_connected(error)
+        FAULT == NO_ERROR_IS_AMBIGUOUS || Tokio::never_connected(error)
     }
 }
 
-/// A client that, as old ones did, leaves an answer that nobody waited for to the next request.
+/// A client that returns the reply to a dropped request to the next request, as old HTTP clients did.
 #[derive(Clone, Debug)]
-struct Mixed {
+struct MixedClient {
     client: SharedHttpClient,
-    late: Arc<Mutex<Vec<tokio::task::JoinHandle<Answer>>>>,
+    late: Arc<Mutex<Vec<tokio::task::JoinHandle<Reply>>>>,
 }
 
-type Answer = Result<
+type Reply = Result<
     aws_smithy_runtime_api::client::orchestrator::HttpResponse,
     aws_smithy_runtime_api::client::result::ConnectorError,
 >;
 
 #[derive(Clone, Debug)]
-struct MixedConnector(SharedHttpConnector, Mixed);
+struct MixedConnector(SharedHttpConnector, MixedClient);
 
-impl HttpClient for Mixed {
+impl HttpClient for MixedClient {
     fn http_connector(&self, _: &HttpConnectorSettings, parts: &RuntimeComponents) -> SharedHttpConnector {
-        let no_time_outs = HttpConnectorSettings::builder().build();
-        SharedHttpConnector::new(MixedConnector(self.client.http_connector(&no_time_outs, parts), self.clone()))
+        let no_timeouts = HttpConnectorSettings::builder().build();
+        SharedHttpConnector::new(MixedConnector(self.client.http_connector(&no_timeouts, parts), self.clone()))
     }
 }
 
@@ -266,22 +265,22 @@ impl HttpConnector for MixedConnector {
         let late = mixed.late.clone();
         HttpConnectorFuture::new(async move {
             let call = tokio::spawn(async move { connector.call(request).await });
-            let answered = late.lock().unwrap().iter().position(tokio::task::JoinHandle::is_finished);
-            if let Some(position) = answered {
-                let answer = late.lock().unwrap().swap_remove(position);
-                return answer.await.unwrap();
+            let finished = late.lock().unwrap().iter().position(tokio::task::JoinHandle::is_finished);
+            if let Some(position) = finished {
+                let reply = late.lock().unwrap().swap_remove(position);
+                return reply.await.unwrap();
             }
             let mut pending = Pending { call: Some(call), late };
-            let answer = pending.call.as_mut().unwrap().await.unwrap();
+            let reply = pending.call.as_mut().unwrap().await.unwrap();
             pending.call = None;
-            answer
+            reply
         })
     }
 }
 
 struct Pending {
-    call: Option<tokio::task::JoinHandle<Answer>>,
-    late: Arc<Mutex<Vec<tokio::task::JoinHandle<Answer>>>>,
+    call: Option<tokio::task::JoinHandle<Reply>>,
+    late: Arc<Mutex<Vec<tokio::task::JoinHandle<Reply>>>>,
 }
 
 impl Drop for Pending {
@@ -292,56 +291,56 @@ impl Drop for Pending {
     }
 }
 
-/// What the suite says.
-fn said(check: impl FnOnce() + Send + 'static) -> String {
-    let Err(panic) = std::thread::spawn(check).join() else { return "all is well".into() };
-    let said = panic.downcast_ref::<String>().cloned();
-    said.unwrap_or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string).unwrap_or_default())
+/// Returns the panic message of a check, or "no fault found".
+fn verdict(check: impl FnOnce() + Send + 'static) -> String {
+    let Err(panic) = std::thread::spawn(check).join() else { return "no fault found".into() };
+    let message = panic.downcast_ref::<String>().cloned();
+    message.unwrap_or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string).unwrap_or_default())
 }
 
-macro_rules! found {
-    ($($name:ident $fault:ident says $promise:literal;)*) => {$(
+macro_rules! tests {
+    ($($name:ident $fault:ident => $promise:literal;)*) => {$(
         #[test]
         fn $name() {
-            let said = said(|| conformance::runtime(&Broken::new(Fault::$fault)));
-            assert!(said.contains($promise), "{said}");
+            let verdict = verdict(|| conformance::runtime(&Broken::new(Fault::$fault)));
+            assert!(verdict.contains($promise), "{verdict}");
         }
     )*};
 }
 
-found! {
-    without_a_fault_all_is_well None says "all is well";
-    a_clock_of_its_own_in_each_thread_is_found ClockOfItsOwnInEachThread says "`now` never goes backwards";
-    a_clock_at_half_speed_is_found ClockAtHalfSpeed says "`now` goes as fast";
-    a_sleep_that_ends_early_is_found SleepEndsEarly says "`sleep_until` never ends before its deadline";
-    a_sleep_that_ends_late_is_found SleepEndsLate says "ends soon after its deadline";
-    a_sleep_that_cannot_take_the_past_is_found SleepNeedsAFuture says "`sleep_until` a time that has passed";
-    a_sleep_that_overflows_is_found SleepOverflows says "the end of time";
-    a_sleep_with_a_cap_is_found SleepIsCapped says "never ends before its deadline";
-    a_sleep_that_keeps_its_first_waker_is_found SleepKeepsItsFirstWaker says "wakes the task that polled it last";
-    a_spawn_that_runs_inline_is_found SpawnRunsInline says "comes back at once";
-    a_spawn_that_needs_a_runtime_is_found SpawnNeedsARuntime says "`spawn` works from any thread";
-    a_spawn_that_drops_what_waits_is_found SpawnDropsWhatWaits says "runs to its end";
-    a_spawn_that_runs_one_by_one_is_found SpawnRunsOneByOne says "side by side";
-    a_spawn_that_runs_a_hundred_is_found SpawnRunsAHundred says "thousands of futures";
-    a_spawn_that_hogs_is_found SpawnHogs says "a future that yields lets others run";
-    a_spawn_that_dies_of_panics_is_found SpawnDiesOfPanics says "a future that panics is dropped";
+tests! {
+    without_a_fault_none_is_found None => "no fault found";
+    a_clock_per_thread_is_found ClockPerThread => "`now` never goes backwards";
+    a_clock_at_half_speed_is_found ClockAtHalfSpeed => "`now` goes as fast";
+    a_sleep_that_ends_early_is_found SleepEndsEarly => "`sleep_until` never ends before its deadline";
+    a_sleep_that_ends_late_is_found SleepEndsLate => "ends soon after its deadline";
+    a_sleep_that_panics_in_the_past_is_found SleepPanicsInThePast => "`sleep_until` a time that has passed";
+    a_sleep_that_overflows_is_found SleepOverflows => "the end of time";
+    a_sleep_with_a_cap_is_found SleepIsCapped => "never ends before its deadline";
+    a_sleep_that_keeps_its_first_waker_is_found SleepKeepsItsFirstWaker => "wakes the task that polled it last";
+    a_spawn_that_runs_inline_is_found SpawnRunsInline => "returns at once";
+    a_spawn_that_needs_a_runtime_is_found SpawnNeedsARuntime => "`spawn` works from any thread";
+    a_spawn_that_polls_once_is_found SpawnPollsOnce => "runs to its end";
+    a_sequential_spawn_is_found SpawnIsSequential => "side by side";
+    a_spawn_limited_to_100_is_found SpawnIsLimitedTo100 => "thousands of futures";
+    a_spawn_that_never_yields_is_found SpawnNeverYields => "a future that yields lets others run";
+    a_spawn_that_ends_after_a_panic_is_found SpawnEndsAfterAPanic => "a future that panics is dropped";
 }
 
 #[test]
-fn a_client_that_believes_any_authority_is_found() {
-    let said = said(|| conformance::http_client(&BrokenClient::<BELIEVES_ANY_CERTIFICATE_AUTHORITY>::default()));
-    assert!(said.contains("refuses a CA bundle"), "{said}");
+fn a_client_that_ignores_the_ca_bundle_is_found() {
+    let verdict = verdict(|| conformance::http_client(&BrokenClient::<IGNORES_THE_CA_BUNDLE>::default()));
+    assert!(verdict.contains("refuses a CA bundle"), "{verdict}");
 }
 
 #[test]
-fn a_client_that_takes_all_errors_for_refusals_is_found() {
-    let said = said(|| conformance::http_client(&BrokenClient::<TAKES_ALL_ERRORS_FOR_REFUSALS>::default()));
-    assert!(said.contains("a time-out and a lost answer"), "{said}");
+fn a_client_whose_errors_are_never_ambiguous_is_found() {
+    let verdict = verdict(|| conformance::http_client(&BrokenClient::<NO_ERROR_IS_AMBIGUOUS>::default()));
+    assert!(verdict.contains("a timeout and a lost reply"), "{verdict}");
 }
 
 #[test]
-fn a_client_that_mixes_up_answers_is_found() {
-    let said = said(|| conformance::http_client(&BrokenClient::<MIXES_UP_ANSWERS>::default()));
-    assert!(said.contains("reaches no other request"), "{said}");
+fn a_client_that_mixes_up_replies_is_found() {
+    let verdict = verdict(|| conformance::http_client(&BrokenClient::<MIXES_UP_REPLIES>::default()));
+    assert!(verdict.contains("reaches no other request"), "{verdict}");
 }

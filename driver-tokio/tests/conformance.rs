@@ -1,10 +1,10 @@
-//! kpl-tokio keeps every promise that a driver makes.
+//! The conformance suite, applied to kpl-tokio.
 
 use kpl_driver::conformance;
 use kpl_tokio::Tokio;
 
 #[test]
-fn the_driver_conforms() {
+fn it_conforms_on_many_threads() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let tokio = runtime.block_on(async { Tokio::default() });
     conformance::driver(&tokio);
@@ -22,6 +22,6 @@ fn it_conforms_on_one_thread() {
 }
 
 #[test]
-fn it_conforms_for_threads_that_have_no_runtime() {
+fn it_conforms_for_threads_without_a_runtime() {
     conformance::blocking::<Tokio>();
 }

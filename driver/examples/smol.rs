@@ -1,5 +1,5 @@
-//! A whole driver, for smol: a runtime, and an HTTP client with TLS, a pool of connections and time-outs (no proxies).
-//! And what it is for: putting the lines of a file into a stream.
+//! A complete driver for smol: a runtime, and an HTTP client with TLS, a connection pool and timeouts, without proxies.
+//! The program puts the lines of a file into a stream.
 //!
 //! ```text
 //! kpl emulator --stream events:4 &
@@ -55,7 +55,7 @@ impl Runtime for Smol {
     }
 
     fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        // A panic ends its task, and nothing else.
+        // A panic must end its task only.
         smol::spawn(AssertUnwindSafe(future).catch_unwind()).detach();
     }
 }
@@ -83,7 +83,7 @@ impl AwsRuntime for Smol {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let (tls, idle) = (Arc::new(tls), Idle::default());
-        // Asked for each request: the time-outs are the request's, the connections everybody's.
+        // The SDK calls this per request. Timeouts belong to the request; all requests share the connections.
         Ok(http_client_fn(move |settings, _| {
             SharedHttpConnector::new(Http { tls: tls.clone(), idle: idle.clone(), settings: settings.clone() })
         }))
@@ -94,16 +94,16 @@ impl AwsRuntime for Smol {
     }
 
     fn never_connected(error: &(dyn Error + 'static)) -> bool {
-        // A request is cancelled when its connection, an idle one, closes before anything was sent.
+        // hyper cancels a request if its idle connection closes before anything is sent.
         error.is::<NotConnected>() || error.downcast_ref().is_some_and(hyper::Error::is_canceled)
     }
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("no connection came about")]
+#[error("connection not established")]
 struct NotConnected(#[source] ConnectorError);
 
-/// HTTP/1.1 by hyper, over smol's sockets.
+/// HTTP/1.1 with hyper, over smol's sockets.
 #[derive(Clone, Debug)]
 struct Http {
     tls: Arc<ClientConfig>,
@@ -111,23 +111,24 @@ struct Http {
     settings: HttpConnectorSettings,
 }
 
-/// Connections that wait for a request, by scheme and authority.
+/// Idle connections, with scheme and authority.
 type Idle = Arc<Mutex<Vec<(String, SendRequest<SdkBody>)>>>;
 
 impl HttpConnector for Http {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let http = self.clone();
-        HttpConnectorFuture::new(async move { within(http.settings.read_timeout(), http.answer(request)).await })
+        HttpConnectorFuture::new(async move { with_timeout(http.settings.read_timeout(), http.send(request)).await })
     }
 }
 
 impl Http {
-    /// The answer with its whole body. If this is dropped before, or fails, the connection closes.
-    async fn answer(&self, request: HttpRequest) -> Result<HttpResponse, BoxError> {
+    /// Sends a request and returns the response with its whole body. If this fails or is dropped, the connection
+    /// closes.
+    async fn send(&self, request: HttpRequest) -> Result<HttpResponse, BoxError> {
         let mut request = request.try_into_http1x()?;
         let uri = request.uri().clone();
         let host = uri.host().ok_or("the endpoint has no host")?;
-        // As it was signed: without a port that goes without saying.
+        // The signature covers this header: without the default port.
         let authority = match uri.port_u16() {
             Some(port) if port != default_port(&uri) => format!("{host}:{port}"),
             _ => host.to_owned(),
@@ -138,7 +139,7 @@ impl Http {
         let origin = format!("{}://{authority}", uri.scheme_str().unwrap_or_default());
         let mut connection = match self.take_idle(&origin) {
             Some(connection) => connection,
-            None => within(self.settings.connect_timeout(), self.connect(&uri)).await.map_err(NotConnected)?,
+            None => with_timeout(self.settings.connect_timeout(), self.connect(&uri)).await.map_err(NotConnected)?,
         };
         let (parts, body) = connection.send_request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();
@@ -146,11 +147,11 @@ impl Http {
         Ok(Response::from_parts(parts, SdkBody::from(body)).try_into()?)
     }
 
-    /// Of those that are open, the one that was used last.
+    /// Returns the most recently used idle connection that is open.
     fn take_idle(&self, origin: &str) -> Option<SendRequest<SdkBody>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|(_, connection)| !connection.is_closed());
-        let index = idle.iter().rposition(|(of, connection)| of == origin && connection.is_ready())?;
+        let index = idle.iter().rposition(|(key, connection)| key == origin && connection.is_ready())?;
         Some(idle.remove(index).1)
     }
 
@@ -160,10 +161,10 @@ impl Http {
         let socket = TcpStream::connect(format!("{host}:{port}")).await?;
         socket.set_nodelay(true)?;
         if uri.scheme_str() != Some("https") {
-            return speak_http(socket).await;
+            return start_http(socket).await;
         }
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
-        speak_http(TlsConnector::from(self.tls.clone()).connect(name, socket).await?).await
+        start_http(TlsConnector::from(self.tls.clone()).connect(name, socket).await?).await
     }
 }
 
@@ -171,27 +172,27 @@ fn default_port(uri: &Uri) -> u16 {
     if uri.scheme_str() == Some("https") { 443 } else { 80 }
 }
 
-async fn speak_http<S>(socket: S) -> Result<SendRequest<SdkBody>, BoxError>
+async fn start_http<S>(socket: S) -> Result<SendRequest<SdkBody>, BoxError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (sender, connection) = handshake(FuturesIo::new(socket)).await?;
-    smol::spawn(connection).detach(); // what goes wrong is told to the request
+    smol::spawn(connection).detach(); // the request reports its errors
     Ok(sender)
 }
 
-/// A future's result, unless it takes too long.
-async fn within<T>(
+/// Returns the result of a future, or a timeout error.
+async fn with_timeout<T>(
     limit: Option<Duration>,
     result: impl Future<Output = Result<T, BoxError>>,
 ) -> Result<T, ConnectorError> {
     let result = async { result.await.map_err(ConnectorError::io) };
     let Some(limit) = limit else { return result.await };
-    let late = async {
+    let timeout = async {
         Timer::after(limit).await;
-        Err(ConnectorError::timeout(format!("not done after {limit:?}").into()))
+        Err(ConnectorError::timeout(format!("timed out after {limit:?}").into()))
     };
-    result.or(late).await
+    result.or(timeout).await
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {

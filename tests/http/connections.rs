@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::driver::{Config, PutFailure, UNKNOWN_HOST, UserRecord, block_on, sleep};
 use kpl_emulator::Faults;
 
-use crate::rig::{Threads, emulator, producer};
+use crate::rig::{TestServer, emulator, producer};
 
 #[test]
 fn a_timeout_is_ambiguous_and_a_refused_connection_is_not() {
@@ -106,7 +106,7 @@ fn a_tls_handshake_that_hangs_is_not_ambiguous() {
 fn a_connection_closed_before_the_reply_is_ambiguous() {
     block_on(async {
         let start = Instant::now();
-        let closing = Threads::serve(|_| None);
+        let closing = TestServer::start(|_| None);
         let failure = failure(&closing.url()).await;
         assert!(failure.is_ambiguous(), "{failure:?}");
         assert!(failure.error.message.contains("Connection Lost"), "{failure}");

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::driver::{Producer, block_on};
 use kpl_emulator::{Emulator, Options, Server};
 
-use crate::rig::{Threads, certificates, ok};
+use crate::rig::{TestServer, certificates, ok};
 
 /// The variable that marks a child process. A child runs the first test of this file, which calls [`run_as_child`]
 /// there.
@@ -97,8 +97,8 @@ fn a_proxy_comes_from_the_environment() {
 fn credentials_of_a_container_come_from_an_endpoint_with_a_host_name() {
     let emulator = Emulator::new(Options::default()).with_stream("events", 1);
     let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None).unwrap();
-    let container = Threads::serve(|heard| {
-        assert!(heard.head.starts_with("get /role http/1.1") && heard.head.contains("authorization: token"));
+    let container = TestServer::start(|request| {
+        assert!(request.head.starts_with("get /role http/1.1") && request.head.contains("authorization: token"));
         ok(r#"{"AccessKeyId":"AKID","SecretAccessKey":"secret","Token":"t","Expiration":"2099-01-01T00:00:00Z"}"#)
     });
     let uri = format!("http://localhost:{}/role", container.addr.port());

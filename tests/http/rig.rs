@@ -57,30 +57,30 @@ pub(crate) fn certificates() -> (String, Arc<rustls::ServerConfig>) {
 }
 
 /// A request as received, with its head in lower case.
-pub(crate) struct Heard {
+pub(crate) struct Request {
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
 }
 
 /// An HTTP server with a thread for each connection.
-pub(crate) struct Threads {
+pub(crate) struct TestServer {
     pub(crate) addr: SocketAddr,
     open: Arc<AtomicUsize>,
 }
 
-impl Threads {
-    /// Starts a server. `answer` returns the whole response to a request, or `None` to close the connection.
-    pub(crate) fn serve(answer: impl Fn(Heard) -> Option<String> + Send + Sync + 'static) -> Self {
+impl TestServer {
+    /// Starts a server. `respond` returns the whole response to a request, or `None` to close the connection.
+    pub(crate) fn start(respond: impl Fn(Request) -> Option<String> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let open = Arc::new(AtomicUsize::new(0));
-        let (answer, count) = (Arc::new(answer), open.clone());
+        let (respond, count) = (Arc::new(respond), open.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (answer, count) = (answer.clone(), count.clone());
+                let (respond, count) = (respond.clone(), count.clone());
                 count.fetch_add(1, Ordering::SeqCst);
                 std::thread::spawn(move || {
-                    let _ = serve_connection(stream.unwrap(), &*answer);
+                    let _ = serve_connection(stream.unwrap(), &*respond);
                     count.fetch_sub(1, Ordering::SeqCst);
                 });
             }
@@ -98,8 +98,8 @@ impl Threads {
     }
 }
 
-/// Answers requests until one side closes the connection.
-fn serve_connection(stream: TcpStream, answer: &dyn Fn(Heard) -> Option<String>) -> std::io::Result<()> {
+/// Serves requests until one side closes the connection.
+fn serve_connection(stream: TcpStream, respond: &dyn Fn(Request) -> Option<String>) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
@@ -114,8 +114,8 @@ fn serve_connection(stream: TcpStream, answer: &dyn Fn(Heard) -> Option<String>)
             head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |len| len.parse().unwrap());
         let mut body = vec![0; len];
         reader.read_exact(&mut body)?;
-        let Some(answer) = answer(Heard { head, body }) else { return Ok(()) };
-        (&stream).write_all(answer.as_bytes())?;
+        let Some(response) = respond(Request { head, body }) else { return Ok(()) };
+        (&stream).write_all(response.as_bytes())?;
     }
 }
 

@@ -17,7 +17,7 @@ fn https_needs_a_trusted_authority_or_disabled_verification() {
 
         let with_ca = http_client::with_ca_bundle(ca_pem.as_bytes()).unwrap();
         let with_ca = Producer::new(client(&server.url(), with_ca), config());
-        with_ca.put("events", "k", "by CA").await.unwrap().await.unwrap();
+        with_ca.put("events", "k", "with CA").await.unwrap().await.unwrap();
 
         let without_verification = http_client::dangerous_without_certificate_verification();
         let without_verification = Producer::new(client(&server.url(), without_verification), config());

@@ -1,4 +1,4 @@
-//! Standard error: progress where a person looks on, and lines above it.
+//! Standard error: messages, and the progress below them on a terminal.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use kpl_tokio::Producer;
 
-use super::feed::Fill;
+use super::feed::Progress;
 use super::metrics::Counts;
 use crate::exit;
 
-/// Between two looks at the producer.
+/// The time between two updates of the progress.
 const REFRESH: Duration = Duration::from_millis(100);
 
-/// Where messages and the progress go. On anything but a terminal there is no progress.
+/// Prints messages and the progress. There is no progress unless standard error is a terminal.
 #[derive(Clone)]
 pub(crate) struct Console(ProgressBar);
 
@@ -27,13 +27,13 @@ impl Console {
         Self(bar)
     }
 
-    /// A line of its own, above the progress.
-    pub(crate) fn say(&self, line: &str) {
-        self.0.suspend(|| exit::say(line));
+    /// Prints a message above the progress.
+    pub(crate) fn print_message(&self, line: &str) {
+        self.0.suspend(|| exit::print_message(line));
     }
 
-    /// Shows what the producer is at. Never ends; to be dropped.
-    pub(crate) async fn show(&self, producer: &Producer, fill: &Arc<Fill>) {
+    /// Shows the progress of the producer. Never ends; the caller drops the future.
+    pub(crate) async fn show(&self, producer: &Producer, progress: &Arc<Progress>) {
         if self.0.is_hidden() {
             return std::future::pending().await;
         }
@@ -46,20 +46,20 @@ impl Console {
                 HumanCount(rate.per_second(succeeded)),
                 HumanCount(producer.outstanding_records() as u64),
                 HumanCount(throttled),
-                HumanCount(failed + fill.refused.load(Ordering::Relaxed)),
+                HumanCount(failed + progress.refused.load(Ordering::Relaxed)),
             ));
             self.0.tick();
             tokio::time::sleep(REFRESH).await;
         }
     }
 
-    /// Takes the progress away.
+    /// Removes the progress.
     pub(crate) fn clear(&self) {
         self.0.finish_and_clear();
     }
 }
 
-/// Records a second over about the last second.
+/// Records per second over about the last second.
 struct Rate {
     since: Instant,
     count: u64,

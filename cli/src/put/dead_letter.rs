@@ -1,4 +1,4 @@
-//! Lines that failed, kept with their last error so that they can be put again.
+//! Failed lines, kept with their last error so that they can be put again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -14,14 +14,14 @@ use serde::Serialize;
 pub(crate) struct DeadLetter<'a> {
     /// The file as named on the command line, or `-`.
     pub(crate) source: &'a str,
-    /// Counted from 1.
+    /// The line number, from 1.
     pub(crate) line: u64,
-    /// Kinesis's own code, or one of the producer's.
+    /// The error code of Kinesis, or of the producer.
     pub(crate) code: &'a str,
     pub(crate) message: &'a str,
-    /// Whether the line may be in the stream all the same.
+    /// Whether the line may be in the stream although it failed.
     pub(crate) ambiguous: bool,
-    /// How often it was sent.
+    /// The number of attempts.
     pub(crate) attempts: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) partition_key: Option<&'a str>,
@@ -29,7 +29,7 @@ pub(crate) struct DeadLetter<'a> {
     pub(crate) data: Data<'a>,
 }
 
-/// The line itself: as text where it is UTF-8, for then it can be read.
+/// The line: text if it is UTF-8, otherwise base64.
 #[derive(Debug, Serialize)]
 pub(crate) enum Data<'a> {
     #[serde(rename = "data")]
@@ -47,7 +47,7 @@ impl<'a> Data<'a> {
     }
 }
 
-/// The file, written to the end: what a run before has left there is not lost.
+/// The dead-letter file. Lines are appended: lines of earlier runs are kept.
 #[derive(Debug)]
 pub(crate) struct DeadLetters {
     path: PathBuf,
@@ -56,17 +56,17 @@ pub(crate) struct DeadLetters {
 }
 
 impl DeadLetters {
-    /// Opens the file, which must not be one of those that are read.
+    /// Opens the file. Fails if it is also an input.
     pub(crate) fn open(path: &Path, inputs: &[PathBuf]) -> anyhow::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(path);
         let file = file.with_context(|| format!("cannot write --dead-letter {path:?}"))?;
-        let same =
+        let is_same =
             |input: &PathBuf| path.canonicalize().ok().is_some_and(|path| input.canonicalize().ok() == Some(path));
-        anyhow::ensure!(!inputs.iter().any(same), "--dead-letter {path:?} is also a file to put");
+        anyhow::ensure!(!inputs.iter().any(is_same), "--dead-letter {path:?} is also an input file");
         Ok(Self { path: path.to_owned(), file: BufWriter::new(file), error: None })
     }
 
-    /// Writes a line. A full disk is told at the end; the other lines still go to the stream.
+    /// Writes a line. [`Self::finish`] reports errors, so that the other lines are still put.
     pub(crate) fn write(&mut self, letter: &DeadLetter<'_>) {
         let written = serde_json::to_writer(&mut self.file, letter).map_err(io::Error::from);
         if let Err(error) = written.and_then(|()| self.file.write_all(b"\n")) {
@@ -74,12 +74,16 @@ impl DeadLetters {
         }
     }
 
-    /// Ends the file; says if not all of it could be written.
+    /// Flushes the file.
+    ///
+    /// # Errors
+    ///
+    /// A message, if a line could not be written.
     pub(crate) fn finish(mut self) -> Result<(), String> {
         let flushed = self.file.flush();
         match self.error.map_or(flushed, Err) {
             Ok(()) => Ok(()),
-            Err(error) => Err(format!("--dead-letter {:?} is not complete: {error}", self.path)),
+            Err(error) => Err(format!("--dead-letter {:?} is incomplete: {error}", self.path)),
         }
     }
 }

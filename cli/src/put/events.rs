@@ -1,4 +1,4 @@
-//! The producer's events for an operator, as far as a person at a terminal needs them.
+//! The producer's log events that a user at a terminal needs.
 
 use std::fmt::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,8 +9,8 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 use super::console::Console;
 
-/// Receives the warnings and errors of the producer. It shows those that come once, and keeps the last of the others: the
-/// reason why nothing gets through.
+/// Receives the warnings and errors of the producer. It shows those that are logged once, and keeps the last one of the
+/// others: it explains why no result arrives.
 #[derive(Clone)]
 pub(crate) struct Events {
     console: Console,
@@ -18,10 +18,10 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// Starts to receive events, for the whole process.
-    pub(crate) fn receive(console: Console) -> Self {
+    /// Installs the subscriber for the whole process.
+    pub(crate) fn install(console: Console) -> Self {
         let events = Self { console, last_problem: Arc::default() };
-        // Nothing else in this program sets one.
+        // Cannot fail: the program sets no other subscriber.
         let _ = tracing::subscriber::set_global_default(events.clone());
         events
     }
@@ -41,7 +41,7 @@ impl Subscriber for Events {
         let mut problem = Problem::default();
         event.record(&mut problem);
         if problem.is_once {
-            self.console.say(&problem.to_string());
+            self.console.print_message(&problem.to_string());
         } else {
             *self.last_problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem.to_string());
         }
@@ -60,13 +60,13 @@ impl Subscriber for Events {
     fn exit(&self, _: &Id) {}
 }
 
-/// An event in words.
+/// The text of an event.
 #[derive(Default)]
 struct Problem {
     message: String,
     code: String,
     error: String,
-    /// Whether the producer reports it once per stream.
+    /// Whether the producer logs it once per stream.
     is_once: bool,
 }
 

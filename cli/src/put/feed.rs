@@ -1,4 +1,4 @@
-//! Lines to the producer.
+//! Puts lines into the producer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,34 +13,34 @@ use super::lines::{Batch, Content, Line, ReadError};
 use crate::interrupts::Interrupts;
 use crate::verify::fingerprint;
 
-/// Where a line comes from.
+/// The position of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// Which of the inputs: an index.
+    /// The index of the input.
     pub(crate) source: u32,
-    /// Counted from 1.
+    /// The line number, from 1.
     pub(crate) number: u64,
 }
 
-/// A line that has been dealt with.
+/// A line after its put.
 #[derive(Debug)]
-pub(crate) enum Fed {
+pub(crate) enum PutLine {
     InFlight(InFlight),
     Refused(Box<Refused>),
 }
 
-/// A line that the producer has taken.
+/// A line that the producer has accepted.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     pub(crate) place: Place,
     pub(crate) outcome: Outcome,
-    /// When it was taken.
+    /// The time of the put.
     pub(crate) put_at: Instant,
-    /// By which the line is known again when it is read back; 0 if it is not to be.
+    /// Identifies the line when it is read back; 0 without `--verify`.
     pub(crate) fingerprint: u128,
 }
 
-/// A line that can never be put.
+/// A line that cannot be put.
 #[derive(Debug)]
 pub(crate) struct Refused {
     pub(crate) place: Place,
@@ -51,57 +51,57 @@ pub(crate) struct Refused {
     pub(crate) data: Result<Bytes, u64>,
 }
 
-/// What the feeder has come to; the progress looks at it.
+/// Counts of the feeder for the progress.
 #[derive(Debug, Default)]
-pub(crate) struct Fill {
-    /// Lines that could not be put.
+pub(crate) struct Progress {
+    /// The number of refused lines.
     pub(crate) refused: AtomicU64,
 }
 
-/// Puts lines, in order, as fast as the producer takes them.
+/// Puts lines, in order, as fast as the producer accepts them.
 pub(crate) struct Feeder {
     pub(crate) producer: Producer,
     pub(crate) stream: Arc<str>,
     pub(crate) keys: KeySource,
     pub(crate) fingerprints: bool,
-    pub(crate) fill: Arc<Fill>,
-    fed: mpsc::Sender<Vec<Fed>>,
-    batch: Vec<Fed>,
+    pub(crate) progress: Arc<Progress>,
+    sender: mpsc::Sender<Vec<PutLine>>,
+    batch: Vec<PutLine>,
     last: Option<Place>,
     ended: bool,
     errors: Vec<ReadError>,
 }
 
-/// How far the lines were dealt with.
+/// The state of the feeder at its end.
 #[derive(Debug)]
-pub(crate) struct FedAll {
-    /// The last line that was.
+pub(crate) struct FeedEnd {
+    /// The last line that was put or refused.
     pub(crate) last: Option<Place>,
-    /// Whether it was the last one there is.
+    /// Whether all sources were read.
     pub(crate) ended: bool,
-    /// Sources that could not be read to their end.
+    /// The errors of sources that could not be read to their end.
     pub(crate) errors: Vec<ReadError>,
 }
 
-/// Batches between the feeder and the collector. Together with a line's patience there, it bounds memory.
-const BATCHES_FED: usize = 4_096;
+/// The capacity, in batches, of the channel to the collector. Bounds memory, with the collector's time limit per line.
+const BATCHES_BUFFERED_MAX: usize = 4_096;
 
 impl Feeder {
-    /// A feeder, and where its lines come out.
+    /// Returns a feeder, and the receiver of its lines.
     pub(crate) fn new(
         producer: Producer,
         stream: Arc<str>,
         keys: KeySource,
         fingerprints: bool,
-    ) -> (Self, mpsc::Receiver<Vec<Fed>>) {
-        let (fed, receiver) = mpsc::channel(BATCHES_FED);
-        let (fill, batch, last, ended, errors) = <_>::default();
-        (Self { producer, stream, keys, fingerprints, fill, fed, batch, last, ended, errors }, receiver)
+    ) -> (Self, mpsc::Receiver<Vec<PutLine>>) {
+        let (sender, receiver) = mpsc::channel(BATCHES_BUFFERED_MAX);
+        let (progress, batch, last, ended, errors) = <_>::default();
+        (Self { producer, stream, keys, fingerprints, progress, sender, batch, last, ended, errors }, receiver)
     }
 
-    /// Puts all lines. After the first Ctrl-C, only those that have been read.
+    /// Puts all lines. After the first Ctrl-C, puts only those that have been read.
     ///
-    /// May be dropped at any time: no line that the producer has taken is lost, see [`finish`](Self::finish).
+    /// Cancel safe: no line that the producer has accepted is lost, see [`finish`](Self::finish).
     pub(crate) async fn feed(
         &mut self,
         mut lines: mpsc::Receiver<Batch>,
@@ -111,7 +111,7 @@ impl Feeder {
         loop {
             let batch = tokio::select! {
                 biased;
-                () = interrupts.reached(1) => break,
+                () = interrupts.wait_for(1) => break,
                 batch = lines.recv() => batch,
             };
             let Some(batch) = batch else {
@@ -126,11 +126,11 @@ impl Feeder {
         }
     }
 
-    /// Hands over what is left.
-    pub(crate) async fn finish(mut self) -> FedAll {
-        self.hand_over().await;
+    /// Sends the remaining lines to the collector.
+    pub(crate) async fn finish(mut self) -> FeedEnd {
+        self.send_batch().await;
         let Self { last, ended, errors, .. } = self;
-        FedAll { last, ended, errors }
+        FeedEnd { last, ended, errors }
     }
 
     async fn put(&mut self, batch: Batch) {
@@ -138,20 +138,20 @@ impl Feeder {
             Ok(lines) => {
                 for line in lines {
                     let place = Place { source: line.source, number: line.number };
-                    let fed = self.put_line(place, line).await;
-                    self.batch.push(fed);
+                    let line = self.put_line(place, line).await;
+                    self.batch.push(line);
                     self.last = Some(place);
                 }
-                self.hand_over().await;
+                self.send_batch().await;
             }
             Err(error) => self.errors.push(error),
         }
     }
 
-    async fn put_line(&self, place: Place, line: Line) -> Fed {
+    async fn put_line(&self, place: Place, line: Line) -> PutLine {
         let refused = |code, message, partition_key, data| {
-            self.fill.refused.fetch_add(1, Ordering::Relaxed);
-            Fed::Refused(Box::new(Refused { place, code, message, partition_key, data }))
+            self.progress.refused.fetch_add(1, Ordering::Relaxed);
+            PutLine::Refused(Box::new(Refused { place, code, message, partition_key, data }))
         };
         let data = match line.content {
             Content::Data(data) => data,
@@ -167,7 +167,7 @@ impl Feeder {
         };
         let fingerprint = if self.fingerprints { fingerprint(&partition_key, &data) } else { 0 };
         match self.producer.put_record(UserRecord::new(self.stream.clone(), partition_key, data)).await {
-            Ok(outcome) => Fed::InFlight(InFlight { place, outcome, put_at: Instant::now(), fingerprint }),
+            Ok(outcome) => PutLine::InFlight(InFlight { place, outcome, put_at: Instant::now(), fingerprint }),
             Err(error) => {
                 let code = if matches!(error, PutError::Closed { .. }) { code::CLOSED } else { "Invalid Record" };
                 let message = error.to_string();
@@ -177,10 +177,10 @@ impl Feeder {
         }
     }
 
-    async fn hand_over(&mut self) {
-        // Reserved first, so that a drop while this waits loses nothing. The collector ends after the feeder.
-        if let Ok(place) = self.fed.reserve().await {
-            place.send(std::mem::take(&mut self.batch));
+    async fn send_batch(&mut self) {
+        // Reserves first, so that a drop while this waits loses nothing. The collector ends after the feeder.
+        if let Ok(permit) = self.sender.reserve().await {
+            permit.send(std::mem::take(&mut self.batch));
         }
     }
 }

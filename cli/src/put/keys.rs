@@ -1,4 +1,4 @@
-//! Where a line's partition key comes from.
+//! The source of a line's partition key.
 
 use std::fmt;
 
@@ -6,24 +6,24 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// How partition keys are chosen.
+/// The source of partition keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum KeySource {
-    /// Another one for each record.
+    /// A random key for each record.
     Random,
-    /// The same for all.
+    /// The same key for all records.
     Fixed(String),
-    /// The n-th word, counted from 1; words are separated by white space of ASCII.
+    /// The n-th word, from 1. Words are separated by ASCII white space.
     Field(usize),
-    /// The value in the line's JSON.
+    /// The value at a pointer in the line's JSON.
     Json(Pointer),
 }
 
 impl KeySource {
-    /// The key of a line; what is wrong with the line if it has none.
+    /// Returns the key of a line, or a message that says why it has none.
     pub(crate) fn key(&self, line: &[u8]) -> Result<String, String> {
         match self {
-            // 32 bits spread records over any number of shards; more would only be sent and stored.
+            // 32 bits spread records over any number of shards; longer keys only add bytes.
             Self::Random => Ok(format!("{:08x}", fastrand::u32(..))),
             Self::Fixed(key) => Ok(key.clone()),
             Self::Field(n) => field(line, *n),
@@ -32,13 +32,13 @@ impl KeySource {
     }
 }
 
-/// The n-th word. What is not UTF-8 in it becomes U+FFFD, since keys are text: the same bytes give the same key.
+/// Returns the n-th word. Keys are text, so invalid UTF-8 becomes U+FFFD; equal bytes result in equal keys.
 fn field(line: &[u8], n: usize) -> Result<String, String> {
     let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     let mut seen = 0;
     let word = words.by_ref().inspect(|_| seen += 1).nth(n - 1);
     let word = word.map(|word| String::from_utf8_lossy(word).into_owned());
-    word.ok_or_else(|| format!("it has {seen} words, so there is none for --key-field {n}"))
+    word.ok_or_else(|| format!("the line has {seen} words, but --key-field is {n}"))
 }
 
 /// A JSON Pointer (RFC 6901).
@@ -49,7 +49,7 @@ pub(crate) struct Pointer {
 }
 
 impl Pointer {
-    /// Reads a pointer: empty, or tokens that each begin with `/`; `~1` stands for `/` and `~0` for `~`.
+    /// Parses a pointer: empty, or tokens that each begin with `/`. `~1` stands for `/`, and `~0` for `~`.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let rest = match text.strip_prefix('/') {
             Some(rest) => rest,
@@ -72,10 +72,10 @@ impl Pointer {
         Ok(Self { text: text.to_owned(), tokens: tokens.collect::<Result<_, _>>()? })
     }
 
-    /// The value to which the pointer leads: a string as it stands, a number or a boolean by its text in the line.
+    /// Returns the value at the pointer: a string unquoted, a number or a boolean as it is written in the line.
     fn key(&self, line: &[u8]) -> Result<String, String> {
-        let found = self.find(line).map_err(|error| format!("it is not JSON: {error}"))?;
-        let Some(value) = found else { return Err(format!("its JSON has nothing at {:?}", self.text)) };
+        let found = self.find(line).map_err(|error| format!("the line is not JSON: {error}"))?;
+        let Some(value) = found else { return Err(format!("the JSON has no value at {:?}", self.text)) };
         let kind = match value.get().as_bytes().first() {
             Some(b'"') => return serde_json::from_str(value.get()).map_err(|error| error.to_string()),
             Some(b'{') => "an object",
@@ -83,21 +83,21 @@ impl Pointer {
             Some(b'n') => "null",
             _ => return Ok(value.get().to_owned()),
         };
-        Err(format!("its JSON has {kind} at {:?}, which cannot be a key", self.text))
+        Err(format!("the JSON has {kind} at {:?}, which cannot be a key", self.text))
     }
 
     fn find<'de>(&self, line: &'de [u8]) -> serde_json::Result<Option<&'de RawValue>> {
         let mut json = serde_json::Deserializer::from_slice(line);
-        let found = Walk(&self.tokens).deserialize(&mut json)?;
+        let found = ValueSeed(&self.tokens).deserialize(&mut json)?;
         json.end()?;
         Ok(found)
     }
 }
 
-/// Follows the tokens through a document, without building what lies beside the way.
-struct Walk<'t>(&'t [String]);
+/// Follows the tokens through a document. Skips all other values.
+struct ValueSeed<'t>(&'t [String]);
 
-impl<'de> DeserializeSeed<'de> for Walk<'_> {
+impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
     type Value = Option<&'de RawValue>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -108,7 +108,7 @@ impl<'de> DeserializeSeed<'de> for Walk<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Walk<'_> {
+impl<'de> Visitor<'de> for ValueSeed<'_> {
     type Value = Option<&'de RawValue>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -119,9 +119,9 @@ impl<'de> Visitor<'de> for Walk<'_> {
         let Some((token, rest)) = self.0.split_first() else { return Ok(None) };
         let mut found = None;
         while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            // Of members with the same name the last one counts, as for most readers of JSON.
+            // The last of several members with the same name counts, as in most JSON parsers.
             if name == token.as_str() {
-                found = map.next_value_seed(Walk(rest))?;
+                found = map.next_value_seed(ValueSeed(rest))?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -134,7 +134,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         let mut found = None;
         for position in 0_usize.. {
             if *token == position.to_string() {
-                match seq.next_element_seed(Walk(rest))? {
+                match seq.next_element_seed(ValueSeed(rest))? {
                     Some(value) => found = value,
                     None => break,
                 }
@@ -145,7 +145,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         Ok(found)
     }
 
-    // The way goes on, but the document does not.
+    // A scalar has no members, but tokens remain.
     fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
         Ok(None)
     }
@@ -175,18 +175,18 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_the_nth_word() {
+    fn key_field_is_the_nth_word() {
         let key = |n, line: &[u8]| KeySource::Field(n).key(line);
         assert_eq!(key(1, b"10.0.0.1 - - [x]").unwrap(), "10.0.0.1");
         assert_eq!(key(2, b"  a\t\tb\r").unwrap(), "b");
-        assert_eq!(key(1, "\u{a0}ä あ".as_bytes()).unwrap(), "\u{a0}ä"); // only ASCII's white space separates
+        assert_eq!(key(1, "\u{a0}ä あ".as_bytes()).unwrap(), "\u{a0}ä"); // only ASCII white space separates
         assert_eq!(key(1, b"\xffx y").unwrap(), "\u{fffd}x");
-        assert_eq!(key(3, b"a b").unwrap_err(), "it has 2 words, so there is none for --key-field 3");
-        assert_eq!(key(1, b"").unwrap_err(), "it has 0 words, so there is none for --key-field 1");
+        assert_eq!(key(3, b"a b").unwrap_err(), "the line has 2 words, but --key-field is 3");
+        assert_eq!(key(1, b"").unwrap_err(), "the line has 0 words, but --key-field is 1");
     }
 
     #[test]
-    fn a_pointer_leads_to_strings_numbers_and_booleans() {
+    fn pointer_finds_strings_numbers_and_booleans() {
         // The examples of RFC 6901, section 5.
         let rfc = r#"{"foo": ["bar", "baz"], "": 0, "a/b": 1, "c%d": 2, "e^f": 3, "g|h": 4, "i\\j": 5, "k\"l": 6,
             " ": 7, "m~n": 8}"#;
@@ -206,7 +206,7 @@ mod tests {
             assert_eq!(json(pointer, rfc).as_deref(), Ok(value), "{pointer}");
         }
         assert_eq!(json("", "\"whole\"").unwrap(), "whole");
-        assert_eq!(json("/n", r#"{"n": 1.50e+3}"#).unwrap(), "1.50e+3"); // as it stands
+        assert_eq!(json("/n", r#"{"n": 1.50e+3}"#).unwrap(), "1.50e+3"); // as written
         assert_eq!(json("/n", r#"{"n": 123456789012345678901234567890}"#).unwrap(), "123456789012345678901234567890");
         assert_eq!(json("/b", r#"{"b": true}"#).unwrap(), "true");
         assert_eq!(json("/s", r#"{"s": "\u3042\n"}"#).unwrap(), "あ\n");
@@ -215,23 +215,23 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_the_value_says_so() {
+    fn missing_value_is_an_error() {
         let doc = r#"{"foo": ["bar"], "null": null, "n": 1, "o": {}}"#;
         for pointer in ["/bar", "/foo/1", "/foo/-", "/foo/00", "/foo/bar", "/n/x", "/null/x", "/o/x"] {
-            assert_eq!(json(pointer, doc).unwrap_err(), format!("its JSON has nothing at {pointer:?}"));
+            assert_eq!(json(pointer, doc).unwrap_err(), format!("the JSON has no value at {pointer:?}"));
         }
         for (pointer, kind) in [("/foo", "an array"), ("/null", "null"), ("/o", "an object")] {
             let error = json(pointer, doc).unwrap_err();
-            assert_eq!(error, format!("its JSON has {kind} at {pointer:?}, which cannot be a key"));
+            assert_eq!(error, format!("the JSON has {kind} at {pointer:?}, which cannot be a key"));
         }
         for line in ["", "{", "{} x", "no", r#"{"foo": "bar"#] {
-            assert!(json("/foo", line).unwrap_err().starts_with("it is not JSON: "), "{line}");
+            assert!(json("/foo", line).unwrap_err().starts_with("the line is not JSON: "), "{line}");
         }
         assert!(KeySource::Json(Pointer::parse("/a").unwrap()).key(b"{\"a\": \"\xff\"}").is_err());
     }
 
     #[test]
-    fn bad_pointers_are_refused() {
+    fn invalid_pointers_are_errors() {
         assert_eq!(Pointer::parse("foo").unwrap_err(), "a JSON Pointer begins with \"/\": did you mean \"/foo\"?");
         for bad in ["/~", "/~2", "/a~/b"] {
             assert!(Pointer::parse(bad).unwrap_err().contains("must be followed by 0 or 1"), "{bad}");

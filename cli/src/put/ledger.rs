@@ -1,4 +1,4 @@
-//! The fate of every line, added up.
+//! Counts the results of all lines.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,15 @@ use kpl_tokio::{PutFailure, RecordResult};
 use super::console::Console;
 use super::dead_letter::{Data, DeadLetter, DeadLetters};
 use super::feed::{InFlight, Place, Refused};
-use crate::verify::{Fate, Tally};
+use crate::verify::{LineResult, Tally};
 
-/// Different messages shown for one error code; the rest is counted.
+/// The number of different messages shown per error code. Others are only counted.
 const MESSAGES_SHOWN: usize = 3;
 
-/// What is known of the lines that have been dealt with.
+/// The counts of the lines that succeeded or failed, and their errors.
 pub(crate) struct Ledger {
     pub(crate) failed: u64,
-    /// Lines that were sent again after an attempt without an answer.
+    /// The number of lines that were retried after an ambiguous attempt.
     pub(crate) resent_unanswered: u64,
     pub(crate) dead_letters: Option<DeadLetters>,
     pub(crate) tally: Option<Tally>,
@@ -24,7 +24,7 @@ pub(crate) struct Ledger {
     console: Console,
 }
 
-/// Failures with one code.
+/// Failures with the same error code.
 #[derive(Default)]
 struct Errors {
     count: u64,
@@ -41,29 +41,29 @@ impl Ledger {
         Self { failed: 0, resent_unanswered: 0, dead_letters, tally, errors: BTreeMap::new(), sources, console }
     }
 
-    /// A line that the producer had taken.
-    pub(crate) fn enter(&mut self, line: &InFlight, result: RecordResult) {
-        let fate = match result {
+    /// Records the result of a line that the producer had accepted.
+    pub(crate) fn record(&mut self, line: &InFlight, result: RecordResult) {
+        let result = match result {
             Ok(receipt) => {
-                let in_doubt = receipt.attempts().iter().any(kpl_tokio::Attempt::is_ambiguous);
-                self.resent_unanswered += u64::from(in_doubt);
-                if in_doubt { Fate::SucceededMaybeTwice } else { Fate::Succeeded }
+                let is_ambiguous = receipt.attempts().iter().any(kpl_tokio::Attempt::is_ambiguous);
+                self.resent_unanswered += u64::from(is_ambiguous);
+                if is_ambiguous { LineResult::SucceededMaybeTwice } else { LineResult::Succeeded }
             }
             Err(failure) => {
                 self.fail(line.place, &failure);
-                // The last attempt was followed by none.
+                // No retry followed the last attempt.
                 let resent = failure.attempts.split_last().map_or(&[][..], |(_, before)| before);
                 self.resent_unanswered += u64::from(resent.iter().any(kpl_tokio::Attempt::is_ambiguous));
-                if failure.is_ambiguous() { Fate::Unknown } else { Fate::Failed }
+                if failure.is_ambiguous() { LineResult::FailedAmbiguous } else { LineResult::Failed }
             }
         };
         if let Some(tally) = &mut self.tally {
-            tally.sent(line.fingerprint, fate);
+            tally.sent(line.fingerprint, result);
         }
     }
 
-    /// A line that never came so far.
-    pub(crate) fn enter_refused(&mut self, line: &Refused) {
+    /// Records a line that was never put.
+    pub(crate) fn record_refused(&mut self, line: &Refused) {
         let letter = DeadLetter {
             source: &self.sources[line.place.source as usize],
             line: line.place.number,
@@ -103,7 +103,7 @@ impl Ledger {
         self.count_failure(place, &error.code, &error.message);
     }
 
-    /// Counts a failure, and shows it if it is a new one.
+    /// Counts a failure. Shows it if its message is new.
     fn count_failure(&mut self, place: Place, code: &str, message: &str) {
         self.failed += 1;
         if !self.errors.contains_key(code) {
@@ -113,26 +113,26 @@ impl Ledger {
         errors.count += 1;
         if errors.shown.len() < MESSAGES_SHOWN && !errors.shown.iter().any(|shown| shown == message) {
             errors.shown.push(message.to_owned());
-            self.console.say(&format!("{}: {code}: {message}", self.name(place)));
+            self.console.print_message(&format!("{}: {code}: {message}", self.name(place)));
         }
     }
 
-    /// Says how many lines failed by each error, where not each of them was shown.
-    pub(crate) fn say_errors(&self) {
+    /// Prints the number of failed lines per error code, unless each failure was shown.
+    pub(crate) fn print_error_counts(&self) {
         for (code, Errors { count, .. }) in
             self.errors.iter().filter(|(_, errors)| errors.count > errors.shown.len() as u64)
         {
-            let hint = if self.dead_letters.is_none() { " (--dead-letter FILE keeps them)" } else { "" };
-            self.console.say(&format!("{code}: {count} lines in all{hint}"));
+            let hint = if self.dead_letters.is_none() { " (--dead-letter FILE saves them)" } else { "" };
+            self.console.print_message(&format!("{code}: {count} lines in total{hint}"));
         }
     }
 
-    /// Where messages go.
+    /// Returns the console.
     pub(crate) fn console(&self) -> Console {
         self.console.clone()
     }
 
-    /// Names a place for people.
+    /// Returns the name of a line in messages.
     pub(crate) fn name(&self, place: Place) -> String {
         let source = &*self.sources[place.source as usize];
         format!("line {} of {}", place.number, if source == "-" { "standard input" } else { source })

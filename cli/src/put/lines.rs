@@ -1,4 +1,4 @@
-//! Files and standard input to lines: bytes as they stand, split at `\n` and nowhere else.
+//! Splits files and standard input into lines, only at `\n`. The bytes of a line are unchanged.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, stdin};
@@ -12,34 +12,34 @@ use bytes::Bytes;
 use kpl_core::limits;
 use tokio::sync::mpsc;
 
-/// Lines handed over at once, so that the hand-over costs little for each.
+/// The maximum number of lines in a batch. Batches reduce the cost of the channel per line.
 const BATCH_LINES_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 256 << 10;
 
-/// Batches read ahead.
+/// The number of batches that are read ahead.
 const BATCHES_AHEAD: usize = 4;
 
 /// One line, without its newline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Line {
-    /// Which of the inputs it is from: an index.
+    /// The index of the input.
     pub(crate) source: u32,
-    /// Counted from 1.
+    /// The line number, from 1.
     pub(crate) number: u64,
     pub(crate) content: Content,
 }
 
-/// What a line holds.
+/// The content of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     Data(Bytes),
-    /// More than any stream takes: it was passed over, for memory is bounded.
+    /// The line is above the limit of every stream. It was skipped, because memory is bounded.
     TooLong {
         bytes: u64,
     },
 }
 
-/// An input, opened.
+/// An open input.
 pub(crate) struct Source {
     /// The file as named on the command line, or `-`.
     pub(crate) name: String,
@@ -47,7 +47,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Opens every input; none at all means standard input, as `-` does.
+    /// Opens every input. `-`, or an empty list, is standard input.
     pub(crate) fn open_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Self>> {
         let standard_input = [PathBuf::from("-")];
         let paths = if paths.is_empty() { &standard_input } else { paths };
@@ -60,7 +60,7 @@ impl Source {
             return Ok(Self { name, reader: Box::new(stdin()) });
         }
         let file = File::open(path).with_context(|| format!("cannot open {name:?}"))?;
-        // Opening a directory succeeds; reading it does not, but that would be too late.
+        // Opening a directory succeeds, and reading it fails. Fail before any line is put.
         if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
             anyhow::bail!("cannot read {name:?}: it is a directory");
         }
@@ -68,7 +68,7 @@ impl Source {
     }
 }
 
-/// Lines, or the error that ended a source.
+/// Lines, or the read error that ended a source.
 pub(crate) type Batch = Result<Vec<Line>, ReadError>;
 
 /// A source that could not be read to its end.
@@ -79,10 +79,10 @@ pub(crate) struct ReadError {
     pub(crate) error: io::Error,
 }
 
-/// Reads the sources one after the other on a thread of its own, a bounded number of lines ahead of the receiver.
+/// Reads the sources one after the other in a separate thread, which reads a bounded number of lines ahead.
 ///
-/// The thread may be stuck in a read of standard input when the program ends, so nobody waits for it. When `stop` is
-/// set, it reads no further line.
+/// The thread stops when `stop` is set. It may block in a read of standard input when the program ends, so it is not
+/// joined.
 pub(crate) fn read(sources: Vec<Source>, stop: Arc<AtomicBool>) -> io::Result<mpsc::Receiver<Batch>> {
     let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
     thread::Builder::new().name("kpl-lines".into()).spawn(move || {
@@ -112,20 +112,20 @@ struct Splitter<R> {
     reader: BufReader<R>,
     source: u32,
     number: u64,
-    /// The longest line that is kept.
-    longest: usize,
+    /// The maximum length of a line that is kept.
+    line_len_max: usize,
     buffer: Vec<u8>,
-    /// An error that came behind lines which go first.
+    /// A read error after lines that have not been returned yet.
     error: Option<io::Error>,
 }
 
 impl<R: Read> Splitter<R> {
     fn new(reader: BufReader<R>, source: u32) -> Self {
-        Self { reader, source, number: 0, longest: limits::RECORD_SIZE_MAX, buffer: Vec::new(), error: None }
+        Self { reader, source, number: 0, line_len_max: limits::RECORD_SIZE_MAX, buffer: Vec::new(), error: None }
     }
 
-    /// The next lines: at least one, unless the source has ended. Whatever has come so far is handed over rather than
-    /// kept until more comes, so that a slow source is not slower than it must be.
+    /// Returns the next lines: at least one, unless the source has ended. Lines of a slow source do not wait for a full
+    /// batch.
     fn next_batch(&mut self) -> Batch {
         if let Some(error) = self.error.take() {
             return Err(self.failed(error));
@@ -160,9 +160,9 @@ impl<R: Read> Splitter<R> {
 
     fn next_line(&mut self) -> io::Result<Option<Line>> {
         self.buffer.clear();
-        // A line at the limit, its newline, and one byte that tells that there is more.
-        let room = self.longest as u64 + 1;
-        let read = (&mut self.reader).take(room).read_until(b'\n', &mut self.buffer)?;
+        // A line at the limit and its newline. Without a newline, the last byte shows that the line is too long.
+        let read_max = self.line_len_max as u64 + 1;
+        let read = (&mut self.reader).take(read_max).read_until(b'\n', &mut self.buffer)?;
         if read == 0 {
             return Ok(None);
         }
@@ -170,7 +170,7 @@ impl<R: Read> Splitter<R> {
         let content = if self.buffer.last() == Some(&b'\n') {
             self.buffer.pop();
             Content::Data(Bytes::copy_from_slice(&self.buffer))
-        } else if self.buffer.len() <= self.longest {
+        } else if self.buffer.len() <= self.line_len_max {
             Content::Data(Bytes::copy_from_slice(&self.buffer)) // the last line, without a newline
         } else {
             let bytes = self.buffer.len() as u64 + self.skip_line()?;
@@ -180,7 +180,7 @@ impl<R: Read> Splitter<R> {
         Ok(Some(Line { source: self.source, number: self.number, content }))
     }
 
-    /// Passes over the rest of a line, and tells how many bytes that was, the newline not counted.
+    /// Skips the rest of a line. Returns the number of skipped bytes, without the newline.
     fn skip_line(&mut self) -> io::Result<u64> {
         let mut skipped = 0;
         loop {
@@ -208,9 +208,9 @@ impl<R: Read> Splitter<R> {
 mod tests {
     use super::*;
 
-    fn contents(input: &[u8], longest: usize, capacity: usize) -> Vec<Content> {
+    fn contents(input: &[u8], line_len_max: usize, capacity: usize) -> Vec<Content> {
         let mut splitter = Splitter::new(BufReader::with_capacity(capacity, input), 0);
-        splitter.longest = longest;
+        splitter.line_len_max = line_len_max;
         let mut all = Vec::new();
         loop {
             let batch = splitter.next_batch().unwrap();
@@ -242,13 +242,13 @@ mod tests {
         ];
         for (input, expected) in cases {
             for capacity in [1, 2, 3, 8192] {
-                assert_eq!(contents(input, 100, capacity), expected, "{input:?} by {capacity}");
+                assert_eq!(contents(input, 100, capacity), expected, "{input:?}, capacity {capacity}");
             }
         }
     }
 
     #[test]
-    fn a_line_over_the_limit_is_passed_over_and_the_next_one_is_not() {
+    fn too_long_line_is_skipped_and_the_next_one_is_kept() {
         for capacity in [1, 3, 8192] {
             let too_long = Content::TooLong { bytes: 4 };
             let abc = Content::Data("abc".into());
@@ -269,8 +269,8 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_source_is_handed_over_as_it_comes() {
-        /// Gives one chunk a read; a chunk that ends within a line must not hold the lines before it.
+    fn lines_of_a_slow_source_are_returned_as_they_arrive() {
+        /// Returns one chunk per read. A chunk that ends within a line must not delay the lines before it.
         struct Slow(std::vec::IntoIter<&'static [u8]>);
         impl Read for Slow {
             fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

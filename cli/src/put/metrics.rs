@@ -1,4 +1,4 @@
-//! What the producer measures: for the progress, the summary, and Prometheus.
+//! The producer's metrics for the progress, the summary, and Prometheus.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,20 +11,20 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 
 use crate::exit;
 
-/// How fresh a scrape is.
-const REFRESH: Duration = Duration::from_secs(1);
+/// The interval at which the metrics are exported.
+const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Upper ends of the buckets of latencies, in seconds.
+/// The upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// The settings with all metrics on: by shard if they are served, else over all.
-pub(super) fn switch_on(config: &Config, port: Option<u16>) -> anyhow::Result<Config> {
+/// Returns the config with all metrics enabled: per shard if they are served, otherwise global.
+pub(super) fn enable(config: &Config, port: Option<u16>) -> anyhow::Result<Config> {
     let granularity = if port.is_some() { MetricsGranularity::Shard } else { MetricsGranularity::Global };
     let builder = config.to_builder().metrics_level(MetricsLevel::Detailed).metrics_granularity(granularity);
-    Ok(builder.metrics_upload_interval(REFRESH).build()?)
+    Ok(builder.metrics_upload_interval(EXPORT_INTERVAL).build()?)
 }
 
-/// Serves Prometheus text on loopback for as long as the process runs.
+/// Serves Prometheus text on loopback until the process ends.
 pub(super) fn serve(producer: &Producer, port: u16) -> anyhow::Result<()> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     PrometheusBuilder::new()
@@ -33,11 +33,11 @@ pub(super) fn serve(producer: &Producer, port: u16) -> anyhow::Result<()> {
         .install()
         .with_context(|| format!("cannot serve metrics on {address} (--metrics-port)"))?;
     producer.export_metrics_to(MetricsFacadeSink::new());
-    exit::say(&format!("metrics are at http://{address}/metrics"));
+    exit::print_message(&format!("metrics are at http://{address}/metrics"));
     Ok(())
 }
 
-/// The counts that are shown.
+/// The counts of the progress and the summary.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counts {
     pub(super) succeeded: u64,

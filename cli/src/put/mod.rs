@@ -1,7 +1,8 @@
-//! `kpl put`: each line a record.
+//! `kpl put`: puts each line as a record.
 //!
-//! A thread reads lines ([`lines`]), a task gives each a key and puts it ([`feed`]), another awaits the outcomes
-//! ([`collect`]) and adds them up ([`ledger`]). Every hand-over is bounded, so a file of any size takes the same memory.
+//! A thread reads lines ([`lines`]). A task chooses a key for each line and puts it ([`feed`]). Another task awaits the
+//! outcomes ([`collect`]) and counts them ([`ledger`]). Every channel is bounded, so memory does not depend on the size
+//! of the input.
 
 mod collect;
 mod console;
@@ -30,7 +31,7 @@ use kpl_tokio::Producer;
 use self::console::Console;
 use self::dead_letter::DeadLetters;
 use self::events::Events;
-use self::feed::{FedAll, Feeder, Place};
+use self::feed::{FeedEnd, Feeder, Place};
 use self::keys::{KeySource, Pointer};
 use self::ledger::Ledger;
 use self::lines::Source;
@@ -43,13 +44,13 @@ use crate::interrupts::Interrupts;
 use crate::settings::Settings;
 use crate::verify::{Tally, Verifier};
 
-/// What the emulator inside keeps when nobody will read it.
-const EMULATOR_RETAINS: usize = 64 << 20;
+/// The bytes that the emulator in this process keeps without `--verify`.
+const EMULATOR_RETAIN_BYTES_MAX: usize = 64 << 20;
 
-/// Puts each line of files, or of standard input, as a record.
+/// Puts each line of files or standard input as a record.
 ///
-/// A line is the bytes between two newlines, as they stand; an empty line is an empty record. Lines are packed into
-/// aggregated Kinesis records as the KPL does it; consumers that use the KCL see them one by one.
+/// A line is the bytes between two newlines, unchanged; an empty line is an empty record. Lines are aggregated into
+/// Kinesis records as by the KPL; consumers that use the KCL receive each line as one record.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -57,68 +58,68 @@ Examples:
   tail -F app.ndjson | kpl put --stream events --key-json /user/id --dead-letter failed.ndjson
   kpl put --emulator --verify --stream access --key-field 1 access.log
 
-Put again what has failed (data that is not UTF-8 is in \"data_base64\" instead):
+Put failed lines again (data that is not UTF-8 is in \"data_base64\" instead):
   jq -r .data failed.ndjson | kpl put --stream events --key-json /user/id")]
 pub(crate) struct PutArgs {
     /// The stream's name or ARN
     #[arg(long)]
     stream: String,
-    /// Files to put, one after the other; standard input if there is none, or `-`
+    /// Files to put, in this order; `-` or no file means standard input
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Append lines that failed to this file, each as a JSON object with its source, line, error code, message and
-    /// data; "ambiguous" tells that the line may be in the stream all the same
+    /// Append each failed line to this file, as a JSON object with its source, line number, error code, message and
+    /// data; "ambiguous" is true if the line may be in the stream
     #[arg(long, value_name = "FILE")]
     dead_letter: Option<PathBuf>,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
-    /// Afterwards, read the stream as a consumer with the KCL does, and tell how many of the lines arrived, and how many
-    /// of them twice. What was in the stream before does not count. Takes about 50 bytes of memory a distinct line
+    /// Read the stream afterwards, as a consumer with the KCL does, and report how many lines arrived, and how many of
+    /// them twice. Earlier records of the stream are ignored. Takes about 50 bytes of memory per distinct line
     #[arg(long)]
     verify: bool,
-    /// While it runs, serve Prometheus text at http://127.0.0.1:PORT/metrics
+    /// Serve metrics as Prometheus text at http://127.0.0.1:PORT/metrics during the run
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     metrics_port: Option<u16>,
-    // Groups with headings of their own come last: a heading holds for all that follows.
+    // Groups with headings come last, because a heading applies to all options after it.
     #[command(flatten)]
     key: KeyArgs,
     #[command(flatten)]
-    emulator: InsideArgs,
+    emulator: InProcessArgs,
     #[command(flatten)]
     connection: Connection,
     #[command(flatten)]
     settings: Settings,
 }
 
-/// Where partition keys come from. A line without a key fails.
+/// The source of partition keys. A line without a key fails.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Partition key (random for each line, unless told otherwise)")]
+#[command(next_help_heading = "Partition key (default: random for each line)")]
 #[group(multiple = false)]
 struct KeyArgs {
-    /// The N-th word of the line, counted from 1; words are separated by white space
+    /// The N-th word of the line, from 1; words are separated by white space
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     key_field: Option<u32>,
-    /// The string, number or boolean at this JSON Pointer (RFC 6901) of the line
+    /// The string, number or boolean at this JSON Pointer (RFC 6901) in the line
     #[arg(long, value_name = "POINTER", value_parser = Pointer::parse)]
     key_json: Option<Pointer>,
-    /// This one for all lines
+    /// The same key for all lines
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
 }
 
-/// An emulator inside this process.
+/// Options of the emulator in this process.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Emulator")]
-struct InsideArgs {
-    /// Put into an emulator inside this process, which has just this stream. Its shards take any rate, and so does the
-    /// producer unless --rate-limit-… say otherwise
+struct InProcessArgs {
+    /// Put into an emulator in this process, which has only this stream. Its shards have no rate limits, and the
+    /// producer has none unless --rate-limit-… is given
     #[arg(long, conflicts_with_all = ["endpoint_url", "profile", "dummy_credentials", "region"])]
     emulator: bool,
-    /// Shards of the emulator's stream
+    /// The number of shards of the emulator's stream
     #[arg(long, value_name = "N", default_value_t = 4, requires = "emulator")]
     shards: u32,
-    /// The emulator's shards have the limits of the real service: 1000 records and 1 MiB a second
+    /// Limit the emulator's shards as Kinesis does: 1000 records and 1 MiB per second
     #[arg(long, requires = "emulator")]
     emulator_limits: bool,
 }
@@ -129,18 +130,18 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
     check(&args.stream, &keys)?;
     let settings = args.settings.without_time_to_live();
     let settings = if args.emulator.is_unlimited() { settings.without_shard_limits() } else { settings };
-    let config = metrics::switch_on(&settings.config()?, args.metrics_port)?;
+    let config = metrics::enable(&settings.config()?, args.metrics_port)?;
     let sources = Source::open_all(&args.files)?;
     let dead_letters = args.dead_letter.as_deref().map(|path| DeadLetters::open(path, &args.files)).transpose()?;
 
-    // The emulator lives as long as its server, and that as long as this variable.
-    let inside = args.emulator.start(&args.stream, args.verify)?;
-    let connection = inside.as_ref().map(|server| Connection::to_emulator(server.url()));
+    // Dropping this variable stops the emulator.
+    let in_process = args.emulator.start(&args.stream, args.verify)?;
+    let connection = in_process.as_ref().map(|server| Connection::to_emulator(server.url()));
     let client = connection.as_ref().unwrap_or(&args.connection).client().await?;
-    let verifier = match (args.verify, &inside) {
+    let verifier = match (args.verify, &in_process) {
         (false, _) => None,
-        (true, Some(_)) => Some(Verifier::of_new_stream(client.clone(), &args.stream)),
-        (true, None) => Some(Verifier::from_now(client.clone(), &args.stream).await?),
+        (true, Some(_)) => Some(Verifier::for_empty_stream(client.clone(), &args.stream)),
+        (true, None) => Some(Verifier::from_latest(client.clone(), &args.stream).await?),
     };
 
     let tally = verifier.as_ref().map(|_| Tally::default());
@@ -151,48 +152,49 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
     if let Some(port) = args.metrics_port {
         metrics::serve(&producer, port)?;
     }
-    let mut ran = put(&args.stream, producer, keys, sources, ledger, interrupts).await?;
+    let mut run = put(&args.stream, producer, keys, sources, ledger, interrupts).await?;
 
-    ran.ledger.say_errors();
-    let mut ok = ran.ledger.failed == 0 && ran.read_completely;
-    if let (Some(verifier), Some(tally)) = (verifier, ran.ledger.tally.take()) {
+    run.ledger.print_error_counts();
+    let mut ok = run.ledger.failed == 0 && run.is_read_completely;
+    if let (Some(verifier), Some(tally)) = (verifier, run.ledger.tally.take()) {
         match verifier.verify(tally).await {
             Ok(verification) => {
-                ok &= verification.is_sound();
-                ran.summary.verify = Some(verification);
+                ok &= verification.is_successful();
+                run.summary.verify = Some(verification);
             }
             Err(error) => {
                 ok = false;
-                console.say(&format!("not verified: {error:#}"));
+                console.print_message(&format!("cannot verify: {error:#}"));
             }
         }
     }
-    if let Some(Err(incomplete)) = ran.ledger.dead_letters.map(DeadLetters::finish) {
-        console.say(&incomplete);
+    if let Some(Err(incomplete)) = run.ledger.dead_letters.map(DeadLetters::finish) {
+        console.print_message(&incomplete);
     }
-    let out = if args.json { serde_json::to_string(&ran.summary)? + "\n" } else { ran.summary.to_string() };
+    let out = if args.json { serde_json::to_string(&run.summary)? + "\n" } else { run.summary.to_string() };
     exit::print(out.as_bytes())?;
-    Ok(match (ran.stopped, ok) {
+    Ok(match (run.is_stopped, ok) {
         (true, _) => ExitCode::from(exit::INTERRUPTED),
         (false, true) => ExitCode::SUCCESS,
         (false, false) => ExitCode::from(exit::FAILED),
     })
 }
 
-/// What would fail for each line is told before the first.
+/// Returns an error if every line would fail: the stream or the fixed key is invalid.
 fn check(stream: &str, keys: &KeySource) -> anyhow::Result<()> {
     let key = if let KeySource::Fixed(key) = keys { key.as_str() } else { "any" };
     UserRecord::new(stream, key, "").prepare()?;
     Ok(())
 }
 
-struct Ran {
+/// The result of a run.
+struct RunResult {
     ledger: Ledger,
     summary: Summary,
-    /// All sources were read to their end, or to Ctrl-C.
-    read_completely: bool,
-    /// By a second Ctrl-C.
-    stopped: bool,
+    /// Whether all sources were read to their end, or until Ctrl-C.
+    is_read_completely: bool,
+    /// Whether a second Ctrl-C stopped the run.
+    is_stopped: bool,
 }
 
 async fn put(
@@ -202,49 +204,49 @@ async fn put(
     sources: Vec<Source>,
     ledger: Ledger,
     mut interrupts: Interrupts,
-) -> anyhow::Result<Ran> {
+) -> anyhow::Result<RunResult> {
     let console = ledger.console();
     let fingerprints = ledger.tally.is_some();
-    let (mut feeder, fed) = Feeder::new(producer.clone(), stream.into(), keys, fingerprints);
-    let events = Events::receive(console.clone());
-    let showing = tokio::spawn({
-        let (console, producer, fill) = (console.clone(), producer.clone(), feeder.fill.clone());
+    let (mut feeder, put_lines) = Feeder::new(producer.clone(), stream.into(), keys, fingerprints);
+    let events = Events::install(console.clone());
+    let display_task = tokio::spawn({
+        let (console, producer, progress) = (console.clone(), producer.clone(), feeder.progress.clone());
         async move {
-            tokio::join!(console.show(&producer, &fill), stall::watch(&producer, &console, &events));
+            tokio::join!(console.show(&producer, &progress), stall::watch(&producer, &console, &events));
         }
     });
     let start = Instant::now();
-    let collecting = tokio::spawn(collect::collect(fed, ledger));
+    let collector = tokio::spawn(collect::collect(put_lines, ledger));
 
     let stop = Arc::new(AtomicBool::new(false));
     let lines = lines::read(sources, stop.clone()).context("cannot start a thread")?;
-    let mut second = interrupts.clone();
+    let mut second_interrupt = interrupts.clone();
     let put_all = async {
         feeder.feed(lines, &stop, &mut interrupts).await;
         producer.flush().await;
     };
-    let stopped = tokio::select! {
+    let is_stopped = tokio::select! {
         () = put_all => false,
-        () = second.reached(2) => true,
+        () = second_interrupt.wait_for(2) => true,
     };
-    // After a flush there is nothing left to wait for; after a second Ctrl-C, nobody waits.
+    // Does not wait: after a flush, no record is outstanding; a second Ctrl-C stops at once.
     producer.close_or_fail(Duration::ZERO).await;
-    let FedAll { last, ended, errors } = feeder.finish().await;
-    let ledger = collecting.await.context("the task that counts has failed")?;
+    let FeedEnd { last, ended, errors } = feeder.finish().await;
+    let ledger = collector.await.context("the collector task panicked")?;
     let elapsed = start.elapsed();
-    showing.abort();
+    display_task.abort();
     console.clear();
 
     for error in &errors {
         let name = ledger.name(Place { source: error.source, number: error.after_line });
-        console.say(&format!("cannot read on after {name}: {}", error.error));
+        console.print_message(&format!("read error after {name}: {}", error.error));
     }
     let metrics = producer.metrics();
     let Counts { succeeded, kinesis_records, requests, retries, throttled, .. } = Counts::new(&metrics);
     let summary = Summary {
         put: succeeded + ledger.failed,
         succeeded,
-        // Those that the producer never took among them.
+        // Includes refused lines.
         failed: ledger.failed,
         kinesis_records,
         requests,
@@ -256,7 +258,7 @@ async fn put(
         interrupted_after: (!ended).then(|| last.map_or("no line".into(), |last| ledger.name(last))),
         verify: None,
     };
-    Ok(Ran { ledger, summary, read_completely: errors.is_empty(), stopped })
+    Ok(RunResult { ledger, summary, is_read_completely: errors.is_empty(), is_stopped })
 }
 
 impl KeyArgs {
@@ -270,18 +272,18 @@ impl KeyArgs {
     }
 }
 
-impl InsideArgs {
+impl InProcessArgs {
     fn is_unlimited(&self) -> bool {
         self.emulator && !self.emulator_limits
     }
 
-    /// Starts the emulator, if one is wanted.
+    /// Starts the emulator, if `--emulator` is given.
     fn start(&self, stream: &str, keep_all: bool) -> anyhow::Result<Option<Server>> {
         if !self.emulator {
             return Ok(None);
         }
         let options = if self.emulator_limits { Options::default() } else { Options::unlimited() };
-        let retain_bytes_max = (!keep_all).then_some(EMULATOR_RETAINS);
+        let retain_bytes_max = (!keep_all).then_some(EMULATOR_RETAIN_BYTES_MAX);
         let emulator = Emulator::new(Options { retain_bytes_max, ..options });
         create_stream(&emulator, stream, self.shards)?;
         let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None);

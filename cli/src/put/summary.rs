@@ -1,4 +1,4 @@
-//! What a run came to, for people and for programs.
+//! The summary of a run, as text or as JSON.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,33 +8,33 @@ use serde::Serialize;
 
 use crate::verify::Verification;
 
-/// One JSON object with `--json`, a few lines of text without.
+/// The summary: one JSON object with `--json`, otherwise a few lines of text.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
-    /// Lines that were dealt with: `succeeded` and `failed` together.
+    /// The number of lines: `succeeded` plus `failed`.
     pub(crate) put: u64,
     pub(crate) succeeded: u64,
     pub(crate) failed: u64,
-    /// Kinesis records that the service accepted.
+    /// The number of Kinesis records that Kinesis stored.
     pub(crate) kinesis_records: u64,
-    /// PutRecords requests.
+    /// The number of PutRecords requests.
     pub(crate) requests: u64,
-    /// Lines sent again.
+    /// The number of times that a line was retried.
     pub(crate) retries: u64,
-    /// Lines sent again after an attempt without an answer: only these can be in the stream twice.
+    /// The number of lines that were retried after an ambiguous attempt. Only these can be in the stream twice.
     pub(crate) resent_unanswered: u64,
-    /// Kinesis records, and whole requests, that the service throttled.
+    /// The number of Kinesis records and whole requests that were throttled.
     pub(crate) throttled: u64,
     pub(crate) elapsed_ms: u64,
     pub(crate) latency_ms: Latency,
-    /// The last line that was dealt with, if Ctrl-C kept the others from it.
+    /// The last line that was put, if Ctrl-C stopped the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) interrupted_after: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) verify: Option<Verification>,
 }
 
-/// From put to reply, of the lines that succeeded; absent if none did.
+/// The time from put to reply of the lines that succeeded; `None` if no line did.
 #[derive(Debug, Serialize)]
 pub(crate) struct Latency {
     p50: Option<f64>,
@@ -63,10 +63,10 @@ impl fmt::Display for Summary {
         )?;
         if self.resent_unanswered > 0 {
             let resent = self.resent_unanswered;
-            writeln!(f, "sent again after no answer: {resent} lines, which may be in the stream twice")?;
+            writeln!(f, "retried after an ambiguous attempt: {resent} lines, which may be in the stream twice")?;
         }
         if let Latency { p50: Some(p50), p99: Some(p99), max: Some(max) } = self.latency_ms {
-            writeln!(f, "latency: half within {p50:.1} ms, 99% within {p99:.1} ms, all within {max:.1} ms")?;
+            writeln!(f, "latency: p50 {p50:.1} ms, p99 {p99:.1} ms, max {max:.1} ms")?;
         }
         if let Some(place) = &self.interrupted_after {
             writeln!(f, "interrupted after {place}")?;

@@ -1,7 +1,7 @@
-//! `--verify`: reads the stream back as the KCL would, and compares.
+//! `--verify`: reads the stream back as the KCL does, and compares.
 
 mod reader;
 mod tally;
 
 pub(crate) use reader::Verifier;
-pub(crate) use tally::{Fate, Tally, Verification, fingerprint};
+pub(crate) use tally::{LineResult, Tally, Verification, fingerprint};

@@ -1,4 +1,4 @@
-//! Reading a stream from where it ended before the run.
+//! Reads a stream from its end before the run.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -18,57 +18,58 @@ use super::tally::{Tally, Verification, fingerprint};
 use crate::connection::{explain, target};
 use crate::stream_shards::{self, ShardRange, Which};
 
-/// Shards read at once.
-const SHARDS_AT_ONCE: usize = 8;
+/// The number of shards that are read concurrently.
+const SHARDS_CONCURRENT_MAX: usize = 8;
 
-/// How long a line that succeeded may take to show up for readers.
-const GRACE: Duration = Duration::from_secs(10);
+/// The maximum time until a stored line can be read.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A shard can be read 5 times a second.
-const PAUSE: Duration = Duration::from_millis(200);
+/// The time between two reads of a shard. Kinesis allows 5 per second.
+const READ_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What clocks may differ by, where the service's and ours must be compared.
-const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
+/// The maximum difference between the service's clock and the local clock.
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(60);
 
-/// Reads what comes into a stream from a moment on.
+/// Reads the records that are put into a stream after the verifier was created.
 pub(crate) struct Verifier {
     client: Client,
     stream: String,
     started: SystemTime,
-    /// Where to start in the shards that there were. The others are new: from their beginning.
+    /// The start iterators of the shards that existed. Other shards are read from their beginning.
     iterators: HashMap<String, String>,
 }
 
-/// A shard, and how far it has been read.
+/// The position of the reader in a shard.
 struct Position {
     shard: ShardRange,
     /// `None` at the end of a closed shard.
     iterator: Option<String>,
-    /// The last one read.
+    /// The sequence number of the last record read.
     sequence_number: Option<String>,
+    /// Whether the shard existed before the run.
     existed: bool,
 }
 
 impl Verifier {
-    /// For a stream that has nothing in it.
-    pub(crate) fn of_new_stream(client: Client, stream: &str) -> Self {
+    /// Returns a verifier of an empty stream.
+    pub(crate) fn for_empty_stream(client: Client, stream: &str) -> Self {
         Self { client, stream: stream.to_owned(), started: SystemTime::now(), iterators: HashMap::new() }
     }
 
-    /// For a stream in which there may be something, which does not count.
-    pub(crate) async fn from_now(client: Client, stream: &str) -> anyhow::Result<Self> {
-        let mut verifier = Self::of_new_stream(client, stream);
+    /// Returns a verifier that ignores the records that are already in the stream.
+    pub(crate) async fn from_latest(client: Client, stream: &str) -> anyhow::Result<Self> {
+        let mut verifier = Self::for_empty_stream(client, stream);
         let shards = stream_shards::list(&verifier.client, stream, Which::All).await?;
         let iterators = stream::iter(shards.into_iter().map(|shard| {
             let call = verifier.get_shard_iterator(&shard.id).shard_iterator_type(ShardIteratorType::Latest);
             async move { Ok::<_, anyhow::Error>((shard.id, send(call).await?)) }
         }));
-        let iterators = iterators.buffer_unordered(SHARDS_AT_ONCE).try_collect().await?;
+        let iterators = iterators.buffer_unordered(SHARDS_CONCURRENT_MAX).try_collect().await?;
         verifier.iterators = iterators;
         Ok(verifier)
     }
 
-    /// Reads until everything that succeeded has been seen and the end is reached, or it has had time enough.
+    /// Reads until all lines that succeeded have arrived and the end of each shard is reached, or until a time limit.
     pub(crate) async fn verify(mut self, mut tally: Tally) -> anyhow::Result<Verification> {
         let shards = stream_shards::list(&self.client, &self.stream, Which::All).await?;
         let mut positions = Vec::with_capacity(shards.len());
@@ -83,23 +84,23 @@ impl Verifier {
             };
             positions.push(Position { shard, iterator: Some(iterator), sequence_number: None, existed });
         }
-        let deadline = Instant::now() + GRACE;
+        let deadline = Instant::now() + ARRIVAL_TIMEOUT;
         loop {
-            positions = self.read_to_the_end(positions, &mut tally).await?;
+            positions = self.read_to_end(positions, &mut tally).await?;
             if !tally.is_waiting() || Instant::now() > deadline {
                 return Ok(tally.verification());
             }
-            sleep(PAUSE).await;
+            sleep(READ_INTERVAL).await;
         }
     }
 
-    /// Reads every shard until nothing more comes.
-    async fn read_to_the_end(&self, positions: Vec<Position>, tally: &mut Tally) -> anyhow::Result<Vec<Position>> {
+    /// Reads every shard to its end.
+    async fn read_to_end(&self, positions: Vec<Position>, tally: &mut Tally) -> anyhow::Result<Vec<Position>> {
         let mut done = Vec::with_capacity(positions.len());
         let mut waiting = positions.into_iter();
         let mut reading = stream::FuturesUnordered::new();
         loop {
-            while reading.len() < SHARDS_AT_ONCE
+            while reading.len() < SHARDS_CONCURRENT_MAX
                 && let Some(position) = waiting.next()
             {
                 reading.push(self.read(position));
@@ -110,7 +111,7 @@ impl Verifier {
         }
     }
 
-    /// One read of one shard.
+    /// Reads one shard once.
     async fn read(&self, mut position: Position) -> anyhow::Result<Read> {
         let mut read_at = Instant::now();
         loop {
@@ -119,38 +120,38 @@ impl Verifier {
             };
             match self.client.get_records().shard_iterator(iterator).send().await {
                 Ok(output) if output.records.is_empty() && output.millis_behind_latest != Some(0) => {
-                    // Not at the end: a hole in the shard's storage.
+                    // An empty reply before the end of the shard.
                     position.iterator = output.next_shard_iterator;
                 }
                 Ok(output) => return Ok(Read { position, output: Some(output) }),
                 Err(error) => match error.as_service_error() {
                     Some(GetRecordsError::ExpiredIteratorException(_)) => {
-                        position.iterator = Some(self.iterator_again(&position).await?);
+                        position.iterator = Some(self.new_iterator(&position).await?);
                     }
                     Some(GetRecordsError::ProvisionedThroughputExceededException(_)) => {}
                     Some(GetRecordsError::ResourceNotFoundException(_)) if position.existed => {
-                        // The stream that was there before the run is gone. If there is one of its name, all that is
-                        // in it came after.
+                        // The stream was deleted. If one with the same name exists, all its records were put after the
+                        // start of the run.
                         (position.existed, position.sequence_number) = (false, None);
-                        position.iterator = Some(self.iterator_again(&position).await?);
+                        position.iterator = Some(self.new_iterator(&position).await?);
                     }
                     _ => bail!("cannot read shard {:?} of {:?}: {}", position.shard.id, self.stream, explain(&error)),
                 },
             }
-            sleep(PAUSE.saturating_sub(read_at.elapsed())).await;
+            sleep(READ_INTERVAL.saturating_sub(read_at.elapsed())).await;
             read_at = Instant::now();
         }
     }
 
-    /// An iterator lives for five minutes; the run may have taken longer.
-    async fn iterator_again(&self, position: &Position) -> anyhow::Result<String> {
+    /// Returns a new iterator. An iterator expires after five minutes, and the run may take longer.
+    async fn new_iterator(&self, position: &Position) -> anyhow::Result<String> {
         let call = self.get_shard_iterator(&position.shard.id);
         send(match &position.sequence_number {
             Some(last) => {
                 call.shard_iterator_type(ShardIteratorType::AfterSequenceNumber).starting_sequence_number(last)
             }
             None if position.existed => {
-                let start = DateTime::from(self.started - CLOCKS_DIFFER);
+                let start = DateTime::from(self.started - CLOCK_SKEW_MAX);
                 call.shard_iterator_type(ShardIteratorType::AtTimestamp).timestamp(start)
             }
             None => call.shard_iterator_type(ShardIteratorType::TrimHorizon),
@@ -167,27 +168,27 @@ impl Verifier {
 async fn send(call: GetShardIteratorFluentBuilder) -> anyhow::Result<String> {
     let shard_id = call.get_shard_id().clone().unwrap_or_default();
     let output = call.send().await.map_err(|error| anyhow!("cannot read shard {shard_id:?}: {}", explain(&error)))?;
-    output.shard_iterator.ok_or_else(|| anyhow!("cannot read shard {shard_id:?}: the service gave no iterator"))
+    output.shard_iterator.ok_or_else(|| anyhow!("cannot read shard {shard_id:?}: the service returned no iterator"))
 }
 
-/// What one read gave.
+/// The result of one read.
 struct Read {
     position: Position,
     output: Option<GetRecordsOutput>,
 }
 
 impl Read {
-    /// Counts the user records by the KCL's rules. Gives whether that was the shard's end.
+    /// Counts the user records as the KCL does. Returns whether the end of the shard is reached.
     fn take(self, tally: &mut Tally) -> (Position, bool) {
         let Self { mut position, output } = self;
         let Some(output) = output else { return (position, true) };
         let end = output.records.is_empty();
         let range = (position.shard.start, position.shard.end);
-        // As the KCL's code reads: one user record outside the range costs its whole aggregate.
+        // As in the KCL's code: one user record outside the range drops its whole aggregate.
         let mut reading = Reading::new(OutOfRange::DropsAggregate);
         for record in output.records {
             let data = Bytes::from(record.data.into_inner());
-            // The service leaves the key out where it was put without one; no line of ours was.
+            // Kinesis omits the key of records that were put without one. Lines always have one.
             let key = record.partition_key.unwrap_or_default();
             reading.take(&position.shard.id, range, &record.sequence_number, &key, &data);
             for user in reading.records.drain(..) {

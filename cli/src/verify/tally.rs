@@ -1,4 +1,4 @@
-//! What was put against what arrived.
+//! Compares the lines that were put with the records that arrived.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,59 +7,61 @@ use std::hash::{BuildHasherDefault, Hasher};
 use serde::Serialize;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
-/// By which a record is known again: 128 bits of its key and data.
+/// Returns the 128-bit hash of key and data that identifies a record.
 pub(crate) fn fingerprint(partition_key: &str, data: &[u8]) -> u128 {
     xxh3_128_with_seed(data, xxh3_64(partition_key.as_bytes()))
 }
 
-/// What the producer said of a line.
+/// The result that the producer reported for a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum LineResult {
     Succeeded,
-    /// It succeeded after an attempt of which nobody knows: a duplicate would be no surprise.
+    /// Succeeded after an ambiguous attempt: a duplicate is possible.
     SucceededMaybeTwice,
-    /// It failed, and no consumer may ever see it.
+    /// Failed, and is not in the stream.
     Failed,
-    /// It failed, and may be in the stream all the same.
-    Unknown,
+    /// Failed, and may be in the stream.
+    FailedAmbiguous,
 }
 
-/// Counts by fingerprint: lines may repeat, and then each must arrive.
+/// Counts per fingerprint. Lines may repeat; then each of them must arrive.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     lines: HashMap<u128, Counts, BuildHasherDefault<FingerprintHasher>>,
-    /// Lines that were never put.
+    /// The number of lines that were not put.
     refused: u64,
+    /// The number of user records that are not lines of this run.
     strangers: u64,
     dropped: u64,
 }
 
+/// The counts of one fingerprint.
 #[derive(Debug, Default)]
 struct Counts {
     sent: u32,
     succeeded: u32,
-    /// Failed, or tried more often than known.
-    in_doubt: u32,
+    /// Lines with an ambiguous attempt.
+    ambiguous: u32,
     failed: u32,
     arrived: u32,
 }
 
 impl Tally {
-    /// A line that the producer had taken.
-    pub(crate) fn sent(&mut self, fingerprint: u128, fate: Fate) {
+    /// Counts a line that the producer had accepted.
+    pub(crate) fn sent(&mut self, fingerprint: u128, result: LineResult) {
         let counts = self.lines.entry(fingerprint).or_default();
         counts.sent += 1;
-        counts.succeeded += u32::from(matches!(fate, Fate::Succeeded | Fate::SucceededMaybeTwice));
-        counts.in_doubt += u32::from(matches!(fate, Fate::Unknown | Fate::SucceededMaybeTwice));
-        counts.failed += u32::from(fate == Fate::Failed);
+        counts.succeeded += u32::from(matches!(result, LineResult::Succeeded | LineResult::SucceededMaybeTwice));
+        counts.ambiguous += u32::from(matches!(result, LineResult::FailedAmbiguous | LineResult::SucceededMaybeTwice));
+        counts.failed += u32::from(result == LineResult::Failed);
     }
 
-    /// A line that the producer never had.
+    /// Counts a line that was not put.
     pub(crate) fn refused(&mut self) {
         self.refused += 1;
     }
 
-    /// A user record that a consumer sees.
+    /// Counts a user record that a consumer receives.
     pub(crate) fn arrived(&mut self, fingerprint: u128) {
         match self.lines.get_mut(&fingerprint) {
             Some(counts) => counts.arrived += 1,
@@ -67,16 +69,17 @@ impl Tally {
         }
     }
 
-    /// User records that the consumer dropped, since they lie outside their shard's range.
+    /// Counts user records that the consumer dropped, because they are outside their shard's range.
     pub(crate) fn dropped(&mut self, count: u64) {
         self.dropped += count;
     }
 
-    /// Whether a line that succeeded has not arrived yet.
+    /// Returns whether a line that succeeded has not arrived yet.
     pub(crate) fn is_waiting(&self) -> bool {
         self.lines.values().any(|counts| counts.arrived < counts.succeeded)
     }
 
+    /// Returns the result of the comparison.
     pub(crate) fn verification(&self) -> Verification {
         let mut sum = Verification {
             lines: self.refused,
@@ -87,7 +90,7 @@ impl Tally {
             ..Verification::default()
         };
         for counts in self.lines.values() {
-            let Counts { sent, succeeded, in_doubt, failed, arrived } = *counts;
+            let Counts { sent, succeeded, ambiguous, failed, arrived } = *counts;
             let missing = sent.saturating_sub(arrived);
             let twice = arrived.saturating_sub(sent);
             let lost = succeeded.saturating_sub(arrived);
@@ -97,7 +100,7 @@ impl Tally {
             sum.missing_failed += u64::from(missing - lost);
             sum.lost += u64::from(lost);
             sum.twice += u64::from(twice);
-            if in_doubt == 0 {
+            if ambiguous == 0 {
                 sum.twice_unexplained += u64::from(twice);
                 sum.failed_but_arrived += u64::from(arrived.saturating_sub(succeeded).min(failed));
             }
@@ -106,32 +109,32 @@ impl Tally {
     }
 }
 
-/// What came of the comparison.
+/// The result of the comparison.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Verification {
-    /// Lines that were dealt with.
+    /// The number of lines: put or refused.
     pub(crate) lines: u64,
     pub(crate) arrived: u64,
-    /// Arrivals beyond the first of a line.
+    /// The number of duplicates.
     pub(crate) twice: u64,
     pub(crate) missing: u64,
-    /// Those of the missing that had failed.
+    /// The number of missing lines that had failed.
     pub(crate) missing_failed: u64,
-    /// Those of the missing that had succeeded.
+    /// The number of missing lines that had succeeded.
     pub(crate) lost: u64,
-    /// Those of the duplicates for which no lost reply can be the reason.
+    /// The number of duplicates that no ambiguous attempt explains.
     pub(crate) twice_unexplained: u64,
-    /// Lines that had failed for certain, and arrived.
+    /// The number of lines that arrived although they had failed without an ambiguous attempt.
     pub(crate) failed_but_arrived: u64,
-    /// User records that are none of the lines.
+    /// The number of user records that are not lines of this run.
     pub(crate) strangers: u64,
-    /// User records that the consumer dropped, since they lie outside their shard's range.
+    /// The number of user records that the consumer dropped, because they are outside their shard's range.
     pub(crate) dropped: u64,
 }
 
 impl Verification {
-    /// Whether every line arrived, and nothing contradicts what the producer said.
-    pub(crate) fn is_sound(&self) -> bool {
+    /// Returns whether every line arrived, and nothing contradicts the results that the producer reported.
+    pub(crate) fn is_successful(&self) -> bool {
         self.missing == 0 && self.twice_unexplained == 0 && self.failed_but_arrived == 0
     }
 }
@@ -140,11 +143,11 @@ impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "verified: {} of {} lines arrived, {} twice", self.arrived, self.lines, self.twice)?;
         for (count, what) in [
-            (self.twice_unexplained, "of them twice without a lost reply as the reason"),
-            (self.missing_failed, "missing as reported failed"),
-            (self.lost, "LOST although reported succeeded"),
-            (self.failed_but_arrived, "there although reported failed"),
-            (self.strangers, "records of others seen"),
+            (self.twice_unexplained, "of them twice without an ambiguous attempt"),
+            (self.missing_failed, "missing and reported as failed"),
+            (self.lost, "LOST although reported as succeeded"),
+            (self.failed_but_arrived, "arrived although reported as failed"),
+            (self.strangers, "records of other producers"),
         ] {
             if count > 0 {
                 write!(f, ", {count} {what}")?;
@@ -154,7 +157,7 @@ impl fmt::Display for Verification {
     }
 }
 
-/// A fingerprint is a hash already.
+/// Uses the fingerprint as the hash: it is one already.
 #[derive(Debug, Default)]
 struct FingerprintHasher(u64);
 
@@ -176,55 +179,56 @@ impl Hasher for FingerprintHasher {
 mod tests {
     use super::*;
 
-    fn tally(sent: &[(u128, Fate)], arrived: &[u128]) -> Verification {
+    fn tally(sent: &[(u128, LineResult)], arrived: &[u128]) -> Verification {
         let mut tally = Tally::default();
-        sent.iter().for_each(|(line, fate)| tally.sent(*line, *fate));
+        sent.iter().for_each(|(line, result)| tally.sent(*line, *result));
         arrived.iter().for_each(|line| tally.arrived(*line));
         tally.verification()
     }
 
     #[test]
-    fn lines_that_repeat_must_each_arrive() {
-        use Fate::Succeeded;
+    fn each_of_several_equal_lines_must_arrive() {
+        use LineResult::Succeeded;
         let sent = [(1, Succeeded), (1, Succeeded), (2, Succeeded)];
-        let sound = tally(&sent, &[1, 2, 1]);
-        assert!(sound.is_sound());
-        assert_eq!(sound.to_string(), "verified: 3 of 3 lines arrived, 0 twice");
+        let complete = tally(&sent, &[1, 2, 1]);
+        assert!(complete.is_successful());
+        assert_eq!(complete.to_string(), "verified: 3 of 3 lines arrived, 0 twice");
 
         let lost = tally(&sent, &[1, 2]);
-        assert_eq!((lost.arrived, lost.missing, lost.lost, lost.is_sound()), (2, 1, 1, false));
+        assert_eq!((lost.arrived, lost.missing, lost.lost, lost.is_successful()), (2, 1, 1, false));
 
         let twice = tally(&sent, &[1, 1, 1, 2]);
-        assert_eq!((twice.arrived, twice.twice, twice.twice_unexplained, twice.is_sound()), (3, 1, 1, false));
+        assert_eq!((twice.arrived, twice.twice, twice.twice_unexplained, twice.is_successful()), (3, 1, 1, false));
     }
 
     #[test]
-    fn a_lost_reply_explains_a_duplicate() {
-        let twice = tally(&[(1, Fate::SucceededMaybeTwice)], &[1, 1]);
-        assert_eq!((twice.twice, twice.twice_unexplained, twice.is_sound()), (1, 0, true));
+    fn ambiguous_attempt_explains_a_duplicate() {
+        let twice = tally(&[(1, LineResult::SucceededMaybeTwice)], &[1, 1]);
+        assert_eq!((twice.twice, twice.twice_unexplained, twice.is_successful()), (1, 0, true));
     }
 
     #[test]
-    fn a_failed_line_may_only_arrive_if_its_failure_was_ambiguous() {
-        let failed = tally(&[(1, Fate::Failed)], &[]);
+    fn failed_line_may_arrive_only_if_its_failure_was_ambiguous() {
+        let failed = tally(&[(1, LineResult::Failed)], &[]);
         assert_eq!((failed.missing, failed.missing_failed, failed.lost), (1, 1, 0));
-        assert!(!failed.is_sound());
-        assert_eq!(tally(&[(1, Fate::Failed)], &[1]).failed_but_arrived, 1);
-        assert!(tally(&[(1, Fate::Unknown)], &[1]).is_sound());
-        assert_eq!(tally(&[(1, Fate::Unknown)], &[]).missing_failed, 1);
+        assert!(!failed.is_successful());
+        assert_eq!(tally(&[(1, LineResult::Failed)], &[1]).failed_but_arrived, 1);
+        assert!(tally(&[(1, LineResult::FailedAmbiguous)], &[1]).is_successful());
+        assert_eq!(tally(&[(1, LineResult::FailedAmbiguous)], &[]).missing_failed, 1);
     }
 
     #[test]
-    fn records_of_others_are_counted_apart() {
-        let mixed = tally(&[(1, Fate::Succeeded)], &[7, 1]);
-        assert_eq!((mixed.strangers, mixed.arrived, mixed.is_sound()), (1, 1, true));
+    fn records_of_other_producers_are_counted_separately() {
+        let mixed = tally(&[(1, LineResult::Succeeded)], &[7, 1]);
+        assert_eq!((mixed.strangers, mixed.arrived, mixed.is_successful()), (1, 1, true));
     }
 
     #[test]
-    fn key_and_data_are_told_apart() {
-        let prints = [fingerprint("a", b"bc"), fingerprint("ab", b"c"), fingerprint("abc", b""), fingerprint("a", b"")];
-        for (i, a) in prints.iter().enumerate() {
-            assert!(prints[i + 1..].iter().all(|b| a != b));
+    fn fingerprint_distinguishes_key_and_data() {
+        let fingerprints =
+            [fingerprint("a", b"bc"), fingerprint("ab", b"c"), fingerprint("abc", b""), fingerprint("a", b"")];
+        for (i, a) in fingerprints.iter().enumerate() {
+            assert!(fingerprints[i + 1..].iter().all(|b| a != b));
         }
     }
 }

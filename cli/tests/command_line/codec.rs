@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::rig::{Run, kpl};
 
-/// Cases of aws-kinesis-agg: user records and their aggregate.
+/// Returns the cases of aws-kinesis-agg: user records as NDJSON, and their aggregate in hex.
 fn cases() -> Vec<(String, String)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/tests/data/aws-kinesis-agg.json");
     let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
@@ -37,12 +37,13 @@ fn unhex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
-/// Lines of JSON as values: the order of members does not matter.
+/// Parses lines of JSON, so that comparisons ignore the order of members.
 fn values(ndjson: &str) -> Vec<Value> {
     ndjson.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn refusal(run: &Run) -> &str {
+/// Returns the error message of a run that failed without output.
+fn error_message(run: &Run) -> &str {
     assert_eq!((run.code(), run.stdout.as_str()), (1, ""), "{run:#?}");
     run.stderr.trim_end()
 }
@@ -62,37 +63,37 @@ fn encode_and_decode_agree_with_aws_kinesis_agg() {
 }
 
 #[test]
-fn encode_says_which_line_is_wrong_and_why() {
+fn encode_error_names_the_line_and_the_reason() {
     let good = "{\"partition_key\": \"a\", \"data\": \"\"}\n\n";
     let encode = |line: &str| kpl("encode", format!("{good}{line}").as_bytes());
-    assert_eq!(refusal(&encode("{")), "kpl: line 3: at byte 0: EOF while parsing an object");
+    assert_eq!(error_message(&encode("{")), "kpl: line 3: at byte 0: EOF while parsing an object");
     assert_eq!(
-        refusal(&encode(r#"{"partition_key": "", "data": ""}"#)),
+        error_message(&encode(r#"{"partition_key": "", "data": ""}"#)),
         "kpl: line 3: partition_key is empty, but must have 1 to 256 characters"
     );
     assert_eq!(
-        refusal(&encode(r#"{"partition_key": "a", "data": "a*=="}"#)),
+        error_message(&encode(r#"{"partition_key": "a", "data": "a*=="}"#)),
         "kpl: line 3: data is not base64: Invalid symbol 42, offset 1."
     );
     let too_large =
         r#"{"partition_key": "a", "explicit_hash_key": "340282366920938463463374607431768211456", "data": ""}"#;
-    assert!(refusal(&encode(too_large)).contains("from 0 to 340282366920938463463374607431768211455"));
-    assert!(refusal(&kpl("encode", b"\n")).contains("no user record"));
+    assert!(error_message(&encode(too_large)).contains("from 0 to 340282366920938463463374607431768211455"));
+    assert!(error_message(&kpl("encode", b"\n")).contains("no user record"));
 }
 
 #[test]
-fn decode_says_at_which_byte_what_is_wrong() {
+fn decode_error_names_the_byte_and_the_reason() {
     let (_, blob) = cases().into_iter().next().unwrap();
     let length = blob.len() / 2;
     let decode = |hex: &str| kpl("decode --format hex", hex.as_bytes());
     assert_eq!(
-        refusal(&decode("68656c6c6f")),
+        error_message(&decode("68656c6c6f")),
         "kpl: not an aggregated record: at byte 0 of 5: the magic number F3 89 9A C2 of an aggregated record is missing: \
-         this is a plain record, or none of Kinesis"
+         this is a plain record, or not a Kinesis record"
     );
     let digest_at = length - 16;
     let broken = format!("{}00{}", &blob[..40], &blob[42..]);
-    assert!(refusal(&decode(&broken)).contains(&format!("at byte {digest_at} of {length}: the MD5")));
-    assert_eq!(refusal(&decode("f3x")), "kpl: at byte 2 of the input: 'x' is not a hex digit");
-    assert_eq!(refusal(&kpl("decode", b"84ma\nw*g=")), "kpl: at byte 6 of the input: '*' is not base64");
+    assert!(error_message(&decode(&broken)).contains(&format!("at byte {digest_at} of {length}: the MD5")));
+    assert_eq!(error_message(&decode("f3x")), "kpl: at byte 2 of the input: 'x' is not a hex digit");
+    assert_eq!(error_message(&kpl("decode", b"84ma\nw*g=")), "kpl: at byte 6 of the input: '*' is not base64");
 }

@@ -1,4 +1,4 @@
-//! A service that goes away and comes back, and a user who has had enough.
+//! Restarts of the service, lost replies, lost records, and interrupts.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -8,9 +8,9 @@ use kpl_emulator::Faults;
 use crate::rig::{Kinesis, command, end, kpl, signal, wait_until};
 
 #[test]
-fn the_service_goes_away_and_comes_back_and_the_summary_is_true() {
+fn summary_is_correct_after_restarts_of_the_service() {
     let mut kinesis = Kinesis::start(4);
-    // Slow enough that requests are under way when the connections are cut.
+    // The latency ensures that requests are in flight when the connections are closed.
     kinesis.emulator.set_faults(Faults { latency: Duration::from_millis(30), ..Faults::default() });
     let args = "--verify --json --key-field 1 --max-in-flight-requests 4";
     let mut child = command(&format!("put {} {args}", kinesis.args())).spawn().unwrap();
@@ -30,8 +30,8 @@ fn the_service_goes_away_and_comes_back_and_the_summary_is_true() {
         kinesis.stop();
         std::thread::sleep(Duration::from_millis(200));
         kinesis.restart();
-        let seen = kinesis.requests("PutRecords");
-        write_until(seen + 5 * restart, &kinesis);
+        let before = kinesis.requests("PutRecords");
+        write_until(before + 5 * restart, &kinesis);
     }
     drop(stdin);
     let run = end(child);
@@ -43,16 +43,16 @@ fn the_service_goes_away_and_comes_back_and_the_summary_is_true() {
         (&verify["arrived"], &verify["lost"], &verify["twice_unexplained"]),
         (&number.into(), &0.into(), &0.into())
     );
-    // What `kpl` says about duplicates is what is in the stream.
+    // The stream has as many duplicates as `kpl` reports.
     assert_eq!(kinesis.read().len() as u64, number + verify["twice"].as_u64().unwrap());
 }
 
 #[test]
-fn lost_replies_make_duplicates_that_are_explained() {
+fn duplicates_after_lost_replies_are_explained() {
     let kinesis = Kinesis::start(2);
     kinesis.emulator.set_faults(Faults { drop_reply_rate: 0.4, ..Faults::default() });
     let input: Vec<u8> = (0..3_000).flat_map(|n| format!("{n}\n").into_bytes()).collect();
-    // Small requests: many replies to lose.
+    // Small requests, so that many replies are lost.
     let args = "--verify --json --key-field 1 --collection-max-count 20 --aggregation-enabled false";
     let run = kpl(&format!("put {} {args}", kinesis.args()), &input);
     let summary = run.json();
@@ -64,14 +64,14 @@ fn lost_replies_make_duplicates_that_are_explained() {
 }
 
 #[test]
-fn a_service_that_loses_lines_is_found_out() {
+fn verify_detects_lines_that_the_service_loses() {
     let mut kinesis = Kinesis::start(2);
     let mut child = command(&format!("put --verify --json {} --key-field 1", kinesis.args())).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"1\n2\n3\n").unwrap();
     wait_until("the lines arrive", || kinesis.read().len() == 3);
-    std::thread::sleep(Duration::from_millis(200)); // the replies, too
-    kinesis.forget(2);
+    std::thread::sleep(Duration::from_millis(200)); // until the replies arrive
+    kinesis.lose_all_records(2);
     stdin.write_all(b"4\n5\n").unwrap();
     drop(stdin);
     let run = end(child);
@@ -87,7 +87,7 @@ fn one_interrupt_stops_reading_and_flushes() {
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(b"1\n2\n3\n").unwrap();
         wait_until("the lines arrive", || kinesis.read().len() == 3);
-        // Standard input stays open: `kpl` is in the middle of a read.
+        // Standard input stays open, so `kpl` blocks in a read.
         signal(&child, name);
         let run = end(child);
         assert_eq!(run.code(), 0, "{run:#?}");
@@ -99,7 +99,7 @@ fn one_interrupt_stops_reading_and_flushes() {
 }
 
 #[test]
-fn an_interrupt_waits_for_what_is_under_way() {
+fn interrupt_waits_for_requests_in_flight() {
     let kinesis = Kinesis::start(1);
     kinesis.emulator.set_faults(Faults { latency: Duration::from_millis(700), ..Faults::default() });
     let mut child = command(&format!("put --json {} --key k", kinesis.args())).spawn().unwrap();
@@ -113,25 +113,25 @@ fn an_interrupt_waits_for_what_is_under_way() {
 }
 
 #[test]
-fn a_second_interrupt_stops_at_once_and_keeps_the_lines() {
-    let dead = tempfile::NamedTempFile::new().unwrap();
+fn second_interrupt_stops_at_once_and_keeps_the_lines() {
+    let file = tempfile::NamedTempFile::new().unwrap();
     let kinesis = Kinesis::start(1);
     kinesis.emulator.set_faults(Faults { latency: Duration::from_secs(60), ..Faults::default() });
     let args = format!("put --json {} --key k --request-timeout 60s --dead-letter", kinesis.args());
-    let mut child = command(&args).arg(dead.path()).spawn().unwrap();
+    let mut child = command(&args).arg(file.path()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"1\n2\n").unwrap();
     wait_until("the request arrives", || kinesis.requests("PutRecords") == 1);
     signal(&child, "INT");
     std::thread::sleep(Duration::from_millis(300));
-    assert!(child.try_wait().unwrap().is_none(), "the first one waits");
+    assert!(child.try_wait().unwrap().is_none(), "the first interrupt waits");
     let start = Instant::now();
     signal(&child, "INT");
     let run = end(child);
-    assert!(start.elapsed() < Duration::from_secs(10), "the second one does not wait");
+    assert!(start.elapsed() < Duration::from_secs(10), "the second interrupt does not wait");
     assert_eq!((run.code(), &run.json()["failed"]), (130, &2.into()), "{run:#?}");
-    let letters = std::fs::read_to_string(dead.path()).unwrap();
+    let letters = std::fs::read_to_string(file.path()).unwrap();
     assert_eq!(letters.matches("\"code\":\"Closed\"").count(), 2, "{letters}");
-    // They had been sent, and nobody knows.
+    // They were sent and not answered.
     assert_eq!(letters.matches("\"ambiguous\":true").count(), 2, "{letters}");
 }

@@ -1,11 +1,11 @@
-//! `kpl emulator` as a process of its own.
+//! `kpl emulator` in a separate process.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout};
 
 use crate::rig::{command, kpl, signal};
 
-/// Killed when the test ends, whichever way.
+/// An emulator process. Drop kills it.
 struct EmulatorProcess {
     child: Child,
     stdout: BufReader<ChildStdout>,
@@ -24,14 +24,14 @@ impl EmulatorProcess {
 
 impl Drop for EmulatorProcess {
     fn drop(&mut self) {
-        // It may have ended already.
+        // Fails if it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 #[test]
-fn the_emulator_serves_until_an_interrupt_and_says_how_to_put_into_it() {
+fn emulator_serves_until_an_interrupt_and_shows_how_to_put() {
     let mut emulator = EmulatorProcess::start("--stream events:3 --stream other:1");
     let args = format!("--endpoint-url {} --dummy-credentials", emulator.url);
     for stream in ["events", "other"] {
@@ -49,7 +49,7 @@ fn the_emulator_serves_until_an_interrupt_and_says_how_to_put_into_it() {
 }
 
 #[test]
-fn faults_are_overcome() {
+fn every_line_arrives_despite_faults() {
     let faults = "--throttle-rate 0.2 --internal-failure-rate 0.1 --http-500-rate 0.1 --drop-reply-rate 0.1 --seed 3";
     let emulator =
         EmulatorProcess::start(&format!("--stream s:2 --no-limits --latency 1ms --latency-jitter 5ms {faults}"));
@@ -63,7 +63,7 @@ fn faults_are_overcome() {
 }
 
 #[test]
-fn limits_of_shards_hold_unless_switched_off() {
+fn shards_have_limits_unless_disabled() {
     let limited = EmulatorProcess::start("--stream s:1");
     let unlimited = EmulatorProcess::start("--stream s:1 --no-limits");
     let put = |emulator: &EmulatorProcess| {
@@ -76,7 +76,7 @@ fn limits_of_shards_hold_unless_switched_off() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_an_error() {
+fn port_in_use_is_an_error() {
     let emulator = EmulatorProcess::start("--stream s:1");
     let port = emulator.url.rsplit(':').next().unwrap();
     let run = kpl(&format!("emulator --port {port}"), b"");

@@ -1,4 +1,4 @@
-//! Lines that fail, and what is kept of them.
+//! Failed lines and their dead letters.
 
 use std::path::Path;
 
@@ -7,17 +7,17 @@ use serde_json::{Value, json};
 
 use crate::rig::{Kinesis, kpl};
 
-fn letters(path: &Path) -> Vec<Value> {
+fn read_dead_letters(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
-fn a_line_without_a_key_goes_to_the_dead_letters_and_the_others_to_the_stream() {
+fn line_without_a_key_becomes_a_dead_letter_and_the_others_are_stored() {
     let dir = tempfile::tempdir().unwrap();
-    let dead = dir.path().join("dead.ndjson");
+    let path = dir.path().join("dead.ndjson");
     let kinesis = Kinesis::start(2);
-    let args = format!("put --json {} --key-json /id --dead-letter {}", kinesis.args(), dead.display());
+    let args = format!("put --json {} --key-json /id --dead-letter {}", kinesis.args(), path.display());
     let long = format!("{{\"id\": \"{}\"}}", "x".repeat(257));
     let lines = ["{\"id\": 1}", "no JSON", "{\"id\": null}", "", "{\"id\": \"\"}", &long, "{\"id\": 2}"];
     let run = kpl(&args, &[lines.join("\n").as_bytes(), b"\n{\"id\": \xff}\n"].concat());
@@ -26,11 +26,11 @@ fn a_line_without_a_key_goes_to_the_dead_letters_and_the_others_to_the_stream() 
     let summary = run.json();
     assert_eq!((&summary["put"], &summary["succeeded"], &summary["failed"]), (&8.into(), &2.into(), &6.into()));
     assert_eq!(kinesis.data(), [b"{\"id\": 1}", b"{\"id\": 2}"]);
-    assert!(run.stderr.contains("kpl: line 2 of standard input: No Key: it is not JSON: "), "{}", run.stderr);
+    assert!(run.stderr.contains("kpl: line 2 of standard input: No Key: the line is not JSON: "), "{}", run.stderr);
 
-    let letters = letters(&dead);
-    let places: Vec<_> = letters.iter().map(|letter| letter["line"].as_u64().unwrap()).collect();
-    assert_eq!(places, [2, 3, 4, 5, 6, 8]);
+    let letters = read_dead_letters(&path);
+    let numbers: Vec<_> = letters.iter().map(|letter| letter["line"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [2, 3, 4, 5, 6, 8]);
     assert_eq!(letters[0]["data"], "no JSON");
     assert_eq!(letters[5]["data_base64"], "eyJpZCI6IP99");
     assert!(letters[5].get("data").is_none());
@@ -45,24 +45,24 @@ fn a_line_without_a_key_goes_to_the_dead_letters_and_the_others_to_the_stream() 
 }
 
 #[test]
-fn a_line_over_every_limit_is_refused_and_not_kept_in_memory() {
+fn line_above_every_limit_is_refused_and_not_kept_in_memory() {
     let dir = tempfile::tempdir().unwrap();
-    let dead = dir.path().join("dead.ndjson");
+    let path = dir.path().join("dead.ndjson");
     let kinesis = Kinesis::start(1);
     let mut input = vec![b'x'; 10 << 20];
     input.extend_from_slice(b"x\nshort\n");
-    let run = kpl(&format!("put --json {} --key k --dead-letter {}", kinesis.args(), dead.display()), &input);
+    let run = kpl(&format!("put --json {} --key k --dead-letter {}", kinesis.args(), path.display()), &input);
     assert_eq!(run.code(), 1, "{run:#?}");
     assert_eq!(kinesis.data(), [b"short"]);
     let expected = json!({
         "source": "-", "line": 1, "code": "Record Too Large", "ambiguous": false, "attempts": 0, "bytes": 10_485_761,
         "message": "the line has 10485761 bytes, but the limit is 10485760",
     });
-    assert_eq!(letters(&dead), [expected]);
+    assert_eq!(read_dead_letters(&path), [expected]);
 }
 
 #[test]
-fn a_line_over_the_streams_limit_fails_alone() {
+fn only_the_line_above_the_streams_limit_fails() {
     let kinesis = Kinesis::start(1);
     let mut input = b"before\n".to_vec();
     input.extend(vec![b'x'; 1 << 20]);
@@ -74,29 +74,30 @@ fn a_line_over_the_streams_limit_fails_alone() {
 }
 
 #[test]
-fn a_stream_that_is_not_there_is_named_once_and_every_line_is_kept() {
+fn missing_stream_is_reported_once_and_every_line_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let dead = dir.path().join("dead.ndjson");
+    let path = dir.path().join("dead.ndjson");
     let kinesis = Kinesis::start(1);
     let args = kinesis.args().replace("--stream s", "--stream nowhere");
-    let run = kpl(&format!("put --json {args} --key k --dead-letter {}", dead.display()), b"1\n2\n3\n");
+    let run = kpl(&format!("put --json {args} --key k --dead-letter {}", path.display()), b"1\n2\n3\n");
     assert_eq!((run.code(), &run.json()["failed"]), (1, &3.into()), "{run:#?}");
-    assert_eq!(letters(&dead).len(), 3);
-    assert_eq!(letters(&dead)[0]["code"], "ResourceNotFoundException");
+    assert_eq!(read_dead_letters(&path).len(), 3);
+    assert_eq!(read_dead_letters(&path)[0]["code"], "ResourceNotFoundException");
     assert_eq!(run.stderr.matches("Stream nowhere").count(), 1, "{}", run.stderr);
-    assert!(run.stderr.contains("kpl: ResourceNotFoundException: 3 lines in all"), "{}", run.stderr);
+    assert!(run.stderr.contains("kpl: ResourceNotFoundException: 3 lines in total"), "{}", run.stderr);
 
-    // What has failed can be put again, and what a run before has left stays.
-    let data: Vec<_> = letters(&dead).iter().map(|letter| letter["data"].as_str().unwrap().to_owned()).collect();
+    // Failed lines can be put again, and the dead letters of an earlier run are kept.
+    let data: Vec<_> =
+        read_dead_letters(&path).iter().map(|letter| letter["data"].as_str().unwrap().to_owned()).collect();
     let again =
-        kpl(&format!("put {} --key k --dead-letter {}", kinesis.args(), dead.display()), data.join("\n").as_bytes());
+        kpl(&format!("put {} --key k --dead-letter {}", kinesis.args(), path.display()), data.join("\n").as_bytes());
     assert_eq!(again.code(), 0, "{again:#?}");
     assert_eq!(kinesis.data(), [b"1", b"2", b"3"]);
-    assert_eq!(letters(&dead).len(), 3);
+    assert_eq!(read_dead_letters(&path).len(), 3);
 }
 
 #[test]
-fn failures_of_the_service_fail_lines_and_are_told_truly() {
+fn lines_that_the_service_refuses_are_reported_as_failed() {
     let kinesis = Kinesis::start(2);
     kinesis.emulator.set_faults(Faults { throttle_rate: 0.5, ..Faults::default() });
     let input: Vec<u8> = (0..500).flat_map(|n| format!("{n}\n").into_bytes()).collect();
@@ -112,7 +113,7 @@ fn failures_of_the_service_fail_lines_and_are_told_truly() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_to_its_end_is_told() {
+fn unreadable_file_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let run = kpl(&format!("put --emulator --stream s {}", dir.path().display()), b"");
     assert_eq!(run.code(), 2, "{run:#?}");
@@ -123,10 +124,10 @@ fn a_file_that_cannot_be_read_to_its_end_is_told() {
 }
 
 #[test]
-fn the_dead_letters_may_not_be_an_input() {
+fn dead_letter_file_must_not_be_an_input() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let path = file.path().display();
     let run = kpl(&format!("put --emulator --stream s --dead-letter {path} {path}"), b"");
     assert_eq!(run.code(), 2, "{run:#?}");
-    assert!(run.stderr.contains("is also a file to put"), "{}", run.stderr);
+    assert!(run.stderr.contains("is also an input file"), "{}", run.stderr);
 }

@@ -1,9 +1,10 @@
-//! What a line is, and what its key.
+//! Lines, their keys, and `--verify`.
 
 use std::collections::BTreeMap;
 
 use crate::rig::{Kinesis, kpl};
 
+/// Puts `input`. Returns the keys and data that were stored, sorted.
 fn put(args: &str, input: &[u8]) -> Vec<(String, Vec<u8>)> {
     let kinesis = Kinesis::start(3);
     let run = kpl(&format!("put --json {} {args}", kinesis.args()), input);
@@ -19,7 +20,7 @@ fn data(input: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn each_line_is_a_record_bytes_as_they_stand() {
+fn each_line_is_a_record_with_unchanged_bytes() {
     let lines: [&[u8]; 7] = [
         b"plain",
         b"carriage return\r",
@@ -32,11 +33,11 @@ fn each_line_is_a_record_bytes_as_they_stand() {
     let mut expected: Vec<_> = lines.iter().map(|line| line.to_vec()).collect();
     expected.sort();
     assert_eq!(data(&lines.join(&b'\n')), expected, "without a newline at the end");
-    assert_eq!(data(&[&lines.join(&b'\n')[..], b"\n"].concat()), expected, "with one");
+    assert_eq!(data(&[&lines.join(&b'\n')[..], b"\n"].concat()), expected, "with a newline at the end");
 }
 
 #[test]
-fn an_empty_line_is_an_empty_record_and_a_last_newline_makes_no_extra_one() {
+fn empty_line_is_an_empty_record_and_a_final_newline_adds_none() {
     let empty = |count| vec![Vec::<u8>::new(); count];
     assert_eq!(data(b""), empty(0));
     assert_eq!(data(b"\n"), empty(1));
@@ -72,7 +73,7 @@ fn files_and_standard_input_are_put_one_after_the_other() {
     };
     let (first, last) = (file("first", "1\n2"), file("last", "4\n"));
     let kinesis = Kinesis::start(1);
-    // One Kinesis record a line keeps their order visible.
+    // One Kinesis record per line makes their order visible.
     let args = format!("put {} --aggregation-enabled false --key k {first} - {last}", kinesis.args());
     let run = kpl(&args, b"3\n");
     assert_eq!(run.code(), 0, "{run:#?}");
@@ -80,13 +81,13 @@ fn files_and_standard_input_are_put_one_after_the_other() {
 }
 
 #[test]
-fn verify_says_how_many_arrived_and_how_many_twice() {
+fn verify_reports_arrived_lines_and_duplicates() {
     let input: Vec<u8> = (0..5_000).flat_map(|n| format!("10.0.0.{} line {n}\n", n % 97).into_bytes()).collect();
     let run = kpl("put --emulator --shards 7 --verify --stream access --key-field 1", &input);
     assert_eq!(run.code(), 0, "{run:#?}");
     assert!(run.stdout.contains("5000 succeeded, 0 failed"), "{run:#?}");
     assert!(run.stdout.ends_with("verified: 5000 of 5000 lines arrived, 0 twice\n"), "{run:#?}");
-    assert_eq!(run.stderr, "", "nothing but the summary where no person looks on");
+    assert_eq!(run.stderr, "", "no progress without a terminal");
 
     let run = kpl("put --emulator --verify --json --stream access --key-field 1", &input.repeat(3));
     let json = run.json();
@@ -103,7 +104,7 @@ fn verify_says_how_many_arrived_and_how_many_twice() {
 }
 
 #[test]
-fn verify_counts_only_what_comes_after_its_start() {
+fn verify_ignores_earlier_records() {
     let kinesis = Kinesis::start(2);
     let args = format!("put --verify --json {} --key-field 1", kinesis.args());
     for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! `kpl` as a user runs it: the built program, its output, its exit status, and what is then in the stream.
+//! Runs the `kpl` binary, and checks its output, its exit status, and the records in the stream.
 
 #![cfg(unix)]
 

@@ -1,4 +1,4 @@
-//! Running `kpl`, and an emulator to look into.
+//! Runs `kpl`, and an emulator whose records tests can read.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,10 +11,10 @@ use kpl_emulator::{Emulator, Options, Server};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// Longer than anything takes on a machine with other work.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A time limit that is long enough for a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// `kpl` with these arguments, separated by white space, and nothing of AWS in its environment.
+/// Returns a command that runs `kpl` with these arguments, separated by white space, without AWS environment variables.
 pub(crate) fn command(args: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kpl"));
     command.args(args.split_whitespace()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -26,7 +26,7 @@ pub(crate) fn command(args: &str) -> Command {
     command
 }
 
-/// What a run of `kpl` gave.
+/// The result of a run of `kpl`.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) status: ExitStatus,
@@ -39,7 +39,7 @@ impl Run {
         self.status.code().unwrap_or(-1)
     }
 
-    /// The summary, or whatever JSON it printed.
+    /// Parses standard output as JSON.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in {self:#?}"))
     }
@@ -50,14 +50,15 @@ pub(crate) fn kpl(args: &str, input: &[u8]) -> Run {
     let mut child = command(args).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
-    // Beside, since `kpl` may write before it has read all; it may also end before that.
-    let writing = thread::spawn(move || drop(stdin.write_all(&input)));
+    // In a thread, because `kpl` may write before it has read all input. Errors are ignored, because it may end before
+    // that.
+    let writer = thread::spawn(move || drop(stdin.write_all(&input)));
     let run = end(child);
-    writing.join().unwrap();
+    writer.join().unwrap();
     run
 }
 
-/// Waits for the end of a run.
+/// Waits until a run ends.
 pub(crate) fn end(child: Child) -> Run {
     let output = child.wait_with_output().unwrap();
     Run {
@@ -73,16 +74,16 @@ pub(crate) fn signal(child: &Child, name: &str) {
         "INT" => Signal::INT,
         "TERM" => Signal::TERM,
         "HUP" => Signal::HUP,
-        other => panic!("no signal of these tests: {other}"),
+        other => panic!("unknown signal {other}"),
     };
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 
-/// Waits until something is so.
-pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+/// Waits until a condition is true. Panics after a time limit.
+pub(crate) fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
     let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+    while !is_true() {
+        assert!(start.elapsed() < TIMEOUT, "timeout: {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -101,17 +102,17 @@ impl Kinesis {
         Self { emulator, addr: server.addr(), server: Some(server) }
     }
 
-    /// The arguments by which `kpl` comes here.
+    /// Returns the arguments of `kpl` for this emulator and its stream.
     pub(crate) fn args(&self) -> String {
         format!("--endpoint-url http://{} --dummy-credentials --stream s", self.addr)
     }
 
-    /// What a consumer reads.
+    /// Returns the user records that a consumer reads.
     pub(crate) fn read(&self) -> Vec<ConsumedRecord> {
         self.emulator.with(|kinesis, _| read_stream(kinesis, "s")).records
     }
 
-    /// The data that a consumer reads, sorted.
+    /// Returns the data that a consumer reads, sorted.
     pub(crate) fn data(&self) -> Vec<Vec<u8>> {
         let mut data: Vec<_> = self.read().into_iter().map(|record| record.data.to_vec()).collect();
         data.sort();
@@ -122,18 +123,18 @@ impl Kinesis {
         self.emulator.with(|kinesis, _| kinesis.counters().requests.get(operation).copied().unwrap_or(0))
     }
 
-    /// Kinesis records stored.
+    /// Returns the number of stored Kinesis records.
     pub(crate) fn records_stored(&self) -> u64 {
         self.emulator.with(|kinesis, _| kinesis.counters().records_stored)
     }
 
-    /// Cuts all connections and stops listening; what is stored stays.
+    /// Closes all connections and stops listening. Keeps the records.
     pub(crate) fn stop(&mut self) {
         self.server = None;
     }
 
-    /// Loses everything that is stored.
-    pub(crate) fn forget(&mut self, shards: u32) {
+    /// Deletes all records.
+    pub(crate) fn lose_all_records(&mut self, shards: u32) {
         self.stop();
         self.emulator = Emulator::new(Options::unlimited()).with_stream("s", shards);
         self.restart();
@@ -145,7 +146,7 @@ impl Kinesis {
         while self.server.is_none() {
             match Server::bind_on_thread(self.addr, &self.emulator, None) {
                 Ok(server) => self.server = Some(server),
-                Err(error) => assert!(start.elapsed() < PATIENCE, "{error}"),
+                Err(error) => assert!(start.elapsed() < TIMEOUT, "{error}"),
             }
             thread::sleep(Duration::from_millis(5));
         }

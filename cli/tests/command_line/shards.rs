@@ -3,7 +3,7 @@
 use crate::rig::{Kinesis, kpl};
 
 #[test]
-fn shards_shows_the_map_and_where_a_key_goes() {
+fn shards_shows_the_shard_map_and_the_shard_of_a_key() {
     let kinesis = Kinesis::start(3);
     let run = kpl(&format!("shards {} --key user-123", kinesis.args()), b"");
     assert_eq!(run.code(), 0, "{run:#?}");
@@ -13,16 +13,16 @@ fn shards_shows_the_map_and_where_a_key_goes() {
     assert!(lines[1].contains(" 0 ") && lines[1].ends_with(" 33.33%"), "{}", run.stdout);
     assert!(lines[3].contains(&u128::MAX.to_string()), "{}", run.stdout);
 
-    // The service itself says where the key goes.
+    // The service stores the key in the same shard.
     let put = kpl(&format!("put {} --key user-123", kinesis.args()), b"x");
     assert_eq!(put.code(), 0, "{put:#?}");
-    let stored_in = kinesis.read().remove(0).shard_id;
+    let shard_id = kinesis.read().remove(0).shard_id;
     let hash_key = kpl_core::hash_key("user-123");
-    assert_eq!(lines[5], format!("partition key \"user-123\" has the hash key {hash_key}: {stored_in}"));
+    assert_eq!(lines[5], format!("partition key \"user-123\" has the hash key {hash_key}: {shard_id}"));
 }
 
 #[test]
-fn shards_gives_json() {
+fn shards_prints_json() {
     let kinesis = Kinesis::start(2);
     let explicit = u128::MAX.to_string();
     let json = kpl(&format!("shards --json {} --explicit-hash-key {explicit}", kinesis.args()), b"").json();
@@ -37,7 +37,7 @@ fn shards_gives_json() {
 }
 
 #[test]
-fn shards_of_a_stream_that_is_not_there() {
+fn shards_of_a_missing_stream_is_an_error() {
     let kinesis = Kinesis::start(1);
     let run = kpl(&format!("shards {}", kinesis.args().replace("--stream s", "--stream nowhere")), b"");
     assert_eq!(run.code(), 2, "{run:#?}");

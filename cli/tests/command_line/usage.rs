@@ -1,11 +1,11 @@
-//! Wrong use, and output that nobody reads.
+//! Wrong usage, help, and a closed standard output.
 
 use std::io::Write;
 
 use crate::rig::{command, kpl};
 
 #[test]
-fn wrong_use_ends_with_status_2_and_names_what_is_wrong() {
+fn wrong_usage_exits_with_status_2_and_names_the_error() {
     for (args, message) in [
         ("put", "--stream"),
         ("put --stream s --key-field 0", "--key-field"),
@@ -35,7 +35,7 @@ fn wrong_use_ends_with_status_2_and_names_what_is_wrong() {
 }
 
 #[test]
-fn help_and_version_are_there() {
+fn help_and_version_are_printed() {
     for args in ["--help", "put --help", "encode --help", "decode --help", "shards --help", "emulator --help"] {
         let run = kpl(args, b"");
         assert_eq!((run.code(), run.stderr.as_str()), (0, ""), "{args}");
@@ -45,7 +45,7 @@ fn help_and_version_are_there() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn closed_standard_output_is_not_an_error() {
     let mut child = command("put --emulator --stream s").spawn().unwrap();
     drop(child.stdout.take());
     child.stdin.take().unwrap().write_all(b"line\n").unwrap();

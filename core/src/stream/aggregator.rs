@@ -1,4 +1,4 @@
-//! Packs user records that belong to one shard into one Kinesis record, until it is full or its deadline comes.
+//! Packs user records of one shard into one Kinesis record, until it is full or due.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -12,23 +12,24 @@ use crate::record::user_record::Entry;
 use crate::time::Instant;
 use crate::time::timers::Timers;
 
-/// How much fits into one aggregated record.
+/// The limits of one aggregate.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AggregateLimits {
     pub(crate) count: usize,
-    /// Bytes of the blob, framing included.
+    /// The bytes of the data, including framing.
     pub(crate) size: usize,
 }
 
-/// What has changed when a record was taken in.
+/// What the caller does after a record was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FollowUp {
-    /// The record joined others: nothing is due earlier than before, and nothing goes on.
+    /// Nothing: the record was added to an open aggregate, and nothing is due earlier than before.
     None,
+    /// Sends requests that are due, and updates the stream's timer.
     Send,
 }
 
-/// When an open aggregate is due, and when its first record expires.
+/// The times of an open aggregate: when it is due, and when its first user record expires.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
     pub(crate) deadline: Instant,
@@ -37,16 +38,16 @@ pub(crate) struct Times {
 
 /// An aggregate that is still open.
 ///
-/// Which keys its records share does not matter before it may be full: until then their size is the most that it can be,
-/// and a put looks at nothing but the end of a list. Then, or when it is closed, all keys are looked up in one go.
+/// While it is far from full, an upper bound of its size is enough, so a put looks up no keys. All keys are looked up
+/// at once when the upper bound reaches the limit, or when the aggregate is closed.
 #[derive(Debug)]
 pub(crate) struct Aggregate<T> {
     shard: Option<ShardRef>,
     users: Vec<Packed<T>>,
     keys: Keys,
-    /// Bytes of the message; without tables, the most that they can be.
+    /// The bytes of the message; without key tables, an upper bound.
     message_size: usize,
-    /// Which keys there are, once that has been looked up.
+    /// The key tables, once the keys have been looked up.
     tables: Option<Box<KeyTables>>,
     hasher: DefaultHashBuilder,
     deadline: Instant,
@@ -56,10 +57,10 @@ pub(crate) struct Aggregate<T> {
 
 impl<T> Aggregate<T> {
     pub(crate) fn new(shard: Option<ShardRef>) -> Self {
-        Self::with_room(shard, 0, 0)
+        Self::with_capacity(shard, 0, 0)
     }
 
-    fn with_room(shard: Option<ShardRef>, users: usize, keys: usize) -> Self {
+    fn with_capacity(shard: Option<ShardRef>, users: usize, keys: usize) -> Self {
         Self {
             shard,
             users: Vec::with_capacity(users),
@@ -73,7 +74,11 @@ impl<T> Aggregate<T> {
         }
     }
 
-    /// Appends a user record, or gives it back if it does not fit.
+    /// Appends a user record.
+    ///
+    /// # Errors
+    ///
+    /// Returns the user record if it does not fit.
     fn try_push(
         &mut self,
         user: Pending<T>,
@@ -89,7 +94,7 @@ impl<T> Aggregate<T> {
         let (explicit, data_len, put_at) = (user.entry.explicit_hash_key(), data.len(), user.put_at);
         let hash = self.hasher.hash_one(partition_key) as u32;
         let size_max = message_size_max(self.users.len(), partition_key, explicit.is_some(), data_len);
-        if self.tables.is_none() && !limits.have_room_for(self.message_size + size_max) {
+        if self.tables.is_none() && !limits.allow(self.message_size + size_max) {
             self.look_up_keys(spare.take());
         }
         let (packed, size) = match &mut self.tables {
@@ -98,7 +103,7 @@ impl<T> Aggregate<T> {
                 let (users, keys) = (&self.users, &self.keys);
                 let placement =
                     tables.place(partition_key, hash, explicit, data_len, |position| users[position].keys(keys));
-                if !limits.have_room_for(self.message_size + placement.message_size) {
+                if !limits.allow(self.message_size + placement.message_size) {
                     return Err(user);
                 }
                 tables.append(users.len(), hash, explicit, placement);
@@ -114,14 +119,14 @@ impl<T> Aggregate<T> {
         Ok(if joined { FollowUp::None } else { FollowUp::Send })
     }
 
-    /// Appends a user record, whatever the size.
+    /// Appends a user record of any size.
     pub(crate) fn push(&mut self, user: Pending<T>, deadline: Instant, expiry: Instant) {
         let everything = AggregateLimits { count: usize::MAX, size: usize::MAX };
-        // There is always room.
+        // Without limits, it always fits.
         let _ = self.try_push(user, deadline, expiry, everything, &mut Spare::default());
     }
 
-    /// Places all records, so that the size is what it is.
+    /// Looks up the keys of all records, which makes the size exact.
     fn look_up_keys(&mut self, mut tables: Box<KeyTables>) {
         self.message_size = 0;
         for position in 0..self.users.len() {
@@ -137,7 +142,7 @@ impl<T> Aggregate<T> {
         self.tables = Some(tables);
     }
 
-    /// The Kinesis record; `None` if nothing was pushed.
+    /// Returns the Kinesis record; `None` if the aggregate is empty.
     pub(crate) fn close(self) -> Option<KinesisRecord<T>> {
         self.close_with(&mut Spare::default())
     }
@@ -156,12 +161,12 @@ impl<T> Aggregate<T> {
 }
 
 impl AggregateLimits {
-    fn have_room_for(&self, message_size: usize) -> bool {
+    fn allow(&self, message_size: usize) -> bool {
         FRAME_SIZE.saturating_add(message_size) <= self.size
     }
 }
 
-/// Tables that nobody needs now, empty, with the room that they had. Few are ever in use at once.
+/// Unused key tables: empty, with their capacity. Few are in use at once.
 #[derive(Debug, Default)]
 #[expect(clippy::vec_box, reason = "aggregates have them as pointers, since most have none")]
 struct Spare(Vec<Box<KeyTables>>);
@@ -181,10 +186,10 @@ impl Spare {
     }
 }
 
-/// The open aggregates of a stream, at most one a shard. Idle shards cost sixteen bytes and are never looked at.
+/// The open aggregates of a stream, at most one per shard. An idle shard costs 16 bytes and no processing time.
 #[derive(Debug)]
 pub(crate) struct Aggregator<T> {
-    /// By the shard's slot.
+    /// The shards by slot.
     shards: Vec<Shard<T>>,
     timers: Timers,
     spare: Spare,
@@ -193,8 +198,8 @@ pub(crate) struct Aggregator<T> {
 #[derive(Debug)]
 struct Shard<T> {
     open: Option<Box<Aggregate<T>>>,
-    /// User records, and bytes of their keys, in the aggregate before: about what the next one will have.
-    usual: (u32, u32),
+    /// The number of user records and the bytes of their keys in the last aggregate, as an estimate for the next one.
+    last: (u32, u32),
 }
 
 impl<T> Default for Aggregator<T> {
@@ -206,14 +211,14 @@ impl<T> Default for Aggregator<T> {
 impl<T> Shard<T> {
     fn close(&mut self, spare: &mut Spare) -> Option<KinesisRecord<T>> {
         let open = self.open.take()?;
-        self.usual = (open.users.len() as u32, open.keys.size() as u32);
+        self.last = (open.users.len() as u32, open.keys.size() as u32);
         open.close_with(spare)
     }
 }
 
 impl<T> Aggregator<T> {
-    /// Adds a user record to its shard's aggregate. Hands out what that closes, and the record itself if it is too
-    /// large for company.
+    /// Adds a user record to its shard's aggregate. Passes closed aggregates to `closed`, and the record itself if it
+    /// is too large to be aggregated.
     pub(crate) fn add(
         &mut self,
         user: Pending<T>,
@@ -226,7 +231,7 @@ impl<T> Aggregator<T> {
         let Times { deadline, expiry } = times;
         let index = slot as usize;
         if index >= self.shards.len() {
-            self.shards.resize_with(index + 1, || Shard { open: None, usual: (0, 0) });
+            self.shards.resize_with(index + 1, || Shard { open: None, last: (0, 0) });
         }
         let Self { shards, timers, spare } = self;
         let place = &mut shards[index];
@@ -245,14 +250,14 @@ impl<T> Aggregator<T> {
                 Err(refused) => user = refused,
             }
         }
-        // Nothing is open, or the record does not fit into what is: it is the first of a new aggregate, or goes alone.
+        // No aggregate is open, or the record does not fit into it.
         if FRAME_SIZE + user.entry.data.len() > limits.size {
             closed(KinesisRecord::single(user, shard.cloned(), deadline, expiry));
             return FollowUp::Send;
         }
-        let (users, keys) = (place.usual.0 as usize, place.usual.1 as usize);
+        let (users, keys) = (place.last.0 as usize, place.last.1 as usize);
         let users = (users + users / 8).min(limits.count);
-        let mut fresh = Aggregate::with_room(shard.cloned(), users, keys + keys / 8);
+        let mut fresh = Aggregate::with_capacity(shard.cloned(), users, keys + keys / 8);
         match fresh.try_push(user, deadline, expiry, limits, spare) {
             Ok(_) => {
                 place.close(spare).into_iter().for_each(&mut closed);
@@ -263,7 +268,7 @@ impl<T> Aggregator<T> {
                     place.close(spare).into_iter().for_each(closed);
                 }
             }
-            // Just too large, with its key and its fields. What is open stays open.
+            // Its key and fields make it too large. An open aggregate stays open.
             Err(user) => closed(KinesisRecord::single(user, shard.cloned(), deadline, expiry)),
         }
         FollowUp::Send
@@ -274,15 +279,16 @@ impl<T> Aggregator<T> {
         self.shards.get_mut(slot as usize)?.close(&mut self.spare)
     }
 
-    /// The earliest time at which an aggregate may be due.
+    /// Returns the earliest time at which an aggregate may be due.
     pub(crate) fn next_timer(&self) -> Instant {
         self.timers.next()
     }
 
-    /// Takes a slot whose aggregate is due by `horizon`; slots that turn out not to be due are set again.
+    /// Removes and returns a slot whose aggregate is due by `horizon`, and arms the timers of slots that are not due
+    /// again.
     ///
-    /// A shard with a backlog can send nothing anyway: `late_until` returns until when its aggregate stays open, given the
-    /// aggregate's expiry. When the backlog is cleared, [`resume`](Self::resume) the aggregate.
+    /// A shard with a backlog can send nothing anyway: `late_until` returns until when its aggregate stays open, given
+    /// the aggregate's expiry. When the backlog is cleared, [`resume`](Self::resume) the aggregate.
     pub(crate) fn pop_due(
         &mut self,
         horizon: Instant,
@@ -305,7 +311,7 @@ impl<T> Aggregator<T> {
         due
     }
 
-    /// The shard is backlogged no more: its aggregate goes by its deadline again.
+    /// Makes the slot's aggregate due at its deadline again, when the shard has no backlog.
     pub(crate) fn resume(&mut self, slot: u32) {
         if let Some(open) = self.shards.get(slot as usize).and_then(|shard| shard.open.as_ref()) {
             self.timers.arm(slot, open.deadline);
@@ -317,7 +323,7 @@ impl<T> Aggregator<T> {
         self.shards.get(slot as usize).is_some_and(|shard| shard.open.is_some())
     }
 
-    /// Slots of all open aggregates.
+    /// Returns the slots of all open aggregates.
     pub(crate) fn open_slots(&self) -> impl Iterator<Item = u32> {
         self.shards.iter().zip(0..).filter(|(shard, _)| shard.open.is_some()).map(|(_, slot)| slot)
     }
@@ -336,7 +342,7 @@ mod tests {
     use crate::codec::{AggregatedUserRecord, decode, encode};
     use crate::testing::{data_sizes, explicit_hash_keys, ms, partition_keys, shard, tickets, user};
 
-    /// What a user record is in an aggregate.
+    /// Returns the user record as the codec decodes it.
     fn plain(user: &Pending<usize>) -> AggregatedUserRecord {
         AggregatedUserRecord {
             partition_key: (*user.entry.partition_key).into(),
@@ -350,21 +356,21 @@ mod tests {
         for user in users {
             aggregate.push(user, ms(1), ms(2));
         }
-        aggregate.close().expect("there are users")
+        aggregate.close().expect("not empty")
     }
 
-    fn size_as_encoded(record: &KinesisRecord<usize>) -> usize {
+    fn encoded_size(record: &KinesisRecord<usize>) -> usize {
         record.data().len() + record.partition_key().len()
     }
 
     proptest! {
         #[test]
-        fn the_size_told_is_the_size_sent(
+        fn the_size_is_the_encoded_size(
             users in proptest::collection::vec((partition_keys(), explicit_hash_keys(), data_sizes()), 1..50),
         ) {
             let users = users.into_iter().enumerate().map(|(n, (key, explicit, size))| user(n, &key, explicit, size));
             let record = aggregate(users);
-            prop_assert_eq!(record.size(), size_as_encoded(&record));
+            prop_assert_eq!(record.size(), encoded_size(&record));
             if record.is_aggregated() {
                 let data = record.data();
                 let plain: Vec<_> = record.into_users().map(|user| plain(&user)).collect();
@@ -375,26 +381,26 @@ mod tests {
     }
 
     #[test]
-    fn sizes_hold_where_numbers_take_another_byte() {
+    fn sizes_are_exact_where_lengths_take_another_byte() {
         for size in (100..150).chain(16_350..16_400).chain([2_097_140, 2_097_151, 2_097_152]) {
             let record = aggregate((0..2).map(|n| user(n, "k", Some(7), size)));
-            assert_eq!(record.size(), size_as_encoded(&record), "data of {size} bytes");
+            assert_eq!(record.size(), encoded_size(&record), "data of {size} bytes");
         }
         for keys in [127, 128, 129, 16_383, 16_384, 16_385] {
             let record = aggregate((0..keys).map(|n| user(n, &n.to_string(), Some(n as u128), 0)));
-            assert_eq!(record.size(), size_as_encoded(&record), "{keys} keys of each kind");
+            assert_eq!(record.size(), encoded_size(&record), "{keys} keys of each kind");
         }
         for chars in [127, 128, 256] {
             let record = aggregate((0..2).map(|n| user(n, &"k".repeat(chars), None, 0)));
-            assert_eq!(record.size(), size_as_encoded(&record), "a key of {chars} characters");
+            assert_eq!(record.size(), encoded_size(&record), "a key of {chars} characters");
         }
     }
 
     #[test]
-    fn an_aggregate_may_have_exactly_its_limits() {
+    fn an_aggregate_may_reach_its_limits() {
         let users = || (0..3).map(|n| user(n, "key", Some(n as u128), 10));
         let size = aggregate(users()).data().len();
-        let closed_by_the_third = |limits| {
+        let closed_by_third = |limits| {
             let mut aggregator = Aggregator::default();
             let mut closed = Vec::new();
             for user in users() {
@@ -404,9 +410,9 @@ mod tests {
             }
             closed
         };
-        assert_eq!(closed_by_the_third(AggregateLimits { count: 4, size }), [0; 0]);
-        assert_eq!(closed_by_the_third(AggregateLimits { count: 4, size: size - 1 }), [2]);
-        assert_eq!(closed_by_the_third(AggregateLimits { count: 3, size }), [3], "full: nothing to wait for");
+        assert_eq!(closed_by_third(AggregateLimits { count: 4, size }), [0; 0]);
+        assert_eq!(closed_by_third(AggregateLimits { count: 4, size: size - 1 }), [2]);
+        assert_eq!(closed_by_third(AggregateLimits { count: 3, size }), [3], "closed when full");
     }
 
     #[derive(Clone, Debug)]
@@ -434,14 +440,14 @@ mod tests {
         expiry: Instant,
     }
 
-    /// Keeps aggregates as plain lists, and encodes them to see whether they are full.
+    /// A model that keeps aggregates as lists, and encodes them to check whether they are full.
     struct Model {
         limits: AggregateLimits,
         open: BTreeMap<u32, Vec<Kept>>,
     }
 
     impl Model {
-        /// The tickets that adding a record hands out.
+        /// Adds a user record. Returns the tickets of closed aggregates.
         fn add(&mut self, slot: u32, new: Kept) -> Vec<usize> {
             let users = self.open.entry(slot).or_default();
             if encode(core::slice::from_ref(&new.plain)).len() > self.limits.size {
@@ -464,11 +470,11 @@ mod tests {
             self.open.get(&slot).into_iter().flatten().any(|kept| due(kept) <= now)
         }
 
-        /// Compares the record of a closed aggregate. Its tickets.
+        /// Checks the record of a closed aggregate. Returns its tickets.
         fn close(&mut self, slot: u32, record: &KinesisRecord<usize>) -> Vec<usize> {
             let users = self.open.remove(&slot).unwrap_or_default();
             let kept: Vec<usize> = users.iter().map(|kept| kept.ticket).collect();
-            assert_eq!(tickets([record]), kept, "in the order in which they were put");
+            assert_eq!(tickets([record]), kept, "in the order of the puts");
             assert_eq!(Some(record.deadline), users.iter().map(|kept| kept.deadline).min());
             assert_eq!(Some(record.expiry), users.iter().map(|kept| kept.expiry).min());
             assert_eq!(record.shard.as_ref().map(|shard| shard.slot), Some(slot));
@@ -478,7 +484,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn aggregates_keep_limits_order_and_deadlines_and_lose_nothing(
+        fn aggregates_keep_limits_order_and_deadlines_without_loss(
             steps in steps(),
             count in 1..6_usize,
             size in 64..300_usize,
@@ -506,12 +512,12 @@ mod tests {
                         now = now + Duration::from_millis(millis);
                         while let Some(slot) = aggregator.pop_due(now, |slot, times| backlogged.contains(&slot).then_some(times.expiry)) {
                             prop_assert!(model.is_due(slot, now, &backlogged));
-                            let record = aggregator.close(slot).expect("what is due is open");
+                            let record = aggregator.close(slot).expect("a due aggregate is open");
                             out.extend(model.close(slot, &record));
                         }
                         prop_assert!(model.open.keys().all(|slot| !model.is_due(*slot, now, &backlogged)));
                         prop_assert!(aggregator.next_timer() > now, "no busy loop");
-                        // The backlog ends at some time or other.
+                        // The backlog ends.
                         backlogged.iter().for_each(|slot| aggregator.resume(*slot));
                     }
                 }
@@ -519,10 +525,10 @@ mod tests {
                 let open: Vec<u32> = aggregator.open_slots().collect();
                 prop_assert_eq!(&open, &model.open.keys().copied().collect::<Vec<_>>());
                 let first = model.open.values().flatten().map(|kept| kept.deadline).min();
-                prop_assert!(aggregator.next_timer() <= first.unwrap_or(Instant::NEVER), "nothing is woken late");
+                prop_assert!(aggregator.next_timer() <= first.unwrap_or(Instant::NEVER), "no timer is late");
             }
             for slot in aggregator.open_slots().collect::<Vec<_>>() {
-                let record = aggregator.close(slot).expect("it is open");
+                let record = aggregator.close(slot).expect("open");
                 out.extend(model.close(slot, &record));
             }
             out.sort_unstable();

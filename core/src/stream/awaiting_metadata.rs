@@ -1,4 +1,4 @@
-//! The first records of a stream, which wait for its metadata.
+//! The first records of a stream, which wait for the stream's metadata.
 
 use alloc::vec::Vec;
 use core::mem;
@@ -12,7 +12,7 @@ use crate::time::Instant;
 
 /// Records in the order of their puts, with their deadlines.
 ///
-/// They may all belong to one shard, so there may be as many as one shard's backlog may have.
+/// All of them may belong to one shard, so the limit of one shard's backlog applies.
 #[derive(Debug)]
 pub(super) struct AwaitingMetadata<T> {
     records: Vec<(Pending<T>, Instant)>,
@@ -33,7 +33,7 @@ impl<T> AwaitingMetadata<T> {
         self.records.push((user, deadline));
     }
 
-    /// Removes all records.
+    /// Removes and returns all records.
     pub(super) fn take(&mut self) -> impl Iterator<Item = (Pending<T>, Instant)> + use<T> {
         self.bytes = 0;
         mem::take(&mut self.records).into_iter()
@@ -43,12 +43,13 @@ impl<T> AwaitingMetadata<T> {
         self.records.first().map(|(_, deadline)| *deadline)
     }
 
-    /// Whether there are so many records that puts have to be checked against the limit.
+    /// Whether there are so many records that puts are checked against the limit.
     pub(super) fn is_slow(&self, config: &Config) -> bool {
         !self.records.is_empty() && self.backlog(config) > config.backlog_limit() / 4
     }
 
-    /// Returns how long the records take if they all belong to one shard, if a put has to wait for that.
+    /// Refuses a put if there are too many records, as [`Limiter::refuse`](super::limiter::Limiter::refuse) does.
+    /// Returns how long the records take if the put is refused.
     pub(super) fn refuse(&mut self, room: Room, config: &Config) -> Option<Duration> {
         let backlog = self.backlog(config);
         let is_full = backlog > config.backlog_limit()
@@ -57,14 +58,15 @@ impl<T> AwaitingMetadata<T> {
         is_full.then_some(backlog)
     }
 
-    /// Notes that a put was refused. Returns how long the records take if they all belong to one shard.
+    /// Records that a put was refused. Returns how long the records take.
     pub(super) fn note_refused(&mut self, config: &Config) -> Duration {
         self.has_refused = true;
         self.backlog(config)
     }
 
+    /// Returns how long the records take if all of them belong to one shard, at half the shard's rate.
     fn backlog(&self, config: &Config) -> Duration {
-        // Aggregated, they are a few Kinesis records.
+        // Aggregated records are few Kinesis records.
         let kinesis_records = if config.aggregation_enabled() { 0 } else { self.records.len() };
         let rate = Rate::of_shard(config);
         Pace::new().time_for(Instant::from_nanos(0), kinesis_records, self.bytes, rate).saturating_mul(2)

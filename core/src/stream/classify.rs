@@ -1,4 +1,4 @@
-//! What a reply means: all branching about a record's fate by error code stands here.
+//! Classifies replies. All decisions by error code are in this file.
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -7,23 +7,23 @@ use alloc::vec::Vec;
 use crate::record::attempt::{AttemptError, code};
 use crate::reply::{Delivery, RecordReply, Reply, RequestError};
 
-/// What a reply says about one Kinesis record.
+/// The result of one Kinesis record, or of a whole request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It is in a shard: whether that is the right one is seen by the shard map.
+    /// Stored on a shard. The shard map decides whether it is the right one.
     Stored { shard_id: Arc<str>, sequence_number: Arc<str> },
-    /// Its shard is too busy: it waits for the shard's limiter and is retried.
+    /// Throttled: retried as soon as the shard's limiter allows it.
     Throttled(Arc<AttemptError>),
-    /// It is retried after a backoff.
+    /// Retried after a backoff.
     Retry(Arc<AttemptError>),
-    /// Something in what was sent is invalid: what was sent is divided until the offender stands alone, and fails.
+    /// Invalid: the request or aggregate is split until the invalid record is alone, and fails.
     Split(Arc<AttemptError>),
-    /// It fails at once.
+    /// Fails at once.
     Fail(Arc<AttemptError>),
 }
 
 impl Verdict {
-    /// Why it is not stored.
+    /// Returns the error; `None` if the record is stored.
     pub(crate) fn error(&self) -> Option<&Arc<AttemptError>> {
         match self {
             Self::Stored { .. } => None,
@@ -32,16 +32,16 @@ impl Verdict {
     }
 }
 
-/// What a reply says about the Kinesis records of a request.
+/// The results of a request's Kinesis records.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Classified {
-    /// The same for all.
+    /// One for all records.
     Request(Verdict),
-    /// One for each, in order.
+    /// One for each record, in order.
     Records(Vec<Verdict>),
 }
 
-/// Judges the reply to a request of `sent` Kinesis records.
+/// Classifies the reply to a request of `sent` Kinesis records.
 pub(crate) fn classify_reply(reply: Reply, sent: usize, fail_if_throttled: bool) -> Classified {
     match reply {
         Reply::Records(replies) if replies.len() != sent => {
@@ -58,7 +58,7 @@ pub(crate) fn classify_reply(reply: Reply, sent: usize, fail_if_throttled: bool)
 
 fn classify_record(reply: RecordReply, fail_if_throttled: bool) -> Verdict {
     let RecordReply { shard_id, sequence_number, error_code, error_message } = reply;
-    // The KPL's rule: a sequence number says that the record is stored, whatever else is there.
+    // As in the KPL: a record with a sequence number is stored, whatever else the result has.
     if let Some(sequence_number) = sequence_number.filter(|number| !number.is_empty()) {
         let shard_id: Arc<str> = shard_id.unwrap_or_default().into();
         return Verdict::Stored { shard_id, sequence_number: sequence_number.into() };
@@ -82,7 +82,7 @@ fn classify_request(error: RequestError, fail_if_throttled: bool) -> Verdict {
     }
 }
 
-/// What the service's own error codes mean, for a record or a whole request.
+/// Classifies an error of the service, for a record or a whole request.
 fn classify_code(code: String, message: String, fail_if_throttled: bool) -> Verdict {
     let class = classify(&code);
     let error = Arc::new(AttemptError::new(code, message));
@@ -103,7 +103,7 @@ pub(crate) enum ErrorClass {
     Permanent,
 }
 
-/// Error codes of PutRecords and of AWS's common errors
+/// Classifies the error codes of PutRecords and of AWS's common errors
 /// (<https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html#API_PutRecords_Errors>).
 pub(crate) fn classify(code: &str) -> ErrorClass {
     match code {
@@ -120,7 +120,7 @@ pub(crate) fn classify(code: &str) -> ErrorClass {
         | "ValidationError"
         | "ValidationException" => ErrorClass::Invalid,
 
-        // Waiting for the time-to-live to say so would help nobody.
+        // These do not go away within a time-to-live.
         "AccessDenied"
         | "AccessDeniedException"
         | "KMSAccessDeniedException"
@@ -136,14 +136,14 @@ pub(crate) fn classify(code: &str) -> ErrorClass {
         | "UnknownOperationException"
         | code::REDIRECTED => ErrorClass::Permanent,
 
-        // Expired or refreshed-away credentials (`ExpiredTokenException`, `UnrecognizedClientException`, a clock that
-        // is off), `InternalFailure`, `KMSThrottlingException`, `ResourceInUseException` while a stream is made, and
-        // all that is not known.
+        // Expired or replaced credentials (`ExpiredTokenException`, `UnrecognizedClientException`), a wrong clock,
+        // `InternalFailure`, `KMSThrottlingException`, `ResourceInUseException` while a stream is created, and all
+        // unknown codes.
         _ => ErrorClass::Retry,
     }
 }
 
-/// The stream does not exist: what is known of it is void.
+/// The error code for a stream that does not exist.
 pub(crate) const RESOURCE_NOT_FOUND: &str = "ResourceNotFoundException";
 
 #[cfg(test)]
@@ -156,14 +156,14 @@ mod tests {
         let Classified::Request(verdict) =
             classify_reply(Reply::Failed(RequestError::new(delivery, code, "m")), 2, false)
         else {
-            panic!("a failed request is judged as a whole");
+            panic!("a failed request has one verdict");
         };
         verdict
     }
 
     fn record(reply: RecordReply) -> Verdict {
         let Classified::Records(verdicts) = classify_reply(Reply::Records(vec![reply]), 1, false) else {
-            panic!("records are judged one by one");
+            panic!("each record has its own verdict");
         };
         verdicts.into_iter().next().unwrap()
     }
@@ -172,7 +172,7 @@ mod tests {
         Arc::new(AttemptError::new(code, "m"))
     }
 
-    /// Error codes: the service's, empty ones, and any text.
+    /// Error codes of the service, empty ones, and any text.
     fn codes() -> impl Strategy<Value = String> {
         const KNOWN: [&str; 6] = [
             "ProvisionedThroughputExceededException",
@@ -213,7 +213,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_reply_is_judged_and_ambiguous_is_what_leaves_open_whether_it_is_stored(
+        fn an_attempt_is_ambiguous_if_the_record_may_be_stored(
             reply in replies(),
             sent in 0..6_usize,
             fail_if_throttled in any::<bool>(),
@@ -227,7 +227,7 @@ mod tests {
                         prop_assert_eq!(error.is_none(), text(&reply.sequence_number));
                         if let Some(error) = error {
                             prop_assert_eq!(error.ambiguous, !text(&reply.error_code));
-                            prop_assert!(!error.code.is_empty(), "a failure has a name");
+                            prop_assert!(!error.code.is_empty(), "a failure has a code");
                         }
                         prop_assert!(!(fail_if_throttled && matches!(verdict, Verdict::Throttled(_))));
                     }
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn throttling_waits_or_fails_as_configured() {
+    fn throttled_records_are_retried_or_fail_as_configured() {
         let code = "ProvisionedThroughputExceededException";
         assert_eq!(record(RecordReply::failed(code, "m")), Verdict::Throttled(error(code)));
         assert_eq!(request(Delivery::Refused, code), Verdict::Throttled(error(code)));
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn internal_failure_and_anything_unknown_is_retried() {
+    fn internal_failure_and_unknown_codes_are_retried() {
         for code in ["InternalFailure", "SomethingNew", "KMSThrottlingException"] {
             assert_eq!(record(RecordReply::failed(code, "m")), Verdict::Retry(error(code)));
             assert_eq!(request(Delivery::Refused, code), Verdict::Retry(error(code)));
@@ -276,14 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn a_result_that_says_nothing_is_retried_as_ambiguous() {
+    fn an_empty_result_is_retried_as_ambiguous() {
         for reply in [RecordReply::default(), RecordReply::stored("s", ""), RecordReply::failed("", "")] {
             assert!(matches!(record(reply), Verdict::Retry(error) if error.ambiguous && &*error.code == code::UNKNOWN));
         }
     }
 
     #[test]
-    fn fewer_or_more_results_than_records_fail_all_as_ambiguous() {
+    fn a_wrong_number_of_results_fails_all_records_as_ambiguous() {
         for results in [0, 1, 3] {
             let reply = Reply::Records(vec![RecordReply::stored("s", "1"); results]);
             let Classified::Request(Verdict::Fail(error)) = classify_reply(reply, 2, false) else {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_answer_the_attempt_is_ambiguous() {
+    fn an_attempt_without_a_reply_is_ambiguous() {
         assert_eq!(
             request(Delivery::Unanswered, "TimeoutError"),
             Verdict::Retry(Arc::new(AttemptError::new("TimeoutError", "m").ambiguous()))
@@ -303,12 +303,12 @@ mod tests {
         assert_eq!(
             request(Delivery::Unanswered, "AccessDeniedException"),
             Verdict::Retry(Arc::new(AttemptError::new("AccessDeniedException", "m").ambiguous())),
-            "a 5xx is no refusal, whatever its code"
+            "a 5xx is not a refusal, whatever its code"
         );
     }
 
     #[test]
-    fn when_nothing_was_sent_the_attempt_is_not_ambiguous() {
+    fn an_attempt_that_was_not_sent_is_not_ambiguous() {
         assert_eq!(request(Delivery::NotSent, "ConnectError"), Verdict::Retry(error("ConnectError")));
     }
 

@@ -1,4 +1,4 @@
-//! Gathers a stream's Kinesis records into PutRecords requests.
+//! Collects a stream's Kinesis records into PutRecords requests.
 
 use alloc::vec::Vec;
 
@@ -7,25 +7,27 @@ use crate::record::kinesis_record::KinesisRecord;
 use crate::time::Instant;
 use crate::time::deadline_queue::DeadlineQueue;
 
-/// Records that may go, waiting for a request that is worth it: full, or due.
+/// Released records that wait for a request that is full or due.
 #[derive(Debug)]
 pub(crate) struct Collector<T> {
     waiting: DeadlineQueue<KinesisRecord<T>>,
     bytes: usize,
-    /// By the shard's slot: bytes waiting, and bytes in the request being filled.
+    /// The bytes per shard, by slot.
     shards: Vec<ShardBytes>,
-    /// How many shards have as much waiting as one request takes.
+    /// The number of shards with enough waiting bytes for one request.
     full_shards: usize,
-    /// Numbers the requests, so that `ShardBytes::taken` need not be cleared.
+    /// The number of requests so far. `ShardBytes::taken` is valid for one request only, so it needs no clearing.
     request: u64,
-    /// A flush wants out what is here.
+    /// Whether a flush covers the waiting records.
     flushing: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct ShardBytes {
     waiting: usize,
+    /// The bytes in the request being filled.
     taken: usize,
+    /// The request to which `taken` applies.
     taken_by: u64,
 }
 
@@ -58,12 +60,12 @@ impl<T> Collector<T> {
             || self.flushing
     }
 
-    /// Whether anything for the shard waits.
+    /// Whether records for the shard wait.
     pub(crate) fn has_any(&self, slot: u32) -> bool {
         self.shards.get(slot as usize).is_some_and(|shard| shard.waiting > 0)
     }
 
-    /// The records of the next request: at least one if any waits, at most what the limits allow.
+    /// Removes and returns the records of the next request: at least one if any waits, at most what the limits allow.
     pub(crate) fn take(&mut self, config: &Config) -> Vec<KinesisRecord<T>> {
         let mut batch = Vec::with_capacity(self.waiting.len().min(config.collection_max_count()));
         let mut size = 0;
@@ -87,21 +89,21 @@ impl<T> Collector<T> {
         batch
     }
 
-    /// Takes the first record, in order.
+    /// Removes and returns the record with the earliest deadline.
     pub(crate) fn pop(&mut self, config: &Config) -> Option<KinesisRecord<T>> {
         let record = self.waiting.pop()?;
         self.uncount(&record, config);
         Some(record)
     }
 
-    /// Takes a record that has waited until one of its user records expired.
+    /// Removes and returns a record of which a user record has expired.
     pub(crate) fn pop_expired(&mut self, now: Instant, config: &Config) -> Option<KinesisRecord<T>> {
         let record = self.waiting.pop_expired(now)?;
         self.uncount(&record, config);
         Some(record)
     }
 
-    /// Sends what is here without waiting for more.
+    /// Makes the waiting records due.
     pub(crate) fn flush(&mut self) {
         self.flushing = !self.waiting.is_empty();
     }
@@ -163,7 +165,7 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let slot = proptest::option::of(0..3_u32);
-        // Some that fill a request, or its part for a shard, to the byte.
+        // Some sizes fill a request, or its part for a shard, to the byte.
         let size = prop_oneof![1..100_usize, 10_000..30_000_usize, Just(10_000), Just(60_000)];
         let push = (slot, size, 0..60_u64, 0..120_u64).prop_map(|(slot, size, buffered, ttl)| Step::Push {
             slot,
@@ -182,10 +184,10 @@ mod tests {
         proptest::collection::vec(step, 0..80)
     }
 
-    /// A record that waits: deadline and ticket first, which is the order in which records go.
+    /// A record that waits. Deadline and ticket come first, since they give the order of requests.
     type Waiting = (Instant, usize, Instant, Option<u32>, usize);
 
-    /// Whether these may share a request.
+    /// Whether one request may have all of `records`.
     fn fit(records: &[Waiting], config: &Config) -> bool {
         let mut shards = BTreeMap::new();
         for (.., slot, size) in records {
@@ -202,7 +204,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn requests_keep_their_limits_are_as_full_as_may_be_and_lose_nothing(
+        fn requests_are_as_full_as_the_limits_allow_without_loss(
             steps in steps(),
             count in 1..8_usize,
             size in prop_oneof![52_224..90_000_usize, Just(60_000)],
@@ -232,7 +234,7 @@ mod tests {
                         while let Some(record) = collector.pop_expired(now, &config) {
                             let ticket = tickets([&record])[0];
                             let at = model.iter().position(|waiting| waiting.1 == ticket);
-                            let (_, _, expiry, ..) = model.remove(at.expect("it waits"));
+                            let (_, _, expiry, ..) = model.remove(at.expect("waiting"));
                             prop_assert!(expiry <= now);
                         }
                     }

@@ -1,6 +1,6 @@
 //! Packs user records whose shard is not known into Kinesis records.
 //!
-//! User records of one hash key go to one shard, whatever the shards are, so each hash key has an aggregate of its own.
+//! User records with the same hash key always go to the same shard, so each hash key has its own aggregate.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -12,8 +12,8 @@ use crate::stream::aggregator::{AggregateLimits, Aggregator, Times};
 use crate::stream::limiter::Backlog;
 use crate::time::Instant;
 
-/// While the stream has a backlog, an aggregate stays open for so much longer, to take more records: it could not be sent
-/// anyway.
+/// While the stream has a backlog, an aggregate stays open for this much longer, to take more records: it could not be
+/// sent anyway.
 const EXTENSION: Duration = Duration::from_secs(1);
 
 /// The open aggregates of a stream by hash key.
@@ -63,17 +63,17 @@ impl<T> HashKeyAggregator<T> {
         }
     }
 
-    /// Returns what is in open aggregates.
+    /// Returns the amount of records in open aggregates.
     pub(crate) fn backlog(&self) -> Backlog {
         Backlog { kinesis_records: self.slots.len(), bytes: self.bytes }
     }
 
-    /// The earliest time at which an aggregate may be due.
+    /// Returns the earliest time at which an aggregate may be due.
     pub(crate) fn next_timer(&self) -> Instant {
         self.aggregator.next_timer()
     }
 
-    /// Closes an aggregate that is due by `horizon`.
+    /// Closes and returns an aggregate that is due by `horizon`.
     pub(crate) fn close_due(&mut self, horizon: Instant, is_backlogged: bool) -> Option<KinesisRecord<T>> {
         let slot = self
             .aggregator
@@ -81,7 +81,7 @@ impl<T> HashKeyAggregator<T> {
         self.close(slot)
     }
 
-    /// Closes all aggregates.
+    /// Closes and returns all aggregates.
     pub(crate) fn close_all(&mut self) -> impl Iterator<Item = KinesisRecord<T>> {
         let slots: Vec<u32> = self.aggregator.open_slots().collect();
         slots.into_iter().filter_map(|slot| self.close(slot))
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_used_again() {
+    fn slots_are_reused() {
         let mut aggregator = HashKeyAggregator::default();
         for ticket in 0..1_000 {
             assert!(add(&mut aggregator, ticket, &alloc::format!("{ticket}"), 10).is_empty());

@@ -1,4 +1,4 @@
-//! Holds Kinesis records until their shard may take them, the oldest first.
+//! Keeps Kinesis records until their shard's rate limit allows them. The oldest are released first.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -14,25 +14,25 @@ use crate::time::Instant;
 use crate::time::deadline_queue::DeadlineQueue;
 use crate::time::timers::Timers;
 
-/// Records that wait for their shard's pace, or for the end of a backoff, are released at multiples of this interval, so
-/// that those of all shards share wake-ups and requests.
+/// Records that wait for their shard's rate limit, or for the end of a backoff, are released at multiples of this
+/// interval, so that all shards share wake-ups and requests.
 pub(crate) const RELEASE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The slot of the stream as a whole: records whose shard is not known are released at the stream's pace.
+/// The slot of the stream as a whole, for records whose shard is not known.
 pub(crate) const WHOLE_STREAM: u32 = 0;
 
-/// The pace of each shard of a stream, and the records that wait for it.
+/// The rate limit of each shard of a stream, and the records that wait for it.
 #[derive(Debug)]
 pub(crate) struct Limiter<T> {
-    /// By the shard's slot. A shard that nothing was sent to has none.
+    /// The shards by slot; `None` before a shard's first record.
     shards: Vec<Option<Box<ShardLimiter<T>>>>,
     timers: Timers,
-    /// Slots of shards that might release records, if a request were free to take them.
+    /// Slots of shards whose records wait for a free request.
     deferred: Vec<u32>,
     /// Slots of shards that refused a put and have had no room since.
     refused: Vec<u32>,
     shard_rate: Rate,
-    /// The number of shards that the rate of the stream as a whole is worth.
+    /// The rate limit of the stream as a whole, in shards.
     stream_shards: u64,
     backlog_limit: Duration,
     /// The number of slow shards.
@@ -42,28 +42,29 @@ pub(crate) struct Limiter<T> {
 #[derive(Debug)]
 struct ShardLimiter<T> {
     pace: Pace,
-    /// By the time at which the oldest user record was put. So a retried record is not put behind the whole backlog.
+    /// The backlog, ordered by when the oldest user record was put. So a retried record does not wait for all of it.
     waiting: DeadlineQueue<KinesisRecord<T>>,
-    /// The user records in `waiting`, and its bytes.
+    /// The number of user records in `waiting`.
     user_records: usize,
+    /// The number of bytes in `waiting`.
     bytes: usize,
-    /// What is still in open aggregates, as far as that may be much.
+    /// The records in open aggregates of single hash keys.
     in_aggregates: Backlog,
     is_deferred: bool,
-    /// Whether the backlog is so long that puts have to be checked against the limit.
+    /// Whether the backlog is so long that puts are checked against the limit.
     is_slow: bool,
-    /// A put was refused since the shard had room last.
+    /// Set if a put was refused since the shard had room last.
     refused: Option<Refused>,
 }
 
-/// An amount of records that a shard has to take.
+/// An amount of records to be sent.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Backlog {
     pub(crate) kinesis_records: usize,
     pub(crate) bytes: usize,
 }
 
-/// A put for a shard was refused.
+/// A shard for which a put was refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
     /// The shard's id; `None` for the stream as a whole.
@@ -95,7 +96,7 @@ impl<T> ShardLimiter<T> {
         record
     }
 
-    /// How long the backlog takes. Other producers may take half of the shard, so only half of the present pace counts.
+    /// Returns how long the backlog takes at half the current rate: other producers may use the other half.
     fn backlog(&self, now: Instant, rate: Rate) -> Duration {
         let Backlog { kinesis_records, bytes } = self.in_aggregates;
         let time = self.pace.time_for(now, kinesis_records + self.waiting.len(), bytes + self.bytes, rate);
@@ -117,7 +118,7 @@ impl<T> Limiter<T> {
         }
     }
 
-    /// Passes a record to its shard's slot if the pace allows it and a request may take it (`can_release`); otherwise the
+    /// Passes a record on if the shard's rate limit allows it and a request is free (`can_release`). Otherwise the
     /// record waits.
     pub(crate) fn push(
         &mut self,
@@ -137,9 +138,10 @@ impl<T> Limiter<T> {
         self.release(now, slot, can_release, passed);
     }
 
-    /// Releases the records that may go by now, and sets the shard's timer for the others. If no request is free
-    /// (`can_release` is false), they are deferred: otherwise they would gather behind the limiter, and leave all at once
-    /// later, whatever the shard's pace.
+    /// Releases the records that the rate limit allows at `now`, and arms the shard's timer for the others.
+    ///
+    /// If no request is free (`can_release` is false), the records are deferred. Otherwise they would gather in the
+    /// collector, and all be sent at once later, regardless of the rate limit.
     pub(crate) fn release(
         &mut self,
         now: Instant,
@@ -168,8 +170,8 @@ impl<T> Limiter<T> {
         self.update_slow(now, slot);
     }
 
-    /// Sets the deadline of all waiting records to `now` at the latest: once their shard may take them, they wait for nothing
-    /// else.
+    /// Makes the deadline of all waiting records `now` at the latest, so that they are sent as soon as they are
+    /// released.
     pub(crate) fn expedite(&mut self, now: Instant) {
         for shard in self.shards.iter_mut().flatten() {
             let mut waiting = mem::take(&mut shard.waiting);
@@ -180,7 +182,7 @@ impl<T> Limiter<T> {
         }
     }
 
-    /// Takes the slots of deferred shards that `are_ready` now.
+    /// Removes and returns the deferred slots for which `are_ready` returns true.
     pub(crate) fn take_deferred(&mut self, are_ready: impl Fn(u32) -> bool) -> Vec<u32> {
         let ready: Vec<u32> = self.deferred.extract_if(.., |slot| are_ready(*slot)).collect();
         for slot in &ready {
@@ -189,12 +191,12 @@ impl<T> Limiter<T> {
         ready
     }
 
-    /// Removes a record that has waited until one of its user records expired.
+    /// Removes and returns a record of which a user record has expired.
     pub(crate) fn pop_expired(&mut self, now: Instant, slot: u32) -> Option<KinesisRecord<T>> {
         self.shard_mut(slot).pop_expired(now)
     }
 
-    /// Removes all records that wait for the shard, in order. Returns them, and whether a put for it was refused.
+    /// Removes and returns all records that wait for the shard, in order, and its refusal if a put was refused.
     pub(crate) fn take_all(&mut self, now: Instant, slot: u32) -> (Vec<KinesisRecord<T>>, Option<Refused>) {
         let Some(Some(shard)) = self.shards.get_mut(slot as usize) else { return (Vec::new(), None) };
         let records = core::iter::from_fn(|| shard.pop()).collect();
@@ -204,19 +206,20 @@ impl<T> Limiter<T> {
         (records, refused)
     }
 
-    /// Whether records wait for the shard's pace.
+    /// Whether records wait for the shard's rate limit.
     pub(crate) fn is_backlogged(&self, slot: u32) -> bool {
         self.shard(slot).is_some_and(|shard| !shard.waiting.is_empty())
     }
 
-    /// Sets what the shard's open aggregates have. Of a single one, it is too little to matter.
+    /// Sets the amount of records in the slot's open aggregates. A slot of one shard has at most one, which is
+    /// negligible.
     pub(crate) fn set_in_aggregates(&mut self, now: Instant, slot: u32, in_aggregates: Backlog) {
         self.shard_mut(slot).in_aggregates = in_aggregates;
         self.update_slow(now, slot);
     }
 
-    /// Returns how long the shard's backlog takes, if a put has to wait for that: it takes longer than the limit, or has more
-    /// records or bytes than the producer's free room, which other shards need too.
+    /// Refuses a put for the shard if its backlog takes longer than the limit, or has more records or bytes than the
+    /// producer's free room, which other shards need too. Returns how long the backlog takes if the put is refused.
     pub(crate) fn refuse(
         &mut self,
         now: Instant,
@@ -231,7 +234,7 @@ impl<T> Limiter<T> {
         is_full.then(|| self.note_refused(now, slot, shard_id))
     }
 
-    /// Notes that a put for the shard was refused. Returns how long the shard's backlog takes.
+    /// Records that a put for the shard was refused. Returns how long the shard's backlog takes.
     pub(crate) fn note_refused(&mut self, now: Instant, slot: u32, shard_id: Option<&Arc<str>>) -> Duration {
         let rate = self.rate(slot);
         let shard = self.shard_mut(slot);
@@ -243,7 +246,8 @@ impl<T> Limiter<T> {
         backlog
     }
 
-    /// Takes a shard that refused a put and has room again: an eighth of what it may have, so that waiting puts come in groups.
+    /// Removes and returns a shard that refused a put and has room again: an eighth of each limit, so that waiting puts
+    /// are woken in groups.
     pub(crate) fn pop_freed(&mut self, now: Instant, room: Room) -> Option<Refused> {
         let position = self.refused.iter().position(|slot| {
             let rate = self.rate(*slot);
@@ -257,28 +261,28 @@ impl<T> Limiter<T> {
         self.shards.get_mut(slot as usize)?.as_mut()?.refused.take()
     }
 
-    /// The number of shards whose backlog is so long that puts have to be checked against the limit.
+    /// Returns the number of shards whose backlog is so long that puts are checked against the limit.
     pub(crate) fn slow_shards(&self) -> usize {
         self.slow
     }
 
-    /// Sets how many shards the rate of the stream as a whole is worth.
+    /// Sets the rate limit of the stream as a whole, in shards.
     pub(crate) fn set_stream_shards(&mut self, shards: u64) {
         self.stream_shards = shards;
     }
 
-    /// The service throttled what was sent to the shard at `sent`.
+    /// Reduces the shard's rate after the service throttled a record sent at `sent`.
     pub(crate) fn slow_down(&mut self, now: Instant, slot: u32, sent: Instant) {
         self.shard_mut(slot).pace.slow_down(now, sent);
         self.update_slow(now, slot);
     }
 
-    /// Releases no burst: from now on, records go at the shard's pace.
+    /// Empties the shard's token buckets, so that no burst follows.
     pub(crate) fn end_burst(&mut self, now: Instant, slot: u32) {
         self.shard_mut(slot).pace.empty(now);
     }
 
-    /// Forgets a shard, whose slot another one will have.
+    /// Removes a shard whose slot is to be reused.
     pub(crate) fn forget(&mut self, slot: u32) {
         if let Some(shard) = self.shards.get_mut(slot as usize)
             && let Some(forgotten) = shard.take()
@@ -295,7 +299,7 @@ impl<T> Limiter<T> {
         self.timers.pop_due(now)
     }
 
-    /// Slots of all shards that anything was ever sent to.
+    /// Returns the slots of all shards.
     pub(crate) fn slots(&self) -> impl Iterator<Item = u32> + use<T> {
         0..self.shards.len() as u32
     }
@@ -304,7 +308,8 @@ impl<T> Limiter<T> {
         if slot == WHOLE_STREAM { self.shard_rate.times(self.stream_shards) } else { self.shard_rate }
     }
 
-    /// Puts are checked from a quarter of the limit on: until then, those in a put buffer cannot exceed it.
+    /// Updates whether puts for the shard are checked. They are from a quarter of the limit on: below that, the puts in
+    /// the put buffers cannot make the backlog exceed the limit.
     fn update_slow(&mut self, now: Instant, slot: u32) {
         let (rate, limit) = (self.rate(slot), self.backlog_limit);
         let shard = self.shard_mut(slot);
@@ -343,7 +348,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{keeps_pace, ms, single, tickets};
+    use crate::testing::{keeps_rate_limit, ms, single, tickets};
 
     #[derive(Clone, Debug)]
     enum Step {
@@ -365,12 +370,12 @@ mod tests {
         proptest::collection::vec(step, 0..120)
     }
 
-    /// A limiter, driven as a stream drives it, and a list of what should wait.
+    /// A limiter, driven as a stream drives it, and a list of the records that should wait.
     struct Rig {
         limiter: Limiter<usize>,
         config: Config,
         now: Instant,
-        /// Deadline and ticket, which is the order in which records go; slot, and expiry.
+        /// Deadline and ticket, which give the order of release; slot and expiry.
         waiting: Vec<(Instant, usize, u32, Instant)>,
         passed: Vec<(u32, Instant, usize)>,
         expired: usize,
@@ -396,14 +401,14 @@ mod tests {
             self.take_passed(slot, passed);
         }
 
-        /// Lets time pass, and does what is due at each wake.
+        /// Advances the clock, and handles what is due at each timer.
         fn pass(&mut self, time: Duration) {
             let end = self.now + time;
             loop {
                 while let Some(slot) = self.limiter.pop_due(self.now) {
                     while let Some(record) = self.limiter.pop_expired(self.now, slot) {
                         let ticket = tickets([&record])[0];
-                        let (.., expiry) = *self.waiting.iter().find(|waiting| waiting.1 == ticket).expect("it waits");
+                        let (.., expiry) = *self.waiting.iter().find(|waiting| waiting.1 == ticket).expect("waiting");
                         assert!(expiry <= self.now);
                         self.waiting.retain(|waiting| waiting.1 != ticket);
                         self.expired += 1;
@@ -426,23 +431,23 @@ mod tests {
             for slot in 0..2 {
                 let waits = self.waiting.iter().any(|waiting| waiting.2 == slot);
                 assert_eq!(self.limiter.is_backlogged(slot), waits);
-                // A pace that recovers may be ready sooner than it said.
+                // A rate that recovers may allow a record earlier than it returned.
                 if let Some(Some(shard)) = self.limiter.shards.get(slot as usize)
                     && !self.slowed[slot as usize]
                     && let Some(first) = shard.waiting.first()
                 {
                     let mut pace = shard.pace;
                     let late = pace.try_take(release, first.size(), Rate::of_shard(&self.config)).is_ok();
-                    assert!(!late || self.limiter.next_timer() <= self.now, "what may go goes at the next release");
+                    assert!(!late || self.limiter.next_timer() <= self.now, "no allowed record waits on");
                 }
             }
-            assert!(self.waiting.iter().all(|waiting| waiting.3 > self.now), "what expires does not wait any longer");
+            assert!(self.waiting.iter().all(|waiting| waiting.3 > self.now), "no expired record waits");
         }
     }
 
     proptest! {
         #[test]
-        fn shards_keep_their_pace_the_earliest_deadline_goes_first_and_nothing_is_lost(
+        fn rate_limits_hold_and_records_leave_by_deadline_without_loss(
             steps in steps(),
             records in 1..40_u64,
         ) {
@@ -478,16 +483,16 @@ mod tests {
             for slot in 0..2 {
                 let sent: Vec<(Instant, usize)> =
                     rig.passed.iter().filter(|passed| passed.0 == slot).map(|(_, at, size)| (*at, *size)).collect();
-                prop_assert!(keeps_pace(&sent, records, 2_048), "{:?}", sent);
+                prop_assert!(keeps_rate_limit(&sent, records, 2_048), "{:?}", sent);
             }
             rig.pass(Duration::from_secs(4));
-            prop_assert!(rig.waiting.is_empty(), "it has gone or expired by now: {:?}", rig.waiting);
+            prop_assert!(rig.waiting.is_empty(), "neither released nor expired: {:?}", rig.waiting);
             prop_assert_eq!(rig.passed.len() + rig.expired + popped, put);
         }
     }
 
     #[test]
-    fn what_is_put_off_for_want_of_room_goes_at_the_shards_pace_when_there_is_some() {
+    fn deferred_records_are_released_at_the_shards_rate() {
         let config = Config::builder().rate_limit_records_per_shard(2).build().unwrap();
         let mut limiter = Limiter::new(&config);
         let passed = core::cell::Cell::new(0);
@@ -495,16 +500,16 @@ mod tests {
         for ticket in 0..5 {
             limiter.push(ms(0), 3, single(ticket, Some(3), 10, ms(1), ms(60_000)), false, pass);
         }
-        assert_eq!((passed.get(), limiter.next_timer()), (0, ms(60_000)), "woken only to expire");
+        assert_eq!((passed.get(), limiter.next_timer()), (0, ms(60_000)), "the only timer is the expiry");
         assert!(limiter.take_deferred(|_| false).is_empty());
-        assert_eq!(limiter.take_deferred(|_| true), alloc::vec![3], "once, however often");
+        assert_eq!(limiter.take_deferred(|_| true), alloc::vec![3], "a slot is deferred once");
         limiter.release(ms(50_000), 3, true, pass);
-        assert_eq!((passed.get(), limiter.next_timer()), (2, ms(50_500)), "a second's worth, and then what time gives");
+        assert_eq!((passed.get(), limiter.next_timer()), (2, ms(50_500)), "one second's records at once");
         assert!(limiter.take_deferred(|_| true).is_empty());
     }
 
     #[test]
-    fn a_slot_that_another_shard_has_now_starts_at_its_own_pace() {
+    fn a_reused_slot_starts_with_full_token_buckets() {
         let config = Config::builder().rate_limit_records_per_shard(1).build().unwrap();
         let mut limiter = Limiter::new(&config);
         let push = |limiter: &mut Limiter<usize>, ticket| {

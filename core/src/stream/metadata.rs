@@ -1,4 +1,4 @@
-//! What is known of a stream, and asking for more.
+//! The metadata of a stream, and the requests for it.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -19,38 +19,40 @@ use crate::stream::refresh::RefreshSchedule;
 use crate::stream::shard_map::{MapChange, ShardMap};
 use crate::time::Instant;
 
-/// Pages of one list of shards. The service gives up to 1,000 shards a page; a list that goes on longer has no end.
+/// The maximum number of pages of one shard list, against endless lists. A page has up to 1,000 shards.
 const SHARD_PAGES_MAX: usize = 1_000;
 
-/// Kinesis records on wrong shards since the last description that make it worth asking whether keys still count.
+/// The number of misrouted Kinesis records since the last description after which the description is requested again:
+/// the stream may ignore keys now.
 const WRONG_SHARDS_TO_DESCRIBE: usize = 10;
 
-/// While records wait for the pace of a stream as a whole, its description is requested again after this time: the number of
-/// open shards in it sets the pace.
+/// While records wait for the rate limit of the stream as a whole, the description is requested again after this time:
+/// its number of open shards sets that rate limit.
 const DESCRIPTION_VALID_FOR: Duration = Duration::from_secs(60);
 
-/// What the service, or the config, says of a stream.
+/// The metadata of a stream, from the service or the config.
 #[derive(Debug)]
 pub(super) struct Metadata {
     pub(super) map: ShardMap,
     shards: RefreshSchedule,
-    /// Pages of the list under way.
+    /// The shards on the received pages of the list in flight.
     listed: Vec<ListedShard>,
     pages: usize,
+    /// Whether the next list has closed shards, too.
     include_closed: bool,
     description: RefreshSchedule,
     max_record_size: usize,
     auto_distribution: bool,
-    /// Whether the config or the stream's description tells if keys choose shards.
+    /// Whether `auto_distribution` is from the config or the stream's description, not a guess.
     distribution_known: bool,
     wrong_shards: usize,
-    /// Records wait for the first answers.
+    /// Whether records wait for the first replies.
     starting: bool,
-    /// Until when records wait for the shard list.
+    /// The time until which records wait for the shard list.
     start_by: Instant,
-    /// Why the last request for the shard list failed.
+    /// The error of the last failed request for the shard list.
     shards_error: Option<RequestError>,
-    /// The description was refused for good.
+    /// Whether the description was refused for good.
     description_refused: bool,
 }
 
@@ -68,7 +70,7 @@ impl Metadata {
             pages: 0,
             include_closed: false,
             description: RefreshSchedule::new(if described { Instant::NEVER } else { context.description_turn(now) }),
-            // Until the stream says, the service's hard limit: it refuses what is too large, and that is handled.
+            // Until the description is known, the service's hard limit: larger records that it refuses are handled.
             max_record_size: max_record_size.unwrap_or(limits::RECORD_SIZE_MAX),
             auto_distribution: auto,
             distribution_known: distribution != RecordDistribution::Detect,
@@ -80,23 +82,22 @@ impl Metadata {
         }
     }
 
-    /// Whether records wait for what is about to be known, until [`wait_ends`](Self::wait_ends).
+    /// Whether records wait for metadata, until [`wait_ends`](Self::wait_ends).
     pub(super) fn is_awaited(&self) -> bool {
         self.starting
     }
 
-    /// Returns when records whose first deadline is `deadline` go on without what is not known. They wait for the shard list
-    /// up to `start_timeout`: without it they would be sent unaggregated. They do not wait for the description beyond their
-    /// deadline.
+    /// Returns when records whose first deadline is `deadline` stop waiting. They wait for the shard list up to
+    /// `start_timeout`: without it they would be sent unaggregated. They wait for the description until their deadline.
     pub(super) fn wait_ends(&self, deadline: Instant) -> Instant {
-        if self.shards.awaits_first_answer() { self.start_by } else { self.start_by.min(deadline) }
+        if self.shards.awaits_first_reply() { self.start_by } else { self.start_by.min(deadline) }
     }
 
     pub(super) fn max_record_size(&self) -> usize {
         self.max_record_size
     }
 
-    /// The shard that takes `hash_key`, if that is known and means anything.
+    /// Returns the shard of `hash_key`, if it is known and the stream does not ignore keys.
     pub(super) fn shard(&self, hash_key: u128) -> Option<&ShardRef> {
         if self.auto_distribution { None } else { self.map.shard(hash_key) }
     }
@@ -105,8 +106,8 @@ impl Metadata {
         self.shards.is_in_flight() || self.description.is_in_flight()
     }
 
-    /// Whether records may be aggregated, given the `shard` of a record. Consumers drop user records outside their shard's
-    /// range. Without a shard, those of one hash key are in it, unless the stream ignores keys.
+    /// Whether records may be aggregated, given the `shard` of a record. Consumers drop user records outside their
+    /// shard's range. Without a shard, those of one hash key are in it, unless the stream ignores keys.
     pub(super) fn can_aggregate(&self, shard: Option<&ShardRef>, config: &Config) -> bool {
         config.aggregation_enabled()
             && !self.auto_distribution
@@ -117,7 +118,7 @@ impl Metadata {
         self.shards.next().min(self.description.next())
     }
 
-    /// A record sent at `sent` landed on another shard than predicted.
+    /// Requests new metadata after a record sent at `sent` was stored on another shard than predicted.
     pub(super) fn note_misrouted<T>(&mut self, now: Instant, sent: Instant, context: &Context<T>) {
         if self.auto_distribution {
             return;
@@ -131,34 +132,35 @@ impl Metadata {
         }
     }
 
-    /// A reply named a shard that no list had, so far. It may already be closed again: the next list should have those
-    /// too. That list is needed, whatever the last one told.
+    /// Requests a new shard list after a reply named an unknown shard. The list includes closed shards, since that
+    /// shard may already be closed again.
     pub(super) fn note_unknown_shard(&mut self, now: Instant) {
         self.include_closed = true;
         self.shards.request(now, now);
     }
 
-    /// The service took a record that went without a prediction: what is not known yet can be asked for now.
+    /// Retries metadata requests sooner after the service accepted a record without a predicted shard.
     pub(super) fn note_reachable(&mut self, now: Instant) {
         self.shards.expedite(now);
         self.description.expedite(now);
     }
 
-    /// Records wait for the pace of the stream as a whole: the number of its shards may have changed.
-    pub(super) fn note_stream_paced(&mut self, now: Instant) {
-        let is_old = self.description.last_answered().is_some_and(|at| at + DESCRIPTION_VALID_FOR <= now);
+    /// Requests an old description again while records wait for the rate limit of the stream as a whole: the number of
+    /// shards may have changed.
+    pub(super) fn note_stream_limited(&mut self, now: Instant) {
+        let is_old = self.description.last_answered_at().is_some_and(|at| at + DESCRIPTION_VALID_FOR <= now);
         if is_old && !self.description_refused {
             self.description.request(now, now);
         }
     }
 
-    fn is_awaiting_answers(&self) -> bool {
-        self.shards.awaits_first_answer() || self.description.awaits_first_answer()
+    fn is_awaiting_replies(&self) -> bool {
+        self.shards.awaits_first_reply() || self.description.awaits_first_reply()
     }
 }
 
 impl<T> Stream<T> {
-    /// Asks what is to be asked now.
+    /// Sends the metadata requests that are due at `now`.
     pub(super) fn send_refreshes(&mut self, now: Instant, context: &mut Context<T>) {
         if self.metadata.shards.take_due(now) {
             self.metadata.listed.clear();
@@ -171,7 +173,7 @@ impl<T> Stream<T> {
         }
     }
 
-    /// Takes a page of the list of shards; at the end of the list, routes by it.
+    /// Handles a page of the shard list; after the last page, applies the list.
     pub(crate) fn on_shards(&mut self, now: Instant, reply: Result<ShardPage, RequestError>, context: &mut Context<T>) {
         let page = match reply {
             Ok(page) => page,
@@ -195,7 +197,7 @@ impl<T> Stream<T> {
         }
     }
 
-    /// Takes the stream's description.
+    /// Handles the stream's description.
     pub(crate) fn on_description(
         &mut self,
         now: Instant,
@@ -203,7 +205,7 @@ impl<T> Stream<T> {
         context: &mut Context<T>,
     ) {
         let metadata = &mut self.metadata;
-        let awaits_first_answer = metadata.description.awaits_first_answer();
+        let awaits_first_reply = metadata.description.awaits_first_reply();
         match reply {
             Ok(summary) if metadata.description.succeeded() => {
                 metadata.description.settle();
@@ -228,17 +230,17 @@ impl<T> Stream<T> {
             }
             Ok(_) => {}
             Err(error) => {
-                // Without the permission, and for a stream that is not there, the defaults must do.
+                // Without permission, or for a stream that does not exist, the defaults apply.
                 metadata.description.give_up_waiting();
                 let retry_in = if is_refused_for_good(&error) {
                     metadata.description.succeeded();
                     metadata.description_refused = true;
                     None
                 } else {
-                    let passing = error.delivery != Delivery::Refused;
-                    metadata.description.failed(now, passing, &mut context.rng)
+                    let is_transient = error.delivery != Delivery::Refused;
+                    metadata.description.failed(now, is_transient, &mut context.rng)
                 };
-                if awaits_first_answer && context.config.max_record_size().is_none() {
+                if awaits_first_reply && context.config.max_record_size().is_none() {
                     metadata.max_record_size = limits::RECORD_SIZE_DEFAULT;
                 }
                 context.log(LogEvent::RefreshFailed {
@@ -253,7 +255,8 @@ impl<T> Stream<T> {
         self.start(now, context);
     }
 
-    /// The stream does not exist (any more): one that is made anew under its name may have other shards.
+    /// Discards the metadata if the service reported that the stream does not exist: a new stream of the same name may
+    /// have other shards.
     pub(super) fn on_stream_not_found(
         &mut self,
         now: Instant,
@@ -265,7 +268,7 @@ impl<T> Stream<T> {
             return;
         }
         let change = self.metadata.map.clear();
-        self.follow(now, change, context);
+        self.reroute(now, change, context);
         self.metadata.shards.request(now, sent);
         if context.config.record_distribution() == RecordDistribution::Detect {
             self.metadata.description.request(now, sent);
@@ -281,8 +284,8 @@ impl<T> Stream<T> {
     }
 
     fn shards_failed(&mut self, now: Instant, error: RequestError, context: &mut Context<T>) {
-        let passing = error.delivery != Delivery::Refused;
-        let Some(retry_in) = self.metadata.shards.failed(now, passing, &mut context.rng) else { return };
+        let is_transient = error.delivery != Delivery::Refused;
+        let Some(retry_in) = self.metadata.shards.failed(now, is_transient, &mut context.rng) else { return };
         if is_refused_for_good(&error) {
             self.metadata.shards.give_up_waiting();
         }
@@ -303,16 +306,16 @@ impl<T> Stream<T> {
         let change = self.metadata.map.replace(now, listed);
         let is_complete = change.is_complete;
         let closed = change.closed.len();
-        let moved = self.follow(now, change, context);
+        let moved = self.reroute(now, change, context);
         context.log(LogEvent::ShardMapRefreshed {
             stream: self.name.clone(),
             open: self.metadata.map.open_shards(),
             closed,
             moved,
         });
-        let decided = self.verify_misrouted(now, had_closed && is_complete, context);
-        self.metadata.include_closed = !decided;
-        if is_complete && decided {
+        let all_verified = self.verify_misrouted(now, had_closed && is_complete, context);
+        self.metadata.include_closed = !all_verified;
+        if is_complete && all_verified {
             self.metadata.shards.settle();
         } else {
             self.metadata.shards.request_after_backoff(now, &mut context.rng);
@@ -320,18 +323,18 @@ impl<T> Stream<T> {
         self.start(now, context);
     }
 
-    /// Gives what waits for closed shards to those that have their keys now. Says how many user records moved.
-    fn follow(&mut self, now: Instant, change: MapChange, context: &mut Context<T>) -> usize {
-        let mut orphans: Vec<KinesisRecord<T>> = Vec::new();
+    /// Routes the records again that wait for closed shards or have no shard. Returns the number of user records.
+    fn reroute(&mut self, now: Instant, change: MapChange, context: &mut Context<T>) -> usize {
+        let mut records: Vec<KinesisRecord<T>> = Vec::new();
         if self.metadata.map.open_shards() > 0 {
             // Records whose shard was not known.
-            orphans.extend(self.hash_key_aggregator.close_all());
+            records.extend(self.hash_key_aggregator.close_all());
             self.count_in_aggregates(now);
-            self.take_waiting(now, WHOLE_STREAM, &mut orphans, context);
+            self.take_waiting(now, WHOLE_STREAM, &mut records, context);
         }
         for slot in change.closed {
-            self.take_waiting(now, slot, &mut orphans, context);
-            orphans.extend(self.aggregator.close(slot));
+            self.take_waiting(now, slot, &mut records, context);
+            records.extend(self.aggregator.close(slot));
         }
         if let Some(metrics) = &mut self.metrics {
             metrics.forget(&change.forgotten);
@@ -340,7 +343,7 @@ impl<T> Stream<T> {
             self.limiter.forget(slot);
         }
         let mut moved = 0;
-        for record in orphans {
+        for record in records {
             let deadline = record.deadline;
             for user in record.into_users() {
                 moved += 1;
@@ -350,7 +353,7 @@ impl<T> Stream<T> {
         moved
     }
 
-    /// Takes what waits for the pace of a shard.
+    /// Moves the backlog of a shard to `records`.
     fn take_waiting(&mut self, now: Instant, slot: u32, records: &mut Vec<KinesisRecord<T>>, context: &mut Context<T>) {
         let (waiting, refused) = self.limiter.take_all(now, slot);
         records.extend(waiting);
@@ -359,23 +362,23 @@ impl<T> Stream<T> {
         }
     }
 
-    /// Routes the first records if all that they wait for is known.
+    /// Routes the first records if all metadata that they wait for is known.
     fn start(&mut self, now: Instant, context: &mut Context<T>) {
-        if self.metadata.starting && !self.metadata.is_awaiting_answers() {
+        if self.metadata.starting && !self.metadata.is_awaiting_replies() {
             self.stop_waiting(now, context);
         }
     }
 
-    /// Routes the first records by what is known.
+    /// Routes the first records with the metadata that is known.
     pub(super) fn stop_waiting(&mut self, now: Instant, context: &mut Context<T>) {
         self.metadata.starting = false;
         if self.metadata.map.open_shards() == 0 && !self.metadata.auto_distribution {
             let timeout = || {
-                let message = alloc::format!("no answer within start_timeout ({:?})", context.config.start_timeout());
+                let message = alloc::format!("no reply within start_timeout ({:?})", context.config.start_timeout());
                 RequestError::new(Delivery::Unanswered, "Timeout", message)
             };
             let RequestError { code, message, .. } = self.metadata.shards_error.take().unwrap_or_else(timeout);
-            // Of a stream that does not exist, each record says so.
+            // For a stream that does not exist, each record fails with that error anyway.
             if &*code != RESOURCE_NOT_FOUND {
                 let aggregated = self.metadata.can_aggregate(None, &context.config);
                 context.log(LogEvent::WithoutShardList { stream: self.name.clone(), code, message, aggregated });

@@ -1,4 +1,4 @@
-//! The pipeline of one stream, from an accepted record to a request, and from a reply to a resolved record.
+//! The pipeline of one stream: from an accepted record to a request, and from a reply to a resolved record.
 
 pub(crate) mod aggregator;
 mod awaiting_metadata;
@@ -42,46 +42,46 @@ use crate::stream::stream_rate::StreamRate;
 use crate::time::Instant;
 use crate::time::deadline_queue::DeadlineQueue;
 
-/// A stream that is idle for this long is retired. In a request to the service, so much older metadata would be worth little.
+/// A stream that is idle for this long is retired. Its metadata would be out of date anyway.
 const RETIRED_AFTER: Duration = Duration::from_secs(300);
 
-/// All that a producer has for one stream. Idle, it is looked at by nobody.
+/// The state of one stream. An idle stream costs no processing time.
 #[derive(Debug)]
 pub(crate) struct Stream<T> {
     name: Arc<str>,
-    /// What the service says of the stream.
+    /// The shards and the description of the stream.
     metadata: Metadata,
-    /// Records put before anything was known of the stream, with their deadlines; the first of them ends the wait.
+    /// Records that wait for the stream's metadata, with their deadlines. The first deadline ends the wait.
     awaiting_metadata: AwaitingMetadata<T>,
     aggregator: Aggregator<T>,
-    /// Packs records whose shard is not known.
+    /// The aggregator of records whose shard is not known.
     hash_key_aggregator: HashKeyAggregator<T>,
     /// The rate of records whose shard is not known.
     rate: StreamRate,
     limiter: Limiter<T>,
     collector: Collector<T>,
-    /// Parts of requests that were refused, to be sent as they are.
+    /// Parts of refused requests, each to be sent as one request.
     split: VecDeque<Vec<KinesisRecord<T>>>,
-    /// Records that wait out a backoff, by its end.
+    /// Records in backoff, ordered by its end.
     backing_off: DeadlineQueue<Vec<Pending<T>>>,
-    /// Aggregates that were stored on a shard whose range is not known yet, by their expiry.
+    /// Aggregates that were stored on a shard whose range is not known yet, ordered by expiry.
     unverified: DeadlineQueue<Misrouted<T>>,
-    /// What is measured, if anything.
+    /// The metrics; `None` with `metrics_level` none.
     metrics: Option<Box<StreamMetrics>>,
-    /// The number of user records that are accepted and not resolved.
+    /// The number of outstanding user records.
     outstanding: usize,
     /// The number of requests in flight.
     in_flight: usize,
-    /// When the last record was accepted, or the last reply came.
+    /// The time of the last accepted record or the last reply.
     last_used: Instant,
-    /// The number of slow shards that the producer has counted.
+    /// The part of [`Context::slow_shards`] that comes from this stream.
     slow_shards: usize,
-    /// The producer will give it a request when another one ends. Until then, nothing more can leave.
+    /// Whether the stream is queued for a free request. Until then, it sends nothing.
     awaits_request: bool,
 }
 
 impl<T> Stream<T> {
-    /// Creates a stream that is put to. `metrics` are those that it has from before it was retired.
+    /// Creates a stream. `metrics` are those from before it was retired.
     pub(crate) fn new(
         now: Instant,
         name: Arc<str>,
@@ -115,17 +115,17 @@ impl<T> Stream<T> {
         &self.name
     }
 
-    /// The shard that takes a hash key, as far as is known.
+    /// Returns the shard of a hash key, if it is known.
     pub(crate) fn shard(&self, hash_key: u128) -> Option<&Arc<str>> {
         self.metadata.shard(hash_key).map(|shard| &shard.id)
     }
 
-    /// Most bytes in a record, as far as is known.
+    /// Returns the maximum size of a record in bytes; before the description is known, an upper bound.
     pub(crate) fn max_record_size(&self) -> usize {
         self.metadata.max_record_size()
     }
 
-    /// Accepts a new record that should be on the network by `deadline`.
+    /// Accepts a new record, to be sent by `deadline`.
     pub(crate) fn accept(
         &mut self,
         now: Instant,
@@ -138,7 +138,7 @@ impl<T> Stream<T> {
         self.enter(now, user, deadline, context)
     }
 
-    /// Starts a record's way through the stages: it is new, or retried.
+    /// Passes a new or retried record to the first stage.
     fn enter(&mut self, now: Instant, user: Pending<T>, deadline: Instant, context: &mut Context<T>) -> FollowUp {
         if self.metadata.is_awaited() {
             self.awaiting_metadata.push(user, deadline);
@@ -147,26 +147,26 @@ impl<T> Stream<T> {
         self.route(now, user, deadline, context)
     }
 
-    /// What is measured, if anything.
+    /// Returns the metrics; `None` with `metrics_level` none.
     pub(crate) fn metrics(&mut self) -> Option<&mut StreamMetrics> {
         self.metrics.as_deref_mut()
     }
 
-    /// Gives what has been measured since the last report.
+    /// Adds the observations since the last report to `snapshot`.
     pub(crate) fn report_metrics(&mut self, now: Instant, snapshot: &mut MetricsSnapshot) {
         if let Some(metrics) = self.metrics.as_deref_mut().filter(|metrics| metrics.is_dirty()) {
             snapshot.report(now, &self.name, metrics);
         }
     }
 
-    /// Shows what has been measured.
+    /// Adds the observations in `window` to `snapshot`.
     pub(crate) fn snapshot_metrics(&mut self, now: Instant, snapshot: &mut MetricsSnapshot, window: MetricsWindow) {
         if let Some(metrics) = self.metrics.as_deref_mut() {
             snapshot.look(now, Some(&self.name), metrics, window);
         }
     }
 
-    /// Gives a record to its shard's aggregate, or sends it on alone.
+    /// Adds a record to its shard's aggregate, or passes it to the limiter unaggregated.
     fn route(&mut self, now: Instant, user: Pending<T>, deadline: Instant, context: &mut Context<T>) -> FollowUp {
         let (size, limit) = (user.entry.size(), self.metadata.max_record_size());
         if size > limit {
@@ -178,7 +178,7 @@ impl<T> Stream<T> {
         let deadline = match deadline {
             _ if context.is_urgent(&user) => now,
             deadline if deadline < expiry => deadline,
-            // Near its end, a record gets its last chance halfway, when there is still time for it.
+            // A record that expires before its deadline is sent halfway to its expiry.
             _ => now + expiry.saturating_since(now) / 2,
         };
         let config = &context.config;
@@ -201,13 +201,13 @@ impl<T> Stream<T> {
             None => {
                 self.hash_key_aggregator.add(user, deadline, expiry, limits, pass);
                 self.count_in_aggregates(now);
-                // The backlog may have become too long for further puts.
+                // The backlog may have reached the limit.
                 FollowUp::Send
             }
         }
     }
 
-    /// Does what is due by now.
+    /// Handles everything that is due at `now`, except requests: see [`take_request`](Self::take_request).
     pub(crate) fn handle_timeout(&mut self, now: Instant, context: &mut Context<T>) {
         self.send_refreshes(now, context);
         if self.awaiting_metadata_deadline() <= now {
@@ -220,7 +220,7 @@ impl<T> Stream<T> {
         }
         self.expire_unverified(now, context);
         self.expire_split(now, context);
-        // What is taken apart may close an aggregate, and the other way round.
+        // Records of an expired Kinesis record may close an aggregate, and a closed aggregate may expire.
         loop {
             while let Some(slot) = self.limiter.pop_due(now) {
                 self.release(now, slot, context);
@@ -236,7 +236,7 @@ impl<T> Stream<T> {
         context.log_expired(&self.name);
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) has something to do, or a request is due.
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is to be called next, or a request is due.
     pub(crate) fn next_timeout(&self) -> Instant {
         let collect = if self.awaits_request { Instant::NEVER } else { self.collector.next_deadline() };
         collect
@@ -252,25 +252,25 @@ impl<T> Stream<T> {
             .min(self.idle_at())
     }
 
-    /// When the stream has been idle for so long that its memory should be freed.
+    /// Returns when the stream is to be retired, if it stays idle.
     pub(crate) fn idle_at(&self) -> Instant {
         let is_idle = self.outstanding == 0 && self.in_flight == 0 && !self.metadata.is_request_in_flight();
         if is_idle { self.last_used + RETIRED_AFTER } else { Instant::NEVER }
     }
 
-    /// Gives the metrics away: the stream is retired.
+    /// Returns the metrics of a stream that is retired.
     pub(crate) fn into_metrics(self) -> Option<Box<StreamMetrics>> {
         self.metrics
     }
 
-    /// The records of a request that should be sent now.
+    /// Removes and returns the records of a request that is due at `now`.
     pub(crate) fn take_request(&mut self, now: Instant, context: &mut Context<T>) -> Option<Vec<KinesisRecord<T>>> {
-        // A shard goes on when all that it let go before has left.
+        // A deferred shard releases more when all its released records have been sent.
         for slot in self.limiter.take_deferred(|slot| !self.collector.has_any(slot)) {
             self.release(now, slot, context);
         }
         if self.has_request(now, context) {
-            // Should the tick for it be late: what has expired is not sent.
+            // The tick for them may be late.
             self.expire_split(now, context);
             self.expire_collected(now, context);
         }
@@ -286,25 +286,25 @@ impl<T> Stream<T> {
         Some(records)
     }
 
-    /// The stream has left the line: shards go on at their pace.
+    /// Releases records of deferred shards, when the stream no longer waits for a request.
     pub(crate) fn resume(&mut self, now: Instant, context: &mut Context<T>) {
         for slot in self.limiter.take_deferred(|_| true) {
             self.release(now, slot, context);
         }
     }
 
-    /// Whether [`take_request`](Self::take_request) would give something.
+    /// Whether a request is due at `now`.
     pub(crate) fn has_request(&self, now: Instant, context: &Context<T>) -> bool {
         !self.split.is_empty() || self.collector.is_due(now, &context.config)
     }
 
-    /// Whether the stream stands in the producer's line for a request.
+    /// Whether the stream is queued for a free request.
     pub(crate) fn awaits_request(&mut self) -> &mut bool {
         &mut self.awaits_request
     }
 
-    /// Closes all aggregates and sends what is collected. Records that wait for the stream to be known, for their
-    /// shard's pace or for a backoff follow as soon as they may.
+    /// Closes all aggregates and sends the collected records. Records that wait for metadata, for their shard's rate
+    /// limit or in backoff follow as soon as that wait ends.
     pub(crate) fn flush(&mut self, now: Instant, context: &mut Context<T>) {
         let slots: Vec<u32> = self.aggregator.open_slots().collect();
         for slot in slots {
@@ -318,7 +318,7 @@ impl<T> Stream<T> {
         self.collector.flush();
     }
 
-    /// Fails everything that is not under way: the deadline of a close has passed.
+    /// Fails all records that are not in flight, when the deadline of a close has passed.
     pub(crate) fn abandon(&mut self, now: Instant, context: &mut Context<T>) {
         let mut records: Vec<KinesisRecord<T>> = Vec::new();
         let slots: Vec<u32> = self.aggregator.open_slots().collect();
@@ -362,7 +362,7 @@ impl<T> Stream<T> {
         self.fail(now, user, AttemptError::new(code::CLOSED, message), context);
     }
 
-    /// Starts a retry: ahead of newer records, by a deadline of half the usual time.
+    /// Retries a record, with half the usual `record_max_buffered_time`, so that it is sent before newer records.
     fn retry(&mut self, now: Instant, user: Pending<T>, context: &mut Context<T>) {
         if context.expiry(&user) <= now {
             return self.fail_expired(now, user, context);
@@ -372,7 +372,7 @@ impl<T> Stream<T> {
         self.enter(now, user, deadline, context);
     }
 
-    /// Routes what was put before the stream was known.
+    /// Routes the records that waited for metadata.
     fn route_awaiting_metadata(&mut self, now: Instant, context: &mut Context<T>) {
         let had_refused = mem::take(&mut self.awaiting_metadata.has_refused);
         for (user, deadline) in self.awaiting_metadata.take() {
@@ -383,13 +383,14 @@ impl<T> Stream<T> {
         }
     }
 
-    /// When the records that wait for the stream's metadata go on without it.
+    /// Returns when the records that wait for metadata are routed without it.
     fn awaiting_metadata_deadline(&self) -> Instant {
-        // Retries may be due before what came before them, but nothing is retried before anything was sent.
+        // The first record has the earliest deadline: only a retry could have an earlier one, and nothing has been
+        // sent.
         self.awaiting_metadata.first_deadline().map_or(Instant::NEVER, |deadline| self.metadata.wait_ends(deadline))
     }
 
-    /// Returns what is full, if a record with this hash key has to wait until something of it was sent.
+    /// Returns what is full, if a put for this hash key has to be refused.
     pub(crate) fn full(&mut self, now: Instant, hash_key: u128, room: Room, config: &Config) -> Option<Full> {
         let (shard_id, backlog) = if self.metadata.is_awaited() {
             (None, self.awaiting_metadata.refuse(room, config)?)
@@ -420,7 +421,7 @@ impl<T> Stream<T> {
         Full::Shard { shard, backlog }
     }
 
-    /// Reports the shards that have room again, and for how many shards puts have to be checked against the limit on a backlog.
+    /// Reports shards that have room again, and updates [`Context::slow_shards`].
     pub(crate) fn report_backlog(&mut self, now: Instant, context: &mut Context<T>) {
         while let Some(refused) = self.limiter.pop_freed(now, context.room()) {
             self.report_room(refused.shard_id, context);
@@ -434,8 +435,8 @@ impl<T> Stream<T> {
         context.actions.push_back(Action::RoomFreed(ShardName { stream: self.name.clone(), shard_id }));
     }
 
-    /// Closes aggregates whose deadline has come, and with them those whose deadline is close: one request for a few
-    /// of them costs less than a request for each, and a quarter of the time costs them little of their company.
+    /// Closes aggregates that are due. If there are any, also closes those that are due within a quarter of
+    /// `record_max_buffered_time`: fewer requests are worth slightly smaller aggregates.
     fn close_due(&mut self, now: Instant, context: &mut Context<T>) {
         let mut horizon = now;
         let later = now + context.config.record_max_buffered_time() / 4;
@@ -458,13 +459,13 @@ impl<T> Stream<T> {
         }
     }
 
-    /// Passes on a record whose shard is not known.
+    /// Passes a record whose shard is not known to the limiter.
     fn pass_unmapped(&mut self, now: Instant, record: KinesisRecord<T>, context: &mut Context<T>) {
         self.count_in_aggregates(now);
         self.pass_to_limiter(now, WHOLE_STREAM, record, context);
     }
 
-    /// Tells the limiter what is in aggregates of single hash keys: there may be as many as there are records.
+    /// Adds the open aggregates of single hash keys to the stream's backlog: there may be as many as there are records.
     fn count_in_aggregates(&mut self, now: Instant) {
         self.limiter.set_in_aggregates(now, WHOLE_STREAM, self.hash_key_aggregator.backlog());
     }
@@ -474,8 +475,8 @@ impl<T> Stream<T> {
         self.limiter.push(now, slot, record, can_release, |record| self.collector.push(record, &context.config));
     }
 
-    /// Lets go what the shard's pace allows and fails what expired while it waited. When nothing waits any more, the
-    /// aggregate that went on filling meanwhile goes by its deadline again.
+    /// Releases the records that the shard's rate limit allows, and fails those that expired. When the backlog is
+    /// empty, the open aggregate is due at its deadline again.
     fn release(&mut self, now: Instant, slot: u32, context: &mut Context<T>) {
         while let Some(record) = self.limiter.pop_expired(now, slot) {
             self.disaggregate(now, record, context);
@@ -485,14 +486,14 @@ impl<T> Stream<T> {
         if !self.limiter.is_backlogged(slot) {
             self.aggregator.resume(slot);
         } else if slot == WHOLE_STREAM {
-            self.metadata.note_stream_paced(now);
+            self.metadata.note_stream_limited(now);
             if self.rate.note_waiting(now) {
                 self.limiter.set_stream_shards(self.rate.shards());
             }
         }
     }
 
-    /// Fails the user records that have expired, and routes the others anew.
+    /// Fails the user records that have expired, and routes the others again.
     fn disaggregate(&mut self, now: Instant, record: KinesisRecord<T>, context: &mut Context<T>) {
         for user in record.into_users() {
             if context.expiry(&user) <= now {

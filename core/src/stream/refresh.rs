@@ -1,5 +1,5 @@
-//! When to ask the service about a stream: at most one question at a time, at most one for a burst of reasons, and
-//! later and later while it does not answer.
+//! The schedule of metadata requests: at most one request at a time, at most one for a burst of reasons, and
+//! exponential backoff after failures.
 
 use core::time::Duration;
 
@@ -7,30 +7,32 @@ use fastrand::Rng;
 
 use crate::time::{Instant, random_duration};
 
-/// The first wait after a failure before anything is known, of which half is jitter: records wait for the answer.
+/// The first backoff before the first successful request, of which half is jitter. It is short, since records wait for
+/// the reply.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
-/// The first wait after a later failure, of which half is jitter, and the least time between two requests.
+/// The first backoff after a successful request, of which half is jitter, and the minimum time between two requests.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
-/// The longest wait after failures.
+/// The longest backoff.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// The state of a question that is asked again and again: the stream's shards, or its description.
+/// The schedule of a repeated request: for the stream's shards, or for its description.
 #[derive(Debug)]
 pub(crate) struct RefreshSchedule {
     due: Instant,
-    /// When the question under way was asked.
+    /// When the request in flight was sent.
     sent_at: Option<Instant>,
-    /// When the last answered question was asked: what happened before that, the answer tells.
+    /// When the last answered request was sent. Its reply covers all changes before that.
     answered_request_sent_at: Option<Instant>,
-    /// The next wait after a failure.
+    /// The next backoff.
     backoff: Duration,
-    /// When the last question failed, if trying again might help.
+    /// When the last request failed, if the failure is transient.
     failed_at: Option<Instant>,
+    /// Whether the first reply has come, or is not waited for.
     finished: bool,
 }
 
 impl RefreshSchedule {
-    /// A question to be asked at `due` ([`Instant::NEVER`]: not unless wanted).
+    /// Creates a schedule whose first request is due at `due`; with [`Instant::NEVER`], on request only.
     pub(crate) fn new(due: Instant) -> Self {
         Self {
             due,
@@ -42,60 +44,62 @@ impl RefreshSchedule {
         }
     }
 
-    /// Whether the first answer is still to come: a good one, or a failure that [settles](Self::give_up_waiting) it.
-    pub(crate) fn awaits_first_answer(&self) -> bool {
+    /// Whether records still wait for the first reply: there was none, and no call of
+    /// [`give_up_waiting`](Self::give_up_waiting).
+    pub(crate) fn awaits_first_reply(&self) -> bool {
         !self.finished
     }
 
-    /// Whether a request was sent and not answered yet.
+    /// Whether a request is in flight.
     pub(crate) fn is_in_flight(&self) -> bool {
         self.sent_at.is_some()
     }
 
-    /// A good answer is not worth waiting for any more.
+    /// Ends the wait for the first reply.
     pub(crate) fn give_up_waiting(&mut self) {
         self.finished = true;
     }
 
-    /// When the last answered request was sent.
-    pub(crate) fn last_answered(&self) -> Option<Instant> {
+    /// Returns when the last answered request was sent.
+    pub(crate) fn last_answered_at(&self) -> Option<Instant> {
         self.answered_request_sent_at
     }
 
-    /// Something at `seen` says that the last answer is out of date. A burst of those makes one question.
+    /// Schedules a request, because an event at `seen` shows that the last reply is out of date. A burst of events
+    /// makes one request.
     pub(crate) fn request(&mut self, now: Instant, seen: Instant) {
-        let told = self.sent_at.max(self.answered_request_sent_at).is_some_and(|asked| seen < asked);
-        if self.due == Instant::NEVER && self.sent_at.is_none() && !told {
-            let earliest = self.answered_request_sent_at.map_or(now, |asked| asked + BACKOFF_MIN);
+        let is_covered = self.sent_at.max(self.answered_request_sent_at).is_some_and(|sent_at| seen < sent_at);
+        if self.due == Instant::NEVER && self.sent_at.is_none() && !is_covered {
+            let earliest = self.answered_request_sent_at.map_or(now, |sent_at| sent_at + BACKOFF_MIN);
             self.due = earliest.max(now);
         }
     }
 
-    /// The last answer was good enough: the next wait starts small again.
+    /// Resets the backoff, because the last reply was good enough.
     pub(crate) fn settle(&mut self) {
         self.backoff = BACKOFF_MIN;
     }
 
-    /// The last answer was not good enough: asks again after the backoff, whatever else is known.
+    /// Schedules a request after the backoff, because the last reply was not good enough.
     pub(crate) fn request_after_backoff(&mut self, now: Instant, rng: &mut Rng) {
         if self.due == Instant::NEVER && self.sent_at.is_none() {
             self.due = now + self.next_backoff(rng);
         }
     }
 
-    /// The service answers again: a wait that grew while it did not is over.
+    /// Shortens the backoff after a transient failure, because the service replies again.
     pub(crate) fn expedite(&mut self, now: Instant) {
         if let Some(failed_at) = self.failed_at {
             self.due = self.due.min(now.max(failed_at + BACKOFF_MIN));
         }
     }
 
-    /// When the question is to be asked.
+    /// Returns when the next request is due.
     pub(crate) fn next(&self) -> Instant {
         self.due
     }
 
-    /// Whether the question is to be asked now; then it counts as asked.
+    /// Returns whether a request is due at `now`. If so, it counts as sent.
     pub(crate) fn take_due(&mut self, now: Instant) -> bool {
         if self.due > now {
             return false;
@@ -106,27 +110,27 @@ impl RefreshSchedule {
         true
     }
 
-    /// The answer is there; whether it is good enough, [`settle`](Self::settle) or [`request_after_backoff`](Self::request_after_backoff) tells.
-    /// Answers to questions that were not asked are told apart.
+    /// Ends the request in flight with a reply; then call [`settle`](Self::settle) if the reply is good enough, or
+    /// [`request_after_backoff`](Self::request_after_backoff) if not. Returns false if no request is in flight.
     pub(crate) fn succeeded(&mut self) -> bool {
-        let Some(asked) = self.sent_at.take() else { return false };
-        self.answered_request_sent_at = Some(asked);
+        let Some(sent_at) = self.sent_at.take() else { return false };
+        self.answered_request_sent_at = Some(sent_at);
         self.finished = true;
         self.backoff = self.backoff.max(BACKOFF_MIN);
         true
     }
 
-    /// No answer: asks again after a while, which is returned. Whether that might help as soon as the service can be
-    /// reached again is for the caller to say.
-    pub(crate) fn failed(&mut self, now: Instant, passing: bool, rng: &mut Rng) -> Option<Duration> {
+    /// Ends the request in flight with a failure, and schedules the next one. Returns the backoff; `None` if no request
+    /// is in flight. A failure is transient if a retry may succeed as soon as the service is reachable again.
+    pub(crate) fn failed(&mut self, now: Instant, is_transient: bool, rng: &mut Rng) -> Option<Duration> {
         self.sent_at.take()?;
-        self.failed_at = passing.then_some(now);
+        self.failed_at = is_transient.then_some(now);
         let wait = self.next_backoff(rng);
         self.due = now + wait;
         Some(wait)
     }
 
-    /// Doubles the backoff; half of it is jitter, since many producers meet the same trouble at the same time.
+    /// Returns the backoff and doubles the next one. Half of it is jitter, since many producers fail at the same time.
     fn next_backoff(&mut self, rng: &mut Rng) -> Duration {
         let wait = self.backoff / 2 + random_duration(rng, self.backoff / 2);
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
@@ -143,21 +147,21 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Want { ago: u64 },
-        WantLater,
-        Hurry,
+        Request { ago: u64 },
+        RequestAfterBackoff,
+        Expedite,
         Succeed,
-        Fail { passing: bool },
+        Fail { is_transient: bool },
         Pass { millis: u64 },
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            3 => (0..3_000_u64).prop_map(|ago| Step::Want { ago }),
-            1 => Just(Step::WantLater),
-            2 => Just(Step::Hurry),
+            3 => (0..3_000_u64).prop_map(|ago| Step::Request { ago }),
+            1 => Just(Step::RequestAfterBackoff),
+            2 => Just(Step::Expedite),
             2 => Just(Step::Succeed),
-            2 => any::<bool>().prop_map(|passing| Step::Fail { passing }),
+            2 => any::<bool>().prop_map(|is_transient| Step::Fail { is_transient }),
             4 => (0..3_000_u64).prop_map(|millis| Step::Pass { millis }),
         ];
         proptest::collection::vec(step, 0..100)
@@ -165,67 +169,67 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_question_at_a_time_never_in_a_row_and_never_forgotten(steps in steps(), seed in any::<u64>()) {
+        fn one_request_at_a_time_spaced_out_and_never_lost(steps in steps(), seed in any::<u64>()) {
             let mut rng = Rng::with_seed(seed);
             let mut schedule = RefreshSchedule::new(ms(10_000));
             let mut now = 10_000;
-            let (mut under_way, mut answered, mut last_asked) = (false, false, None);
+            let (mut in_flight, mut answered, mut last_sent) = (false, false, None);
             for step in steps {
                 match step {
-                    Step::Want { ago } => {
+                    Step::Request { ago } => {
                         let seen = ms(now - ago);
                         schedule.request(ms(now), seen);
-                        if !under_way && last_asked.is_none_or(|asked| seen >= asked) {
-                            prop_assert!(schedule.next() <= ms(now) + BACKOFF_MAX, "a reason that is news is not lost");
+                        if !in_flight && last_sent.is_none_or(|sent_at| seen >= sent_at) {
+                            prop_assert!(schedule.next() <= ms(now) + BACKOFF_MAX, "a newer reason is not lost");
                         }
                     }
-                    Step::WantLater => {
+                    Step::RequestAfterBackoff => {
                         schedule.request_after_backoff(ms(now), &mut rng);
-                        prop_assert!(under_way || schedule.next() <= ms(now) + BACKOFF_MAX);
+                        prop_assert!(in_flight || schedule.next() <= ms(now) + BACKOFF_MAX);
                     }
-                    Step::Hurry => schedule.expedite(ms(now)),
+                    Step::Expedite => schedule.expedite(ms(now)),
                     Step::Succeed => {
-                        prop_assert_eq!(schedule.succeeded(), under_way);
-                        answered |= under_way;
-                        under_way = false;
+                        prop_assert_eq!(schedule.succeeded(), in_flight);
+                        answered |= in_flight;
+                        in_flight = false;
                     }
-                    Step::Fail { passing } => {
-                        let wait = schedule.failed(ms(now), passing, &mut rng);
-                        prop_assert_eq!(wait.is_some(), under_way);
+                    Step::Fail { is_transient } => {
+                        let wait = schedule.failed(ms(now), is_transient, &mut rng);
+                        prop_assert_eq!(wait.is_some(), in_flight);
                         if let Some(wait) = wait {
                             let min = if answered { BACKOFF_MIN } else { FIRST_BACKOFF };
                             prop_assert!(min / 2 <= wait && wait <= BACKOFF_MAX);
                             prop_assert_eq!(schedule.next(), ms(now) + wait);
                         }
-                        under_way = false;
+                        in_flight = false;
                     }
                     Step::Pass { millis } => now += millis,
                 }
-                if under_way {
+                if in_flight {
                     prop_assert_eq!(schedule.next(), Instant::NEVER, "one at a time");
                 }
                 let due = schedule.next() <= ms(now);
                 prop_assert_eq!(schedule.take_due(ms(now)), due);
                 if due {
-                    let pause = last_asked.map(|asked| ms(now).saturating_since(asked));
+                    let pause = last_sent.map(|sent_at| ms(now).saturating_since(sent_at));
                     let min = if answered { BACKOFF_MIN } else { FIRST_BACKOFF };
                     prop_assert!(pause.is_none_or(|pause| pause >= min / 2), "{:?}", pause);
-                    (under_way, last_asked) = (true, Some(ms(now)));
+                    (in_flight, last_sent) = (true, Some(ms(now)));
                 }
-                prop_assert_eq!(schedule.awaits_first_answer(), !answered);
+                prop_assert_eq!(schedule.awaits_first_reply(), !answered);
             }
         }
     }
 
     #[test]
-    fn a_burst_of_reasons_makes_one_question() {
+    fn a_burst_of_reasons_makes_one_request() {
         let mut schedule = RefreshSchedule::new(ms(0));
-        assert!(schedule.awaits_first_answer() && !schedule.is_in_flight());
+        assert!(schedule.awaits_first_reply() && !schedule.is_in_flight());
         assert!(schedule.take_due(ms(0)) && !schedule.take_due(ms(0)));
         assert!(schedule.is_in_flight());
         assert!(schedule.succeeded());
-        assert!(!schedule.awaits_first_answer());
-        assert!(!schedule.succeeded(), "nobody asked");
+        assert!(!schedule.awaits_first_reply());
+        assert!(!schedule.succeeded(), "no request in flight");
 
         for i in 0..100 {
             schedule.request(ms(2_000 + i), ms(1_900 + i));
@@ -234,13 +238,13 @@ mod tests {
         schedule.request(ms(2_001), ms(1_999));
         assert!(schedule.succeeded());
         schedule.request(ms(2_100), ms(1_999));
-        assert_eq!(schedule.next(), Instant::NEVER, "the answer is newer than the reason");
+        assert_eq!(schedule.next(), Instant::NEVER, "the reply is newer than the reason");
         schedule.request(ms(2_100), ms(2_050));
         assert_eq!(schedule.next(), ms(3_000), "a newer reason waits until a second has passed");
     }
 
     #[test]
-    fn failures_wait_longer_and_longer_up_to_half_a_minute() {
+    fn the_backoff_doubles_up_to_thirty_seconds() {
         let mut schedule = RefreshSchedule::new(ms(0));
         let mut rng = Rng::with_seed(1);
         let mut now = ms(0);
@@ -254,20 +258,20 @@ mod tests {
             now = now + wait;
         }
         schedule.expedite(now);
-        assert_eq!(schedule.next(), now, "the service answers again");
+        assert_eq!(schedule.next(), now, "the service replies again");
         assert!(schedule.take_due(now));
         schedule.failed(now, false, &mut rng).unwrap();
         let next = schedule.next();
         schedule.expedite(now);
-        assert_eq!(schedule.next(), next, "what was refused is not asked for again and again");
+        assert_eq!(schedule.next(), next, "a refused request keeps its backoff");
         now = next;
         assert!(schedule.take_due(now) && schedule.succeeded());
         schedule.request_after_backoff(now, &mut rng);
-        assert!(schedule.next() >= now + BACKOFF_MAX / 2, "an answer that is not good enough ends no backoff");
+        assert!(schedule.next() >= now + BACKOFF_MAX / 2, "a reply alone does not reset the backoff");
         now = schedule.next();
         assert!(schedule.take_due(now) && schedule.succeeded());
         schedule.settle();
         schedule.request_after_backoff(now, &mut rng);
-        assert!(schedule.next() <= now + BACKOFF_MIN, "one that is does");
+        assert!(schedule.next() <= now + BACKOFF_MIN, "a reply that is good enough does");
     }
 }

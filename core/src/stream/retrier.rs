@@ -1,4 +1,4 @@
-//! What the reply to a request does to its records. What a code means stands in the retrier; what a shard means, here.
+//! Applies the reply to a request to its records. Error codes are classified in [`classify`](super::classify).
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -18,35 +18,34 @@ use crate::stream::classify::{Classified, Verdict, classify_reply};
 use crate::stream::limiter::{RELEASE_INTERVAL, WHOLE_STREAM};
 use crate::time::{Instant, random_duration};
 
-/// A shard that takes records is listed within this time at the latest. The service names no time; its lists follow a
-/// reshard within seconds.
+/// The time within which a new shard is listed. The service documents none; its lists follow a reshard within seconds.
 const LISTED_WITHIN: Duration = Duration::from_secs(60);
 
-/// A Kinesis record that the service took.
+/// A Kinesis record that the service stored.
 #[derive(Debug)]
 struct Stored<T> {
     record: KinesisRecord<T>,
     stored_at: StoredAt,
 }
 
-/// An aggregate that is stored on another shard than predicted: whether consumers read it is to be decided.
+/// An aggregate that was stored on another shard than predicted. Consumers may drop it.
 #[derive(Debug)]
 pub(super) struct Misrouted<T> {
-    /// Its user records, with their positions, but for those that have expired.
+    /// The user records that have not expired, with their positions.
     users: Vec<(u32, Pending<T>)>,
-    /// The least and the largest hash key of all that are in it, expired or not: consumers look at all of them.
+    /// The smallest and the largest hash key of all its user records, including expired ones: consumers check all.
     span: (u128, u128),
     stored_at: StoredAt,
 }
 
-/// What one reply means for the operator.
+/// The counts of one reply for its log events.
 #[derive(Debug, Default)]
 struct Tally {
     throttled: usize,
     wrong_shard: usize,
-    /// User records that are sent again, by error.
+    /// The number of retried user records per error.
     retried: Vec<(Arc<AttemptError>, usize)>,
-    /// User records that failed for good, by error.
+    /// The number of failed user records per error.
     failed: Vec<(Arc<AttemptError>, usize)>,
 }
 
@@ -78,7 +77,7 @@ impl Tally {
 }
 
 impl<T> Stream<T> {
-    /// Takes the records of a request sent at `sent` back, with its reply.
+    /// Handles the reply to a request of `records`, sent at `sent`.
     pub(crate) fn handle_reply(
         &mut self,
         now: Instant,
@@ -171,7 +170,7 @@ impl<T> Stream<T> {
                             self.retry(now, user, context);
                         }
                     }
-                    // The shard is gone, and its pace with it.
+                    // The shard is gone, and with it the limiter's state.
                     None => self.back_off(now, record, context),
                 }
             }
@@ -186,7 +185,7 @@ impl<T> Stream<T> {
         }
     }
 
-    /// The service throttled what was sent to a shard at `sent`.
+    /// Reduces the rate of a slot after the service throttled a record sent at `sent`.
     fn slow_down(&mut self, now: Instant, slot: u32, sent: Instant) {
         if slot == WHOLE_STREAM && self.rate.note_throttled(now, sent) {
             self.limiter.set_stream_shards(self.rate.shards());
@@ -196,7 +195,7 @@ impl<T> Stream<T> {
         }
     }
 
-    /// Decides what a stored Kinesis record means for each of its user records.
+    /// Handles a stored Kinesis record: its user records succeed, are retried, or wait for the shard's range.
     fn stored(&mut self, now: Instant, stored: Stored<T>, tally: &mut Tally, context: &mut Context<T>) {
         if self.is_stored_as_predicted(&stored) {
             if stored.record.shard.is_none() {
@@ -207,7 +206,7 @@ impl<T> Stream<T> {
         tally.wrong_shard += 1;
         self.metadata.note_misrouted(now, stored.stored_at.attempt.start, context);
         if !stored.record.is_aggregated() || context.config.consumers() == Consumers::AnyShard {
-            // A single user record is where its key belongs: Kinesis itself routed it.
+            // A single user record is on the right shard: Kinesis itself routed it.
             return self.succeed(stored, context);
         }
         if let Err(misrouted) = self.accept_by_range(now, Misrouted::new(stored), context) {
@@ -230,11 +229,13 @@ impl<T> Stream<T> {
         predicted.id == stored_at.shard_id
     }
 
-    /// Accepts an aggregate whose user records all lie in the shard's range; retries all of them if one does not. The
-    /// KCL's code drops the whole aggregate then, also the user records that would belong to the shard
-    /// (`AggregatorUtil.deaggregate` takes back those before the first stranger and ends there).
+    /// Accepts an aggregate if all its user records are in the shard's range; otherwise retries all of them. If one is
+    /// out of range, the KCL drops the whole aggregate, including the user records in range
+    /// (`AggregatorUtil.deaggregate` removes those before the first one out of range, and stops there).
     ///
-    /// Gives the aggregate back if the range is not known: resending on ignorance would make duplicates.
+    /// # Errors
+    ///
+    /// Returns the aggregate if the range is not known: a retry might make duplicates.
     fn accept_by_range(
         &mut self,
         now: Instant,
@@ -248,7 +249,7 @@ impl<T> Stream<T> {
             context.resolve(Resolution::misrouted(stored_at, users));
             return Ok(());
         }
-        let message = alloc::format!("stored on {} in an aggregate that does not lie in its range", stored_at.shard_id);
+        let message = alloc::format!("stored on {} in an aggregate that is not within its range", stored_at.shard_id);
         let error = Arc::new(AttemptError::new(code::WRONG_SHARD, message));
         self.resend(now, users, &stored_at, &error, context);
         Ok(())
@@ -263,7 +264,7 @@ impl<T> Stream<T> {
         context: &mut Context<T>,
     ) {
         for (_, mut user) in users {
-            stored_at.note(&mut user, error);
+            stored_at.note_failed(&mut user, error);
             if context.abandoned {
                 self.fail_closed(now, user, context);
             } else {
@@ -279,7 +280,7 @@ impl<T> Stream<T> {
         context.resolve(Resolution::stored(stored_at, users));
     }
 
-    /// Counts user records that are stored together. `predicted` may be where.
+    /// Counts the stored user records of one Kinesis record. `predicted` is its predicted shard.
     fn count_stored<'a, K: PartitionKey + 'a>(
         &mut self,
         stored_at: &StoredAt,
@@ -291,7 +292,7 @@ impl<T> Stream<T> {
     {
         let Self { metrics, metadata, outstanding, .. } = self;
         let mut successes = metrics.as_mut().map(|metrics| {
-            // Nearly always it is as predicted, and no name is looked up.
+            // Almost always the prediction is right, and no id is looked up.
             let shard = predicted.filter(|shard| shard.id == stored_at.shard_id);
             let shard = shard.or_else(|| metadata.map.by_name(&stored_at.shard_id));
             metrics.successes(stored_at.attempt.end, stored_at.attempt.start, shard.as_ref(), &stored_at.shard_id)
@@ -311,14 +312,14 @@ impl<T> Stream<T> {
         self.unverified.push(expiries.min().unwrap_or(Instant::NEVER), Instant::NEVER, misrouted);
     }
 
-    /// A new list of shards is there: decides what waited for it, and says whether that is all. `complete` says that the
-    /// list has every shard of the stream, closed ones too.
-    pub(super) fn verify_misrouted(&mut self, now: Instant, complete: bool, context: &mut Context<T>) -> bool {
-        let unverifiable: Vec<Misrouted<T>> = core::iter::from_fn(|| self.unverified.pop()).collect();
-        for misrouted in unverifiable {
+    /// Verifies the misrouted aggregates against a new shard list. Returns whether none is left unverified.
+    /// `is_complete` is true if the list has all shards of the stream, including closed ones.
+    pub(super) fn verify_misrouted(&mut self, now: Instant, is_complete: bool, context: &mut Context<T>) -> bool {
+        let unverified: Vec<Misrouted<T>> = core::iter::from_fn(|| self.unverified.pop()).collect();
+        for misrouted in unverified {
             let Err(misrouted) = self.accept_by_range(now, misrouted, context) else { continue };
-            if complete && misrouted.stored_at.attempt.end + LISTED_WITHIN <= now {
-                // The shard is gone, with its stream.
+            if is_complete && misrouted.stored_at.attempt.end + LISTED_WITHIN <= now {
+                // The shard no longer exists, so its stream was deleted.
                 let error = misrouted.unverifiable();
                 self.resend(now, misrouted.users, &misrouted.stored_at, &error, context);
             } else {
@@ -328,14 +329,14 @@ impl<T> Stream<T> {
         self.unverified.is_empty()
     }
 
-    /// Fails what could not be decided within its time-to-live; what came later in the same aggregate goes on waiting.
+    /// Fails unverified user records that have expired. Later user records of the same aggregate continue to wait.
     pub(super) fn expire_unverified(&mut self, now: Instant, context: &mut Context<T>) {
         while let Some(mut misrouted) = self.unverified.pop_due(now) {
             let error = misrouted.unverifiable();
             let (expired, others): (Vec<_>, Vec<_>) =
                 misrouted.users.into_iter().partition(|(_, user)| context.expiry(user) <= now);
             for (_, mut user) in expired {
-                misrouted.stored_at.note(&mut user, &error);
+                misrouted.stored_at.note_failed(&mut user, &error);
                 self.fail_expired(now, user, context);
             }
             misrouted.users = others;
@@ -345,11 +346,11 @@ impl<T> Stream<T> {
         }
     }
 
-    /// Fails an aggregate of which nobody will know whether consumers read it: the deadline of a close has passed.
+    /// Fails an unverified aggregate when the deadline of a close has passed.
     pub(super) fn abandon_unverified(&mut self, now: Instant, misrouted: Misrouted<T>, context: &mut Context<T>) {
         let error = misrouted.unverifiable();
         for (_, mut user) in misrouted.users {
-            misrouted.stored_at.note(&mut user, &error);
+            misrouted.stored_at.note_failed(&mut user, &error);
             self.fail_closed(now, user, context);
         }
     }
@@ -368,7 +369,7 @@ impl<T> Stream<T> {
         self.on_stream_not_found(now, sent, error, context);
     }
 
-    /// Sends a record back to the start after exponential backoff with full jitter, or fails it when its time is up.
+    /// Retries a record after exponential backoff with full jitter. Fails user records that have expired.
     fn back_off(&mut self, now: Instant, record: KinesisRecord<T>, context: &mut Context<T>) {
         let (expired, users): (Vec<Pending<T>>, Vec<Pending<T>>) =
             record.into_users().partition(|user| context.expiry(user) <= now);
@@ -376,15 +377,15 @@ impl<T> Stream<T> {
             self.fail_expired(now, user, context);
         }
         let Some(attempts) = users.iter().map(|user| user.failed.as_slice().len()).max() else { return };
-        let longest = backoff(attempts, context);
-        let wait = random_duration(&mut context.rng, longest);
-        // When the first of them expires, that one fails and the others go on.
+        let max = backoff_max(attempts, context);
+        let wait = random_duration(&mut context.rng, max);
+        // When the first user record expires, it fails and the others are retried.
         let first_expiry = users.iter().map(|user| context.expiry(user)).min().unwrap_or(Instant::NEVER);
         let wake = first_expiry.min((now + wait).round_down(RELEASE_INTERVAL).max(now));
         self.backing_off.push(wake, Instant::NEVER, users);
     }
 
-    /// Sends each half of a refused request by itself.
+    /// Sends each half of a refused request as its own request.
     fn split_request(
         &mut self,
         now: Instant,
@@ -399,7 +400,7 @@ impl<T> Stream<T> {
         self.split.extend([records, second]);
     }
 
-    /// Sends each half of a refused aggregate by itself.
+    /// Sends each half of a refused aggregate as its own request.
     fn split_aggregate(&mut self, record: KinesisRecord<T>) {
         let (shard, deadline, half) = (record.shard.clone(), record.deadline, record.users.len() / 2);
         let expiry = record.expiry;
@@ -420,14 +421,14 @@ impl<T> Misrouted<T> {
     }
 
     fn unverifiable(&self) -> Arc<AttemptError> {
-        let message = alloc::format!("stored on {}, whose range could not be learned", self.stored_at.shard_id);
+        let message = alloc::format!("stored on {}, whose hash key range is unknown", self.stored_at.shard_id);
         Arc::new(AttemptError::new(code::WRONG_SHARD, message).ambiguous())
     }
 }
 
 impl StoredAt {
-    /// Notes that the attempt which ended here was not good enough.
-    fn note<T>(&self, user: &mut Pending<T>, error: &Arc<AttemptError>) {
+    /// Records this attempt as failed, although the record was stored.
+    fn note_failed<T>(&self, user: &mut Pending<T>, error: &Arc<AttemptError>) {
         user.failed.push(Attempt { error: Some(error.clone()), ..self.attempt.clone() });
     }
 }
@@ -438,8 +439,8 @@ fn note_attempt<T>(record: &mut KinesisRecord<T>, now: Instant, sent: Instant, e
     }
 }
 
-/// The longest wait after so many failed attempts.
-fn backoff<T>(attempts: usize, context: &Context<T>) -> Duration {
+/// Returns the maximum backoff after `attempts` failed attempts.
+fn backoff_max<T>(attempts: usize, context: &Context<T>) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(31);
     context.config.retry_backoff_min().saturating_mul(1 << doublings).min(context.config.retry_backoff_max())
 }

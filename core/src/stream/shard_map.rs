@@ -1,4 +1,4 @@
-//! Which shard takes which hash keys.
+//! The shards of a stream by hash key.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -11,24 +11,24 @@ use crate::record::kinesis_record::ShardRef;
 use crate::reply::ListedShard;
 use crate::time::Instant;
 
-/// How long a shard that is gone stays known: replies to what was sent before may still name it.
+/// The time for which a shard that is not open stays known: replies to earlier requests may name it.
 const CLOSED_SHARDS_KNOWN_FOR: Duration = Duration::from_secs(60);
 
-/// The open shards of a stream by hash key, and the ranges of all that may be named in a reply.
+/// The open shards of a stream by hash key, and the ranges of all shards that a reply may name.
 ///
-/// Shards have slots, small numbers by which the stages of a stream keep what they know of a shard. A slot is reused
-/// when its shard has been gone for a minute.
+/// Each shard has a slot: a small number, the index into the tables of the stages. A slot is reused a minute after its
+/// shard has closed.
 #[derive(Debug, Default)]
 pub(crate) struct ShardMap {
-    /// Open shards, by the end of their range; ranges do not overlap.
+    /// The open shards, ordered by range. Ranges do not overlap.
     open: Vec<Open>,
     index: Index,
     known: HashMap<Arc<str>, Known>,
-    /// Shards that are not open, by the time at which that was seen first.
+    /// Shards that are not open, ordered by the time of the first list without them.
     gone: VecDeque<(Instant, Arc<str>)>,
     slots_used: u32,
     slots_free: Vec<u32>,
-    /// Counts the lists taken.
+    /// The number of lists so far.
     listing: u64,
 }
 
@@ -42,30 +42,30 @@ struct Open {
 #[derive(Debug)]
 struct Known {
     range: (u128, u128),
-    /// The slot, once the shard was open.
+    /// The slot; `None` if the shard was never open.
     slot: Option<u32>,
-    /// The last list in which it was open.
+    /// The number of the last list in which the shard was open.
     open_in: u64,
     gone_at: Option<Instant>,
 }
 
-/// What a new list of shards changed.
+/// The changes by a new list of shards.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct MapChange {
-    /// Slots of shards that take no more records.
+    /// Slots of shards that have closed.
     pub(crate) closed: Vec<u32>,
-    /// Slots that were given up and may be reused.
+    /// Slots that may be reused.
     pub(crate) forgotten: Vec<u32>,
-    /// Whether the open shards cover every hash key exactly once. If not, the list was taken in the middle of a
-    /// reshard, or its pages do not belong together.
+    /// Whether the open shards cover every hash key exactly once. If not, the list was made during a reshard, or its
+    /// pages are from different times.
     pub(crate) is_complete: bool,
 }
 
-/// Where to look for a hash key: the space of hash keys in equal parts, at least as many as there are shards. Shards are
-/// mostly of one size, so that a part has one or two, and no search goes through all of them.
+/// An index by hash key: the hash keys are divided into equal parts, at least as many as shards. Most shards have the
+/// same size, so a part has one or two of them, and a lookup searches only those.
 #[derive(Debug, Default)]
 struct Index {
-    /// The first open shard that ends in the part or behind it; one more at the end.
+    /// Per part, the first open shard that ends in it or behind it; and the number of open shards at the end.
     firsts: Vec<u32>,
     bits: u32,
 }
@@ -76,7 +76,7 @@ impl Index {
         let mut firsts = Vec::with_capacity((1 << bits) + 1);
         let mut next = 0;
         for part in 0..1_u128 << bits {
-            // With a single part, it starts at 0 whatever the shift.
+            // A single part starts at 0; its shift by 128 bits overflows.
             let start = part.checked_shl(128 - bits).unwrap_or(0);
             next += open[next..].iter().take_while(|open| open.end < start).count();
             firsts.push(next as u32);
@@ -85,7 +85,7 @@ impl Index {
         Self { firsts, bits }
     }
 
-    /// The shard that takes the hash key, if there is one, is among these or right behind them.
+    /// Returns the range of shards to search: the shard of the hash key is in this range or directly behind it.
     fn bounds(&self, hash_key: u128) -> (usize, usize) {
         let part = hash_key.checked_shr(128 - self.bits).unwrap_or(0) as usize;
         match self.firsts.get(part..part + 2) {
@@ -96,7 +96,7 @@ impl Index {
 }
 
 impl ShardMap {
-    /// The shard that takes `hash_key`, if that is known.
+    /// Returns the open shard of `hash_key`, if it is known.
     pub(crate) fn shard(&self, hash_key: u128) -> Option<&ShardRef> {
         let (first, last) = self.index.bounds(hash_key);
         let within = self.open.get(first..last)?;
@@ -104,17 +104,17 @@ impl ShardMap {
         if open.start <= hash_key { Some(&open.shard) } else { None }
     }
 
-    /// First and last hash key of a shard, open or closed.
+    /// Returns the first and the last hash key of a shard, open or closed.
     pub(crate) fn range(&self, shard_id: &str) -> Option<(u128, u128)> {
         self.known.get(shard_id).map(|known| known.range)
     }
 
-    /// The slot that the shard has now, if `shard` still has it.
+    /// Returns the slot of `shard`, if the shard still has it.
     pub(crate) fn slot_of(&self, shard: &ShardRef) -> Option<u32> {
         self.known.get(&shard.id).and_then(|known| known.slot).filter(|slot| *slot == shard.slot)
     }
 
-    /// A shard by its name, if it has a slot.
+    /// Returns the shard with this id, if it has a slot.
     pub(crate) fn by_name(&self, shard_id: &str) -> Option<ShardRef> {
         let (id, known) = self.known.get_key_value(shard_id)?;
         Some(ShardRef { slot: known.slot?, id: id.clone() })
@@ -124,11 +124,11 @@ impl ShardMap {
         self.open.len()
     }
 
-    /// Takes a new list of the stream's shards. Any list is legal; what is contradictory in it is left out.
+    /// Applies a new list of the stream's shards. Any list is valid; contradictory entries are ignored.
     pub(crate) fn replace(&mut self, now: Instant, listed: Vec<ListedShard>) -> MapChange {
         self.listing += 1;
         let forgotten = self.forget_old(now);
-        let opening = self.learn(now, listed);
+        let opening = self.add_ranges(now, listed);
         let before = core::mem::take(&mut self.open);
         let is_complete = self.open_all(now, opening);
         self.index = Index::new(&self.open);
@@ -142,7 +142,7 @@ impl ShardMap {
         MapChange { closed, forgotten, is_complete }
     }
 
-    /// Forgets everything: the stream is gone, and one of the same name may have other ranges.
+    /// Removes all shards, because the stream does not exist: a new one of the same name may have other ranges.
     pub(crate) fn clear(&mut self) -> MapChange {
         let Self { open, slots_used, listing, .. } = core::mem::take(self);
         self.listing = listing;
@@ -150,8 +150,8 @@ impl ShardMap {
         MapChange { closed, forgotten: (1..=slots_used).collect(), is_complete: false }
     }
 
-    /// Remembers the ranges of all shards of a list, and gives those that seem open, by their ranges.
-    fn learn(&mut self, now: Instant, listed: Vec<ListedShard>) -> Vec<ListedShard> {
+    /// Adds the ranges of all shards of a list. Returns the shards that seem open, ordered by range.
+    fn add_ranges(&mut self, now: Instant, listed: Vec<ListedShard>) -> Vec<ListedShard> {
         let mut parents: Vec<Arc<str>> =
             listed.iter().flat_map(|shard| shard.parents.iter().flatten().cloned()).collect();
         parents.sort_unstable();
@@ -160,7 +160,7 @@ impl ShardMap {
             let range = (shard.start, shard.end);
             let unknown = || Known { range, slot: None, open_in: 0, gone_at: None };
             self.known.entry(shard.id.clone()).or_insert_with(unknown).range = range;
-            // A page from before a split lists the parent as open, a later page its children.
+            // If a shard is split between two pages, the first page has the parent as open, the second its children.
             if shard.closed || parents.binary_search(&shard.id).is_ok() {
                 self.mark_gone(now, &shard.id);
             } else {
@@ -171,16 +171,16 @@ impl ShardMap {
         opening
     }
 
-    /// Opens shards in the order of their ranges, but for those that overlap the one before. Says whether together they
-    /// take every hash key.
+    /// Opens shards in the order of their ranges, without those that overlap the one before. Returns whether the open
+    /// shards cover every hash key exactly once.
     fn open_all(&mut self, now: Instant, opening: Vec<ListedShard>) -> bool {
         let mut is_complete = true;
         let mut next_start = Some(0_u128);
         for ListedShard { id, start, end, .. } in opening {
-            let twice = self.known.get(&id).is_some_and(|known| known.open_in == self.listing);
-            if twice || next_start.is_none_or(|next| start < next) {
+            let is_duplicate = self.known.get(&id).is_some_and(|known| known.open_in == self.listing);
+            if is_duplicate || next_start.is_none_or(|next| start < next) {
                 is_complete = false;
-                if !twice {
+                if !is_duplicate {
                     self.mark_gone(now, &id);
                 }
                 continue;
@@ -197,7 +197,7 @@ impl ShardMap {
         let Self { known, slots_free, slots_used, listing, .. } = self;
         let mut fresh = || {
             slots_free.pop().unwrap_or_else(|| {
-                // Slot 0 is that of the stream as a whole.
+                // Slot 0 is the stream as a whole.
                 *slots_used += 1;
                 *slots_used
             })
@@ -218,14 +218,14 @@ impl ShardMap {
         }
     }
 
-    /// Forgets shards that have long been gone; gives their slots.
+    /// Removes shards that have not been open for a minute. Returns their slots.
     fn forget_old(&mut self, now: Instant) -> Vec<u32> {
         let mut forgotten = Vec::new();
         while let Some((gone_at, _)) = self.gone.front()
             && now.saturating_since(*gone_at) > CLOSED_SHARDS_KNOWN_FOR
             && let Some((gone_at, id)) = self.gone.pop_front()
         {
-            // A shard that came back in the meantime has another date, or none.
+            // A shard that was open again in the meantime has another time, or none.
             if self.known.get(&id).is_some_and(|known| known.gone_at == Some(gone_at))
                 && let Some(Known { slot: Some(slot), .. }) = self.known.remove(&id)
             {
@@ -264,7 +264,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lookup_is_a_linear_search(
+        fn lookup_matches_a_linear_search(
             mut cuts in proptest::collection::btree_set(1..u128::MAX, 0..40),
             keys in proptest::collection::vec(any::<u128>(), 20),
             skip in any::<proptest::sample::Index>(),
@@ -278,7 +278,7 @@ mod tests {
             prop_assert!(map.replace(at(0), shards.clone()).is_complete);
             if shards.len() > 1 {
                 shards.remove(skip.index(shards.len()));
-                prop_assert!(!map.replace(at(0), shards.clone()).is_complete, "a gap is seen");
+                prop_assert!(!map.replace(at(0), shards.clone()).is_complete, "a gap is detected");
             }
             for key in keys.into_iter().chain(starts) {
                 let linear = shards.iter().find(|s| s.start <= key && key <= s.end).map(|s| s.id.to_string());
@@ -287,7 +287,7 @@ mod tests {
         }
 
         #[test]
-        fn any_list_is_legal(
+        fn any_list_is_valid(
             lists in proptest::collection::vec(
                 proptest::collection::vec((0..6_usize, any::<u8>(), any::<u8>(), any::<bool>(), 0..6_usize), 0..8), 1..6),
         ) {
@@ -299,7 +299,7 @@ mod tests {
                 }).collect();
                 map.replace(at(i as u64 * 50), shards);
                 let open: Vec<_> = map.open.iter().map(|open| (open.start, open.end)).collect();
-                prop_assert!(open.windows(2).all(|pair| pair[0].1 < pair[1].0), "open ranges are apart: {:?}", open);
+                prop_assert!(open.windows(2).all(|pair| pair[0].1 < pair[1].0), "no overlap: {:?}", open);
                 let mut slots: Vec<u32> = map.open.iter().map(|open| open.shard.slot).collect();
                 slots.sort_unstable();
                 slots.dedup();
@@ -309,11 +309,11 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_small_numbers_and_clearing_gives_up_all() {
+    fn slots_are_small_numbers_and_clear_frees_all_of_them() {
         let mut map = ShardMap::default();
         map.replace(at(0), (0..4).map(|n| listed(n, n as u128 * 10, n as u128 * 10 + 9)).collect());
         let slots: Vec<u32> = (0..4_u128).filter_map(|n| map.shard(n * 10)).map(|shard| shard.slot).collect();
-        assert_eq!(slots, [1, 2, 3, 4], "0 is the stream as a whole");
+        assert_eq!(slots, [1, 2, 3, 4], "slot 0 is the stream as a whole");
         map.replace(at(1), vec![listed(1, 10, 19)]);
         assert_eq!(map.clear(), MapChange { closed: vec![2], forgotten: vec![1, 2, 3, 4], is_complete: false });
         assert_eq!((map.open_shards(), id(&map, 15), map.range("shardId-000000000001")), (0, None, None));
@@ -324,7 +324,7 @@ mod tests {
         let mut map = ShardMap::default();
         assert!(!map.replace(at(0), vec![listed(0, 0, 9), listed(0, 10, u128::MAX)]).is_complete);
         assert_eq!((map.open_shards(), id(&map, 0).is_some(), id(&map, 10)), (1, true, None));
-        assert_eq!(map.replace(at(100), vec![listed(0, 0, u128::MAX)]).forgotten, [0; 0], "it was never gone");
+        assert_eq!(map.replace(at(100), vec![listed(0, 0, u128::MAX)]).forgotten, [0; 0], "it was open all the time");
     }
 
     #[test]
@@ -338,18 +338,18 @@ mod tests {
     }
 
     #[test]
-    fn a_list_torn_across_a_split_prefers_the_children() {
+    fn children_win_if_a_shard_is_split_between_two_pages() {
         let half = u128::MAX / 2;
         let mut map = ShardMap::default();
-        let torn =
+        let listed_pages =
             vec![listed(0, 0, u128::MAX), child(listed(1, 0, half), 0), child(listed(2, half + 1, u128::MAX), 0)];
-        assert!(map.replace(at(0), torn).is_complete);
+        assert!(map.replace(at(0), listed_pages).is_complete);
         assert_eq!(id(&map, 0).as_deref(), Some("shardId-000000000001"));
-        assert_eq!(map.range("shardId-000000000000"), Some((0, u128::MAX)), "the parent's range is known all the same");
+        assert_eq!(map.range("shardId-000000000000"), Some((0, u128::MAX)), "the parent's range is known, too");
     }
 
     #[test]
-    fn a_closed_shard_stays_known_for_a_minute_and_its_slot_is_reused_then() {
+    fn a_closed_shard_stays_known_for_a_minute_before_its_slot_is_reused() {
         let half = u128::MAX / 2;
         let mut map = ShardMap::default();
         map.replace(at(0), vec![listed(0, 0, u128::MAX)]);

@@ -1,24 +1,25 @@
-//! The rate of a stream whose records go to shards that are not known.
+//! The rate limit of a stream whose shards are not known.
 
 use core::time::Duration;
 
 use crate::time::Instant;
 
-/// The estimate doubles at most this often.
+/// The shortest time between two doublings of the estimate.
 const DOUBLING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The largest estimate. A stream may have more shards, after a talk with AWS; then its description tells how many.
+/// The largest estimate. A stream has more shards only with a higher quota from AWS; then its description has their
+/// number.
 const ESTIMATE_MAX: u64 = 20_000;
 
-/// How many shards the stream's rate is worth: those of its description, or an estimate.
+/// The rate limit of the stream, in shards: the number of shards in its description, or an estimate.
 ///
-/// The estimate starts with one shard. It doubles with each second in which records wait for the pace and none is
-/// throttled, and is halved by throttling.
+/// The estimate starts with one shard. It doubles with each second in which records wait for the rate limit and none is
+/// throttled. Throttling halves it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StreamRate {
     shards: u64,
     is_known: bool,
-    /// When the estimate changed, or records waited for the pace first; `None` before that.
+    /// The time of the last change, or when records first waited for the rate limit; `None` before that.
     changed_at: Option<Instant>,
 }
 
@@ -33,12 +34,12 @@ impl StreamRate {
         self.shards
     }
 
-    /// The stream's description tells how many open shards there are.
+    /// Sets the number of open shards in the stream's description.
     pub(super) fn set_known(&mut self, shards: usize) {
         *self = Self { shards: (shards as u64).max(1), is_known: true, changed_at: None };
     }
 
-    /// Records wait for the pace. Returns whether it is higher from now on.
+    /// Updates the estimate when records wait for the rate limit. Returns whether it has increased.
     pub(super) fn note_waiting(&mut self, now: Instant) -> bool {
         let since = *self.changed_at.get_or_insert(now);
         if self.is_known || self.shards == ESTIMATE_MAX || now < since + DOUBLING_INTERVAL {
@@ -49,13 +50,13 @@ impl StreamRate {
         true
     }
 
-    /// The service throttled a record of a request sent at `sent`. Returns whether that has lowered the estimate; if it has
-    /// not, the pace has to slow down otherwise.
+    /// Updates the estimate after the service throttled a record of a request sent at `sent`. Returns false if there is
+    /// nothing to lower: then the shard's rate has to be reduced instead.
     pub(super) fn note_throttled(&mut self, now: Instant, sent: Instant) -> bool {
         if self.is_known || self.shards == 1 {
             return false;
         }
-        // What was sent before the last change says nothing about the estimate since.
+        // A request sent before the last change does not count against the present estimate.
         if self.changed_at.is_none_or(|changed_at| changed_at <= sent) {
             self.shards /= 2;
         }
@@ -70,7 +71,7 @@ mod tests {
     use crate::testing::ms;
 
     #[test]
-    fn the_estimate_doubles_each_second_in_which_records_wait_and_is_halved_by_throttling() {
+    fn the_estimate_doubles_per_second_of_waiting_and_halves_when_throttled() {
         let mut rate = StreamRate::default();
         assert!(!rate.note_waiting(ms(5_000)) && !rate.note_waiting(ms(5_999)));
         assert_eq!(rate.shards(), 1);
@@ -87,14 +88,14 @@ mod tests {
     }
 
     #[test]
-    fn the_pace_of_one_shard_is_slowed_down_otherwise() {
+    fn an_estimate_of_one_shard_is_not_lowered() {
         let mut rate = StreamRate::default();
         assert!(!rate.note_throttled(ms(1), ms(0)));
         assert_eq!(rate.shards(), 1);
     }
 
     #[test]
-    fn a_known_number_of_shards_is_no_estimate() {
+    fn a_known_number_of_shards_does_not_change() {
         let mut rate = StreamRate::default();
         rate.set_known(5);
         assert!(!rate.note_waiting(ms(0)) && !rate.note_waiting(ms(60_000)));
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_estimate_has_an_end() {
+    fn the_estimate_has_a_maximum() {
         let mut rate = StreamRate::default();
         for second in 0..100 {
             rate.note_waiting(ms(1_000 * second));

@@ -1,4 +1,4 @@
-//! The pace of one shard: so many records and so many bytes a second.
+//! The rate limit of one shard, in records and bytes per second.
 
 use core::time::Duration;
 
@@ -7,18 +7,18 @@ use crate::time::{Instant, nanos};
 
 const SECOND: u64 = 1_000_000_000;
 
-/// A token bucket that holds one second's worth, kept as one number: the time at which it is full again (the "generic
-/// cell rate algorithm"). It refills by the clock; nothing has to be polled.
+/// A token bucket with a capacity of one second, stored as the time at which it is full again (the "generic cell rate
+/// algorithm"). So it refills without polling.
 ///
-/// What is larger than the bucket goes when the bucket is full, and leaves it in debt: it neither starves nor breaks
-/// the average.
+/// A record larger than the capacity is allowed when the bucket is full, and leaves it in debt. So it does not starve,
+/// and the average rate holds.
 #[derive(Clone, Copy, Debug, Default)]
 struct TokenBucket {
     full_at: u64,
 }
 
 impl TokenBucket {
-    /// When something worth `cost` nanoseconds may go.
+    /// Returns when `cost`, in nanoseconds, is available.
     fn ready_at(&self, cost: u64) -> Instant {
         Instant::from_nanos(self.full_at.saturating_add(cost.min(SECOND)).saturating_sub(SECOND))
     }
@@ -32,7 +32,7 @@ impl TokenBucket {
     }
 }
 
-/// What may be sent in a second.
+/// A rate limit, per second.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rate {
     pub(crate) records: u64,
@@ -40,32 +40,32 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
-    /// The rate of one shard.
+    /// Returns the configured rate limit of one shard.
     pub(crate) fn of_shard(config: &Config) -> Self {
         Self { records: config.rate_limit_records_per_shard(), bytes: config.rate_limit_bytes_per_shard() }
     }
 
-    /// The rate of so many shards.
+    /// Returns the rate limit of `shards` shards.
     pub(crate) fn times(self, shards: u64) -> Self {
         Self { records: self.records.saturating_mul(shards), bytes: self.bytes.saturating_mul(shards) }
     }
 }
 
-/// The full rate, in 1,024ths: the unit of [`Pace::scale`].
+/// The full rate. [`Pace::scale`] is in 1,024ths of it.
 const FULL: u64 = 1_024;
-/// However often a shard throttles, it is tried at this part of its rate.
+/// The lowest rate of a throttled shard.
 const SLOWEST: u64 = FULL / 64;
-/// How long it takes from nothing to the full rate when throttling ends.
+/// The time from rate zero to the full rate when throttling ends.
 const RECOVERY: Duration = Duration::from_secs(10);
 
-/// Both buckets of a shard, and how far throttling has slowed them down: halved by each throttled reply, recovering
-/// by a tenth of the full rate a second.
+/// The token buckets of a shard, and its current rate. Each throttled reply halves the rate. It recovers by a tenth of
+/// the full rate per second.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
     records: TokenBucket,
     bytes: TokenBucket,
     scale: u64,
-    /// When `scale` was set.
+    /// The time at which `scale` was set.
     scaled_at: Instant,
 }
 
@@ -75,7 +75,11 @@ impl Pace {
         Self { records: bucket, bytes: bucket, scale: FULL, scaled_at: Instant::from_nanos(0) }
     }
 
-    /// Lets one record of `size` bytes go, or says when it may.
+    /// Takes the tokens for one record of `size` bytes.
+    ///
+    /// # Errors
+    ///
+    /// Returns when the tokens are available, if they are not available at `now`.
     pub(crate) fn try_take(&mut self, now: Instant, size: usize, rate: Rate) -> Result<(), Instant> {
         let scale = self.scale_at(now);
         let record_cost = recovering_cost(1, rate.records, scale);
@@ -89,8 +93,8 @@ impl Pace {
         Ok(())
     }
 
-    /// The service throttled a record of a request sent at `sent`. What was sent before the last slow-down says
-    /// nothing about the pace since.
+    /// Halves the rate after the service throttled a record of a request sent at `sent`, unless the request was sent
+    /// before the rate was last halved. Empties the buckets in both cases.
     pub(crate) fn slow_down(&mut self, now: Instant, sent: Instant) {
         if sent >= self.scaled_at {
             self.scale = (self.scale_at(now) / 2).max(SLOWEST);
@@ -99,13 +103,13 @@ impl Pace {
         self.empty(now);
     }
 
-    /// Forgets what time has given: from now on, records go at the pace.
+    /// Empties both buckets, so that no burst follows.
     pub(crate) fn empty(&mut self, now: Instant) {
         self.records.empty(now);
         self.bytes.empty(now);
     }
 
-    /// How long so much takes at the present pace.
+    /// Returns how long `records` and `bytes` take at the current rate.
     pub(crate) fn time_for(&self, now: Instant, records: usize, bytes: usize, rate: Rate) -> Duration {
         let scale = self.scale_at(now);
         Duration::from_nanos(cost(records as u64, rate.records, scale).max(cost(bytes as u64, rate.bytes, scale)))
@@ -117,12 +121,13 @@ impl Pace {
     }
 }
 
-/// The cost at a pace that recovers meanwhile: a large record must not stop its shard for longer than the pace is slow.
+/// Returns the cost at a rate that recovers: a large record does not block its shard for longer than the rate is
+/// reduced.
 fn recovering_cost(amount: u64, rate: u64, scale: u64) -> u64 {
     cost(amount, rate, scale).min(cost(amount, rate, FULL).saturating_add(nanos(RECOVERY)))
 }
 
-/// Nanoseconds in which `rate` a second, scaled, gives `amount`; rounded up, so that the rate is never exceeded.
+/// Returns the nanoseconds that `amount` takes at the scaled `rate`, rounded up so that the rate is never exceeded.
 fn cost(amount: u64, rate: u64, scale: u64) -> u64 {
     let numerator = u128::from(amount) * u128::from(SECOND) * u128::from(FULL);
     u64::try_from(numerator.div_ceil(u128::from(rate) * u128::from(scale))).unwrap_or(u64::MAX)
@@ -131,7 +136,7 @@ fn cost(amount: u64, rate: u64, scale: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::keeps_pace;
+    use crate::testing::keeps_rate_limit;
     use alloc::vec::Vec;
     use proptest::prelude::*;
 
@@ -141,7 +146,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_over_its_envelope_in_any_window(
+        fn no_window_exceeds_the_rate_limit(
             steps in proptest::collection::vec((0..400_000_000_u64, 1..3_000_usize), 1..300),
             records in 1..50_u64,
         ) {
@@ -155,17 +160,17 @@ mod tests {
                     sent.push((now, size));
                 }
             }
-            prop_assert!(keeps_pace(&sent, records, 2_048), "{:?}", sent);
+            prop_assert!(keeps_rate_limit(&sent, records, 2_048), "{:?}", sent);
         }
 
         #[test]
-        fn a_refused_record_may_go_at_the_time_told(sizes in proptest::collection::vec(1..5_000_usize, 1..100)) {
+        fn a_refused_record_fits_at_the_returned_time(sizes in proptest::collection::vec(1..5_000_usize, 1..100)) {
             let rate = rate(7, 1_024);
             let mut pace = Pace::new();
             let mut now = Instant::from_nanos(0);
             for size in sizes {
                 if let Err(ready) = pace.try_take(now, size, rate) {
-                    prop_assert!(ready > now, "a wait that is over is no wait");
+                    prop_assert!(ready > now, "the returned time is in the future");
                     now = ready;
                     prop_assert_eq!(pace.try_take(now, size, rate), Ok(()));
                 }
@@ -174,19 +179,19 @@ mod tests {
     }
 
     #[test]
-    fn an_oversized_record_goes_when_the_bucket_is_full_and_leaves_debt() {
+    fn an_oversized_record_needs_a_full_bucket_and_leaves_debt() {
         let rate = rate(1_000, 1_024);
         let mut pace = Pace::new();
         let now = Instant::from_nanos(0);
         assert_eq!(pace.try_take(now, 10 * 1_024, rate), Ok(()));
         let next = pace.try_take(now, 1, rate).unwrap_err();
-        assert!(next > now + Duration::from_secs(9), "ten seconds' worth less the bucket: {next:?}");
+        assert!(next > now + Duration::from_secs(9), "ten seconds of tokens less the bucket: {next:?}");
         let next = pace.try_take(now, 10 * 1_024, rate).unwrap_err();
         assert_eq!(next, now + Duration::from_secs(10));
     }
 
     #[test]
-    fn throttling_halves_the_pace_once_for_what_was_sent_before_and_it_recovers() {
+    fn throttling_halves_the_rate_once_per_change_and_the_rate_recovers() {
         let rate = rate(1_000, 1 << 20);
         let count_in = |pace: &mut Pace, from: u64, to: u64| {
             (from..to)
@@ -201,7 +206,7 @@ mod tests {
         pace.slow_down(now, Instant::from_nanos(0));
         pace.slow_down(now, Instant::from_nanos(0));
         assert_eq!(pace.scale, FULL / 2);
-        assert!(count_in(&mut pace, 1_000, 1_100) < 60, "half of 1,000 a second, from an empty bucket");
+        assert!(count_in(&mut pace, 1_000, 1_100) < 60, "half of 1,000 per second, from an empty bucket");
         let later = now + RECOVERY;
         assert_eq!(pace.scale_at(later), FULL);
         for i in 0..20 {
@@ -210,11 +215,11 @@ mod tests {
         }
         assert_eq!(pace.scale, SLOWEST);
         let later = later + Duration::from_secs(1) + Duration::from_millis(20);
-        assert_eq!(pace.try_take(later, 1, rate), Ok(()), "a shard that always throttles is still tried");
+        assert_eq!(pace.try_take(later, 1, rate), Ok(()), "the rate never falls to zero");
     }
 
     #[test]
-    fn what_is_sent_at_the_slower_pace_and_throttled_slows_it_down_again() {
+    fn throttling_at_the_reduced_rate_halves_it_again() {
         let mut pace = Pace::new();
         let now = Instant::from_nanos(SECOND);
         pace.slow_down(now, Instant::from_nanos(0));
@@ -223,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_record_at_the_slowest_pace_stops_its_shard_no_longer_than_it_takes_to_recover() {
+    fn a_large_record_at_the_lowest_rate_blocks_its_shard_for_the_recovery_at_most() {
         let rate = rate(1_000, 1 << 20);
         let mut pace = Pace::new();
         let mut now = Instant::from_nanos(SECOND);
@@ -237,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_for_a_backlog_is_that_of_the_present_pace() {
+    fn the_time_for_a_backlog_is_at_the_current_rate() {
         let rate = rate(10, 1_000);
         let mut pace = Pace::new();
         let now = Instant::from_nanos(SECOND);
@@ -249,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pace_recovers_by_a_tenth_a_second() {
+    fn the_rate_recovers_by_a_tenth_per_second() {
         let mut pace = Pace::new();
         let now = Instant::from_nanos(SECOND);
         pace.slow_down(now, now);

@@ -1,7 +1,7 @@
-//! Curl as surf's backend.
+//! A curl backend for surf.
 //!
-//! There is one in `http-client`, but its curl can not be told to send large bodies without waiting a second for a
-//! `100 Continue`, nor what it trusts other than by a file; and an answer's header that is not ASCII makes it panic.
+//! The one in `http-client` always waits a second for `100 Continue` before it sends a large body, takes trusted
+//! certificates only from a file, and panics if a response header is not ASCII.
 
 use std::io;
 use std::pin::Pin;
@@ -20,40 +20,40 @@ use isahc::http::Uri;
 use isahc::prelude::Configurable;
 use isahc::tls::TlsConfig;
 
-/// A thread on which curl runs, with a pool of connections.
+/// A thread that runs curl, with a connection pool.
 ///
-/// A request that is dropped stays with its connection until it is answered or its time is up; then the connection is
-/// closed. So no request ever gets the answer to another, and none lasts.
+/// A dropped request keeps its connection until its response or its timeout; then the connection is closed. So no
+/// request receives the response to another, and none stays open forever.
 #[derive(Debug)]
 pub(super) struct Curl {
     client: isahc::HttpClient,
     http_proxy: Option<Uri>,
 }
 
-/// When curl gives a request up: an extension of the request.
+/// The timeouts of a request, stored as an extension of the request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TimeOuts {
-    /// If there is no connection after this.
+pub(super) struct Timeouts {
+    /// The time limit for the connection.
     pub(super) connect: Duration,
-    /// If there is no answer after this.
+    /// The time limit for the whole request.
     pub(super) whole: Duration,
 }
 
-/// Why there is no answer to a request.
+/// The reason why a request has no response.
 #[derive(Debug, thiserror::Error)]
 #[error("{cause}")]
-pub(crate) struct NoAnswer {
+pub(crate) struct CurlError {
     #[source]
     cause: isahc::Error,
     sending: bool,
 }
 
-impl NoAnswer {
+impl CurlError {
     pub(super) fn is_timeout(&self) -> bool {
         self.cause.is_timeout()
     }
 
-    /// Whether curl never came to send the body, for lack of a connection. Then nothing can have been stored.
+    /// Returns true if curl had no connection and so did not read the body. Then nothing was stored.
     pub(crate) fn never_connected(&self) -> bool {
         !self.sending
     }
@@ -78,8 +78,8 @@ impl Curl {
                 curl_request = curl_request.header(name.as_str(), value.as_str());
             }
         }
-        if let Some(time_outs) = request.ext().get::<TimeOuts>() {
-            curl_request = curl_request.connect_timeout(time_outs.connect).timeout(time_outs.whole);
+        if let Some(timeouts) = request.ext().get::<Timeouts>() {
+            curl_request = curl_request.connect_timeout(timeouts.connect).timeout(timeouts.whole);
         }
         if request.url().scheme() == "http" && self.http_proxy.is_some() {
             curl_request = curl_request.proxy(self.http_proxy.clone());
@@ -92,13 +92,14 @@ impl Curl {
         };
         let curl_request = curl_request.body(body).map_err(|_| ErrorKind::InvalidRequest)?;
 
-        let mut answer = self.client.send_async(curl_request).await?;
+        let mut curl_response = self.client.send_async(curl_request).await?;
         let mut body = Vec::new();
-        answer.body_mut().read_to_end(&mut body).await?;
-        let unheard_of = |_| io::Error::other(format!("the answer's status is {}", answer.status()));
-        let mut response = Response::new(StatusCode::try_from(answer.status().as_u16()).map_err(unheard_of)?);
-        for (name, value) in answer.headers() {
-            // What is not ASCII is nothing that the SDK looks for.
+        curl_response.body_mut().read_to_end(&mut body).await?;
+        let status = curl_response.status();
+        let unknown = |_| io::Error::other(format!("the response has the unknown status {status}"));
+        let mut response = Response::new(StatusCode::try_from(status.as_u16()).map_err(unknown)?);
+        for (name, value) in curl_response.headers() {
+            // The SDK uses no header that is not ASCII.
             if let Ok(value) = HeaderValue::from_bytes(value.as_bytes().to_vec()) {
                 response.append_header(name.as_str(), value);
             }
@@ -112,13 +113,14 @@ impl Curl {
 impl HttpClient for Curl {
     async fn send(&self, request: Request) -> Result<Response, Error> {
         let sending = Arc::new(AtomicBool::new(false));
-        let answer = self.exchange(request, &sending).await;
-        let no_answer = |cause| NoAnswer { cause, sending: sending.load(Ordering::Relaxed) };
-        answer.map_err(|cause| Error::new(StatusCode::BadGateway, no_answer(cause)))
+        let response = self.exchange(request, &sending).await;
+        let curl_error = |cause| CurlError { cause, sending: sending.load(Ordering::Relaxed) };
+        response.map_err(|cause| Error::new(StatusCode::BadGateway, curl_error(cause)))
     }
 }
 
-/// Curl reads `http_proxy`, but not `HTTP_PROXY`: in a CGI script, that is a header of the request.
+/// Returns the proxy of `HTTP_PROXY`, which curl itself ignores: in a CGI script (`REQUEST_METHOD` is set), it is the
+/// `Proxy` header of the client's request. `http_proxy` takes precedence.
 fn http_proxy() -> Option<Uri> {
     let set = |name| std::env::var_os(name).is_some();
     if set("http_proxy") || set("REQUEST_METHOD") {
@@ -127,27 +129,27 @@ fn http_proxy() -> Option<Uri> {
     std::env::var("HTTP_PROXY").ok().filter(|proxy| !proxy.is_empty())?.parse().ok()
 }
 
-/// A request's body, which tells whether curl has begun to send it.
+/// The body of a request. It sets `sending` when curl begins to send it.
 ///
-/// Curl cannot rewind it. That is well: on a connection that breaks it would send the request again, unasked, and the
-/// records might be stored twice.
+/// Curl cannot rewind it. Otherwise curl would resend the request after a broken connection, and the records might be
+/// stored twice.
 struct Watched {
     body: Body,
-    asked: bool,
+    polled: bool,
     sending: Arc<AtomicBool>,
 }
 
 impl Watched {
     fn new(body: Body, sending: &Arc<AtomicBool>) -> Self {
-        Self { body, asked: false, sending: sending.clone() }
+        Self { body, polled: false, sending: sending.clone() }
     }
 }
 
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        // Curl takes a connection that was in use a second ago for alive. It is sent to look once more, so that one that
-        // the server has closed is found out while nothing that counts has been sent.
-        if !std::mem::replace(&mut self.asked, true) {
+        // Curl does not check a connection that was in use in the last second. The first read is pending, so that curl
+        // polls the connection and detects that the server has closed it before it sends the body.
+        if !std::mem::replace(&mut self.polled, true) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

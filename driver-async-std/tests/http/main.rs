@@ -1,4 +1,4 @@
-//! Over real HTTP, to the emulator or to a socket that misbehaves.
+//! Tests over HTTP, with the emulator or a faulty server.
 
 mod answers;
 mod no_reactor;
@@ -15,13 +15,13 @@ mod rig;
 #[path = "../../../tests/http/tls.rs"]
 mod tls;
 
-/// What the tests of all drivers need to know of this one.
+/// The items that differ between the drivers, for the tests that all drivers share.
 mod driver {
     pub(crate) use async_std::task::{block_on, sleep};
     pub(crate) use kpl_async_std::{
         AsyncStd as Runtime, Config, ConfigBuilder, Producer, PutError, PutFailure, UserRecord, http_client,
     };
 
-    /// What is said of a host that is not known.
+    /// The text in the error for an unknown host.
     pub(crate) const UNKNOWN_HOST: &str = "failed to resolve host name";
 }

@@ -1,4 +1,4 @@
-//! It runs where there is no tokio.
+//! Test that the driver works without a tokio runtime.
 
 use std::time::Duration;
 
@@ -9,17 +9,18 @@ use kpl_emulator::Faults;
 use crate::rig::{emulator, producer};
 
 #[test]
-fn no_tokio_runtime_is_there_and_none_is_needed() {
+fn no_tokio_runtime_is_needed() {
     let (emulator, server) = emulator();
-    let no_runtime = || assert!(tokio::runtime::Handle::try_current().is_err(), "this is to be tested without tokio");
-    no_runtime();
+    let assert_no_runtime =
+        || assert!(tokio::runtime::Handle::try_current().is_err(), "this thread has a tokio runtime");
+    assert_no_runtime();
     block_on(async {
-        no_runtime();
+        assert_no_runtime();
         let producer = producer(&server.url(), Config::builder());
         emulator.set_faults(Faults { request_throttle_rate: 1.0, ..Faults::default() });
         let throttled = producer.put("events", "k", "throttled").await.unwrap();
         let receipt = spawn(async move {
-            no_runtime();
+            assert_no_runtime();
             async_std::task::sleep(Duration::from_millis(300)).await;
             emulator.set_faults(Faults::default());
             throttled.await.unwrap()

@@ -1,4 +1,4 @@
-//! The example's web service, by real requests, over a real emulator.
+//! Tests of the example for tide, with HTTP requests and the emulator.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use kpl_emulator::{Emulator, Faults, Options, Server};
 use crate::rig::producer;
 
 #[path = "../../examples/tide.rs"]
-#[expect(unreachable_pub, reason = "they are the example's")]
+#[expect(unreachable_pub, reason = "the items belong to the example")]
 mod service;
 
-/// The service, and Kinesis.
+/// The service and the emulated Kinesis.
 struct Rig {
     emulator: Emulator,
     _kinesis: Server,
@@ -46,13 +46,13 @@ impl Rig {
         task::spawn(async move {
             let mut stream = TcpStream::connect(addr).await.unwrap();
             stream.write_all(request.as_bytes()).await.unwrap();
-            answer(&mut stream).await
+            read_response(&mut stream).await
         })
     }
 }
 
-/// What a consumer reads.
-fn read(emulator: &Emulator) -> Reading {
+/// Returns everything that a consumer reads.
+fn read_stream(emulator: &Emulator) -> Reading {
     emulator.with(|kinesis, _| consumer::read_stream(kinesis, service::STREAM))
 }
 
@@ -60,18 +60,18 @@ fn request(path: &str, body: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
-/// One answer, in full: its head in lower case.
-async fn answer(stream: &mut TcpStream) -> String {
-    let mut answer = String::new();
+/// Reads a complete response. Returns it with its head in lower case.
+async fn read_response(stream: &mut TcpStream) -> String {
+    let mut response = String::new();
     let mut byte = [0];
-    while !answer.ends_with("\r\n\r\n") {
-        assert_eq!(stream.read(&mut byte).await.unwrap(), 1, "hung up after {answer:?}");
-        answer.push(char::from(byte[0].to_ascii_lowercase()));
+    while !response.ends_with("\r\n\r\n") {
+        assert_eq!(stream.read(&mut byte).await.unwrap(), 1, "the connection was closed after {response:?}");
+        response.push(char::from(byte[0].to_ascii_lowercase()));
     }
-    let len = answer.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let len = response.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
     let mut body = vec![0; len.parse().unwrap()];
     stream.read_exact(&mut body).await.unwrap();
-    answer + &String::from_utf8(body).unwrap()
+    response + &String::from_utf8(body).unwrap()
 }
 
 fn emulator() -> Emulator {
@@ -79,25 +79,25 @@ fn emulator() -> Emulator {
 }
 
 #[async_std::test]
-async fn events_are_taken_and_stored() {
+async fn events_are_accepted_and_stored() {
     let rig = Rig::start(emulator(), Config::builder()).await;
-    let taken = rig.post("/events/anna", "one").await;
-    assert!(taken.starts_with("http/1.1 202 "), "{taken}");
+    let accepted = rig.post("/events/anna", "one").await;
+    assert!(accepted.starts_with("http/1.1 202 "), "{accepted}");
     let stored = rig.post("/events/otto/stored", "two").await;
     assert!(stored.starts_with("http/1.1 200 "), "{stored}");
     let stored: serde_json::Value = serde_json::from_str(stored.split_once("\r\n\r\n").unwrap().1).unwrap();
-    let reading = read(&rig.emulator);
+    let reading = read_stream(&rig.emulator);
     let otto = reading.records.iter().find(|record| record.partition_key == "otto").unwrap();
     assert_eq!(stored["shard"], otto.shard_id);
     assert_eq!(stored["sequence_number"], otto.sequence_number);
 
     rig.stop.send(()).await.unwrap();
     rig.service.await.unwrap();
-    assert_eq!(reading.records.len(), 2, "the first was sent before or with the second");
+    assert_eq!(reading.records.len(), 2, "the second record overtook the first");
 }
 
 #[async_std::test]
-async fn refusals_say_why() {
+async fn refusals_name_their_reason() {
     let rig = Rig::start(emulator(), Config::builder().max_outstanding_records(1)).await;
     let invalid = rig.post(&format!("/events/{}", "k".repeat(300)), "x").await;
     assert!(invalid.starts_with("http/1.1 400 ") && invalid.contains("256"), "{invalid}");
@@ -110,9 +110,9 @@ async fn refusals_say_why() {
 }
 
 #[async_std::test]
-async fn failures_say_why() {
-    let nowhere = Rig::start(Emulator::new(Options::default()), Config::builder()).await;
-    let failed = nowhere.post("/events/k/stored", "x").await;
+async fn failures_name_their_error() {
+    let without_stream = Rig::start(Emulator::new(Options::default()), Config::builder()).await;
+    let failed = without_stream.post("/events/k/stored", "x").await;
     assert!(failed.starts_with("http/1.1 502 ") && failed.contains("ResourceNotFoundException"), "{failed}");
     assert!(failed.contains(r#""ambiguous":false"#), "{failed}");
 
@@ -123,29 +123,29 @@ async fn failures_say_why() {
 }
 
 #[async_std::test]
-async fn at_the_end_what_was_taken_is_answered_and_stored() {
+async fn a_shutdown_completes_requests_and_sends_outstanding_records() {
     let rig = Rig::start(emulator(), Config::builder()).await;
     rig.emulator.set_faults(Faults { latency: Duration::from_millis(700), ..Faults::default() });
     let mut idle = TcpStream::connect(rig.addr).await.unwrap();
     idle.write_all(request("/events/idle", "idle").as_bytes()).await.unwrap();
-    assert!(answer(&mut idle).await.starts_with("http/1.1 202 "));
+    assert!(read_response(&mut idle).await.starts_with("http/1.1 202 "));
     let waiting: Vec<_> = (0..5).map(|n| rig.post(&format!("/events/waiting-{n}/stored"), "waiting")).collect();
-    let taken = join_all((0..50).map(|n| rig.post(&format!("/events/taken-{n}"), "taken"))).await;
-    assert!(taken.iter().all(|answer| answer.starts_with("http/1.1 202 ")));
-    task::sleep(Duration::from_millis(200)).await; // all are under way
+    let accepted = join_all((0..50).map(|n| rig.post(&format!("/events/accepted-{n}"), "accepted"))).await;
+    assert!(accepted.iter().all(|response| response.starts_with("http/1.1 202 ")));
+    task::sleep(Duration::from_millis(200)).await; // all are in flight
 
     rig.stop.send(()).await.unwrap();
     task::sleep(Duration::from_millis(100)).await;
-    TcpStream::connect(rig.addr).await.expect_err("no more connections");
+    TcpStream::connect(rig.addr).await.expect_err("the listener is closed");
     idle.write_all(request("/events/late", "late").as_bytes()).await.unwrap();
-    let late = answer(&mut idle).await;
+    let late = read_response(&mut idle).await;
     assert!(late.starts_with("http/1.1 503 ") && late.contains("connection: close"), "{late}");
-    for answer in join_all(waiting).await {
-        assert!(answer.starts_with("http/1.1 200 "), "{answer}");
+    for response in join_all(waiting).await {
+        assert!(response.starts_with("http/1.1 200 "), "{response}");
     }
     let Rig { emulator, service, .. } = rig;
     service.await.unwrap();
-    let reading = read(&emulator);
+    let reading = read_stream(&emulator);
     assert_eq!(reading.records.len(), 1 + 5 + 50);
     assert!(reading.records.iter().all(|record| record.partition_key != "late"));
 }

@@ -1,4 +1,4 @@
-//! A report in Datadog's form.
+//! The conversion of a report to Datadog's series.
 
 use std::time::Duration;
 
@@ -9,50 +9,50 @@ use kpl_driver::metrics::{
 
 const PREFIX: &str = "kinesis_producer";
 
-/// Of a tag, by Datadog's documentation.
+/// The maximum length of a tag (Datadog's documentation).
 const TAG_CHARS_MAX: usize = 200;
 
-/// More than what all that is fixed in a series takes in JSON, its numbers included.
-const BYTES_OF_SERIES: usize = 512;
+/// An upper bound of the JSON overhead of a series, numbers included.
+const SERIES_OVERHEAD_BYTES: usize = 512;
 
-/// The quantiles that are sent.
+/// The names and quantiles that are sent per latency.
 const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)];
 
-/// What is to be sent of a report, in a fixed order: it counts for what has been taken.
+/// Returns the series of a report, always in the same order: [`Progress`](kpl_driver::metrics::Progress) counts them.
 pub(super) fn of<'a>(report: &'a MetricsReport, tags: &'a [String]) -> impl Iterator<Item = MetricSeries> + 'a {
-    let form = Form::new(report, tags);
-    let of_data = finest_data(report).into_iter().flat_map(move |datum| form.of_datum(&datum));
-    of_data.chain(finest_latencies(report).flat_map(move |latency| form.of_latency(latency)))
+    let common = Common::new(report, tags);
+    let of_data = finest_data(report).into_iter().flat_map(move |datum| common.of_datum(&datum));
+    of_data.chain(finest_latencies(report).flat_map(move |latency| common.of_latency(latency)))
 }
 
-/// At most so many bytes of JSON: nothing in names and tags is escaped.
+/// Returns an upper bound of the bytes of a series in JSON. Names and tags need no escapes.
 pub(super) fn bytes_of(series: &MetricSeries) -> usize {
     let tags = series.tags.iter().flatten().map(|tag| tag.len() + 3);
-    BYTES_OF_SERIES + series.metric.len() + tags.sum::<usize>()
+    SERIES_OVERHEAD_BYTES + series.metric.len() + tags.sum::<usize>()
 }
 
-/// A tag as Datadog takes it.
+/// Replaces characters that Datadog does not accept in a tag, and cuts the tag to the maximum length.
 pub(super) fn tag(tag: &str) -> String {
-    let is_taken = |char: char| char.is_alphanumeric() || "_-:./".contains(char);
-    tag.chars().take(TAG_CHARS_MAX).map(|char| if is_taken(char) { char } else { '_' }).collect()
+    let is_accepted = |char: char| char.is_alphanumeric() || "_-:./".contains(char);
+    tag.chars().take(TAG_CHARS_MAX).map(|char| if is_accepted(char) { char } else { '_' }).collect()
 }
 
-/// What the series of a report have in common.
+/// The fields that all series of a report have in common.
 #[derive(Clone, Copy)]
-struct Form<'a> {
+struct Common<'a> {
     tags: &'a [String],
-    /// In seconds since the Unix epoch.
+    /// The end of the report, in seconds since the Unix epoch.
     end: Option<i64>,
-    /// In seconds.
+    /// The length of the report, in seconds.
     interval: Option<i64>,
 }
 
-impl<'a> Form<'a> {
+impl<'a> Common<'a> {
     fn new(report: &MetricsReport, tags: &'a [String]) -> Self {
         let second = Duration::from_secs(1).as_nanos() as u64;
         let end = report.end.and_then(|end| i64::try_from(end.as_nanos() / second).ok());
         let interval = report.start.zip(report.end).map(|(start, end)| {
-            // A close makes reports that are shorter than a second; an interval must be positive.
+            // An interval must be positive, and the last report before a close may be shorter than a second.
             let seconds = end.saturating_since(start).as_secs_f64().round().max(1.0);
             seconds as i64
         });
@@ -62,7 +62,7 @@ impl<'a> Form<'a> {
     fn of_datum(self, finest: &FinestDatum<'_>) -> Vec<MetricSeries> {
         let name = snake_case(finest.metric.name());
         let (stream, shard, code) = (finest.stream.map(|stream| stream_name(stream)), finest.shard, finest.error_code);
-        let tags = self.tagged([
+        let tags = self.all_tags([
             ("stream", stream),
             ("shard", shard.map(AsRef::as_ref)),
             ("error_code", code.map(AsRef::as_ref)),
@@ -83,12 +83,12 @@ impl<'a> Form<'a> {
     }
 
     fn of_latency(self, latency: &Latency) -> Vec<MetricSeries> {
-        let tags = self.tagged([("stream", latency.stream.as_deref().map(stream_name))]);
+        let tags = self.all_tags([("stream", latency.stream.as_deref().map(stream_name))]);
         let parts = [("put_to_ack", &latency.put_to_ack), ("buffering", &latency.buffering)];
         parts.into_iter().flat_map(|(name, histogram)| self.of_histogram(name, histogram, &tags)).collect()
     }
 
-    /// None if it is empty.
+    /// Returns no series if the histogram is empty.
     fn of_histogram(self, name: &str, histogram: &Histogram, tags: &[String]) -> Vec<MetricSeries> {
         let Some(max) = histogram.max() else { return Vec::new() };
         let quantiles =
@@ -101,7 +101,7 @@ impl<'a> Form<'a> {
         [count].into_iter().chain(gauges).collect()
     }
 
-    fn tagged<const N: usize>(self, tags: [(&str, Option<&str>); N]) -> Vec<String> {
+    fn all_tags<const N: usize>(self, tags: [(&str, Option<&str>); N]) -> Vec<String> {
         let own = tags.into_iter().filter_map(|(name, value)| Some(tag(&format!("{name}:{}", value?))));
         own.chain(self.tags.iter().cloned()).collect()
     }

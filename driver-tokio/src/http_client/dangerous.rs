@@ -1,4 +1,5 @@
-//! TLS without trust, for test endpoints with self-signed certificates. The SDK's own client has no such switch.
+//! TLS without certificate verification, for test endpoints with self-signed certificates. The SDK's HTTP client has no
+//! option for it.
 
 use std::sync::Arc;
 
@@ -18,34 +19,33 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 
-/// A client that believes whoever answers: **for tests only**. It encrypts, but anybody in between can read and change
-/// what is sent, credentials' signatures included.
+/// Returns a client that accepts any server certificate: **for tests only**. It encrypts, but a man in the middle can
+/// read and change the requests, including their signatures.
 pub fn dangerous_without_certificate_verification() -> SharedHttpClient {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        // The provider is rustls's own and has all of them.
         .unwrap_or_else(|error| unreachable!("ring supports the default TLS versions: {error}"))
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(BelieveAnybody(provider)))
+        .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider)))
         .with_no_client_auth();
     let mut tcp = TcpConnector::new();
     tcp.set_nodelay(true);
     tcp.enforce_http(false);
     let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
-    SharedHttpClient::new(Dangerous(Client::builder(TokioExecutor::new()).build(https.wrap_connector(tcp))))
+    SharedHttpClient::new(UnverifiedClient(Client::builder(TokioExecutor::new()).build(https.wrap_connector(tcp))))
 }
 
 #[derive(Clone, Debug)]
-struct Dangerous(Client<HttpsConnector<TcpConnector>, SdkBody>);
+struct UnverifiedClient(Client<HttpsConnector<TcpConnector>, SdkBody>);
 
-impl HttpClient for Dangerous {
+impl HttpClient for UnverifiedClient {
     fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
         SharedHttpConnector::new(self.clone())
     }
 }
 
-impl HttpConnector for Dangerous {
+impl HttpConnector for UnverifiedClient {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let client = self.0.clone();
         HttpConnectorFuture::new(async move {
@@ -58,9 +58,9 @@ impl HttpConnector for Dangerous {
 }
 
 #[derive(Debug)]
-struct BelieveAnybody(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for BelieveAnybody {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -1,4 +1,4 @@
-//! Without an event loop: real threads, over real HTTP.
+//! Tests of the blocking producer, with threads and over HTTP.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use kpl_tokio::{Config, ConfigBuilder, Full, PutError, UserRecord, http_client};
 
 use crate::rig::client;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Rig {
     emulator: Emulator,
@@ -23,7 +23,7 @@ impl Rig {
         Self { emulator, server }
     }
 
-    fn answering_after(latency: Duration) -> Self {
+    fn with_latency(latency: Duration) -> Self {
         let rig = Self::new();
         rig.emulator.set_faults(Faults { latency, ..Faults::default() });
         rig
@@ -48,26 +48,26 @@ fn threads_put_flush_wait_and_close() {
             scope.spawn(move || {
                 let put = |n| producer.put("events", format!("key-{thread}-{n}"), "data").unwrap();
                 let outcomes: Vec<_> = (0..500).map(put).collect();
-                producer.flush(PATIENCE).unwrap();
+                producer.flush(TIMEOUT).unwrap();
                 for mut outcome in outcomes {
-                    let receipt = outcome.try_result().expect("the flush has ended").unwrap();
+                    let receipt = outcome.try_result().expect("the flush resolves it").unwrap();
                     assert!(receipt.shard_id().starts_with("shardId-"));
-                    assert_eq!(outcome.wait(PATIENCE), Err(WaitError::AlreadyTaken));
+                    assert_eq!(outcome.wait(TIMEOUT), Err(WaitError::AlreadyTaken));
                 }
             });
         }
     });
     let record = UserRecord::new("events", "key", "data").explicit_hash_key("42");
-    let receipt = producer.put_record(record).unwrap().wait(PATIENCE).unwrap();
+    let receipt = producer.put_record(record).unwrap().wait(TIMEOUT).unwrap();
     assert_eq!(receipt.shard_id(), "shardId-000000000000");
-    producer.close(PATIENCE).unwrap();
+    producer.close(TIMEOUT).unwrap();
     assert_eq!((rig.stored(), producer.outstanding_records()), (4_001, 0));
     assert!(matches!(producer.put("events", "k", "late"), Err(PutError::Closed { record }) if record.data == "late"));
 }
 
 #[test]
-fn a_time_out_leaves_the_record_on_its_way() {
-    let rig = Rig::answering_after(Duration::from_millis(400));
+fn after_a_timeout_the_record_is_still_sent() {
+    let rig = Rig::with_latency(Duration::from_millis(400));
     let producer = rig.producer(Config::builder());
     let mut outcome = producer.put("events", "key", "data").unwrap();
     let short = Duration::from_millis(20);
@@ -78,24 +78,24 @@ fn a_time_out_leaves_the_record_on_its_way() {
     assert_eq!(producer.flush(short).unwrap_err(), *timed_out.as_ref().unwrap_err());
     assert_eq!(producer.close(short).unwrap_err(), *timed_out.as_ref().unwrap_err());
     assert_eq!(producer.outstanding_records(), 1);
-    outcome.wait(PATIENCE).unwrap();
-    producer.close(PATIENCE).unwrap();
+    outcome.wait(TIMEOUT).unwrap();
+    producer.close(TIMEOUT).unwrap();
     assert_eq!(rig.stored(), 1);
 }
 
 #[test]
-fn close_or_fail_gives_back_what_is_not_stored_in_time() {
-    let rig = Rig::answering_after(Duration::from_secs(60));
+fn close_or_fail_returns_records_not_stored_in_time() {
+    let rig = Rig::with_latency(Duration::from_secs(60));
     let producer = rig.producer(Config::builder());
     let mut outcome = producer.put("events", "key", "data").unwrap();
     producer.close_or_fail(Duration::from_millis(200)).unwrap();
-    let Err(WaitError::Failed(failure)) = outcome.wait(Duration::ZERO) else { panic!("it cannot be stored") };
+    let Err(WaitError::Failed(failure)) = outcome.wait(Duration::ZERO) else { panic!("the record did not fail") };
     assert_eq!((&*failure.error.code, failure.record), ("Closed", UserRecord::new("events", "key", "data")));
 }
 
 #[test]
 fn a_full_producer_makes_puts_wait() {
-    let rig = Rig::answering_after(Duration::from_millis(300));
+    let rig = Rig::with_latency(Duration::from_millis(300));
     let producer = rig.producer(Config::builder().max_outstanding_records(1));
     let first = producer.put("events", "key", "first").unwrap();
     let record = UserRecord::new("events", "key", "second");
@@ -107,7 +107,7 @@ fn a_full_producer_makes_puts_wait() {
     // A dropped outcome does not cancel its record.
     drop(first);
     drop(producer.put_record(record).unwrap());
-    producer.flush(PATIENCE).unwrap();
+    producer.flush(TIMEOUT).unwrap();
     assert_eq!(rig.stored(), 2);
 }
 
@@ -118,7 +118,7 @@ fn a_full_shard_makes_only_its_own_puts_wait() {
     let producer = rig.producer(config.max_shard_backlog(Some(Duration::from_secs(1))));
     let record = |hash_key: u128| UserRecord::new("events", "key", "data").explicit_hash_key(hash_key.to_string());
     drop(producer.put_record(record(0)).unwrap());
-    producer.flush(PATIENCE).unwrap();
+    producer.flush(TIMEOUT).unwrap();
     while let Ok(outcome) = producer.try_put_record(record(0)) {
         drop(outcome);
     }
@@ -129,99 +129,99 @@ fn a_full_shard_makes_only_its_own_puts_wait() {
     );
     let start = Instant::now();
     let mut other = producer.put_record(record(u128::MAX)).unwrap();
-    other.wait(PATIENCE).unwrap();
+    other.wait(TIMEOUT).unwrap();
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-    // It gets in as soon as its shard has taken some.
-    drop(producer.put_timeout(record(0), PATIENCE).unwrap());
-    producer.close(PATIENCE).unwrap();
+    // The put succeeds when the shard has stored other records.
+    drop(producer.put_timeout(record(0), TIMEOUT).unwrap());
+    producer.close(TIMEOUT).unwrap();
 }
 
 #[test]
-fn bad_records_come_back() {
+fn invalid_records_are_returned() {
     let producer = Rig::new().producer(Config::builder());
     let error = producer.put("events", "", "data").unwrap_err();
     assert!(matches!(&error, PutError::Invalid { record, .. } if record.data == "data"), "{error}");
 }
 
-/// Every call that waits refuses; what does not wait works.
-fn refused(producer: &Producer) {
+/// Checks that calls that wait return an error, and that calls that do not wait work.
+fn check_in_async_task(producer: &Producer) {
     let error = producer.put("events", "key", "data").unwrap_err();
     assert!(matches!(&error, PutError::AsyncTask { record } if record.data == "data"), "{error}");
     let mut outcome = producer.try_put("events", "key", "data").unwrap();
-    assert_eq!(outcome.wait(PATIENCE), Err(WaitError::AsyncTask));
-    assert_eq!(producer.flush(PATIENCE), Err(WaitError::AsyncTask));
-    assert_eq!(producer.close(PATIENCE), Err(WaitError::AsyncTask));
-    assert_eq!(producer.close_or_fail(PATIENCE), Err(WaitError::AsyncTask));
+    assert_eq!(outcome.wait(TIMEOUT), Err(WaitError::AsyncTask));
+    assert_eq!(producer.flush(TIMEOUT), Err(WaitError::AsyncTask));
+    assert_eq!(producer.close(TIMEOUT), Err(WaitError::AsyncTask));
+    assert_eq!(producer.close_or_fail(TIMEOUT), Err(WaitError::AsyncTask));
     let error = Producer::from_env().unwrap_err();
     assert!(error.to_string().contains("inside an async task"), "{error}");
 }
 
 #[test]
-fn inside_async_tasks_calls_that_wait_say_so() {
+fn inside_async_tasks_calls_that_wait_return_an_error() {
     let rig = Rig::new();
     let producer = rig.producer(Config::builder());
     let one = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let two = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     for runtime in [one, two] {
         runtime.block_on(async {
-            refused(&producer);
-            let tasks_own = producer.clone();
+            check_in_async_task(&producer);
+            let clone = producer.clone();
             tokio::spawn(async move {
-                refused(&tasks_own);
+                check_in_async_task(&clone);
                 tokio::task::yield_now().await;
-                refused(&tasks_own);
+                check_in_async_task(&clone);
             })
             .await
             .unwrap();
-            // The task still has polls left: asking has used none up.
+            // The checks must not use up the task's budget of polls.
             for _ in 0..1_000 {
-                assert!(producer.flush(PATIENCE).is_err());
+                assert!(producer.flush(TIMEOUT).is_err());
             }
             assert!(tokio::task::coop::has_budget_remaining());
-            // A thread for blocking code may block; and outcomes can be awaited.
-            let threads_own = producer.clone();
+            // A thread of `spawn_blocking` may block. Outcomes can be awaited.
+            let clone = producer.clone();
             let outcome = tokio::task::spawn_blocking(move || {
-                threads_own.put("events", "key", "data").unwrap().wait(PATIENCE).unwrap();
-                threads_own.put("events", "key", "data").unwrap()
+                clone.put("events", "key", "data").unwrap().wait(TIMEOUT).unwrap();
+                clone.put("events", "key", "data").unwrap()
             });
             outcome.await.unwrap().await.unwrap();
         });
         if runtime.metrics().num_workers() > 1 {
-            let blocks = async {
-                tokio::task::block_in_place(|| producer.put("events", "k", "x").unwrap().wait(PATIENCE).unwrap())
+            let blocking = async {
+                tokio::task::block_in_place(|| producer.put("events", "k", "x").unwrap().wait(TIMEOUT).unwrap())
             };
             runtime.block_on(async { tokio::spawn(async {}).await.unwrap() });
-            runtime.block_on(blocks);
+            runtime.block_on(blocking);
         }
-        // Inside the runtime, but in no task.
+        // Inside the runtime, but outside a task.
         let _entered = runtime.enter();
-        producer.put("events", "key", "data").unwrap().wait(PATIENCE).unwrap();
+        producer.put("events", "key", "data").unwrap().wait(TIMEOUT).unwrap();
     }
-    producer.flush(PATIENCE).unwrap();
+    producer.flush(TIMEOUT).unwrap();
     assert_eq!(rig.stored(), 2 * (3 + 2 + 1) + 1);
 }
 
 #[test]
-fn an_async_producer_lends_itself_to_threads() {
+fn a_blocking_producer_can_be_created_from_an_async_one() {
     let rig = Rig::new();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let theirs = runtime.block_on(async { rig.producer(Config::builder()).as_async().clone() });
-    let ours = Producer::from(theirs.clone());
-    ours.put("events", "key", "data").unwrap().wait(PATIENCE).unwrap();
-    runtime.block_on(theirs.close());
-    assert!(matches!(ours.put("events", "key", "data"), Err(PutError::Closed { .. })));
+    let async_producer = runtime.block_on(async { rig.producer(Config::builder()).as_async().clone() });
+    let producer = Producer::from(async_producer.clone());
+    producer.put("events", "key", "data").unwrap().wait(TIMEOUT).unwrap();
+    runtime.block_on(async_producer.close());
+    assert!(matches!(producer.put("events", "key", "data"), Err(PutError::Closed { .. })));
 }
 
-/// Set in the child, which runs this one test and does its part there.
+/// The variable that marks a child process.
 const CHILD: &str = "KPL_TEST_IN_THE_CHILD";
 
 #[test]
-fn the_environment_is_enough() {
+fn a_producer_can_be_created_from_the_environment() {
     if std::env::var_os(CHILD).is_some() {
         match Producer::from_env() {
             Ok(producer) => {
-                producer.put("events", "key", "from the environment").unwrap().wait(PATIENCE).unwrap();
-                producer.close(PATIENCE).unwrap();
+                producer.put("events", "key", "from the environment").unwrap().wait(TIMEOUT).unwrap();
+                producer.close(TIMEOUT).unwrap();
                 println!("stored");
             }
             Err(error) => println!("error: {error}"),
@@ -229,17 +229,20 @@ fn the_environment_is_enough() {
         return;
     }
     let rig = Rig::new();
-    let child = |region: &str| {
+    let run_child = |region: &str| {
         let mut child = Command::new(std::env::current_exe().unwrap());
-        child.args(["blocking::the_environment_is_enough", "--exact", "--nocapture"]).env_clear().env(CHILD, "1");
+        child
+            .args(["blocking::a_producer_can_be_created_from_the_environment", "--exact", "--nocapture"])
+            .env_clear()
+            .env(CHILD, "1");
         child.envs([("AWS_ACCESS_KEY_ID", "AKID"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_REGION", region)]);
         child.envs([("AWS_CONFIG_FILE", "/nowhere"), ("AWS_EC2_METADATA_DISABLED", "true")]);
         let output = child.env("AWS_ENDPOINT_URL", rig.server.url()).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
     };
-    let said = child("us-east-1");
-    assert!(said.contains("stored"), "{said}");
+    let output = run_child("us-east-1");
+    assert!(output.contains("stored"), "{output}");
     assert_eq!(rig.stored(), 1);
-    let said = child("");
-    assert!(said.contains("error: no AWS region is set"), "{said}");
+    let output = run_child("");
+    assert!(output.contains("error: no AWS region is set"), "{output}");
 }

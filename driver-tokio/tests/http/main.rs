@@ -1,4 +1,4 @@
-//! Over real HTTP, to the emulator or to a socket that misbehaves.
+//! Tests over HTTP, with the emulator or a faulty server.
 
 mod blocking;
 mod metrics;
@@ -16,14 +16,14 @@ mod rig;
 #[path = "../../../tests/http/tls.rs"]
 mod tls;
 
-/// What the tests of all drivers need to know of this one.
+/// The items that differ between the drivers, for the tests that all drivers share.
 mod driver {
     pub(crate) use kpl_tokio::{
         Config, ConfigBuilder, Producer, PutError, PutFailure, Tokio as Runtime, UserRecord, http_client,
     };
     pub(crate) use tokio::time::sleep;
 
-    /// What is said of a host that is not known.
+    /// The text in the error for an unknown host.
     pub(crate) const UNKNOWN_HOST: &str = "dns";
 
     pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {

@@ -1,4 +1,4 @@
-//! Metrics and what the service counts by itself.
+//! Test that the metrics equal the counters of the emulator.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::driver::block_on;
 use crate::rig::{emulator, producer};
 
 #[test]
-fn under_faults_each_metric_is_what_the_service_has_counted() {
+fn under_faults_each_metric_equals_the_services_counters() {
     const RECORDS: u64 = 20_000;
     let throttled = "ProvisionedThroughputExceededException";
     let (emulator, server) = emulator();
@@ -33,30 +33,34 @@ fn under_faults_each_metric_is_what_the_service_has_counted() {
     let metrics = producer.metrics();
     let (counters, reading) =
         emulator.with(|kinesis, _| (kinesis.counters().clone(), consumer::read_stream(kinesis, "events")));
-    assert_eq!(reading.records.len() as u64, RECORDS, "nothing is lost, and nothing is there twice");
+    assert_eq!(reading.records.len() as u64, RECORDS, "each record is stored once");
     let bytes: usize = reading.records.iter().map(|record| record.data.len()).sum();
-    // Requests that are answered with HTTP 500 bear the same code as records that fail.
+    // Requests that fail with HTTP 500 have the same code as records that fail.
     let errors = |code| metrics.errors(code).count;
     let (record_errors, request_errors) =
         (counters.records_throttled + counters.records_failed, counters.requests_failed);
     assert!(counters.records_throttled > 0 && counters.records_failed > 0 && request_errors > 0, "{counters:?}");
 
-    let told = |metric| (metrics.global(metric).count, metrics.global(metric).sum as u64);
+    let count_and_sum = |metric| (metrics.global(metric).count, metrics.global(metric).sum as u64);
     let requests = counters.requests["PutRecords"];
     let table = [
-        ("user records received", told(Metric::UserRecordsReceived), (RECORDS, RECORDS)),
-        ("user records put", told(Metric::UserRecordsPut), (RECORDS, RECORDS)),
-        ("their bytes", told(Metric::UserRecordsDataPut), (RECORDS, bytes as u64)),
-        ("retries", told(Metric::RetriesPerRecord), (RECORDS, producer.stats().user_records_retried)),
+        ("user records received", count_and_sum(Metric::UserRecordsReceived), (RECORDS, RECORDS)),
+        ("user records put", count_and_sum(Metric::UserRecordsPut), (RECORDS, RECORDS)),
+        ("bytes of user records", count_and_sum(Metric::UserRecordsDataPut), (RECORDS, bytes as u64)),
+        ("retries", count_and_sum(Metric::RetriesPerRecord), (RECORDS, producer.stats().user_records_retried)),
         (
             "Kinesis records put",
-            told(Metric::KinesisRecordsPut),
+            count_and_sum(Metric::KinesisRecordsPut),
             (counters.records_stored + record_errors, counters.records_stored),
         ),
-        ("their bytes", told(Metric::KinesisRecordsDataPut), (counters.records_stored, counters.bytes_stored)),
+        (
+            "bytes of Kinesis records",
+            count_and_sum(Metric::KinesisRecordsDataPut),
+            (counters.records_stored, counters.bytes_stored),
+        ),
         (
             "errors",
-            told(Metric::AllErrors),
+            count_and_sum(Metric::AllErrors),
             (counters.records_stored + record_errors + request_errors, record_errors + request_errors),
         ),
         ("throttled", (errors(throttled), 0), (counters.records_throttled, 0)),
@@ -68,14 +72,13 @@ fn under_faults_each_metric_is_what_the_service_has_counted() {
             (RECORDS + producer.stats().user_records_retried, 0),
         ),
     ];
-    for (what, told, counted) in &table {
-        println!("{what}: the metrics say {told:?}, the service {counted:?}");
+    for (what, metric, counted) in &table {
+        println!("{what}: {metric:?} in the metrics, {counted:?} in the service");
     }
-    for (what, told, counted) in table {
-        assert_eq!(told, counted, "{what}");
+    for (what, metric, counted) in table {
+        assert_eq!(metric, counted, "{what}");
     }
 
-    // By shard, too.
     let mut shards: BTreeMap<&str, u64> = BTreeMap::new();
     for record in &reading.records {
         *shards.entry(&record.shard_id).or_default() += 1;

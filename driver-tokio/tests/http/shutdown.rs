@@ -1,4 +1,4 @@
-//! The runtime's end.
+//! Test of a shutdown of the runtime.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn when_the_runtime_is_shut_down_every_outcome_resolves() {
         let mut outcomes = vec![];
         for n in 0..100 {
             outcomes.push(producer.put("events", "k", n.to_string()).await.unwrap());
-            tokio::time::sleep(Duration::from_millis(2)).await; // some are under way at the end, some wait
+            tokio::time::sleep(Duration::from_millis(2)).await; // so that some are in flight
         }
         (producer, outcomes)
     });
@@ -26,13 +26,12 @@ fn when_the_runtime_is_shut_down_every_outcome_resolves() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         for (n, outcome) in outcomes.into_iter().enumerate() {
-            let outcome =
-                tokio::time::timeout(Duration::from_secs(5), outcome).await.expect("no outcome stays pending");
+            let outcome = tokio::time::timeout(Duration::from_secs(5), outcome).await.expect("every outcome resolves");
             let failure = outcome.unwrap_err();
             assert_eq!((&*failure.error.code, &failure.record.data[..]), ("Closed", n.to_string().as_bytes()));
         }
-        tokio::time::timeout(Duration::from_secs(5), producer.flush()).await.expect("no flush hangs");
-        tokio::time::timeout(Duration::from_secs(5), producer.close()).await.expect("no close hangs");
+        tokio::time::timeout(Duration::from_secs(5), producer.flush()).await.expect("the flush ends");
+        tokio::time::timeout(Duration::from_secs(5), producer.close()).await.expect("the close ends");
         assert!(matches!(producer.put("events", "k", "late").await, Err(PutError::Closed { .. })));
     });
 }

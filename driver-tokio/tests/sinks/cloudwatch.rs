@@ -1,4 +1,4 @@
-//! CloudWatch: what comes is decoded from its CBOR and checked value by value.
+//! Tests of the sink for CloudWatch. Calls are decoded from CBOR and checked value by value.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ struct Datum {
 fn decode(call: &Call) -> Put {
     assert_eq!(call.path, "/service/GraniteServiceVersion20100801/operation/PutMetricData");
     assert_eq!(call.header("smithy-protocol"), Some("rpc-v2-cbor"));
-    let mut fields = map(ciborium::from_reader(&*call.plain()).unwrap());
+    let mut fields = map(ciborium::from_reader(&*call.decompressed()).unwrap());
     let put = Put {
         namespace: text(take(&mut fields, "Namespace")),
         data: array(take(&mut fields, "MetricData")).into_iter().map(decode_datum).collect(),
@@ -89,20 +89,20 @@ fn number(value: Value) -> f64 {
     }
 }
 
-fn answer(status: u16, body: &Value) -> Response<Full<Bytes>> {
+fn response(status: u16, body: &Value) -> Response<Full<Bytes>> {
     let mut bytes = Vec::new();
     ciborium::into_writer(body, &mut bytes).unwrap();
-    let answer = Response::builder().status(status).header("smithy-protocol", "rpc-v2-cbor");
-    answer.header("content-type", "application/cbor").body(Full::from(bytes)).unwrap()
+    let response = Response::builder().status(status).header("smithy-protocol", "rpc-v2-cbor");
+    response.header("content-type", "application/cbor").body(Full::from(bytes)).unwrap()
 }
 
-fn taken() -> Response<Full<Bytes>> {
-    answer(200, &Value::Map(vec![]))
+fn accepted() -> Response<Full<Bytes>> {
+    response(200, &Value::Map(vec![]))
 }
 
 fn refused(status: u16, code: &str, message: &str) -> Response<Full<Bytes>> {
     let fields = [("__type", format!("com.amazonaws.cloudwatch#{code}")), ("message", message.into())];
-    answer(status, &Value::Map(fields.into_iter().map(|(name, value)| (name.into(), value.into())).collect()))
+    response(status, &Value::Map(fields.into_iter().map(|(name, value)| (name.into(), value.into())).collect()))
 }
 
 fn sink(fake: &Fake) -> CloudWatchSink {
@@ -116,8 +116,8 @@ fn sink(fake: &Fake) -> CloudWatchSink {
     CloudWatchSink::new(Client::from_conf(config.build()))
 }
 
-/// What the sink makes of a report, in one call.
-async fn sent(fake: &Fake, sink: &CloudWatchSink, report: &MetricsReport) -> Put {
+/// Exports a report, which takes one call. Returns the call.
+async fn export(fake: &Fake, sink: &CloudWatchSink, report: &MetricsReport) -> Put {
     let before = fake.calls().len();
     sink.export(report).await.unwrap();
     let calls = fake.calls();
@@ -131,7 +131,7 @@ fn dimensions(datum: &Datum) -> Vec<String> {
 
 #[tokio::test]
 async fn a_report_arrives_value_by_value() {
-    let fake = Fake::start(|_, _| taken()).await;
+    let fake = Fake::start(|_, _| accepted()).await;
     let (orders, shard) = (Some("orders"), Some("shardId-000000000001"));
     let mut report = report();
     report.data = vec![
@@ -140,11 +140,11 @@ async fn a_report_arrives_value_by_value() {
         datum_of(Metric::UserRecordsDataPut, [None, Some(ARN), shard], &[512.0, 100_000.0]),
         datum_of(Metric::BufferingTime, [None, orders, shard], &[12.5, 100.25]),
         datum_of(Metric::ErrorsByCode, [None, None, None], &[1.0]),
-        datum_of(Metric::ErrorsByCode, [None, orders, None], &[1.0]), // the KPL has none by stream
+        datum_of(Metric::ErrorsByCode, [None, orders, None], &[1.0]), // the KPL has none per stream
         datum_of(Metric::ErrorsByCode, [Some("Expired"), None, None], &[1.0]),
         datum_of(Metric::ErrorsByCode, [Some("Expired"), orders, shard], &[1.0]),
     ];
-    let put = sent(&fake, &sink(&fake), &report).await;
+    let put = export(&fake, &sink(&fake), &report).await;
     let [orders, shard] = [("StreamName", "orders"), ("ShardId", "shardId-000000000001")];
     let expired = ("ErrorCode", "Expired");
     let expected = [
@@ -168,22 +168,22 @@ async fn a_report_arrives_value_by_value() {
 
 #[tokio::test]
 async fn every_metric_has_its_unit_and_an_empty_report_makes_no_call() {
-    let fake = Fake::start(|_, _| taken()).await;
+    let fake = Fake::start(|_, _| accepted()).await;
     let sink = sink(&fake).namespace("Orders/Kinesis").unwrap();
     sink.export(&report()).await.unwrap();
     assert_eq!(fake.calls().len(), 0);
     let mut report = report();
     report.data = Metric::ALL.map(datum).into();
-    let put = sent(&fake, &sink, &report).await;
+    let put = export(&fake, &sink, &report).await;
     assert_eq!(put.namespace, "Orders/Kinesis");
-    let told: Vec<_> = put.data.iter().map(|datum| (datum.name.as_str(), datum.unit.as_str())).collect();
-    assert_eq!(told, Metric::ALL.map(|metric| (metric.name(), metric.unit().name())));
+    let units: Vec<_> = put.data.iter().map(|datum| (datum.name.as_str(), datum.unit.as_str())).collect();
+    assert_eq!(units, Metric::ALL.map(|metric| (metric.name(), metric.unit().name())));
 }
 
 #[tokio::test]
-async fn dimensions_of_the_applications_own_stand_where_the_kpl_puts_them() {
+async fn additional_dimensions_are_where_the_kpl_puts_them() {
     use MetricsGranularity::{Global, Shard, Stream};
-    let fake = Fake::start(|_, _| taken()).await;
+    let fake = Fake::start(|_, _| accepted()).await;
     let sink = sink(&fake).dimension("Zone", "z", Shard).unwrap();
     let sink = sink.dimension("Service", "orders", Global).unwrap().dimension("Host", "h", Stream).unwrap();
     let sink = sink.dimension("Rack", "r", Stream).unwrap();
@@ -194,10 +194,10 @@ async fn dimensions_of_the_applications_own_stand_where_the_kpl_puts_them() {
         datum_of(Metric::ErrorsByCode, [Some("E"), None, None], &[1.0]),
         datum_of(Metric::ErrorsByCode, [Some("E"), Some("s"), Some("0")], &[1.0]),
     ];
-    let put = sent(&fake, &sink, &report).await;
-    let told: Vec<_> = put.data.iter().map(|datum| format!("{} {}", datum.name, dimensions(datum).join(" "))).collect();
+    let put = export(&fake, &sink, &report).await;
+    let data: Vec<_> = put.data.iter().map(|datum| format!("{} {}", datum.name, dimensions(datum).join(" "))).collect();
     let expected = [
-        // Each as it is with the finer dimensions left out, down to where the next coarser metric stands.
+        // Each datum also without its finer additional dimensions, down to the dimensions of the next coarser datum.
         "AllErrors ",
         "AllErrors Service=orders",
         "AllErrors Service=orders StreamName=s",
@@ -207,25 +207,25 @@ async fn dimensions_of_the_applications_own_stand_where_the_kpl_puts_them() {
         "ErrorsByCode Service=orders ErrorCode=E StreamName=s Host=h Rack=r ShardId=0",
         "ErrorsByCode Service=orders ErrorCode=E StreamName=s Host=h Rack=r ShardId=0 Zone=z",
     ];
-    assert_eq!(told, expected);
+    assert_eq!(data, expected);
 }
 
 #[tokio::test]
-async fn what_a_service_tells_is_made_fit_for_cloudwatch() {
-    let fake = Fake::start(|_, _| taken()).await;
+async fn error_codes_are_made_valid_for_cloudwatch() {
+    let fake = Fake::start(|_, _| accepted()).await;
     let mut report = report();
     let codes = ["Schlüssel\n", " ", &"x".repeat(2_000)];
     report.data = codes.map(|code| datum_of(Metric::ErrorsByCode, [Some(code), None, None], &[1.0])).into();
-    let put = sent(&fake, &sink(&fake), &report).await;
-    let told: Vec<_> = put.data.iter().flat_map(dimensions).collect();
-    // A blank one would count as the errors of all codes.
-    assert_eq!(told, ["ErrorCode=Schl?ssel?".into(), format!("ErrorCode={}", "x".repeat(1_024))]);
+    let put = export(&fake, &sink(&fake), &report).await;
+    let sent: Vec<_> = put.data.iter().flat_map(dimensions).collect();
+    // The blank code is not sent: without a dimension, it would count as the errors of all codes.
+    assert_eq!(sent, ["ErrorCode=Schl?ssel?".into(), format!("ErrorCode={}", "x".repeat(1_024))]);
 }
 
 #[tokio::test]
 async fn settings_that_cloudwatch_would_refuse_are_refused() {
     use MetricsGranularity::Global;
-    let fake = Fake::start(|_, _| taken()).await;
+    let fake = Fake::start(|_, _| accepted()).await;
     let too_long = "x".repeat(256);
     for namespace in ["", " ", "Schlüssel", "a\tb", ":a", "AWS/Kinesis", &too_long] {
         let error = sink(&fake).namespace(namespace).unwrap_err();
@@ -257,7 +257,7 @@ async fn settings_that_cloudwatch_would_refuse_are_refused() {
 
 #[tokio::test]
 async fn a_call_has_at_most_1000_data_and_is_compressed() {
-    let fake = Fake::start(|_, _| taken()).await;
+    let fake = Fake::start(|_, _| accepted()).await;
     let mut report = report();
     let of_shard = |n: usize| {
         let shard = format!("shardId-{n:012}");
@@ -271,15 +271,15 @@ async fn a_call_has_at_most_1000_data_and_is_compressed() {
     let sums: Vec<_> = puts.iter().flat_map(|put| &put.data).map(|datum| datum.statistics[1] as usize).collect();
     assert_eq!(sums, (0..2_345).collect::<Vec<_>>());
     for call in &calls {
-        println!("{} bytes of CBOR, {} on the wire, {:?}", call.plain().len(), call.body.len(), call.headers);
+        println!("{} bytes of CBOR, {} on the wire, {:?}", call.decompressed().len(), call.body.len(), call.headers);
         assert_eq!(call.header("content-encoding"), Some("gzip"));
-        assert!(call.body.len() * 5 < call.plain().len());
+        assert!(call.body.len() * 5 < call.decompressed().len());
     }
 }
 
 #[tokio::test]
 async fn a_call_has_at_most_1_mb_before_compression() {
-    let fake = Fake::start(|_, _| taken()).await;
+    let fake = Fake::start(|_, _| accepted()).await;
     let mut sink = sink(&fake);
     for n in 0..27 {
         let name = format!("Dimension{n}{}", "n".repeat(240));
@@ -293,7 +293,7 @@ async fn a_call_has_at_most_1_mb_before_compression() {
     report.data = (0..100).map(of_stream).collect();
     sink.export(&report).await.unwrap();
     let calls = fake.calls();
-    let sizes: Vec<_> = calls.iter().map(|call| call.plain().len()).collect();
+    let sizes: Vec<_> = calls.iter().map(|call| call.decompressed().len()).collect();
     println!("{sizes:?}");
     let (_, full) = sizes.split_last().unwrap();
     assert!(sizes.iter().all(|size| *size <= 1_000_000), "{sizes:?}");
@@ -304,12 +304,11 @@ async fn a_call_has_at_most_1_mb_before_compression() {
 }
 
 #[tokio::test]
-async fn what_was_taken_of_a_report_is_not_sent_again_with_the_rest() {
-    // The third call and the fourth are refused.
+async fn confirmed_parts_of_a_report_are_not_sent_again() {
     let fake = Fake::start(|call, _| match call {
         2 => refused(400, "InvalidParameterValue", "no"),
-        3 => refused(403, "AccessDenied", "nobody may"),
-        _ => taken(),
+        3 => refused(403, "AccessDenied", "not allowed"),
+        _ => accepted(),
     });
     let (fake, mut first) = (fake.await, report());
     first.data = (0..4_500).map(|n| datum_of(Metric::AllErrors, [None, None, None], &[f64::from(n)])).collect();
@@ -318,8 +317,8 @@ async fn what_was_taken_of_a_report_is_not_sent_again_with_the_rest() {
     assert_eq!(error, "CloudWatch refused PutMetricData: InvalidParameterValue: no");
     assert_eq!(fake.calls().len(), 3);
     let error = sink.export(&first).await.unwrap_err().to_string();
-    assert_eq!(error, "CloudWatch refused PutMetricData: AccessDenied: nobody may");
-    // Another producer's report, in between, is another's.
+    assert_eq!(error, "CloudWatch refused PutMetricData: AccessDenied: not allowed");
+    // The report of another producer does not affect the progress of the first.
     let mut other = report();
     other.end = first.end.map(|end| end + Duration::from_secs(1));
     other.data = vec![datum_of(Metric::AllErrors, [None, None, None], &[-1.0])];
@@ -333,16 +332,16 @@ async fn what_was_taken_of_a_report_is_not_sent_again_with_the_rest() {
     }
     assert_eq!(sums.len(), 4_501);
     sums.sort_unstable_by(f64::total_cmp);
-    assert!(sums.windows(2).all(|pair| pair[0] + 1.0 == pair[1]), "each once");
-    // A report that was taken whole is forgotten: should it come again, it is sent.
+    assert!(sums.windows(2).all(|pair| pair[0] + 1.0 == pair[1]), "each datum is confirmed once");
+    // A complete report has no progress: if it is exported again, it is sent again.
     sink.export(&other).await.unwrap();
     assert_eq!(fake.calls().len(), 9);
 }
 
 #[tokio::test]
-async fn the_sdk_retries_and_a_dead_endpoint_is_an_error() {
+async fn the_sdk_retries_and_a_refused_connection_is_an_error() {
     let fake =
-        Fake::start(|call, _| if call == 0 { refused(503, "ServiceUnavailable", "later") } else { taken() }).await;
+        Fake::start(|call, _| if call == 0 { refused(503, "ServiceUnavailable", "later") } else { accepted() }).await;
     let mut report = report();
     report.data = vec![datum(Metric::AllErrors)];
     let sink = sink(&fake);
@@ -355,10 +354,10 @@ async fn the_sdk_retries_and_a_dead_endpoint_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_producers_metrics_arrive_while_it_runs_and_when_it_is_closed() {
+async fn metrics_arrive_while_the_producer_runs_and_when_it_is_closed() {
     let emulator = Emulator::new(Options::default()).with_stream("events", 2);
     let server = Server::start(&emulator).await.unwrap();
-    let fake = Fake::start(|_, _| taken()).await;
+    let fake = Fake::start(|_, _| accepted()).await;
     let sdk_config = |url: &str| {
         aws_config::SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
@@ -403,8 +402,8 @@ async fn a_producers_metrics_arrive_while_it_runs_and_when_it_is_closed() {
         assert_eq!((name, sum(&data, name, &[events])), (name, total));
     }
     let shards = ["ShardId=shardId-000000000000", "ShardId=shardId-000000000001"];
-    let by_shard = shards.map(|shard| sum(&data, "UserRecordsPut", &[events, shard]));
-    assert!(by_shard.iter().all(|sum| *sum > 0.0) && by_shard.iter().sum::<f64>() == 1_000.0, "{by_shard:?}");
+    let per_shard = shards.map(|shard| sum(&data, "UserRecordsPut", &[events, shard]));
+    assert!(per_shard.iter().all(|sum| *sum > 0.0) && per_shard.iter().sum::<f64>() == 1_000.0, "{per_shard:?}");
     assert_eq!(sum(&data, "AllErrors", &[]), 0.0);
     for name in ["RequestTime", "BufferingTime"] {
         let times: Vec<_> = data.iter().filter(|datum| datum.name == name).collect();

@@ -1,4 +1,4 @@
-//! Datadog: what comes is decompressed, decoded from its JSON, and checked value by value.
+//! Tests of the sink for Datadog. Calls are decompressed, decoded from JSON, and checked value by value.
 
 use std::path::Path;
 use std::process::Command;
@@ -19,31 +19,31 @@ use crate::reports::{ARN, datum_of, latency, report};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 
-fn answer(status: u16, body: &'static str) -> Response<Full<Bytes>> {
+fn response(status: u16, body: &'static str) -> Response<Full<Bytes>> {
     Response::builder().status(status).header("content-type", "application/json").body(Full::from(body)).unwrap()
 }
 
-fn taken() -> Response<Full<Bytes>> {
-    answer(202, r#"{"errors":[]}"#)
+fn accepted() -> Response<Full<Bytes>> {
+    response(202, r#"{"errors":[]}"#)
 }
 
 fn sink(fake: &Fake) -> DatadogSink {
     DatadogSink::with_endpoint(KEY, fake.url()).unwrap()
 }
 
-/// The series of a call.
+/// Returns the series of a call.
 fn decode(call: &Call) -> Vec<Value> {
     assert_eq!(call.path, "/api/v2/series");
     assert_eq!(call.header("dd-api-key"), Some(KEY));
     assert_eq!(call.header("content-type"), Some("application/json"));
     assert_eq!(call.header("content-encoding"), Some("gzip"));
-    let body: Value = serde_json::from_slice(&call.plain()).unwrap();
+    let body: Value = serde_json::from_slice(&call.decompressed()).unwrap();
     assert_eq!(body.as_object().unwrap().keys().collect::<Vec<_>>(), ["series"]);
     body["series"].as_array().unwrap().clone()
 }
 
-/// What the sink makes of a report, in one call.
-async fn sent(fake: &Fake, sink: &DatadogSink, report: &MetricsReport) -> Vec<Value> {
+/// Exports a report, which takes one call. Returns its series.
+async fn export(fake: &Fake, sink: &DatadogSink, report: &MetricsReport) -> Vec<Value> {
     let before = fake.calls().len();
     sink.export(report).await.unwrap();
     let calls = fake.calls();
@@ -51,8 +51,8 @@ async fn sent(fake: &Fake, sink: &DatadogSink, report: &MetricsReport) -> Vec<Va
     decode(call)
 }
 
-/// Name, tags and value.
-fn told(series: &Value) -> String {
+/// Returns name, tags and value of a series, separated by spaces.
+fn summary(series: &Value) -> String {
     let tags = series["tags"].as_array().unwrap().iter().map(|tag| tag.as_str().unwrap()).collect::<Vec<_>>();
     let name = series["metric"].as_str().unwrap().trim_start_matches("kinesis_producer.");
     format!("{name} {} {}", tags.join(","), series["points"][0]["value"].as_f64().unwrap())
@@ -60,12 +60,12 @@ fn told(series: &Value) -> String {
 
 #[tokio::test]
 async fn a_report_arrives_value_by_value() {
-    let fake = Fake::start(|_, _| taken()).await;
+    let fake = Fake::start(|_, _| accepted()).await;
     let mut report = report();
     let place = [None, Some(ARN), Some("shardId-000000000001")];
     report.data = vec![datum_of(Metric::UserRecordsDataPut, place, &[512.0, 100.5])];
     let sink = sink(&fake).tag("team:orders").host("web-1");
-    let series = sent(&fake, &sink, &report).await;
+    let series = export(&fake, &sink, &report).await;
     let common = |name: &str, value: f64| {
         json!({
             "metric": format!("kinesis_producer.user_records_data_put.{name}"),
@@ -87,20 +87,20 @@ async fn a_report_arrives_value_by_value() {
         with(common("min", 100.5), gauge.clone()),
         with(common("max", 512.0), gauge),
     ]
-    // The client writes whole numbers as such.
+    // The client writes whole numbers without a fraction.
     .map(|series| series.to_string().replace(".0}", "}").parse::<Value>().unwrap());
     assert_eq!(series, expected);
 }
 
 #[tokio::test]
 async fn each_observation_is_in_one_series() {
-    let fake = Fake::start(|_, _| taken()).await;
+    let fake = Fake::start(|_, _| accepted()).await;
     let [all, orders, other] = [[None; 3], [None, Some("orders"), None], [None, Some("other"), None]];
     let shard = |shard| [None, Some("orders"), Some(shard)];
-    let failed = |[_, stream, shard]: [Option<&'static str>; 3]| [Some("E"), stream, shard];
+    let with_code = |[_, stream, shard]: [Option<&'static str>; 3]| [Some("E"), stream, shard];
     let mut report = report();
     report.data = vec![
-        // 1, 5 and 2 in shards; 9 and 3 in none.
+        // Of stream orders, 1, 5 and 2 have a shard, and 9 and 3 have none.
         datum_of(Metric::RequestTime, all, &[1.0, 5.0, 2.0, 9.0, 3.0, 4.0]),
         datum_of(Metric::RequestTime, orders, &[1.0, 5.0, 2.0, 9.0, 3.0]),
         datum_of(Metric::RequestTime, shard("0"), &[1.0, 5.0]),
@@ -108,13 +108,13 @@ async fn each_observation_is_in_one_series() {
         datum_of(Metric::RequestTime, other, &[4.0]),
         datum_of(Metric::ErrorsByCode, all, &[1.0]),
         datum_of(Metric::ErrorsByCode, orders, &[1.0]),
-        datum_of(Metric::ErrorsByCode, failed(all), &[1.0]),
-        datum_of(Metric::ErrorsByCode, failed(orders), &[1.0]),
-        datum_of(Metric::ErrorsByCode, failed(shard("0")), &[1.0]),
-        // With granularity global there is nothing finer.
+        datum_of(Metric::ErrorsByCode, with_code(all), &[1.0]),
+        datum_of(Metric::ErrorsByCode, with_code(orders), &[1.0]),
+        datum_of(Metric::ErrorsByCode, with_code(shard("0")), &[1.0]),
+        // A metric that only has global data.
         datum_of(Metric::AllErrors, all, &[0.0, 1.0]),
     ];
-    let series = sent(&fake, &sink(&fake), &report).await;
+    let series = export(&fake, &sink(&fake), &report).await;
     let expected = [
         "request_time.count stream:orders,shard:0 2",
         "request_time.sum stream:orders,shard:0 6",
@@ -126,7 +126,7 @@ async fn each_observation_is_in_one_series() {
         "request_time.avg stream:orders,shard:1 2",
         "request_time.min stream:orders,shard:1 2",
         "request_time.max stream:orders,shard:1 2",
-        // What is in no shard. Its least is not known; it has the whole stream's.
+        // The observations without a shard. Minimum and maximum are the whole stream's.
         "request_time.count stream:orders 2",
         "request_time.sum stream:orders 12",
         "request_time.avg stream:orders 6",
@@ -148,19 +148,19 @@ async fn each_observation_is_in_one_series() {
         "all_errors.min  0",
         "all_errors.max  1",
     ];
-    assert_eq!(series.iter().map(told).collect::<Vec<_>>(), expected);
+    assert_eq!(series.iter().map(summary).collect::<Vec<_>>(), expected);
 }
 
 #[tokio::test]
-async fn latencies_are_gauges_by_stream_or_of_all() {
-    let fake = Fake::start(|_, _| taken()).await;
+async fn latencies_are_gauges_per_stream_or_of_all_streams() {
+    let fake = Fake::start(|_, _| accepted()).await;
     let sink = sink(&fake);
     let mut report = report();
     report.latencies = vec![latency(None)];
     for ms in 1..=1_000 {
         report.latencies[0].put_to_ack.observe(Duration::from_millis(ms));
     }
-    let of_all = sent(&fake, &sink, &report).await;
+    let of_all = export(&fake, &sink, &report).await;
     let parts: Vec<_> = of_all.iter().map(|series| (series["metric"].as_str().unwrap(), &series["type"])).collect();
     let [count, gauge] = [json!(1), json!(3)];
     let expected = [
@@ -170,32 +170,32 @@ async fn latencies_are_gauges_by_stream_or_of_all() {
         ("kinesis_producer.put_to_ack.p999", &gauge),
         ("kinesis_producer.put_to_ack.max", &gauge),
     ];
-    assert_eq!(parts, expected, "and nothing of buffering, which has none");
+    assert_eq!(parts, expected, "buffering has no observations and no series");
     let values: Vec<_> = of_all.iter().map(|series| series["points"][0]["value"].as_f64().unwrap()).collect();
-    // A quantile is at most a sixteenth too much.
-    for (value, least) in values.iter().zip([1_000.0, 500.0, 990.0, 999.0, 1_000.0]) {
-        assert!((least..=least * 1.0625).contains(value), "{values:?}");
+    // A quantile exceeds the exact value by at most 1/16.
+    for (value, exact) in values.iter().zip([1_000.0, 500.0, 990.0, 999.0, 1_000.0]) {
+        assert!((exact..=exact * 1.0625).contains(value), "{values:?}");
     }
     assert!(of_all[1..].iter().all(|series| series["unit"] == "millisecond"));
     report.latencies.push(latency(Some("orders")));
     report.latencies[1].buffering.observe(Duration::from_micros(12_500));
-    let of_stream = sent(&fake, &sink, &report).await;
-    let told: Vec<_> = of_stream.iter().map(told).collect();
+    let of_stream = export(&fake, &sink, &report).await;
+    let summaries: Vec<_> = of_stream.iter().map(summary).collect();
     let expected = ["count", "p50", "p99", "p999", "max"].map(|part| {
         let value = if part == "count" { "1" } else { "12.5" };
         format!("buffering.{part} stream:orders {value}")
     });
-    assert_eq!(told, expected);
+    assert_eq!(summaries, expected);
 }
 
 #[tokio::test]
-async fn tags_are_as_datadog_takes_them() {
-    let fake = Fake::start(|_, _| taken()).await;
+async fn tags_satisfy_datadogs_rules() {
+    let fake = Fake::start(|_, _| accepted()).await;
     let mut report = report();
     let code = "Weird \"code\", \u{1}Schlüssel";
     report.data = vec![datum_of(Metric::ErrorsByCode, [Some(code), Some("s"), None], &[1.0])];
     let sink = sink(&fake).tag(&format!("a:{}", "b".repeat(300)));
-    let series = sent(&fake, &sink, &report).await;
+    let series = export(&fake, &sink, &report).await;
     let tags = ["stream:s", "error_code:Weird__code____Schlüssel", &format!("a:{}", "b".repeat(198))];
     assert_eq!(series[0]["tags"], json!(tags));
     sink.export(&self::report()).await.unwrap();
@@ -203,8 +203,8 @@ async fn tags_are_as_datadog_takes_them() {
 }
 
 #[tokio::test]
-async fn a_large_report_goes_out_in_calls_below_the_limits() {
-    let fake = Fake::start(|_, _| taken()).await;
+async fn a_large_report_is_split_into_calls_below_the_limits() {
+    let fake = Fake::start(|_, _| accepted()).await;
     let mut report = report();
     let of_shard = |n: usize| {
         let shard = format!("shardId-{n:012}");
@@ -213,8 +213,8 @@ async fn a_large_report_goes_out_in_calls_below_the_limits() {
     report.data = (0..2_000).map(of_shard).collect();
     sink(&fake).export(&report).await.unwrap();
     let calls = fake.calls();
-    let sizes: Vec<_> = calls.iter().map(|call| (call.plain().len(), call.body.len())).collect();
-    println!("before compression and after it: {sizes:?}");
+    let sizes: Vec<_> = calls.iter().map(|call| (call.decompressed().len(), call.body.len())).collect();
+    println!("sizes before and after compression: {sizes:?}");
     assert!(sizes.len() > 1 && sizes.iter().all(|(before, after)| *before <= 500_000 && after < before), "{sizes:?}");
     let all: Vec<_> = calls.iter().flat_map(decode).collect();
     let sums = all.iter().filter(|series| series["metric"] == "kinesis_producer.user_records_put.sum");
@@ -223,11 +223,11 @@ async fn a_large_report_goes_out_in_calls_below_the_limits() {
 }
 
 #[tokio::test]
-async fn what_was_taken_of_a_report_is_not_sent_again_with_the_rest() {
+async fn confirmed_parts_of_a_report_are_not_sent_again() {
     let fake = Fake::start(|call, _| match call {
-        1 => answer(403, r#"{"errors":["Forbidden"]}"#),
-        2 => answer(202, "not JSON, but a success"),
-        _ => taken(),
+        1 => response(403, r#"{"errors":["Forbidden"]}"#),
+        2 => response(202, "not JSON, but a success"),
+        _ => accepted(),
     });
     let (fake, mut report) = (fake.await, report());
     let of_shard = |n: usize| {
@@ -240,11 +240,11 @@ async fn what_was_taken_of_a_report_is_not_sent_again_with_the_rest() {
     assert_eq!(error, "Datadog refused the metrics: HTTP 403 Forbidden: \"{\\\"errors\\\":[\\\"Forbidden\\\"]}\"");
     sink.export(&report).await.unwrap();
     let calls = fake.calls().into_iter().enumerate().filter(|(call, _)| *call != 1);
-    let mut all: Vec<_> = calls.flat_map(|(_, call)| decode(&call)).map(|series| told(&series)).collect();
+    let mut all: Vec<_> = calls.flat_map(|(_, call)| decode(&call)).map(|series| summary(&series)).collect();
     all.sort_unstable();
-    let sent = all.len();
+    let count = all.len();
     all.dedup();
-    assert_eq!((sent, all.len()), (5_000, 5_000));
+    assert_eq!((count, all.len()), (5_000, 5_000));
     let sink = self::sink(&fake);
     fake.stop().await;
     let error = sink.export(&report).await.unwrap_err().to_string();
@@ -253,7 +253,7 @@ async fn what_was_taken_of_a_report_is_not_sent_again_with_the_rest() {
 }
 
 #[test]
-fn what_cannot_be_a_key_a_site_or_an_endpoint_is_refused() {
+fn invalid_keys_sites_and_endpoints_are_refused() {
     for site in ["", "https://datadoghq.eu", "datadoghq.eu/", "a b", "x@y"] {
         assert_eq!(DatadogSink::new(KEY, site).unwrap_err(), DatadogError::Site { site: site.into() });
     }
@@ -266,16 +266,16 @@ fn what_cannot_be_a_key_a_site_or_an_endpoint_is_refused() {
         assert_eq!(error, DatadogError::ApiKey { chars: key.chars().count() });
         assert!(key.is_empty() || !format!("{error} {error:?}").contains(key));
     }
-    // Sites that the client has not heard of.
+    // A site that the client does not know.
     assert!(DatadogSink::new(KEY, "ap7.datadoghq.com").is_ok());
     assert!(DatadogSink::with_endpoint(KEY, "https://[::1]:8080/proxy/").is_ok());
 }
 
-/// Set in the child, which runs the named test and does its part there.
+/// The variable that marks a child process.
 const CHILD: &str = "KPL_TEST_IN_THE_CHILD";
 
-/// What a test says in a child with an environment.
-fn child(test: &str, environment: &[(&str, &str)]) -> String {
+/// Runs a test in a child process with these variables. Returns its output.
+fn run_child(test: &str, environment: &[(&str, &str)]) -> String {
     let output = Command::new(std::env::current_exe().unwrap())
         .args([&format!("datadog::{test}"), "--exact", "--nocapture"])
         .env_clear()
@@ -287,35 +287,38 @@ fn child(test: &str, environment: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn what_the_environment_lacks_is_said() {
+fn missing_and_invalid_variables_are_named_in_the_error() {
     if std::env::var_os(CHILD).is_some() {
         return match DatadogSink::from_env() {
-            Ok(sink) => println!("made: {sink:?}"),
+            Ok(sink) => println!("created: {sink:?}"),
             Err(error) => println!("error: {error}"),
         };
     }
-    let in_child = |environment: &[_]| child("what_the_environment_lacks_is_said", environment);
+    let run = |environment: &[_]| run_child("missing_and_invalid_variables_are_named_in_the_error", environment);
     for none in [&[][..], &[("DD_API_KEY", ""), ("DD_SITE", "datadoghq.eu")]] {
-        let said = in_child(none);
-        assert!(said.contains("error: DD_API_KEY is not set: it must be an API key of your organization"), "{said}");
+        let output = run(none);
+        assert!(
+            output.contains("error: DD_API_KEY is not set: it must be an API key of your organization"),
+            "{output}"
+        );
     }
-    let said = in_child(&[("DD_API_KEY", KEY), ("DD_SITE", "https://datadoghq.eu")]);
-    assert!(said.contains("error: the site is \"https://datadoghq.eu\""), "{said}");
-    let said = in_child(&[("DD_API_KEY", KEY), ("DD_ENV", "prod"), ("DD_SERVICE", "orders"), ("DD_VERSION", "1.2")]);
+    let output = run(&[("DD_API_KEY", KEY), ("DD_SITE", "https://datadoghq.eu")]);
+    assert!(output.contains("error: the site is \"https://datadoghq.eu\""), "{output}");
+    let output = run(&[("DD_API_KEY", KEY), ("DD_ENV", "prod"), ("DD_SERVICE", "orders"), ("DD_VERSION", "1.2")]);
     assert!(
-        said.contains(r#"made: DatadogSink { tags: ["env:prod", "service:orders", "version:1.2"], host: None"#),
-        "{said}"
+        output.contains(r#"created: DatadogSink { tags: ["env:prod", "service:orders", "version:1.2"], host: None"#),
+        "{output}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tls_trusts_the_machines_certificate_authorities_and_no_others() {
+async fn tls_trusts_only_the_machines_certificate_authorities() {
     let mut report = report();
     report.data = vec![datum_of(Metric::AllErrors, [None; 3], &[1.0])];
     if std::env::var_os(CHILD).is_some() {
         let sink = DatadogSink::with_endpoint(KEY, &std::env::var("ENDPOINT").unwrap()).unwrap();
         return match sink.export(&report).await {
-            Ok(()) => println!("taken"),
+            Ok(()) => println!("accepted"),
             Err(error) => println!("error: {error}"),
         };
     }
@@ -324,26 +327,26 @@ async fn tls_trusts_the_machines_certificate_authorities_and_no_others() {
     let tls = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let key = certified.signing_key.serialize_der().try_into().unwrap();
     let tls = tls.with_no_client_auth().with_single_cert(vec![certified.cert.der().clone()], key).unwrap();
-    let fake = Fake::start_tls(Arc::new(tls).into(), |_, _| taken()).await;
+    let fake = Fake::start_tls(Arc::new(tls).into(), |_, _| accepted()).await;
     let bundle = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("datadog-{}.pem", std::process::id()));
     std::fs::write(&bundle, certified.cert.pem()).unwrap();
-    let said = |bundle: &str| {
+    let run = |bundle: &str| {
         let environment = [("ENDPOINT", fake.url()), ("SSL_CERT_FILE", bundle)];
-        child("tls_trusts_the_machines_certificate_authorities_and_no_others", &environment)
+        run_child("tls_trusts_only_the_machines_certificate_authorities", &environment)
     };
-    let (trusting, distrusting) = (said(bundle.to_str().unwrap()), said("/nowhere"));
+    let (trusting, distrusting) = (run(bundle.to_str().unwrap()), run("/nowhere"));
     std::fs::remove_file(bundle).unwrap();
-    assert!(trusting.contains("taken"), "{trusting}");
+    assert!(trusting.contains("accepted"), "{trusting}");
     assert!(distrusting.contains("error: the metrics did not reach Datadog: "), "{distrusting}");
     assert!(distrusting.contains("UnknownIssuer"), "{distrusting}");
     assert_eq!(fake.calls().iter().map(decode).map(|series| series.len()).collect::<Vec<_>>(), [5]);
 }
 
 #[tokio::test]
-async fn a_producers_metrics_arrive_when_it_is_closed() {
+async fn metrics_arrive_when_the_producer_is_closed() {
     let emulator = Emulator::new(Options::default()).with_stream("events", 2);
     let server = Server::start(&emulator).await.unwrap();
-    let fake = Fake::start(|_, _| taken()).await;
+    let fake = Fake::start(|_, _| accepted()).await;
     let sdk_config = aws_config::SdkConfig::builder()
         .behavior_version(aws_config::BehaviorVersion::latest())
         .region(aws_config::Region::new("us-east-1"))
@@ -361,7 +364,7 @@ async fn a_producers_metrics_arrive_when_it_is_closed() {
     }
     producer.close().await;
     let all: Vec<_> = fake.calls().iter().flat_map(decode).collect();
-    // As `sum:…{*}` would be.
+    // Like the query `sum:…{*}`.
     let sum = |name: &str| {
         let found = all.iter().filter(|series| series["metric"] == format!("kinesis_producer.{name}"));
         found.map(|series| series["points"][0]["value"].as_f64().unwrap()).sum::<f64>()

@@ -1,4 +1,4 @@
-//! An HTTP service that keeps what it is sent and answers as it is told.
+//! An HTTP service that records requests and sends given responses.
 
 use std::convert::Infallible;
 use std::io::Read;
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// A request as it was on the wire.
+/// A request as received.
 #[derive(Clone)]
 pub(crate) struct Call {
     pub(crate) path: String,
@@ -29,22 +29,22 @@ impl Call {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// The body without its compression.
-    pub(crate) fn plain(&self) -> Vec<u8> {
-        let mut plain = Vec::new();
+    /// Returns the decompressed body.
+    pub(crate) fn decompressed(&self) -> Vec<u8> {
+        let mut body = Vec::new();
         match self.headers.get(CONTENT_ENCODING).map(|value| value.to_str().unwrap()) {
             None => return self.body.to_vec(),
-            Some("gzip") => flate2::read::GzDecoder::new(&*self.body).read_to_end(&mut plain).unwrap(),
-            Some("deflate") => flate2::read::ZlibDecoder::new(&*self.body).read_to_end(&mut plain).unwrap(),
-            Some(other) => panic!("{other}"),
+            Some("gzip") => flate2::read::GzDecoder::new(&*self.body).read_to_end(&mut body).unwrap(),
+            Some("deflate") => flate2::read::ZlibDecoder::new(&*self.body).read_to_end(&mut body).unwrap(),
+            Some(other) => panic!("unknown content-encoding {other}"),
         };
-        plain
+        body
     }
 }
 
-type Answer = dyn Fn(usize, &Call) -> Response<Full<Bytes>> + Send + Sync;
+type Respond = dyn Fn(usize, &Call) -> Response<Full<Bytes>> + Send + Sync;
 
-/// Listens on a free port, until it is dropped.
+/// A service on a free port. It ends when it is dropped.
 pub(crate) struct Fake {
     url: String,
     calls: Arc<Mutex<Vec<Call>>>,
@@ -58,34 +58,34 @@ impl Drop for Fake {
 }
 
 impl Fake {
-    /// Answers by the number of the call, from 0.
-    pub(crate) async fn start(answer: impl Fn(usize, &Call) -> Response<Full<Bytes>> + Send + Sync + 'static) -> Self {
+    /// Starts the service. `respond` gets the number of the call, counted from 0, and the call.
+    pub(crate) async fn start(respond: impl Fn(usize, &Call) -> Response<Full<Bytes>> + Send + Sync + 'static) -> Self {
         let (listener, calls, url) = Self::bind("http").await;
-        let (kept, answer) = (calls.clone(), Arc::<Answer>::from(Box::new(answer) as Box<Answer>));
+        let (recorded, respond) = (calls.clone(), Arc::<Respond>::from(Box::new(respond) as Box<Respond>));
         let listening = tokio::spawn(async move {
-            let mut connections = JoinSet::new(); // they end with it
+            let mut connections = JoinSet::new(); // connections end with the service
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(converse(stream, kept.clone(), answer.clone()));
+                connections.spawn(serve_connection(stream, recorded.clone(), respond.clone()));
             }
         });
         Self { url, calls, listening }
     }
 
-    /// As [`start`](Self::start), with TLS.
+    /// Starts the service with TLS; otherwise like [`start`](Self::start).
     #[cfg(feature = "datadog")]
     pub(crate) async fn start_tls(
         tls: tokio_rustls::TlsAcceptor,
-        answer: impl Fn(usize, &Call) -> Response<Full<Bytes>> + Send + Sync + 'static,
+        respond: impl Fn(usize, &Call) -> Response<Full<Bytes>> + Send + Sync + 'static,
     ) -> Self {
         let (listener, calls, url) = Self::bind("https").await;
-        let (kept, answer) = (calls.clone(), Arc::<Answer>::from(Box::new(answer) as Box<Answer>));
+        let (recorded, respond) = (calls.clone(), Arc::<Respond>::from(Box::new(respond) as Box<Respond>));
         let listening = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (tls, kept, answer) = (tls.clone(), kept.clone(), answer.clone());
+                let (tls, recorded, respond) = (tls.clone(), recorded.clone(), respond.clone());
                 connections.spawn(async move {
                     if let Ok(stream) = tls.accept(stream).await {
-                        converse(stream, kept, answer).await;
+                        serve_connection(stream, recorded, respond).await;
                     }
                 });
             }
@@ -99,7 +99,7 @@ impl Fake {
         (listener, Arc::default(), url)
     }
 
-    /// From now on, nobody listens.
+    /// Stops the service, so that its port refuses connections.
     pub(crate) async fn stop(mut self) {
         self.listening.abort();
         let _ = (&mut self.listening).await;
@@ -114,25 +114,25 @@ impl Fake {
     }
 }
 
-async fn converse(
+async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    kept: Arc<Mutex<Vec<Call>>>,
-    answer: Arc<Answer>,
+    calls: Arc<Mutex<Vec<Call>>>,
+    respond: Arc<Respond>,
 ) {
-    let service = service_fn(move |request| serve(request, kept.clone(), answer.clone()));
-    // An error is a client that went away.
+    let service = service_fn(move |request| serve_request(request, calls.clone(), respond.clone()));
+    // An error means that the client disconnected.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn serve(
+async fn serve_request(
     request: Request<Incoming>,
-    kept: Arc<Mutex<Vec<Call>>>,
-    answer: Arc<Answer>,
+    calls: Arc<Mutex<Vec<Call>>>,
+    respond: Arc<Respond>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let call =
         Call { path: head.uri.path().into(), headers: head.headers, body: body.collect().await.unwrap().to_bytes() };
-    let mut kept = kept.lock().unwrap();
-    kept.push(call.clone());
-    Ok(answer(kept.len() - 1, &call))
+    let mut calls = calls.lock().unwrap();
+    calls.push(call.clone());
+    Ok(respond(calls.len() - 1, &call))
 }

@@ -1,4 +1,4 @@
-//! Sinks of metrics, each to a service on loopback that decodes what comes.
+//! Tests of the sinks that send over HTTP, with a service on loopback.
 
 mod cloudwatch;
 #[cfg(feature = "datadog")]

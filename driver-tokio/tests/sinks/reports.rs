@@ -1,4 +1,4 @@
-//! Reports to be sent, made from those of a producer that has hardly begun.
+//! Reports for the tests, built from the data of a producer's first report.
 
 use kpl_tokio::{Config, Instant, UserRecord};
 
@@ -10,7 +10,7 @@ pub(crate) const END: Instant = Instant::from_nanos(1_700_000_000_123_456_789);
 
 pub(crate) const ARN: &str = "arn:aws:kinesis:eu-central-1:123456789012:stream/orders";
 
-/// Of nothing.
+/// Returns a report without data.
 pub(crate) fn report() -> MetricsReport {
     let mut report = MetricsReport::default();
     (report.start, report.end) = (Some(START), Some(END));
@@ -24,7 +24,7 @@ fn template() -> MetricsReport {
     producer.metrics(START, core::metrics::MetricsWindow::Total).roll_up()
 }
 
-/// A datum of one observation.
+/// Returns a datum with one observation.
 pub(crate) fn datum(metric: Metric) -> Datum {
     let mut datum = template().data[0].clone();
     (datum.metric, datum.error_code, datum.stream, datum.shard) = (metric, None, None, None);
@@ -32,7 +32,7 @@ pub(crate) fn datum(metric: Metric) -> Datum {
     datum
 }
 
-/// A datum of a place: error code, stream, shard.
+/// Returns a datum with its dimensions: error code, stream, shard.
 pub(crate) fn datum_of(metric: Metric, [code, stream, shard]: [Option<&str>; 3], values: &[f64]) -> Datum {
     let mut datum = datum(metric);
     datum.error_code = code.map(Into::into);
@@ -42,7 +42,7 @@ pub(crate) fn datum_of(metric: Metric, [code, stream, shard]: [Option<&str>; 3],
     datum
 }
 
-#[cfg_attr(not(feature = "datadog"), expect(dead_code, reason = "CloudWatch gets none"))]
+#[cfg_attr(not(feature = "datadog"), expect(dead_code, reason = "the sink for CloudWatch sends none"))]
 pub(crate) fn latency(stream: Option<&str>) -> Latency {
     let mut latency = template().latencies[0].clone();
     latency.stream = stream.map(Into::into);

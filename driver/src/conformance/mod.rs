@@ -1,6 +1,6 @@
-//! Does a runtime keep its promises? What a new driver's tests end in.
+//! A conformance suite for drivers: it checks that a runtime keeps its promises.
 //!
-//! Behind the feature `conformance`, to be switched on among the dev-dependencies of a driver. [`driver`] is all of it:
+//! It needs the feature `conformance`, which a driver enables in its dev-dependencies. [`driver`] runs the whole suite:
 //!
 //! ```no_run
 //! # fn a_test_of_my_driver<MyRuntime: kpl_driver::AwsRuntime>(my_runtime: MyRuntime) {
@@ -8,12 +8,12 @@
 //! # }
 //! ```
 //!
-//! Each check is a promise of [`Runtime`] or [`AwsRuntime`], what a producer needs of it, or what an HTTP client gets
-//! wrong. The first that is broken panics, and says what was promised, what happened, and, where that helps, what a
-//! producer would suffer from it. All of it takes some seconds.
+//! Each check tests a promise of [`Runtime`] or [`AwsRuntime`], a property that a producer needs, or a common fault of
+//! HTTP clients. The first broken promise panics. The message has the promise, the observation, and in some cases why a
+//! producer needs the promise. The suite takes a few seconds.
 //!
-//! It waits on the calling thread, so the runtime must run on others: call it from a plain test, not from an async one.
-//! (tokio's current-thread runtime runs where somebody blocks on it: on a thread beside, for these.)
+//! It blocks the calling thread, so the runtime must run on other threads: call it from a plain test, not from an async
+//! one. Tokio's current-thread runtime only runs inside `block_on`, so it needs a separate thread.
 
 mod blocking;
 mod http;
@@ -30,23 +30,23 @@ use crate::blocking::BlockingRuntime;
 use crate::park::wait_for;
 use crate::runtime::{AwsRuntime, Runtime};
 
-/// What is to happen at once must happen within this time, on the slowest of machines.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time limit for operations that should end at once. It is long enough for a slow machine.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// Checks clock, sleep and spawn, and a producer on top of them.
+/// Checks the clock, sleep and spawn, and a producer that uses them.
 ///
 /// # Panics
 ///
 /// If a promise is broken.
 pub fn runtime<R: Runtime>(runtime: &R) {
-    // What all others need comes first.
+    // All other checks depend on these.
     spawn::check_basics(runtime);
     time::check(runtime);
     spawn::check(runtime);
     producer::check(runtime);
 }
 
-/// Checks the runtime, and its HTTP client and sleep beneath the AWS SDK, against servers on this machine that misbehave.
+/// Checks the runtime, and its HTTP client and sleep with the AWS SDK, against local servers with faults.
 ///
 /// # Panics
 ///
@@ -56,7 +56,7 @@ pub fn driver<R: AwsRuntime>(runtime: &R) {
     http_client(runtime);
 }
 
-/// The second half of [`driver`] by itself: the HTTP client.
+/// Checks only the HTTP client: the second part of [`driver`].
 ///
 /// # Panics
 ///
@@ -65,7 +65,7 @@ pub fn http_client<R: AwsRuntime>(runtime: &R) {
     http::check(runtime);
 }
 
-/// Checks what [`blocking::Producer`](crate::blocking::Producer) needs.
+/// Checks the promises that [`blocking::Producer`](crate::blocking::Producer) needs.
 ///
 /// # Panics
 ///
@@ -74,34 +74,35 @@ pub fn blocking<R: BlockingRuntime>() {
     blocking::check::<R>();
 }
 
-/// What a future gives that runs on the runtime; `None` if it panics, is dropped, or takes longer than [`PATIENCE`].
-fn on<R: Runtime, T: Send + 'static>(runtime: &R, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
+/// Runs a future on the runtime and returns its output; `None` if it panics, is dropped, or takes longer than
+/// [`TIME_LIMIT`].
+fn try_run<R: Runtime, T: Send + 'static>(runtime: &R, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
     runtime.spawn(async move {
-        // Nobody waits any longer if it takes that long.
+        // An error means that the time limit has expired.
         let _ = sender.send(future.await);
     });
-    wait_for(receiver, Some(PATIENCE))?.ok()
+    wait_for(receiver, Some(TIME_LIMIT))?.ok()
 }
 
-/// As [`on`], for what has to give something.
-fn must<R: Runtime, T: Send + 'static>(
+/// Runs a future as [`try_run`] does, and panics without an output.
+fn run<R: Runtime, T: Send + 'static>(
     runtime: &R,
     promise: &str,
     future: impl Future<Output = T> + Send + 'static,
 ) -> T {
-    on(runtime, future).unwrap_or_else(|| broken(promise, "it did not end within 10 s, or panicked"))
+    try_run(runtime, future).unwrap_or_else(|| fail(promise, "it did not end within 10 s, or panicked"))
 }
 
-/// Panics if a promise is broken.
+/// Panics unless the promise is kept.
 #[track_caller]
-fn check(kept: bool, promise: &str, happened: impl FnOnce() -> String) {
-    if !kept {
-        broken(promise, &happened());
+fn require(is_kept: bool, promise: &str, observation: impl FnOnce() -> String) {
+    if !is_kept {
+        fail(promise, &observation());
     }
 }
 
 #[track_caller]
-fn broken(promise: &str, happened: &str) -> ! {
-    panic!("the runtime does not conform. Promised: {promise}. But: {happened}")
+fn fail(promise: &str, observation: &str) -> ! {
+    panic!("the runtime does not conform. Promise: {promise}. Observation: {observation}")
 }

@@ -1,4 +1,4 @@
-//! The producer that ships, on the runtime.
+//! Checks of the real producer on the runtime.
 
 use std::future::pending;
 use std::pin::pin;
@@ -13,7 +13,7 @@ use kpl_core::{
     RequestError, ShardPage, StreamSummary, code,
 };
 
-use super::{PATIENCE, check as promised, must};
+use super::{TIME_LIMIT, require, run};
 use crate::drive::race;
 use crate::park::wait_for;
 use crate::runtime::Runtime;
@@ -21,37 +21,37 @@ use crate::transport::Transport;
 use crate::{Outcome, Producer};
 
 pub(super) fn check<R: Runtime>(runtime: &R) {
-    thousands_of_puts_at_once_all_arrive(runtime);
-    a_service_that_never_answers_does_not_hold_up_a_close(runtime);
-    a_request_that_panics_gives_its_records_back(runtime);
+    thousands_of_concurrent_puts_are_each_stored_once(runtime);
+    close_or_fail_ends_in_time_without_replies(runtime);
+    a_request_that_panics_returns_its_records(runtime);
     puts_and_flushes_can_be_dropped(runtime);
-    the_last_handle_may_go_early(runtime);
+    records_are_sent_after_the_drop_of_the_last_handle(runtime);
 }
 
 const ALL_ARRIVE: &str = "records of thousands of concurrent puts, from tasks and from threads, are each stored once";
-const CLOSES: &str = "with a service that never answers, `close_or_fail` ends in time and gives all records back";
-const PANICS: &str = "when requests panic, their records fail by their time-to-live, marked as ambiguous";
-const CANCELLED: &str = "a put that is dropped while it waits puts nothing; a flush that is dropped goes on";
-const GOES_OUT: &str = "what is outstanding when the last handle is dropped still goes out";
+const CLOSES: &str = "with a service that never replies, `close_or_fail` ends in time and returns all records";
+const PANICS: &str = "records of requests that panic fail at their time-to-live, marked as ambiguous";
+const CANCELLED: &str = "a put that is dropped while it waits puts nothing; a flush that is dropped continues";
+const STILL_SENT: &str = "records outstanding when the last handle is dropped are still sent";
 
-/// What the service does with requests.
+/// The reaction of the service to requests.
 #[derive(Clone, Copy)]
-enum Manner {
-    Stores,
-    NeverAnswers,
-    Panics,
+enum Behavior {
+    Store,
+    Hang,
+    Panic,
 }
 
-/// A service of one shard, as far as anybody knows.
+/// A service whose stream has one shard.
 #[derive(Clone)]
 struct Service {
-    manner: Manner,
+    behavior: Behavior,
     stored: Arc<AtomicUsize>,
 }
 
 impl Service {
-    fn new(manner: Manner) -> Self {
-        Self { manner, stored: Arc::default() }
+    fn new(behavior: Behavior) -> Self {
+        Self { behavior, stored: Arc::default() }
     }
 
     fn stored(&self) -> usize {
@@ -66,10 +66,10 @@ impl Service {
 
 impl Transport for Service {
     async fn put_records<T: Send + Sync>(&self, batch: &Batch<T>) -> Reply {
-        match self.manner {
-            Manner::Stores => {}
-            Manner::NeverAnswers => pending().await,
-            Manner::Panics => panic!("this panic is part of the check: a request may panic"),
+        match self.behavior {
+            Behavior::Store => {}
+            Behavior::Hang => pending().await,
+            Behavior::Panic => panic!("this panic is part of the check"),
         }
         let stored = batch.records().iter().map(|record| {
             let before = self.stored.fetch_add(record.user_records(), Ordering::SeqCst);
@@ -87,23 +87,23 @@ impl Transport for Service {
     }
 }
 
-/// How a record ended.
-fn end(outcome: Outcome, promise: &str) -> RecordResult {
-    wait_for(outcome, Some(PATIENCE)).unwrap_or_else(|| super::broken(promise, "a record was never resolved"))
+/// Waits for the result of a record.
+fn result(outcome: Outcome, promise: &str) -> RecordResult {
+    wait_for(outcome, Some(TIME_LIMIT)).unwrap_or_else(|| super::fail(promise, "a record was never resolved"))
 }
 
-fn quick() -> ConfigBuilder {
+fn short_buffering() -> ConfigBuilder {
     Config::builder().record_max_buffered_time(Duration::from_millis(10))
 }
 
-fn thousands_of_puts_at_once_all_arrive<R: Runtime>(runtime: &R) {
+fn thousands_of_concurrent_puts_are_each_stored_once<R: Runtime>(runtime: &R) {
     const TASKS: usize = 2_000;
     const THREADS: usize = 4;
     const EACH: usize = 5;
-    let service = Service::new(Manner::Stores);
-    // Most have to wait for room, and all are waited for side by side.
-    let fast = quick().rate_limit_records_per_shard(1_000_000).max_outstanding_records(500);
-    let producer = service.producer(runtime, fast);
+    let service = Service::new(Behavior::Store);
+    // Most puts wait for room.
+    let config = short_buffering().rate_limit_records_per_shard(1_000_000).max_outstanding_records(500);
+    let producer = service.producer(runtime, config);
     let (sender, results) = channel();
     for _ in 0..TASKS {
         let (producer, sender) = (producer.clone(), sender.clone());
@@ -121,8 +121,8 @@ fn thousands_of_puts_at_once_all_arrive<R: Runtime>(runtime: &R) {
         let (producer, sender) = (producer.clone(), sender.clone());
         thread::spawn(move || {
             for n in 0..EACH {
-                let put = wait_for(producer.put("events", format!("key {n}"), "data"), Some(PATIENCE));
-                let result = put.and_then(Result::ok).and_then(|outcome| wait_for(outcome, Some(PATIENCE)));
+                let put = wait_for(producer.put("events", format!("key {n}"), "data"), Some(TIME_LIMIT));
+                let result = put.and_then(Result::ok).and_then(|outcome| wait_for(outcome, Some(TIME_LIMIT)));
                 let _ = sender.send(matches!(result, Some(Ok(_))));
             }
         });
@@ -130,80 +130,80 @@ fn thousands_of_puts_at_once_all_arrive<R: Runtime>(runtime: &R) {
     drop(sender);
     let puts = (TASKS + THREADS) * EACH;
     for done in 0..puts {
-        let result = results.recv_timeout(PATIENCE);
-        promised(result == Ok(true), ALL_ARRIVE, || match result {
+        let result = results.recv_timeout(TIME_LIMIT);
+        require(result == Ok(true), ALL_ARRIVE, || match result {
             Ok(_) => "a record failed".into(),
             Err(_) => format!("only {done} of {puts} were resolved"),
         });
     }
     let stored = service.stored();
-    promised(stored == puts, ALL_ARRIVE, || format!("of {puts}, {stored} were stored"));
+    require(stored == puts, ALL_ARRIVE, || format!("of {puts}, {stored} were stored"));
 }
 
-fn a_service_that_never_answers_does_not_hold_up_a_close<R: Runtime>(runtime: &R) {
-    let producer = Service::new(Manner::NeverAnswers).producer(runtime, quick());
+fn close_or_fail_ends_in_time_without_replies<R: Runtime>(runtime: &R) {
+    let producer = Service::new(Behavior::Hang).producer(runtime, short_buffering());
     let puts = (0..10).map(|n| producer.try_put("events", n.to_string(), "data"));
     let outcomes: Vec<_> = puts.flatten().collect();
-    promised(outcomes.len() == 10, CLOSES, || "a put was refused".into());
+    require(outcomes.len() == 10, CLOSES, || "a put was refused".into());
     let clock = runtime.clone();
-    must(runtime, CLOSES, async move {
-        // The requests are under way.
+    run(runtime, CLOSES, async move {
+        // Wait until the requests are in flight.
         clock.sleep_until(clock.now() + Duration::from_millis(50)).await;
         producer.close_or_fail(Duration::from_millis(50)).await;
     });
     for outcome in outcomes {
-        let closed = end(outcome, CLOSES).is_err_and(|failure| &*failure.error.code == code::CLOSED);
-        promised(closed, CLOSES, || "a record did not fail as closed".into());
+        let is_closed = result(outcome, CLOSES).is_err_and(|failure| &*failure.error.code == code::CLOSED);
+        require(is_closed, CLOSES, || "a record did not fail as closed".into());
     }
 }
 
-fn a_request_that_panics_gives_its_records_back<R: Runtime>(runtime: &R) {
-    let config = quick().record_ttl(Duration::from_millis(500));
-    let producer = Service::new(Manner::Panics).producer(runtime, config);
+fn a_request_that_panics_returns_its_records<R: Runtime>(runtime: &R) {
+    let config = short_buffering().record_ttl(Duration::from_millis(500));
+    let producer = Service::new(Behavior::Panic).producer(runtime, config);
     for n in 0..10 {
         let Ok(outcome) = producer.try_put("events", n.to_string(), "data") else {
-            super::broken(PANICS, "a put was refused");
+            super::fail(PANICS, "a put was refused");
         };
         if n == 9 {
-            let ambiguous = end(outcome, PANICS).is_err_and(|failure| failure.is_ambiguous());
-            promised(ambiguous, PANICS, || "the record did not fail, or not as ambiguous".into());
+            let is_ambiguous = result(outcome, PANICS).is_err_and(|failure| failure.is_ambiguous());
+            require(is_ambiguous, PANICS, || "the record did not fail, or not as ambiguous".into());
         }
     }
-    must(runtime, PANICS, async move { producer.close().await });
+    run(runtime, PANICS, async move { producer.close().await });
 }
 
 fn puts_and_flushes_can_be_dropped<R: Runtime>(runtime: &R) {
-    let service = Service::new(Manner::Stores);
-    // Nothing leaves by itself, so the second put has to wait.
+    let service = Service::new(Behavior::Store);
+    // Nothing is sent without a flush, so the second put has to wait.
     let config = Config::builder().record_max_buffered_time(Duration::from_secs(60)).record_ttl(Duration::MAX);
     let producer = service.producer(runtime, config.max_outstanding_records(1));
     let Ok(outcome) = producer.try_put("events", "first", "data") else {
-        super::broken(CANCELLED, "a put was refused");
+        super::fail(CANCELLED, "a put was refused");
     };
     let (clock, handle) = (runtime.clone(), producer.clone());
-    must(runtime, CANCELLED, async move {
-        let soon = || clock.sleep_until(clock.now() + Duration::from_millis(20));
-        let second = race(pin!(handle.put("events", "second", "data")), soon()).await;
-        promised(second.is_none(), CANCELLED, || "a put did not wait for room".into());
-        // Polled once, and dropped.
+    run(runtime, CANCELLED, async move {
+        let delay = || clock.sleep_until(clock.now() + Duration::from_millis(20));
+        let second = race(pin!(handle.put("events", "second", "data")), delay()).await;
+        require(second.is_none(), CANCELLED, || "a put did not wait for room".into());
+        // Poll the flush once and drop it.
         let _ = race(handle.flush(), async {}).await;
     });
-    let stored = end(outcome, CANCELLED).is_ok();
-    promised(stored, CANCELLED, || "the record before the flush failed".into());
+    let is_stored = result(outcome, CANCELLED).is_ok();
+    require(is_stored, CANCELLED, || "the record before the flush failed".into());
     let outstanding = producer.outstanding_records();
-    promised((service.stored(), outstanding) == (1, 0), CANCELLED, || "the dropped put was put all the same".into());
-    must(runtime, CANCELLED, async move {
+    require((service.stored(), outstanding) == (1, 0), CANCELLED, || "the dropped put put its record".into());
+    run(runtime, CANCELLED, async move {
         let third = producer.put("events", "third", "data").await;
-        promised(third.is_ok(), CANCELLED, || "after it, no put gets in any more".into());
+        require(third.is_ok(), CANCELLED, || "after the dropped put, no put is accepted".into());
         producer.close().await;
     });
 }
 
-fn the_last_handle_may_go_early<R: Runtime>(runtime: &R) {
-    let producer = Service::new(Manner::Stores).producer(runtime, quick());
+fn records_are_sent_after_the_drop_of_the_last_handle<R: Runtime>(runtime: &R) {
+    let producer = Service::new(Behavior::Store).producer(runtime, short_buffering());
     let Ok(outcome) = producer.try_put("events", "key", "data") else {
-        super::broken(GOES_OUT, "a put was refused");
+        super::fail(STILL_SENT, "a put was refused");
     };
     drop(producer);
-    promised(end(outcome, GOES_OUT).is_ok(), GOES_OUT, || "the record failed".into());
+    require(result(outcome, STILL_SENT).is_ok(), STILL_SENT, || "the record failed".into());
 }

@@ -1,4 +1,4 @@
-//! An HTTP server of plain threads, which shows what came and answers as it is told.
+//! A scripted HTTP server on plain threads.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// What came.
+/// A received request.
 pub(super) struct Request {
     pub(super) path: String,
     headers: Vec<(String, String)>,
@@ -16,10 +16,10 @@ pub(super) struct Request {
 
 impl Request {
     pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The value of a field of the body's JSON that is a string without escapes.
+    /// Returns the value of a field of the JSON body. It must be a string without escapes.
     pub(super) fn field(&self, name: &str) -> String {
         let body = String::from_utf8_lossy(&self.body);
         let value = body.split_once(&format!("\"{name}\":\"")).and_then(|(_, rest)| rest.split_once('"'));
@@ -27,21 +27,21 @@ impl Request {
     }
 }
 
-/// What goes back.
-pub(super) enum Answer {
+/// The reply to a request.
+pub(super) enum Reply {
     Json(String),
-    /// After a time.
-    Later(Duration, String),
-    /// In pieces, with pauses.
+    /// JSON after a delay.
+    Delayed(Duration, String),
+    /// JSON in pieces with pauses.
     InPieces(String),
-    /// The connection is closed when half of it has been written.
+    /// The connection is closed after half of the JSON.
     CutOff(String),
     Redirect(&'static str),
-    /// The connection is closed.
+    /// The connection is closed without a reply.
     Close,
 }
 
-/// Listens on loopback, on a free port, until it is dropped.
+/// A server on a free loopback port. It stops when it is dropped.
 pub(super) struct Server {
     addr: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -49,20 +49,20 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn start(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+    pub(super) fn start(reply: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap_or_else(|error| panic!("no free port: {error}"));
         let addr = listener.local_addr().unwrap_or_else(|error| panic!("no address: {error}"));
         let (connections, stopped) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
-        let (count, stop, answer) = (connections.clone(), stopped.clone(), Arc::new(answer));
+        let (count, stop, reply) = (connections.clone(), stopped.clone(), Arc::new(reply));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if stop.load(Ordering::SeqCst) {
                     return;
                 }
                 count.fetch_add(1, Ordering::SeqCst);
-                let answer = answer.clone();
-                // An error is a client that went away.
-                thread::spawn(move || converse(&stream, &*answer));
+                let reply = reply.clone();
+                // An error means that the client has disconnected.
+                thread::spawn(move || serve(&stream, &*reply));
             }
         });
         Self { addr, connections, stopped }
@@ -72,7 +72,7 @@ impl Server {
         format!("http://{}", self.addr)
     }
 
-    /// How many connections there were.
+    /// Returns the number of connections accepted so far.
     pub(super) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
@@ -81,41 +81,41 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::SeqCst);
-        // Wakes the listener.
+        // Wake the listener, which is blocked in accept.
         let _ = TcpStream::connect(self.addr);
     }
 }
 
-fn converse(stream: &TcpStream, answer: &impl Fn(&Request) -> Answer) -> io::Result<()> {
+fn serve(stream: &TcpStream, reply: &impl Fn(&Request) -> Reply) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    // No thread stays for ever.
+    // Without a timeout, the thread could stay forever.
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let mut reader = BufReader::new(stream);
     while let Some(request) = read(&mut reader, stream)? {
-        match answer(&request) {
-            Answer::Json(body) => write(stream, &body)?,
-            Answer::Later(time, body) => {
-                thread::sleep(time);
+        match reply(&request) {
+            Reply::Json(body) => write(stream, &body)?,
+            Reply::Delayed(delay, body) => {
+                thread::sleep(delay);
                 write(stream, &body)?;
             }
-            Answer::InPieces(body) => {
+            Reply::InPieces(body) => {
                 let response = response(&body);
                 for piece in response.as_bytes().chunks(response.len() / 4 + 1) {
                     { stream }.write_all(piece)?;
                     thread::sleep(Duration::from_millis(10));
                 }
             }
-            Answer::CutOff(body) => {
+            Reply::CutOff(body) => {
                 let response = response(&body);
                 return { stream }.write_all(&response.as_bytes()[..response.len() - body.len() / 2]);
             }
-            Answer::Redirect(to) => {
+            Reply::Redirect(location) => {
                 { stream }.write_all(
-                    format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n")
+                    format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n")
                         .as_bytes(),
                 )?;
             }
-            Answer::Close => return Ok(()),
+            Reply::Close => return Ok(()),
         }
     }
     Ok(())
@@ -132,7 +132,7 @@ fn write(mut stream: &TcpStream, body: &str) -> io::Result<()> {
     stream.write_all(response(body).as_bytes())
 }
 
-/// The next request of a connection; `None` at its end. A body without a length is not read.
+/// Reads the next request of a connection; `None` at its end. A body without a length is not read.
 fn read(reader: &mut BufReader<&TcpStream>, mut stream: &TcpStream) -> io::Result<Option<Request>> {
     let mut line = String::new();
     reader.read_line(&mut line)?;

@@ -1,34 +1,34 @@
-//! What sinks for other backends than CloudWatch tell: the KPL's statistic sets as counters, which add up over producers.
+//! Counters made of the KPL's statistic sets, for backends other than CloudWatch. Counters can be added over producers.
 //!
-//! A statistic set is no histogram, and its average cannot be averaged again. So its sum and its count go out as counters
-//! of what they are, and the average is their quotient, over any time and any number of producers: user records sent by
-//! Kinesis records sent is how full the aggregates are.
+//! Averages of statistic sets cannot be averaged again. So the sum and the count of a set become two counters. Their
+//! quotient is the average over any time and any number of producers. For example, user records sent divided by Kinesis
+//! records sent is the average size of an aggregate.
 
 #![cfg_attr(
     not(all(feature = "dogstatsd", feature = "metrics-facade", feature = "opentelemetry")),
-    allow(dead_code, reason = "each sink uses a part of it")
+    allow(dead_code, reason = "each sink uses a part of this module")
 )]
 
 use kpl_core::metrics::{Metric, StatisticSet};
 
-/// A counter, made of a part of a metric.
+/// A counter made of a part of a metric.
 #[derive(Debug)]
 pub(super) struct CounterSpec {
-    /// In words with dots between; each sink makes its name of it.
+    /// The name, with dots between words. Each sink derives its own name from it.
     pub(super) name: &'static str,
     pub(super) counts: Counts,
-    pub(super) about: &'static str,
+    pub(super) description: &'static str,
     pub(super) metric: Metric,
     part: Part,
 }
 
-/// What a counter counts in.
+/// The unit of a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counts {
-    /// Things, by their name.
-    Things(&'static str),
+    /// Items with this name, in the singular.
+    Items(&'static str),
     Bytes,
-    /// A time: in the metric in milliseconds.
+    /// Time. The metric is in milliseconds.
     Time,
 }
 
@@ -36,13 +36,13 @@ pub(super) enum Counts {
 enum Part {
     Sum,
     Count,
-    /// Of a metric that is 1 for a success and 0 for a failure: the failures.
+    /// The number of observations with value 0, of a metric that is 1 for success and 0 for failure.
     Zeros,
 }
 
 impl CounterSpec {
-    /// What is to be added for these observations.
-    pub(super) fn of(&self, statistics: &StatisticSet) -> f64 {
+    /// Returns the increment for these observations.
+    pub(super) fn value(&self, statistics: &StatisticSet) -> f64 {
         match self.part {
             Part::Sum => statistics.sum,
             Part::Count => statistics.count as f64,
@@ -50,18 +50,18 @@ impl CounterSpec {
         }
     }
 
-    /// The same as a whole number: of things, of bytes, of microseconds.
-    pub(super) fn whole(&self, statistics: &StatisticSet) -> u64 {
+    /// Returns the increment as an integer: items, bytes, or microseconds.
+    pub(super) fn integer(&self, statistics: &StatisticSet) -> u64 {
         match self.counts {
-            Counts::Time => (self.of(statistics) * 1e3).round() as u64,
-            Counts::Things(_) | Counts::Bytes => self.of(statistics).round() as u64,
+            Counts::Time => (self.value(statistics) * 1e3).round() as u64,
+            Counts::Items(_) | Counts::Bytes => self.value(statistics).round() as u64,
         }
     }
 
-    /// What is added to the name where units are a part of it, for whole numbers.
+    /// Returns the suffix of the name for the unit of [`integer`](Self::integer).
     pub(super) fn suffix(&self) -> &'static str {
         match self.counts {
-            Counts::Things(_) => "",
+            Counts::Items(_) => "",
             Counts::Bytes => "_bytes",
             Counts::Time => "_microseconds",
         }
@@ -69,72 +69,74 @@ impl CounterSpec {
 }
 
 macro_rules! counters {
-    ($($name:literal $counts:expr, $metric:ident $part:ident, $about:literal;)*) => {
+    ($($name:literal $counts:expr, $metric:ident $part:ident, $description:literal;)*) => {
         /// All counters.
         pub(super) const COUNTERS: &[CounterSpec] = &[$(CounterSpec {
             name: $name,
             counts: $counts,
-            about: $about,
+            description: $description,
             metric: Metric::$metric,
             part: Part::$part,
         },)*];
     };
 }
 
-const RECORDS: Counts = Counts::Things("record");
+const RECORDS: Counts = Counts::Items("record");
 
 counters! {
     "user_records.received" RECORDS, UserRecordsReceived Sum, "User records accepted by put.";
     "user_records.put" RECORDS, UserRecordsPut Sum, "User records stored.";
     "user_records.data_put" Counts::Bytes, UserRecordsDataPut Sum, "Data of user records stored.";
-    "user_records.failed" RECORDS, UserRecordsPut Zeros, "User records that failed for good.";
-    "user_records.expired" RECORDS, UserRecordExpired Sum, "User records whose time-to-live ran out.";
-    "user_records.retries" Counts::Things("attempt"), RetriesPerRecord Sum,
-        "Attempts beyond the first of user records that ended.";
-    "user_records.attempts" Counts::Things("attempt"), BufferingTime Count, "Attempts of user records that ended.";
+    "user_records.failed" RECORDS, UserRecordsPut Zeros, "User records that failed.";
+    "user_records.expired" RECORDS, UserRecordExpired Sum, "User records whose time-to-live expired.";
+    "user_records.retries" Counts::Items("attempt"), RetriesPerRecord Sum,
+        "Attempts after the first, of user records that were resolved.";
+    "user_records.attempts" Counts::Items("attempt"), BufferingTime Count,
+        "Attempts of user records that were resolved.";
     "user_records.waiting_time" Counts::Time, BufferingTime Sum,
-        "Time that user records waited before their attempts, added up.";
-    "user_records.sent" RECORDS, UserRecordsPerKinesisRecord Sum, "User records in requests, each time they are sent.";
+        "Total time that user records waited before their attempts.";
+    "user_records.sent" RECORDS, UserRecordsPerKinesisRecord Sum,
+        "User records in requests, counted each time they are sent.";
     "kinesis_records.sent" RECORDS, UserRecordsPerKinesisRecord Count,
-        "Kinesis records in requests, each time they are sent.";
+        "Kinesis records in requests, counted each time they are sent.";
     "kinesis_records.put" RECORDS, KinesisRecordsPut Sum, "Kinesis records stored.";
     "kinesis_records.data_put" Counts::Bytes, KinesisRecordsDataPut Sum, "Data of Kinesis records stored.";
-    "kinesis_records.refused" RECORDS, KinesisRecordsPut Zeros, "Kinesis records refused, each time.";
-    "errors" Counts::Things("error"), ErrorsByCode Sum, "Kinesis records refused and requests failed, by error code.";
-    "requests" Counts::Things("request"), RequestTime Count, "Requests that ended.";
-    "request_time" Counts::Time, RequestTime Sum, "Time that requests took, added up.";
+    "kinesis_records.refused" RECORDS, KinesisRecordsPut Zeros, "Kinesis records refused, counted each time.";
+    "errors" Counts::Items("error"), ErrorsByCode Sum, "Kinesis records refused and requests failed, by error code.";
+    "requests" Counts::Items("request"), RequestTime Count, "Requests that ended.";
+    "request_time" Counts::Time, RequestTime Sum, "Total time from requests to their replies.";
 }
 
-/// Gauge: user records accepted and not yet resolved, when the report was made.
+/// Gauge: user records accepted and not yet resolved at the end of the report.
 pub(super) const PENDING: &str = "user_records.pending";
-pub(super) const PENDING_ABOUT: &str = "User records accepted and not yet resolved.";
+pub(super) const PENDING_DESCRIPTION: &str = "User records accepted and not yet resolved.";
 
-/// Gauge: the longest request of the report.
+/// Gauge: the longest request time of the report.
 pub(super) const REQUEST_TIME_MAX: &str = "request_time_max";
-pub(super) const REQUEST_TIME_MAX_ABOUT: &str = "The longest request since the report before.";
+pub(super) const REQUEST_TIME_MAX_DESCRIPTION: &str = "The longest request time since the previous report.";
 
-/// Histogram: latencies of user records that were stored.
+/// Histogram: latencies of stored user records.
 pub(super) const PUT_TO_ACK: &str = "put_to_ack";
-pub(super) const PUT_TO_ACK_ABOUT: &str = "From put to the reply that stored the record, retries included.";
+pub(super) const PUT_TO_ACK_DESCRIPTION: &str = "Time from put to the reply that stored the record, retries included.";
 
-/// Histogram: how long records waited.
+/// Histogram: buffering times of user records.
 pub(super) const BUFFERING: &str = "buffering";
-pub(super) const BUFFERING_ABOUT: &str =
-    "From put, or the end of the attempt before, to the request: for each attempt.";
+pub(super) const BUFFERING_DESCRIPTION: &str =
+    "Time from put, or the end of the previous attempt, to the request, for each attempt.";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_tables_of_the_sinks_documentation_have_every_name_and_unit() {
+    fn the_tables_in_the_docs_of_the_sinks_have_every_name_and_unit() {
         let [facade, dogstatsd, opentelemetry] =
             [include_str!("facade.rs"), include_str!("dogstatsd.rs"), include_str!("opentelemetry.rs")];
         let has = |table: &str, row: String| assert!(table.contains(&row), "{row}");
         for counter in COUNTERS {
             let (name, suffix) = (counter.name, counter.counts.suffix());
             has(facade, format!(" | `{}{suffix}_total` | counter | `stream`", name.replace('.', "_")));
-            has(dogstatsd, format!(" | `{name}{suffix}` | count | {}", counter.counts.thing()));
+            has(dogstatsd, format!(" | `{name}{suffix}` | count | {}", counter.counts.item()));
             has(opentelemetry, format!(" | `{name}` | counter | `{}` |", counter.counts.ucum()));
         }
         for histogram in [PUT_TO_ACK, BUFFERING] {
@@ -153,15 +155,15 @@ mod tests {
     impl Counts {
         fn suffix(self) -> &'static str {
             match self {
-                Self::Things(_) => "",
+                Self::Items(_) => "",
                 Self::Bytes => "_bytes",
                 Self::Time => "_microseconds",
             }
         }
 
-        fn thing(self) -> &'static str {
+        fn item(self) -> &'static str {
             match self {
-                Self::Things(thing) => thing,
+                Self::Items(item) => item,
                 Self::Bytes => "byte",
                 Self::Time => "microsecond",
             }
@@ -169,7 +171,7 @@ mod tests {
 
         fn ucum(self) -> String {
             match self {
-                Self::Things(thing) => format!("{{{thing}}}"),
+                Self::Items(item) => format!("{{{item}}}"),
                 Self::Bytes => "By".to_owned(),
                 Self::Time => "s".to_owned(),
             }

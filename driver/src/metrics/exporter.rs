@@ -1,4 +1,4 @@
-//! Gives reports to the sinks, in tasks of their own: no record waits for a sink.
+//! Passes reports to the sinks in separate tasks, so no record waits for a sink.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,21 +13,21 @@ use crate::drive::race;
 use crate::runtime::Runtime;
 use crate::sync::lock;
 
-/// The least time between two log lines about one sink.
+/// The minimum time between two log events about one sink.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The least time that a close gives its last report, even if its own deadline has passed.
+/// The minimum time for the last report at a close, even if the deadline of the close has passed.
 const LAST_REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The sinks of a producer.
 pub(crate) struct Exporter {
     sinks: Mutex<Arc<[Sink]>>,
     running: Arc<Running>,
-    /// When a close should end, in nanoseconds.
+    /// The deadline of a close, in nanoseconds.
     close_by: AtomicU64,
 }
 
-/// A sink and the reports that it has not taken yet.
+/// A sink and the reports that it has not accepted yet.
 #[derive(Clone)]
 struct Sink {
     sink: Arc<dyn MetricsSink>,
@@ -83,31 +83,31 @@ impl Exporter {
         lock(&self.sinks).clone()
     }
 
-    /// Gives a report to every sink. Rolling it up takes a while with thousands of shards, so a task does it.
+    /// Passes a report to every sink. A task rolls it up, because this is slow with thousands of shards.
     pub(crate) fn export<R: Runtime>(&self, snapshot: Box<MetricsSnapshot>, runtime: &R) {
         let sinks = self.sinks();
         if sinks.is_empty() {
             return;
         }
-        let (task, running, its_runtime) = (Task::new(&self.running), self.running.clone(), runtime.clone());
+        let (task, running, runtime_in_task) = (Task::new(&self.running), self.running.clone(), runtime.clone());
         runtime.spawn(async move {
             let report = Arc::new(snapshot.roll_up());
             for sink in sinks.iter() {
                 lock(&sink.queue).push(report.clone());
-                sink.start_worker(&running, &its_runtime);
+                sink.start_worker(&running, &runtime_in_task);
             }
             drop(task);
         });
     }
 
-    /// A close should end at `deadline`.
+    /// Sets the deadline of a close; the earliest one counts.
     pub(crate) fn close_by(&self, deadline: Instant) {
         self.close_by.fetch_min(deadline.as_nanos(), Ordering::SeqCst);
     }
 
-    /// Waits until the sinks have taken the last report, or a time-out passes.
+    /// Waits until the sinks have accepted the last report, or a timeout expires.
     pub(crate) async fn finish<R: Runtime>(&self, runtime: &R) {
-        // Reports that a sink has refused get a last try, whether or not there is a new one.
+        // Reports that a sink refused get a last attempt, even without a new report.
         self.sinks().iter().for_each(|sink| sink.start_worker(&self.running, runtime));
         let now = runtime.now();
         let close_by = Instant::from_nanos(self.close_by.load(Ordering::SeqCst));
@@ -126,14 +126,14 @@ impl Exporter {
 }
 
 impl Sink {
-    /// Exports the queued reports in a task of its own: one sink does not wait for another.
+    /// Exports the queued reports in a separate task, so no sink waits for another.
     fn start_worker<R: Runtime>(&self, running: &Arc<Running>, runtime: &R) {
         if self.queue().reports.is_empty() {
             return;
         }
-        let (task, sink, its_runtime) = (Task::new(running), self.clone(), runtime.clone());
+        let (task, sink, runtime_in_task) = (Task::new(running), self.clone(), runtime.clone());
         runtime.spawn(async move {
-            sink.export_queued(&its_runtime).await;
+            sink.export_queued(&runtime_in_task).await;
             drop(task);
         });
     }
@@ -181,7 +181,7 @@ impl Queue {
         self.reports.push_back(report);
     }
 
-    /// Removes a report that was exported, unless it was dropped meanwhile.
+    /// Removes an exported report, unless it was dropped during the export.
     fn remove(&mut self, report: &Arc<MetricsReport>) {
         if self.reports.front().is_some_and(|first| Arc::ptr_eq(first, report)) {
             self.reports.pop_front();
@@ -189,18 +189,18 @@ impl Queue {
     }
 }
 
-/// The only task that exports to a sink. However it ends, another one can follow.
+/// The only task that exports to a sink. A drop, also by a panic, allows the next worker.
 struct Worker<'a>(&'a Sink);
 
 impl<'a> Worker<'a> {
-    /// Returns `None` if there is a worker already: it will find what was added to the queue.
+    /// Returns `None` if the sink has a worker already, which will export what was added to the queue.
     fn new(sink: &'a Sink) -> Option<Self> {
         let had_worker = std::mem::replace(&mut sink.queue().has_worker, true);
         (!had_worker).then_some(Self(sink))
     }
 
-    /// Returns the oldest report. If there is none, the worker resigns under the same lock, so that whoever adds a report
-    /// later starts another one.
+    /// Returns the oldest report. Without one, the worker resigns under the same lock, so the next report that is added
+    /// starts another worker.
     fn next(&self) -> Option<Arc<MetricsReport>> {
         let mut queue = self.0.queue();
         let report = queue.reports.front().cloned();

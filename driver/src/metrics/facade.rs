@@ -1,4 +1,4 @@
-//! The `metrics` facade, whose recorders go to Prometheus and elsewhere.
+//! The sink for the `metrics` facade, which has recorders for Prometheus and others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use super::{BoxFuture, MetricsSink, SinkError, stream_name};
 
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
-/// Gives metrics to the recorder of the `metrics` crate: `metrics-exporter-prometheus` for instance.
+/// Passes metrics to the recorder of the `metrics` crate, for example `metrics-exporter-prometheus`.
 ///
 /// ```no_run
 /// # fn example<R: kpl_driver::Runtime>(producer: kpl_driver::Producer<R>) {
@@ -21,14 +21,14 @@ const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, S
 /// # }
 /// ```
 ///
-/// The recorder is the one that is installed when a report is made; descriptions go out with the first report. What each
-/// metric is called, all of them with `kinesis_producer_` before:
+/// Each report goes to the recorder that is installed at that time; the first report also has the descriptions. The
+/// names follow the prefix `kinesis_producer_`:
 ///
 /// | metric of the KPL | name | type | labels |
 /// |---|---|---|---|
 /// | `UserRecordsReceived` (detailed) | `user_records_received_total` | counter | `stream` |
 /// | `UserRecordsPut` | `user_records_put_total` | counter | `stream`, `shard` |
-/// | `UserRecordsPut`, those that are 0 | `user_records_failed_total` | counter | `stream`, `shard` |
+/// | `UserRecordsPut`, those with value 0 | `user_records_failed_total` | counter | `stream`, `shard` |
 /// | `UserRecordsDataPut` (detailed) | `user_records_data_put_bytes_total` | counter | `stream`, `shard` |
 /// | `UserRecordExpired` | `user_records_expired_total` | counter | `stream`, `shard` |
 /// | `RetriesPerRecord` (detailed) | `user_records_retries_total` | counter | `stream`, `shard` |
@@ -37,19 +37,19 @@ const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, S
 /// | `UserRecordsPerKinesisRecord`, its sum (detailed) | `user_records_sent_total` | counter | `stream`, `shard` |
 /// | `UserRecordsPerKinesisRecord`, its count (detailed) | `kinesis_records_sent_total` | counter | `stream`, `shard` |
 /// | `KinesisRecordsPut` | `kinesis_records_put_total` | counter | `stream`, `shard` |
-/// | `KinesisRecordsPut`, those that are 0 | `kinesis_records_refused_total` | counter | `stream`, `shard` |
+/// | `KinesisRecordsPut`, those with value 0 | `kinesis_records_refused_total` | counter | `stream`, `shard` |
 /// | `KinesisRecordsDataPut` (detailed) | `kinesis_records_data_put_bytes_total` | counter | `stream`, `shard` |
-/// | `ErrorsByCode`, which add up to `AllErrors` | `errors_total` | counter | `stream`, `shard`, `error_code` |
+/// | `ErrorsByCode`, whose sum is `AllErrors` | `errors_total` | counter | `stream`, `shard`, `error_code` |
 /// | `RequestTime`, its count (detailed) | `requests_total` | counter | `stream` |
 /// | `RequestTime`, its sum (detailed) | `request_time_microseconds_total` | counter | `stream` |
 /// | `RequestTime`, its maximum in the last report (detailed) | `request_time_max_seconds` | gauge | `stream` |
-/// | `UserRecordsReceived` less those that ended (detailed) | `user_records_pending` | gauge | `stream` |
+/// | `UserRecordsReceived` minus resolved user records (detailed) | `user_records_pending` | gauge | `stream` |
 /// | latencies: put to acknowledgement | `put_to_ack_seconds` | histogram | `stream` |
 /// | latencies: buffering | `buffering_seconds` | histogram | `stream` |
 ///
-/// Times that are added up are in microseconds, since the facade's counters hold whole numbers.
-/// `KinesisRecordsPerPutRecordsRequest` is `kinesis_records_sent_total` by `requests_total`, and
-/// `UserRecordsPerPutRecordsRequest` is `user_records_sent_total` by `requests_total`. In Grafana:
+/// Sums of times are in microseconds, because the facade's counters are integers. `KinesisRecordsPerPutRecordsRequest`
+/// is `kinesis_records_sent_total` divided by `requests_total`, and `UserRecordsPerPutRecordsRequest` is
+/// `user_records_sent_total` divided by `requests_total`. Queries for Grafana:
 ///
 /// ```text
 /// sum by (stream) (rate(kinesis_producer_user_records_put_total[5m]))
@@ -57,15 +57,15 @@ const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, S
 /// histogram_quantile(0.99, sum by (le) (rate(kinesis_producer_put_to_ack_seconds_bucket[5m])))
 /// ```
 ///
-/// The last one wants buckets: without `PrometheusBuilder::set_buckets_for_metric`, the exporter makes quantiles, which
-/// cannot be added up over producers.
+/// The last query needs buckets: without `PrometheusBuilder::set_buckets_for_metric`, the exporter computes quantiles,
+/// which cannot be added over producers.
 ///
-/// Each observation counts once, at the finest granularity that the config has: Prometheus adds up over labels. What belongs
-/// to no shard, a request that failed as a whole for instance, has no label `shard`.
+/// Each observation counts once, at the finest granularity of the config, because Prometheus adds over labels.
+/// Observations without a shard, such as a failed request, have no label `shard`.
 ///
-/// The facade takes one observation of a histogram at a time: beyond 100,000 in a report they are thinned evenly, which
-/// keeps their shape, but not their count; see [`with_most_observations`](Self::with_most_observations). Counts are the
-/// counters' business.
+/// The facade accepts one observation of a histogram at a time. Above 100,000 per report, observations are sampled
+/// evenly: the shape of the histogram remains, its count does not; see
+/// [`with_most_observations`](Self::with_most_observations). Use the counters for counts.
 #[derive(Debug)]
 pub struct MetricsFacadeSink {
     counters: Vec<(&'static CounterSpec, KeyName)>,
@@ -78,47 +78,47 @@ pub struct MetricsFacadeSink {
 }
 
 impl MetricsFacadeSink {
-    /// With the recorder that is installed when a report is made.
+    /// Creates a sink that uses the recorder installed at the time of each report.
     pub fn new() -> Self {
-        let counter = |spec: &'static CounterSpec| (spec, full(spec.name, spec.suffix(), "_total"));
+        let counter = |spec: &'static CounterSpec| (spec, full_name(spec.name, spec.suffix(), "_total"));
         Self {
             counters: COUNTERS.iter().map(counter).collect(),
-            pending: full(counters::PENDING, "", ""),
-            request_time_max: full(counters::REQUEST_TIME_MAX, "_seconds", ""),
-            put_to_ack: full(counters::PUT_TO_ACK, "_seconds", ""),
-            buffering: full(counters::BUFFERING, "_seconds", ""),
+            pending: full_name(counters::PENDING, "", ""),
+            request_time_max: full_name(counters::REQUEST_TIME_MAX, "_seconds", ""),
+            put_to_ack: full_name(counters::PUT_TO_ACK, "_seconds", ""),
+            buffering: full_name(counters::BUFFERING, "_seconds", ""),
             most_observations: OBSERVATIONS_MAX,
             is_described: AtomicBool::new(false),
         }
     }
 
-    /// Gives each histogram at most so many observations for a report, 100,000 by default. Recorders may keep each of them
-    /// until they are asked: in Prometheus's, one takes 16 bytes.
+    /// Sets the maximum number of observations per histogram and report. The default is 100,000. A recorder may keep
+    /// each observation until it is scraped; Prometheus's takes 16 bytes for one.
     #[must_use]
-    pub fn with_most_observations(self, most: u64) -> Self {
-        Self { most_observations: most, ..self }
+    pub fn with_most_observations(self, most_observations: u64) -> Self {
+        Self { most_observations, ..self }
     }
 
     fn describe(&self, recorder: &dyn Recorder) {
         for (spec, name) in &self.counters {
             let unit = match spec.counts {
-                Counts::Things(_) => Unit::Count,
+                Counts::Items(_) => Unit::Count,
                 Counts::Bytes => Unit::Bytes,
                 Counts::Time => Unit::Microseconds,
             };
-            recorder.describe_counter(name.clone(), Some(unit), spec.about.into());
+            recorder.describe_counter(name.clone(), Some(unit), spec.description.into());
         }
-        recorder.describe_gauge(self.pending.clone(), Some(Unit::Count), counters::PENDING_ABOUT.into());
-        let (seconds, about) = (Some(Unit::Seconds), counters::REQUEST_TIME_MAX_ABOUT);
-        recorder.describe_gauge(self.request_time_max.clone(), seconds, about.into());
-        recorder.describe_histogram(self.put_to_ack.clone(), seconds, counters::PUT_TO_ACK_ABOUT.into());
-        recorder.describe_histogram(self.buffering.clone(), seconds, counters::BUFFERING_ABOUT.into());
+        recorder.describe_gauge(self.pending.clone(), Some(Unit::Count), counters::PENDING_DESCRIPTION.into());
+        let (seconds, description) = (Some(Unit::Seconds), counters::REQUEST_TIME_MAX_DESCRIPTION);
+        recorder.describe_gauge(self.request_time_max.clone(), seconds, description.into());
+        recorder.describe_histogram(self.put_to_ack.clone(), seconds, counters::PUT_TO_ACK_DESCRIPTION.into());
+        recorder.describe_histogram(self.buffering.clone(), seconds, counters::BUFFERING_DESCRIPTION.into());
     }
 
     fn count(&self, recorder: &dyn Recorder, finest: &FinestDatum<'_>) {
         for (spec, name) in self.counters.iter().filter(|(spec, _)| spec.metric == finest.metric) {
             let counter = recorder.register_counter(&key(name, labels(finest)), &METADATA);
-            counter.increment(spec.whole(&finest.statistics));
+            counter.increment(spec.integer(&finest.statistics));
         }
         if finest.metric == Metric::RequestTime {
             let gauge = recorder.register_gauge(&key(&self.request_time_max, labels(finest)), &METADATA);
@@ -126,7 +126,7 @@ impl MetricsFacadeSink {
         }
     }
 
-    fn tell(&self, recorder: &dyn Recorder, report: &MetricsReport) {
+    fn export_report(&self, recorder: &dyn Recorder, report: &MetricsReport) {
         if !self.is_described.swap(true, Ordering::Relaxed) {
             self.describe(recorder);
         }
@@ -150,9 +150,9 @@ impl MetricsFacadeSink {
     ) {
         let mut sampling = Sampling::new(self.most_observations, histograms.clone().map(|(_, histogram)| histogram));
         for (stream, histogram) in histograms {
-            let told = recorder.register_histogram(&key(name, stream_label(stream.as_ref())), &METADATA);
-            for (seconds, times) in sampling.buckets(histogram) {
-                told.record_many(seconds, usize::try_from(times).unwrap_or(usize::MAX));
+            let recorded = recorder.register_histogram(&key(name, stream_label(stream.as_ref())), &METADATA);
+            for (seconds, count) in sampling.buckets(histogram) {
+                recorded.record_many(seconds, usize::try_from(count).unwrap_or(usize::MAX));
             }
         }
     }
@@ -167,7 +167,7 @@ impl Default for MetricsFacadeSink {
 impl MetricsSink for MetricsFacadeSink {
     fn export<'a>(&'a self, report: &'a MetricsReport) -> BoxFuture<'a, Result<(), SinkError>> {
         Box::pin(async {
-            with_recorder(|recorder| self.tell(recorder, report));
+            with_recorder(|recorder| self.export_report(recorder, report));
             Ok(())
         })
     }
@@ -177,7 +177,7 @@ impl MetricsSink for MetricsFacadeSink {
     }
 }
 
-fn full(name: &str, unit: &str, kind: &str) -> KeyName {
+fn full_name(name: &str, unit: &str, kind: &str) -> KeyName {
     format!("kinesis_producer_{}{unit}{kind}", name.replace('.', "_")).into()
 }
 

@@ -1,45 +1,46 @@
-//! What of a report goes to backends that add up by themselves: each observation once. For sinks.
+//! The data of a report at the finest granularity, for backends that add over dimensions. Each observation is in
+//! exactly one datum.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kpl_core::metrics::{Datum, Latency, Metric, MetricsReport, StatisticSet};
 
-/// A metric at its finest: no other leaf has any of it.
+/// A metric at the finest granularity. Its observations are in no other such datum.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FinestDatum<'a> {
-    /// Which metric.
+    /// The metric.
     pub metric: Metric,
-    /// Of which error code, for [`Metric::ErrorsByCode`].
+    /// The error code, for [`Metric::ErrorsByCode`].
     pub error_code: Option<&'a Arc<str>>,
-    /// Of which stream (its name or ARN, as it was put); `None` is what belongs to none that is told apart.
+    /// The stream, by name or ARN as in the put; `None` if the observations have no stream in the report.
     pub stream: Option<&'a Arc<str>>,
-    /// `None` is what belongs to no shard, or to none that is told apart.
+    /// The shard; `None` if the observations have no shard in the report.
     pub shard: Option<&'a Arc<str>>,
-    /// What is left of a whole has the least and the largest of the whole: its own are not known.
+    /// The statistics. A remainder has the minimum and maximum of the whole, since its own are unknown.
     pub statistics: StatisticSet,
 }
 
-/// The leaves of a report. Their counts and sums add up to those of all streams.
+/// Returns the data of a report at the finest granularity. Their counts and sums add up to those of all streams.
 ///
-/// They are the shards' data, and of each stream what is in none of its shards: requests that failed as a whole, records
-/// that failed before their shard was known. Errors are told by code only, since each has one.
+/// These are the data of the shards, and for each stream the remainder that is in none of its shards: failed requests,
+/// and records that failed before their shard was known. Errors are included per code only, since each has a code.
 pub fn finest_data(report: &MetricsReport) -> Vec<FinestDatum<'_>> {
     let mut finest_data = Vec::with_capacity(report.data.len());
     for of_metric in report.data.chunk_by(|a, b| (a.metric, &a.error_code) == (b.metric, &b.error_code)) {
         if of_metric.iter().any(|datum| datum.metric == Metric::ErrorsByCode && datum.error_code.is_none()) {
             continue;
         }
-        let (whole, streams) = of_metric.split_at(of_metric.partition_point(|datum| datum.stream.is_none()));
+        let (global, streams) = of_metric.split_at(of_metric.partition_point(|datum| datum.stream.is_none()));
         let mut sums = Vec::new();
         for of_stream in streams.chunk_by(|a, b| a.stream == b.stream) {
             let (stream, shards) = of_stream.split_at(of_stream.partition_point(|datum| datum.shard.is_none()));
             finest_data.extend(shards.iter().map(finest));
-            finest_data.extend(stream.iter().filter_map(|stream| rest(stream, shards)));
+            finest_data.extend(stream.iter().filter_map(|stream| remainder(stream, shards)));
             sums.extend_from_slice(stream);
         }
-        finest_data.extend(whole.iter().filter_map(|whole| rest(whole, &sums)));
+        finest_data.extend(global.iter().filter_map(|global| remainder(global, &sums)));
     }
     finest_data
 }
@@ -50,28 +51,29 @@ fn finest(datum: &Datum) -> FinestDatum<'_> {
     FinestDatum { metric: *metric, error_code, stream, shard, statistics: *statistics }
 }
 
-/// What is in `whole` and in none of its parts, if there is something.
-fn rest<'a>(whole: &'a Datum, parts: &[Datum]) -> Option<FinestDatum<'a>> {
+/// Returns the observations of `whole` that are in none of its parts; `None` if there are none.
+fn remainder<'a>(whole: &'a Datum, parts: &[Datum]) -> Option<FinestDatum<'a>> {
     let mut finest = finest(whole);
     for part in parts {
         finest.statistics.count = finest.statistics.count.saturating_sub(part.statistics.count);
         finest.statistics.sum -= part.statistics.sum;
     }
-    // No metric is negative; rounding may be.
+    // No metric is negative, but a rounding error may be.
     finest.statistics.sum = finest.statistics.sum.max(0.0);
     (!finest.statistics.is_empty()).then_some(finest)
 }
 
-/// Latencies at their finest: by stream, if streams are told apart.
+/// Returns the latencies at the finest granularity: per stream, if the report has streams.
 pub fn finest_latencies(report: &MetricsReport) -> impl Iterator<Item = &Latency> + Clone {
-    let by_stream = report.latencies.iter().any(|latency| latency.stream.is_some());
-    report.latencies.iter().filter(move |latency| latency.stream.is_some() == by_stream)
+    let has_streams = report.latencies.iter().any(|latency| latency.stream.is_some());
+    report.latencies.iter().filter(move |latency| latency.stream.is_some() == has_streams)
 }
 
-/// By how many the records that are accepted and not resolved have become more, by stream. Only detailed metrics tell.
+/// Returns the change in the number of outstanding user records since the previous report, per stream. It needs
+/// detailed metrics.
 #[cfg_attr(
     not(any(feature = "dogstatsd", feature = "metrics-facade", feature = "opentelemetry")),
-    allow(dead_code, reason = "for sinks that have a gauge of it")
+    allow(dead_code, reason = "only sinks with a gauge of pending records use it")
 )]
 pub(super) fn pending_changes<'a>(finest_data: &[FinestDatum<'a>]) -> BTreeMap<Option<&'a Arc<str>>, i64> {
     let mut changes = BTreeMap::new();
@@ -79,7 +81,7 @@ pub(super) fn pending_changes<'a>(finest_data: &[FinestDatum<'a>]) -> BTreeMap<O
         let count = i64::try_from(finest.statistics.count).unwrap_or(i64::MAX);
         match finest.metric {
             Metric::UserRecordsReceived => *changes.entry(finest.stream).or_default() += count,
-            // Each record that ends is counted there once, however it ends.
+            // This metric has one observation for each resolved record, whatever its result.
             Metric::RetriesPerRecord => *changes.entry(finest.stream).or_default() -= count,
             _ => {}
         }
@@ -100,7 +102,8 @@ mod tests {
 
     use super::*;
 
-    /// What happens to a producer: puts, to one of three streams each, and what becomes of requests.
+    /// Runs a producer and returns its reports, the totals last. A step puts records into one of three streams, sets
+    /// the result of requests, and advances the time in milliseconds.
     fn reports(granularity: MetricsGranularity, steps: &[(u8, u8, u64)]) -> Vec<MetricsReport> {
         let config = Config::builder()
             .metrics_level(MetricsLevel::Detailed)
@@ -110,34 +113,39 @@ mod tests {
         let mut now = Instant::from_nanos(1_000_000_000_000);
         let mut producer = Producer::<()>::new(config.build().unwrap(), now);
         let (mut batches, mut reports) = (Vec::new(), Vec::new());
-        for (what, fate, pause) in steps {
-            for key in 0..what % 8 {
-                let record = UserRecord::new(format!("s{}", what % 3), format!("k{key}{what}"), "data");
+        for (puts, result, pause) in steps {
+            for key in 0..puts % 8 {
+                let record = UserRecord::new(format!("s{}", puts % 3), format!("k{key}{puts}"), "data");
                 let _ = producer.put(now, record.prepare().unwrap(), ());
             }
             now = now + Duration::from_millis(*pause);
-            act(&mut producer, now, &mut batches, &mut reports);
+            execute_actions(&mut producer, now, &mut batches, &mut reports);
             for batch in batches.drain(..) {
-                let reply = answer(&batch, *fate);
+                let reply = reply(&batch, *result);
                 producer.handle_reply(now, batch, reply);
             }
         }
         producer.close(now, now);
-        act(&mut producer, now, &mut batches, &mut reports);
+        execute_actions(&mut producer, now, &mut batches, &mut reports);
         while let Some(batch) = batches.pop() {
             producer.handle_reply(
                 now,
                 batch,
-                Reply::Failed(RequestError::new(Delivery::Unanswered, "Cancelled", "late")),
+                Reply::Failed(RequestError::new(Delivery::Unanswered, "Cancelled", "closed")),
             );
-            act(&mut producer, now, &mut batches, &mut reports);
+            execute_actions(&mut producer, now, &mut batches, &mut reports);
         }
         assert!(producer.is_drained());
         reports.push(producer.metrics(now, MetricsWindow::Total).roll_up());
         reports
     }
 
-    fn act(producer: &mut Producer<()>, now: Instant, batches: &mut Vec<Batch<()>>, reports: &mut Vec<MetricsReport>) {
+    fn execute_actions(
+        producer: &mut Producer<()>,
+        now: Instant,
+        batches: &mut Vec<Batch<()>>,
+        reports: &mut Vec<MetricsReport>,
+    ) {
         producer.tick(now);
         while let Some(action) = producer.poll_action() {
             match action {
@@ -155,35 +163,35 @@ mod tests {
                     producer.handle_shards(now, &request, Ok(ShardPage { shards, next_token: None }));
                 }
                 Action::ListShards(request) => {
-                    let denied = RequestError::new(Delivery::Refused, "AccessDeniedException", "no");
+                    let denied = RequestError::new(Delivery::Refused, "AccessDeniedException", "denied");
                     producer.handle_shards(now, &request, Err(denied));
                 }
                 Action::DescribeStream(request) => {
                     producer.handle_stream_summary(now, &request, Ok(StreamSummary::default()));
                 }
-                Action::ExportMetrics(observations) => reports.push(observations.roll_up()),
+                Action::ExportMetrics(snapshot) => reports.push(snapshot.roll_up()),
                 _ => {}
             }
         }
     }
 
-    fn answer(batch: &Batch<()>, fate: u8) -> Reply {
-        let each = batch.records().iter().enumerate().map(|(n, _)| match (fate as usize + n) % 4 {
+    fn reply(batch: &Batch<()>, result: u8) -> Reply {
+        let each = batch.records().iter().enumerate().map(|(n, _)| match (result as usize + n) % 4 {
             0 => RecordReply::failed("ProvisionedThroughputExceededException", "slow down"),
-            1 => RecordReply::failed("InternalFailure", "why"),
+            1 => RecordReply::failed("InternalFailure", "internal failure"),
             2 => RecordReply::stored("shard-0", "1"),
             _ => RecordReply::stored("shard-1", "1"),
         });
-        match fate % 5 {
-            0 => Reply::Failed(RequestError::new(Delivery::NotSent, "ConnectFailure", "no way")),
-            1 => Reply::Failed(RequestError::new(Delivery::Refused, "ResourceNotFoundException", "none")),
+        match result % 5 {
+            0 => Reply::Failed(RequestError::new(Delivery::NotSent, "ConnectFailure", "connection refused")),
+            1 => Reply::Failed(RequestError::new(Delivery::Refused, "ResourceNotFoundException", "not found")),
             _ => Reply::Records(each.collect()),
         }
     }
 
     proptest! {
         #[test]
-        fn leaves_add_up_to_the_whole(
+        fn finest_data_add_up_to_the_totals(
             granularity in 0..3_usize,
             steps in proptest::collection::vec((any::<u8>(), any::<u8>(), 0..1_500_u64), 1..40),
         ) {
@@ -191,7 +199,7 @@ mod tests {
             for report in reports([Global, Stream, Shard][granularity], &steps) {
                 let finest_data = finest_data(&report);
                 for whole in report.data.iter().filter(|datum| datum.shard.is_none()) {
-                    // All errors together are the sum of their codes.
+                    // All errors are the sum over the codes.
                     let all_codes = whole.metric == Metric::ErrorsByCode && whole.error_code.is_none();
                     let mut sum = StatisticSet::EMPTY;
                     let of_whole = finest_data.iter().filter(|finest| {
@@ -201,8 +209,8 @@ mod tests {
                     });
                     of_whole.for_each(|finest| sum.merge(&finest.statistics));
                     prop_assert_eq!(sum.count, whole.statistics.count, "{:?}", whole);
-                    let off = (sum.sum - whole.statistics.sum).abs();
-                    prop_assert!(off <= whole.statistics.sum * 1e-9, "{} of {:?}", sum.sum, whole);
+                    let error = (sum.sum - whole.statistics.sum).abs();
+                    prop_assert!(error <= whole.statistics.sum * 1e-9, "{} of {:?}", sum.sum, whole);
                     prop_assert_eq!((sum.min, sum.max), (whole.statistics.min, whole.statistics.max));
                 }
                 let latencies = finest_latencies(&report).map(|latency| latency.put_to_ack.count());
@@ -212,7 +220,7 @@ mod tests {
         }
 
         #[test]
-        fn pending_changes_add_up_to_none_when_all_have_ended(
+        fn pending_changes_add_up_to_zero_when_all_records_are_resolved(
             steps in proptest::collection::vec((any::<u8>(), any::<u8>(), 0..1_500_u64), 1..40),
         ) {
             let mut reports = reports(MetricsGranularity::Shard, &steps);
@@ -231,8 +239,8 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_no_shard_is_a_leaf_of_its_stream() {
-        // A request that fails as a whole, and then records that are stored on shards.
+    fn observations_without_a_shard_are_a_datum_of_their_stream() {
+        // A request fails; then records are stored on shards.
         let reports = reports(MetricsGranularity::Shard, &[(4, 0, 500), (4, 0, 500), (4, 4, 900), (0, 2, 900)]);
         let (total, mut kinds) = (reports.last().unwrap(), Vec::new());
         for finest in finest_data(total).iter().filter(|finest| finest.metric == Metric::ErrorsByCode) {

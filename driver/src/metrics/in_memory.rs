@@ -1,4 +1,4 @@
-//! Sinks that go nowhere: for tests, and for none.
+//! Sinks without a backend.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,20 +6,20 @@ use kpl_core::metrics::MetricsReport;
 
 use super::{BoxFuture, MetricsSink, SinkError};
 
-/// Keeps the last reports, for tests and for applications that show them themselves.
+/// Keeps the latest reports, for tests and for applications that display them.
 #[derive(Debug)]
 pub struct InMemorySink {
     reports: Mutex<Vec<MetricsReport>>,
-    most: usize,
+    reports_max: usize,
 }
 
 impl InMemorySink {
-    /// Keeps so many reports; then the oldest goes.
-    pub fn new(most: usize) -> Self {
-        Self { reports: Mutex::default(), most }
+    /// Creates a sink that keeps at most `reports_max` reports. Above it, the oldest is dropped.
+    pub fn new(reports_max: usize) -> Self {
+        Self { reports: Mutex::default(), reports_max }
     }
 
-    /// The reports, oldest first.
+    /// Returns the reports, oldest first.
     pub fn reports(&self) -> Vec<MetricsReport> {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -28,7 +28,7 @@ impl InMemorySink {
 impl MetricsSink for InMemorySink {
     fn export<'a>(&'a self, report: &'a MetricsReport) -> BoxFuture<'a, Result<(), SinkError>> {
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        if reports.len() >= self.most {
+        if reports.len() >= self.reports_max {
             reports.remove(0);
         }
         reports.push(report.clone());
@@ -36,7 +36,7 @@ impl MetricsSink for InMemorySink {
     }
 }
 
-/// Takes everything and does nothing with it.
+/// Accepts and discards all reports.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NullSink;
 

@@ -1,12 +1,13 @@
-//! Metrics: what the producer measures, and where it is sent.
+//! Metrics: what the producer measures, and the sinks that receive it.
 //!
-//! With [`metrics_level`](kpl_core::ConfigBuilder::metrics_level) summary or detailed the producer measures;
-//! [`Producer::metrics`](crate::Producer::metrics) shows it at any time, and every
-//! [`metrics_upload_interval`](kpl_core::ConfigBuilder::metrics_upload_interval) it is given to the sinks that
-//! [`Producer::export_metrics_to`](crate::Producer::export_metrics_to) has added.
+//! The producer keeps metrics if [`metrics_level`](kpl_core::ConfigBuilder::metrics_level) is summary or detailed.
+//! [`Producer::metrics`](crate::Producer::metrics) returns them at any time. Every
+//! [`metrics_upload_interval`](kpl_core::ConfigBuilder::metrics_upload_interval), a report goes to the sinks that were
+//! added with [`Producer::export_metrics_to`](crate::Producer::export_metrics_to).
 //!
-//! A sink that fails, hangs or panics holds up no record: it runs beside, gets [`EXPORT_TIMEOUT`], is logged at most once a
-//! minute, and what it did not take is offered again with the next report, up to [`REPORTS_KEPT`] of them.
+//! A sink that fails, hangs or panics delays no record: it runs in a separate task, an export may take at most
+//! [`EXPORT_TIMEOUT`], and failures are logged at most once per minute. Reports that a sink did not accept are offered
+//! again with the next report; up to [`REPORTS_KEPT`] are kept.
 
 #[cfg(feature = "cloudwatch")]
 mod cloudwatch;
@@ -52,19 +53,19 @@ pub use kpl_core::metrics::{
     Datum, Histogram, Latency, Metric, MetricsGranularity, MetricsLevel, MetricsReport, StatisticSet, Unit,
 };
 
-/// How long a sink may take for one report.
+/// The time limit of one export.
 pub const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many reports are kept for a sink that does not take them; then the oldest is dropped.
+/// The number of reports that are kept for a sink that does not accept them. Above it, the oldest is dropped.
 pub const REPORTS_KEPT: usize = 15;
 
-/// A future in a box, so that sinks can be kept side by side.
+/// A boxed future, which makes [`MetricsSink`] object-safe.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Why a sink did not take a report.
+/// The reason why a sink did not accept a report.
 pub type SinkError = Box<dyn Error + Send + Sync>;
 
-/// Takes metrics to where they are looked at.
+/// A destination of metrics.
 ///
 /// ```
 /// use kpl_driver::metrics::{BoxFuture, Metric, MetricsReport, MetricsSink, SinkError};
@@ -81,11 +82,11 @@ pub type SinkError = Box<dyn Error + Send + Sync>;
 /// }
 /// ```
 pub trait MetricsSink: Send + Sync + 'static {
-    /// Takes what was observed since the last report, rolled up; nothing in it is empty. After an error, or when it takes
-    /// too long, the same report comes again with the next one.
+    /// Exports a report: the observations since the last report, rolled up, without empty metrics. After an error, or
+    /// after [`EXPORT_TIMEOUT`], the same report is offered again with the next one.
     fn export<'a>(&'a self, report: &'a MetricsReport) -> BoxFuture<'a, Result<(), SinkError>>;
 
-    /// The sink's name, for the log.
+    /// Returns the sink's name, for the log.
     fn name(&self) -> &str {
         std::any::type_name::<Self>()
     }
@@ -101,7 +102,7 @@ impl<S: MetricsSink + ?Sized> MetricsSink for Arc<S> {
     }
 }
 
-/// The name of a stream that is given by name or ARN: of an ARN, what follows `stream/`.
+/// Returns the name of a stream that is given by name or ARN. Of an ARN, it is the part after `stream/`.
 ///
 /// ```
 /// use kpl_driver::metrics::stream_name;

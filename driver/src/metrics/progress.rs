@@ -1,4 +1,4 @@
-//! How much of a report a sink has sent, when it has not sent all of it.
+//! The progress of reports that were sent in part.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -7,17 +7,17 @@ use kpl_core::metrics::MetricsReport;
 
 use crate::sync::lock;
 
-/// The number of reports that are remembered. A producer has at most one that was sent in part and is tried again.
+/// The maximum number of entries. A producer has at most one report that was sent in part and is retried.
 const REPORTS_MAX: usize = 256;
 
-/// For a sink that sends a report in several calls: how much of which report was sent, so that only the rest is sent after
-/// an error.
+/// The progress of each report, for a sink that sends a report in several calls. After an error, the sink sends only
+/// the rest.
 ///
-/// What is counted is up to the sink, as long as it counts the same for the same report.
+/// The sink chooses the unit of progress. It must count in the same way each time it exports a report.
 #[derive(Debug, Default)]
 pub struct Progress(Mutex<Vec<(ReportId, usize)>>);
 
-/// Tells reports apart, also those of several producers that share a sink: start, end, and number of data.
+/// Identifies a report, also if several producers share a sink: start, end, and number of data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ReportId(Option<Instant>, Option<Instant>, usize);
 
@@ -28,20 +28,20 @@ impl From<&MetricsReport> for ReportId {
 }
 
 impl Progress {
-    /// Returns how much of the report was sent: 0 if nothing, or everything, was.
+    /// Returns the progress of a report; 0 if nothing was sent, or if the report is complete.
     pub fn of(&self, report: &MetricsReport) -> usize {
         let id = ReportId::from(report);
         self.reports().iter().find(|(known, _)| *known == id).map_or(0, |(_, sent)| *sent)
     }
 
-    /// Remembers how much of the report was sent.
+    /// Sets the progress of a report.
     pub fn set(&self, report: &MetricsReport, sent: usize) {
         let id = ReportId::from(report);
         let mut reports = self.reports();
         match reports.iter_mut().find(|(known, _)| *known == id) {
-            Some((_, known)) => *known = sent,
+            Some((_, progress)) => *progress = sent,
             None => {
-                // Reports that the exporter has dropped leave their entries behind.
+                // Entries of reports that the exporter dropped are never completed.
                 if reports.len() >= REPORTS_MAX {
                     reports.remove(0);
                 }
@@ -50,7 +50,7 @@ impl Progress {
         }
     }
 
-    /// Forgets the report: it was sent, and does not come again.
+    /// Removes the entry of a report that was sent completely.
     pub fn complete(&self, report: &MetricsReport) {
         let id = ReportId::from(report);
         self.reports().retain(|(known, _)| *known != id);

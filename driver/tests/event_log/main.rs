@@ -1,4 +1,5 @@
-//! What reaches the log. Every test of this program has a subscriber: one without would switch events off for others.
+//! Log events. Every test of this program needs a subscriber, because a test without one would disable events for the
+//! others.
 
 #[path = "../producer/rig.rs"]
 mod rig;
@@ -15,7 +16,7 @@ use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-use rig::{Fate, Question, Service, ms};
+use rig::{Behavior, MetadataRequest, Service, ms};
 
 /// Counts events by level and message.
 #[derive(Clone, Default)]
@@ -60,11 +61,11 @@ impl Visit for Message {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_throttled_replies_in_a_second_are_one_warning() {
+async fn a_thousand_throttled_replies_in_a_second_cause_one_warning() {
     let (counts, _guard) = Counts::start();
-    // Each of the first thousand requests has one record, for a shard of its own.
-    let service =
-        Service::new(|request| if request < 1_000 { Fate::Throttle } else { Fate::Store(ms(5)) }).of_shards(1_000);
+    // Each of the first 1,000 requests has one record, each for a different shard.
+    let service = Service::new(|request| if request < 1_000 { Behavior::Throttle } else { Behavior::Store(ms(5)) })
+        .with_shards(1_000);
     let config = Config::builder().collection_max_count(1).aggregation_enabled(false);
     let producer = service.producer(config);
     let start = Instant::now();
@@ -88,15 +89,15 @@ async fn a_thousand_throttled_replies_in_a_second_are_one_warning() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refreshed_shard_map_is_one_line_and_records_are_none() {
+async fn a_refreshed_shard_map_is_one_event_and_records_are_none() {
     let (counts, _guard) = Counts::start();
-    let service = Service::answering_after(ms(5));
+    let service = Service::replying_after(ms(5));
     let producer = service.producer(Config::builder());
     for n in 0..1_000 {
         drop(producer.put("events", format!("{n}"), "x").await.unwrap());
     }
     producer.close().await;
-    assert_eq!((service.asked(Question::Shards), service.user_records()), (1, 1_000));
+    assert_eq!((service.metadata_requests(MetadataRequest::ListShards), service.user_records()), (1, 1_000));
     assert_eq!(counts.of(Level::INFO, "shard map refreshed"), 1);
-    assert_eq!(counts.total(), 2, "and that the stream was described: {:?}", counts.0);
+    assert_eq!(counts.total(), 2, "the second event is the described stream: {:?}", counts.0);
 }

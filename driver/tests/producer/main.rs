@@ -1,4 +1,4 @@
-//! The producer's promises, on tokio with paused time, against a service that does as it is told.
+//! The producer's promises, on Tokio with paused time, against a scripted service.
 
 mod backlog;
 mod ends;

@@ -1,4 +1,4 @@
-//! What is measured, and sinks that do well and badly.
+//! Metrics, and sinks with and without faults.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,9 +11,9 @@ use kpl_driver::metrics::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::rig::{Fate, Producer, Service, ms};
+use crate::rig::{Behavior, Producer, Service, ms};
 
-const PATIENCE: Duration = Duration::from_secs(600);
+const TIME_LIMIT: Duration = Duration::from_secs(600);
 const INTERVAL: Duration = Duration::from_secs(10);
 
 fn config() -> ConfigBuilder {
@@ -28,61 +28,61 @@ async fn put(producer: &Producer, times: usize) {
 
 /// What a sink does with a report.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Manner {
-    Takes,
-    Fails,
-    Hangs,
-    Panics,
+enum SinkBehavior {
+    Accept,
+    Fail,
+    Hang,
+    Panic,
 }
 
 #[derive(Default)]
 struct Sink {
-    manner: Mutex<Option<Manner>>,
+    behavior: Mutex<Option<SinkBehavior>>,
     offered: AtomicUsize,
-    taken: Mutex<Vec<MetricsReport>>,
+    accepted: Mutex<Vec<MetricsReport>>,
 }
 
 impl Sink {
-    fn new(manner: Manner) -> Arc<Self> {
-        Arc::new(Self { manner: Mutex::new(Some(manner)), ..Self::default() })
+    fn new(behavior: SinkBehavior) -> Arc<Self> {
+        Arc::new(Self { behavior: Mutex::new(Some(behavior)), ..Self::default() })
     }
 
-    fn turn(&self, manner: Manner) {
-        *self.manner.lock().unwrap() = Some(manner);
+    fn set_behavior(&self, behavior: SinkBehavior) {
+        *self.behavior.lock().unwrap() = Some(behavior);
     }
 
     fn offered(&self) -> usize {
         self.offered.load(Ordering::Relaxed)
     }
 
-    /// User records in each report that was taken.
-    fn taken(&self) -> Vec<f64> {
-        self.taken.lock().unwrap().iter().map(|report| report.global(Metric::UserRecordsPut).sum).collect()
+    /// The number of user records in each report that was accepted.
+    fn accepted(&self) -> Vec<f64> {
+        self.accepted.lock().unwrap().iter().map(|report| report.global(Metric::UserRecordsPut).sum).collect()
     }
 }
 
 impl MetricsSink for Sink {
     fn export<'a>(&'a self, report: &'a MetricsReport) -> BoxFuture<'a, Result<(), SinkError>> {
         self.offered.fetch_add(1, Ordering::Relaxed);
-        let manner = self.manner.lock().unwrap().unwrap_or(Manner::Takes);
+        let behavior = self.behavior.lock().unwrap().unwrap_or(SinkBehavior::Accept);
         Box::pin(async move {
-            match manner {
-                Manner::Takes => {
+            match behavior {
+                SinkBehavior::Accept => {
                     sleep(ms(50)).await;
-                    self.taken.lock().unwrap().push(report.clone());
+                    self.accepted.lock().unwrap().push(report.clone());
                     Ok(())
                 }
-                Manner::Fails => Err("no".into()),
-                Manner::Hangs => std::future::pending().await,
-                Manner::Panics => panic!("told to panic"),
+                SinkBehavior::Fail => Err("refused".into()),
+                SinkBehavior::Hang => std::future::pending().await,
+                SinkBehavior::Panic => panic!("this panic is part of the test"),
             }
         })
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn metrics_can_be_looked_at_at_any_time() {
-    let service = Service::answering_after(ms(5));
+async fn metrics_can_be_read_at_any_time() {
+    let service = Service::replying_after(ms(5));
     let producer = service.producer(config());
     assert!(producer.metrics().is_empty());
     put(&producer, 3).await;
@@ -96,16 +96,16 @@ async fn metrics_can_be_looked_at_at_any_time() {
     put(&producer, 1).await;
     assert_eq!(producer.metrics_of_last(2).global(Metric::UserRecordsPut).count, 1);
     assert_eq!(producer.metrics_of_last(60).global(Metric::UserRecordsPut).count, 4);
-    // Nobody has switched it on.
+    // With the default level, there are no metrics.
     let producer = service.producer(Config::builder());
     put(&producer, 1).await;
     assert!(producer.metrics().is_empty() && producer.metrics_of_last(60).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn sinks_get_a_report_each_interval_and_a_last_one() {
-    let producer = Service::answering_after(ms(5)).producer(config());
-    let (sink, kept) = (Sink::new(Manner::Takes), Arc::new(InMemorySink::new(2)));
+async fn sinks_receive_a_report_per_interval_and_a_last_one() {
+    let producer = Service::replying_after(ms(5)).producer(config());
+    let (sink, kept) = (Sink::new(SinkBehavior::Accept), Arc::new(InMemorySink::new(2)));
     producer.export_metrics_to(sink.clone());
     producer.export_metrics_to(kept.clone());
     producer.export_metrics_to(NullSink);
@@ -113,71 +113,71 @@ async fn sinks_get_a_report_each_interval_and_a_last_one() {
     sleep(INTERVAL).await;
     put(&producer, 3).await;
     sleep(5 * INTERVAL).await;
-    assert_eq!(sink.taken(), [2.0, 3.0], "an interval without anything has no report");
+    assert_eq!(sink.accepted(), [2.0, 3.0], "an interval without activity has no report");
     put(&producer, 4).await;
     producer.close().await;
-    assert_eq!(sink.taken(), [2.0, 3.0, 4.0], "the last one before the close ends");
+    assert_eq!(sink.accepted(), [2.0, 3.0, 4.0], "the last report arrives before the close ends");
     let kept: Vec<f64> = kept.reports().iter().map(|report| report.global(Metric::UserRecordsPut).sum).collect();
-    assert_eq!(kept, [3.0, 4.0], "two are kept");
+    assert_eq!(kept, [3.0, 4.0], "two reports are kept");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sink_that_does_badly_harms_nobody_and_gets_its_reports_later() {
-    for manner in [Manner::Fails, Manner::Hangs, Manner::Panics] {
-        let producer = Service::answering_after(ms(5)).producer(config());
-        let (bad, good) = (Sink::new(manner), Sink::new(Manner::Takes));
-        producer.export_metrics_to(bad.clone());
+async fn a_faulty_sink_delays_no_record_or_sink_and_receives_its_reports_later() {
+    for behavior in [SinkBehavior::Fail, SinkBehavior::Hang, SinkBehavior::Panic] {
+        let producer = Service::replying_after(ms(5)).producer(config());
+        let (faulty, good) = (Sink::new(behavior), Sink::new(SinkBehavior::Accept));
+        producer.export_metrics_to(faulty.clone());
         producer.export_metrics_to(good.clone());
         for round in 1..=3 {
             let start = Instant::now();
             put(&producer, 1).await;
-            assert_eq!(start.elapsed(), ms(105), "records do not wait for it");
+            assert_eq!(start.elapsed(), ms(105), "a record waits for the sink");
             sleep(2 * INTERVAL).await;
-            assert_eq!((bad.offered(), good.taken().len()), (round, round), "one try with each report");
+            assert_eq!((faulty.offered(), good.accepted().len()), (round, round), "one attempt per report");
         }
-        bad.turn(Manner::Takes);
+        faulty.set_behavior(SinkBehavior::Accept);
         put(&producer, 5).await;
         producer.close().await;
-        assert_eq!(bad.taken(), [1.0, 1.0, 1.0, 5.0], "all of it, in order");
+        assert_eq!(faulty.accepted(), [1.0, 1.0, 1.0, 5.0], "all reports, in order");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_so_many_reports_are_kept() {
-    let producer = Service::answering_after(ms(5)).producer(config());
-    let sink = Sink::new(Manner::Fails);
+async fn the_oldest_reports_above_the_maximum_are_dropped() {
+    let producer = Service::replying_after(ms(5)).producer(config());
+    let sink = Sink::new(SinkBehavior::Fail);
     producer.export_metrics_to(sink.clone());
     for _ in 0..REPORTS_KEPT + 3 {
         put(&producer, 1).await;
         sleep(INTERVAL).await;
     }
     assert_eq!(sink.offered(), REPORTS_KEPT + 3);
-    sink.turn(Manner::Takes);
+    sink.set_behavior(SinkBehavior::Accept);
     producer.close().await;
-    assert_eq!(sink.taken(), [1.0; REPORTS_KEPT]);
-    let oldest = sink.taken.lock().unwrap()[0].start.unwrap();
-    assert_eq!(oldest.as_nanos() / INTERVAL.as_nanos() as u64, 3, "three went");
+    assert_eq!(sink.accepted(), [1.0; REPORTS_KEPT]);
+    let oldest = sink.accepted.lock().unwrap()[0].start.unwrap();
+    assert_eq!(oldest.as_nanos() / INTERVAL.as_nanos() as u64, 3, "three reports are dropped");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sink_that_hangs_holds_up_a_close_for_its_timeout_at_most() {
-    for (close_timeout, most) in [(None, EXPORT_TIMEOUT), (Some(ms(100)), Duration::from_secs(1))] {
-        let producer = Service::answering_after(ms(5)).producer(config());
-        producer.export_metrics_to(Sink::new(Manner::Hangs));
+async fn a_sink_that_hangs_delays_a_close_by_its_timeout_at_most() {
+    for (close_timeout, limit) in [(None, EXPORT_TIMEOUT), (Some(ms(100)), Duration::from_secs(1))] {
+        let producer = Service::replying_after(ms(5)).producer(config());
+        producer.export_metrics_to(Sink::new(SinkBehavior::Hang));
         put(&producer, 1).await;
         let start = Instant::now();
         match close_timeout {
-            None => timeout(PATIENCE, producer.close()).await.unwrap(),
-            Some(close_timeout) => timeout(PATIENCE, producer.close_or_fail(close_timeout)).await.unwrap(),
+            None => timeout(TIME_LIMIT, producer.close()).await.unwrap(),
+            Some(close_timeout) => timeout(TIME_LIMIT, producer.close_or_fail(close_timeout)).await.unwrap(),
         }
-        assert!(start.elapsed() <= most + ms(10), "{:?}", start.elapsed());
+        assert!(start.elapsed() <= limit + ms(10), "{:?}", start.elapsed());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_throttled_is_an_error_with_its_code() {
+async fn throttled_records_count_as_errors_with_their_code() {
     let throttled = "ProvisionedThroughputExceededException";
-    let service = Service::new(|request| if request == 0 { Fate::Throttle } else { Fate::Store(ms(5)) });
+    let service = Service::new(|request| if request == 0 { Behavior::Throttle } else { Behavior::Store(ms(5)) });
     let producer = service.producer(config());
     put(&producer, 1).await;
     let metrics = producer.metrics();

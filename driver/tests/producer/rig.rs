@@ -1,6 +1,6 @@
-//! A runtime on tokio's clock, which tests pause, and a service that does as it is told.
+//! A runtime on Tokio's clock, which tests pause, and a scripted service.
 
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(dead_code, reason = "each test program uses a part of this module")]
 
 use std::future::{pending, poll_fn};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,28 +16,28 @@ use tokio::task::AbortHandle;
 
 pub(crate) type Producer = kpl_driver::Producer<Rig>;
 
-/// What the runtime makes of a future that it is to run.
+/// What the runtime does with a future.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Spawn {
     Run,
     Panic,
-    /// It is dropped at once.
+    /// It drops the future at once.
     Drop,
-    /// It is never polled, until [`Rig::drop_kept`].
+    /// It keeps the future without polling it, until [`Rig::drop_kept`].
     Keep,
 }
 
-/// A runtime that counts what is asked of it.
+/// A runtime that counts its calls.
 #[derive(Clone)]
 pub(crate) struct Rig {
     started: tokio::time::Instant,
     handle: tokio::runtime::Handle,
     spawn: Arc<dyn Fn(usize) -> Spawn + Send + Sync>,
-    seen: Arc<Seen>,
+    counters: Arc<Counters>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct Counters {
     sleeps: AtomicUsize,
     polls: AtomicUsize,
     spawns: AtomicUsize,
@@ -47,36 +47,36 @@ struct Seen {
 
 impl Rig {
     pub(crate) fn new() -> Self {
-        Self::spawning(|_| Spawn::Run)
+        Self::with_spawn(|_| Spawn::Run)
     }
 
-    /// Decides by the number of the spawn: 0 is the drive loop; then come, with the first record of a stream, the two
-    /// questions about it, and then the requests.
-    pub(crate) fn spawning(spawn: impl Fn(usize) -> Spawn + Send + Sync + 'static) -> Self {
+    /// Creates a runtime whose `spawn` function decides by the number of the future: 0 is the drive loop, 1 and 2 are
+    /// the two metadata requests of the first stream, and requests follow.
+    pub(crate) fn with_spawn(spawn: impl Fn(usize) -> Spawn + Send + Sync + 'static) -> Self {
         Self {
             started: tokio::time::Instant::now(),
             handle: tokio::runtime::Handle::current(),
             spawn: Arc::new(spawn),
-            seen: Arc::default(),
+            counters: Arc::default(),
         }
     }
 
-    /// How often the drive loop went to sleep.
+    /// The number of sleeps of the drive loop.
     pub(crate) fn sleeps(&self) -> usize {
-        self.seen.sleeps.load(Ordering::Relaxed)
+        self.counters.sleeps.load(Ordering::Relaxed)
     }
 
-    /// How often the drive loop was polled.
+    /// The number of polls of the drive loop.
     pub(crate) fn polls(&self) -> usize {
-        self.seen.polls.load(Ordering::Relaxed)
+        self.counters.polls.load(Ordering::Relaxed)
     }
 
     pub(crate) fn drop_drive_loop(&self) {
-        self.seen.drive_loop.lock().unwrap().take().expect("it runs").abort();
+        self.counters.drive_loop.lock().unwrap().take().expect("the drive loop was spawned").abort();
     }
 
     pub(crate) fn drop_kept(&self) {
-        let kept = std::mem::take(&mut *self.seen.kept.lock().unwrap());
+        let kept = std::mem::take(&mut *self.counters.kept.lock().unwrap());
         assert!(!kept.is_empty());
         drop(kept);
     }
@@ -88,103 +88,106 @@ impl Runtime for Rig {
     }
 
     async fn sleep_until(&self, deadline: Instant) {
-        self.seen.sleeps.fetch_add(1, Ordering::Relaxed);
+        self.counters.sleeps.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(deadline.saturating_since(self.now())).await;
     }
 
     fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        let number = self.seen.spawns.fetch_add(1, Ordering::Relaxed);
+        let number = self.counters.spawns.fetch_add(1, Ordering::Relaxed);
         match (self.spawn)(number) {
             Spawn::Run if number == 0 => {
-                let (mut future, seen) = (Box::pin(future), self.seen.clone());
+                let (mut future, counters) = (Box::pin(future), self.counters.clone());
                 let counted = poll_fn(move |cx| {
-                    seen.polls.fetch_add(1, Ordering::Relaxed);
+                    counters.polls.fetch_add(1, Ordering::Relaxed);
                     future.as_mut().poll(cx)
                 });
-                *self.seen.drive_loop.lock().unwrap() = Some(self.handle.spawn(counted).abort_handle());
+                *self.counters.drive_loop.lock().unwrap() = Some(self.handle.spawn(counted).abort_handle());
             }
             Spawn::Run => drop(self.handle.spawn(future)),
-            Spawn::Panic => panic!("told to panic"),
+            Spawn::Panic => panic!("this panic is part of the test"),
             Spawn::Drop => {}
-            Spawn::Keep => self.seen.kept.lock().unwrap().push(Box::new(future)),
+            Spawn::Keep => self.counters.kept.lock().unwrap().push(Box::new(future)),
         }
     }
 }
 
-/// What becomes of a PutRecords request.
+/// What the service does with a PutRecords request.
 #[derive(Clone)]
-pub(crate) enum Fate {
-    /// It is stored, and answered after this time.
+pub(crate) enum Behavior {
+    /// It stores the records, and replies after this delay.
     Store(Duration),
-    /// It is never answered.
+    /// It never replies.
     Hang,
     Panic,
     Fail(RequestError),
-    /// Each record is throttled.
+    /// It throttles each record.
     Throttle,
 }
 
-/// What becomes of a question about the stream.
+/// What the service does with a metadata request.
 #[derive(Clone, Copy)]
-pub(crate) enum Answer {
-    Give,
+pub(crate) enum MetadataBehavior {
+    Reply,
     Hang,
     Panic,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Question {
-    Shards,
-    Summary,
+pub(crate) enum MetadataRequest {
+    ListShards,
+    DescribeStream,
 }
 
-/// A stream of one shard, unless told otherwise.
+/// A service whose streams have one shard by default.
 #[derive(Clone)]
 pub(crate) struct Service {
-    fate: Arc<dyn Fn(usize) -> Fate + Send + Sync>,
-    answer: Arc<dyn Fn(Question, usize) -> Answer + Send + Sync>,
+    behavior: Arc<dyn Fn(usize) -> Behavior + Send + Sync>,
+    metadata_behavior: Arc<dyn Fn(MetadataRequest, usize) -> MetadataBehavior + Send + Sync>,
     shards: u128,
     state: Arc<Mutex<State>>,
-    under_way: Arc<()>,
+    in_flight: Arc<()>,
 }
 
 #[derive(Default)]
 struct State {
     requests: usize,
-    /// The data of records that came alone, in the order in which they were stored.
+    /// The data of records that were not aggregated, in the order in which they were stored.
     stored: Vec<String>,
     user_records: usize,
-    questions: Vec<Question>,
+    metadata_requests: Vec<MetadataRequest>,
 }
 
 impl Service {
-    /// Decides by the request's number, from 0.
-    pub(crate) fn new(fate: impl Fn(usize) -> Fate + Send + Sync + 'static) -> Self {
+    /// Creates a service whose behavior depends on the number of the request, from 0.
+    pub(crate) fn new(behavior: impl Fn(usize) -> Behavior + Send + Sync + 'static) -> Self {
         Self {
-            fate: Arc::new(fate),
-            answer: Arc::new(|_, _| Answer::Give),
+            behavior: Arc::new(behavior),
+            metadata_behavior: Arc::new(|_, _| MetadataBehavior::Reply),
             shards: 1,
             state: Arc::default(),
-            under_way: Arc::default(),
+            in_flight: Arc::default(),
         }
     }
 
-    /// Decides by what is asked, and how often it was asked before.
-    pub(crate) fn answering(self, answer: impl Fn(Question, usize) -> Answer + Send + Sync + 'static) -> Self {
-        Self { answer: Arc::new(answer), ..self }
+    /// Sets the behavior for a metadata request. It depends on the number of such requests before, too.
+    pub(crate) fn with_metadata(
+        self,
+        behavior: impl Fn(MetadataRequest, usize) -> MetadataBehavior + Send + Sync + 'static,
+    ) -> Self {
+        Self { metadata_behavior: Arc::new(behavior), ..self }
     }
 
-    pub(crate) fn of_shards(self, shards: u128) -> Self {
+    pub(crate) fn with_shards(self, shards: u128) -> Self {
         Self { shards, ..self }
     }
 
-    /// The first hash key of a shard.
+    /// Returns the first hash key of a shard.
     pub(crate) fn start_of(&self, shard: u128) -> u128 {
         u128::MAX / self.shards * shard
     }
 
-    pub(crate) fn answering_after(time: Duration) -> Self {
-        Self::new(move |_| Fate::Store(time))
+    pub(crate) fn replying_after(delay: Duration) -> Self {
+        Self::new(move |_| Behavior::Store(delay))
     }
 
     pub(crate) fn requests(&self) -> usize {
@@ -199,24 +202,24 @@ impl Service {
         self.state.lock().unwrap().user_records
     }
 
-    /// How often a question was asked.
-    pub(crate) fn asked(&self, question: Question) -> usize {
-        self.state.lock().unwrap().questions.iter().filter(|asked| **asked == question).count()
+    /// The number of metadata requests of one kind.
+    pub(crate) fn metadata_requests(&self, request: MetadataRequest) -> usize {
+        self.state.lock().unwrap().metadata_requests.iter().filter(|received| **received == request).count()
     }
 
-    /// Requests and questions whose futures are neither finished nor dropped.
-    pub(crate) fn under_way(&self) -> usize {
-        Arc::weak_count(&self.under_way)
+    /// The number of requests, including metadata requests, whose futures are neither finished nor dropped.
+    pub(crate) fn in_flight(&self) -> usize {
+        Arc::weak_count(&self.in_flight)
     }
 
-    async fn ask(&self, question: Question) {
-        let _under_way = Arc::downgrade(&self.under_way);
-        let before = self.asked(question);
-        self.state.lock().unwrap().questions.push(question);
-        match (self.answer)(question, before) {
-            Answer::Give => {}
-            Answer::Hang => pending().await,
-            Answer::Panic => panic!("told to panic"),
+    async fn receive_metadata_request(&self, request: MetadataRequest) {
+        let _in_flight = Arc::downgrade(&self.in_flight);
+        let before = self.metadata_requests(request);
+        self.state.lock().unwrap().metadata_requests.push(request);
+        match (self.metadata_behavior)(request, before) {
+            MetadataBehavior::Reply => {}
+            MetadataBehavior::Hang => pending().await,
+            MetadataBehavior::Panic => panic!("this panic is part of the test"),
         }
     }
 
@@ -236,18 +239,18 @@ impl Service {
 
 impl Transport for Service {
     async fn put_records<T: Send + Sync>(&self, batch: &Batch<T>) -> Reply {
-        let _under_way = Arc::downgrade(&self.under_way);
-        let fate = {
+        let _in_flight = Arc::downgrade(&self.in_flight);
+        let behavior = {
             let mut state = self.state.lock().unwrap();
             state.requests += 1;
-            (self.fate)(state.requests - 1)
+            (self.behavior)(state.requests - 1)
         };
-        let delay = match fate {
-            Fate::Store(delay) => delay,
-            Fate::Hang => pending().await,
-            Fate::Panic => panic!("told to panic"),
-            Fate::Fail(error) => return Reply::Failed(error),
-            Fate::Throttle => {
+        let delay = match behavior {
+            Behavior::Store(delay) => delay,
+            Behavior::Hang => pending().await,
+            Behavior::Panic => panic!("this panic is part of the test"),
+            Behavior::Fail(error) => return Reply::Failed(error),
+            Behavior::Throttle => {
                 let throttled = |_| RecordReply::failed("ProvisionedThroughputExceededException", "slow down");
                 return Reply::Records(batch.records().iter().map(throttled).collect());
             }
@@ -270,7 +273,7 @@ impl Transport for Service {
     }
 
     async fn list_shards(&self, _: &ListShardsRequest) -> Result<ShardPage, RequestError> {
-        self.ask(Question::Shards).await;
+        self.receive_metadata_request(MetadataRequest::ListShards).await;
         let shards = (0..self.shards).map(|shard| ListedShard {
             id: format!("shardId-{shard:012}").into(),
             start: self.start_of(shard),
@@ -282,7 +285,7 @@ impl Transport for Service {
     }
 
     async fn describe_stream(&self, _: &DescribeStreamRequest) -> Result<StreamSummary, RequestError> {
-        self.ask(Question::Summary).await;
+        self.receive_metadata_request(MetadataRequest::DescribeStream).await;
         Ok(StreamSummary::default())
     }
 }

@@ -1,4 +1,4 @@
-//! The drive loop sleeps unless there is something to do.
+//! The drive loop sleeps while it has nothing to do.
 
 use std::time::Duration;
 
@@ -8,29 +8,29 @@ use tokio::time::sleep;
 use crate::rig::{Rig, Service, ms};
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_producer_wakes_never() {
-    let (rig, service) = (Rig::new(), Service::answering_after(ms(5)));
+async fn an_idle_producer_never_wakes() {
+    let (rig, service) = (Rig::new(), Service::replying_after(ms(5)));
     let producer = service.producer_on(rig.clone(), Config::default());
     sleep(Duration::from_secs(3_600)).await;
-    assert_eq!((rig.sleeps(), rig.polls()), (0, 1), "it was polled when it was spawned");
+    assert_eq!((rig.sleeps(), rig.polls()), (0, 1), "the only poll is the first");
 
     producer.put("events", "k", "x").await.unwrap().await.unwrap();
     sleep(Duration::from_secs(3_600)).await;
-    let settled = (rig.sleeps(), rig.polls());
+    let before = (rig.sleeps(), rig.polls());
     sleep(Duration::from_secs(24 * 3_600)).await;
-    assert_eq!((rig.sleeps(), rig.polls()), settled);
+    assert_eq!((rig.sleeps(), rig.polls()), before);
 }
 
 #[tokio::test(start_paused = true)]
-async fn most_puts_wake_nobody() {
-    let (rig, service) = (Rig::new(), Service::answering_after(ms(5)));
+async fn most_puts_do_not_wake_the_drive_loop() {
+    let (rig, service) = (Rig::new(), Service::replying_after(ms(5)));
     let producer = service.producer_on(rig.clone(), Config::default());
-    producer.put("events", "k", "x").await.unwrap().await.unwrap(); // now the shards are known
+    producer.put("events", "k", "x").await.unwrap().await.unwrap(); // the shards are known after this
     sleep(Duration::from_secs(60)).await;
     let before = rig.sleeps();
     for n in 0..400 {
         drop(producer.put("events", format!("{n}"), "x").await.unwrap());
-        tokio::task::yield_now().await; // whoever was woken runs
+        tokio::task::yield_now().await; // let woken tasks run
     }
     assert!(rig.sleeps() - before <= 2, "{} sleeps for 400 puts in one buffer time", rig.sleeps() - before);
     producer.flush().await;
@@ -38,7 +38,7 @@ async fn most_puts_wake_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn puts_into_an_open_aggregate_do_not_poll_the_drive_loop() {
-    let (rig, service) = (Rig::new(), Service::answering_after(ms(5)));
+    let (rig, service) = (Rig::new(), Service::replying_after(ms(5)));
     let config = Config::builder().record_max_buffered_time(Duration::from_secs(20));
     let producer = service.producer_on(rig.clone(), config.build().unwrap());
     drop(producer.put("events", "k", "x").await.unwrap());
@@ -46,7 +46,7 @@ async fn puts_into_an_open_aggregate_do_not_poll_the_drive_loop() {
     let before = (rig.sleeps(), rig.polls());
     for n in 0..1_000 {
         drop(producer.put("events", format!("{}", n % 10), "x").await.unwrap());
-        tokio::task::yield_now().await; // whoever was woken runs
+        tokio::task::yield_now().await; // let woken tasks run
     }
     sleep(ms(500)).await;
     assert_eq!((rig.sleeps(), rig.polls()), before);

@@ -1,4 +1,4 @@
-//! A UDP socket in the agent's place.
+//! The DogStatsD sink, with a UDP socket in place of the agent.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use kpl_driver::metrics::{DogStatsdSink, Metric};
 
-use crate::drive;
 use crate::instruments::{Naming, Point, Unit, check};
+use crate::run_producer;
 
 const NAMING: Naming = Naming {
     counter: |name, unit| {
         let unit = match unit {
-            Unit::Things => "",
+            Unit::Items => "",
             Unit::Bytes => "_bytes",
             Unit::Millis => "_microseconds",
         };
@@ -27,12 +27,12 @@ const NAMING: Naming = Naming {
     error_code: "error_code",
 };
 
-/// Reads, line by line, until it is told that there will be no more datagrams.
+/// Reads lines until `is_over` is set and no datagram is left.
 fn read(agent: UdpSocket, is_over: &AtomicBool) -> Vec<String> {
     let (mut lines, mut buffer) = (vec![], [0; 65_536]);
     agent.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     loop {
-        let last_look = is_over.load(Ordering::Acquire);
+        let is_last = is_over.load(Ordering::Acquire);
         match agent.recv(&mut buffer) {
             Ok(size) => {
                 assert!(size <= 1_432, "{size} bytes");
@@ -40,7 +40,7 @@ fn read(agent: UdpSocket, is_over: &AtomicBool) -> Vec<String> {
             }
             Err(error) => {
                 assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
-                if last_look {
+                if is_last {
                     return lines;
                 }
             }
@@ -48,7 +48,7 @@ fn read(agent: UdpSocket, is_over: &AtomicBool) -> Vec<String> {
     }
 }
 
-/// As the agent reads a line.
+/// Parses a line as the agent does. Returns its point and type.
 fn point(line: &str) -> (Point, char) {
     let mut parts = line.split('|');
     let (name, value) = parts.next().unwrap().split_once(':').unwrap();
@@ -56,7 +56,7 @@ fn point(line: &str) -> (Point, char) {
     let (mut rate, mut labels) = (1.0, BTreeMap::new());
     for part in parts {
         match (part.strip_prefix('@'), part.strip_prefix('#')) {
-            (Some(told), _) => rate = told.parse::<f64>().unwrap(),
+            (Some(text), _) => rate = text.parse::<f64>().unwrap(),
             (_, Some(tags)) => labels.extend(tags.split(',').map(|tag| {
                 let (name, value) = tag.split_once(':').unwrap();
                 (name.to_owned(), value.to_owned())
@@ -64,14 +64,14 @@ fn point(line: &str) -> (Point, char) {
             _ => panic!("{line}"),
         }
     }
-    let (mut value, times) = (value.parse::<f64>().unwrap(), (1.0_f64 / rate) as u64);
-    let count = (kind == 'd').then_some(times);
-    value *= times as f64;
+    let (mut value, samples) = (value.parse::<f64>().unwrap(), (1.0_f64 / rate) as u64);
+    let count = (kind == 'd').then_some(samples);
+    value *= samples as f64;
     (Point { name: name.to_owned(), labels, value, count }, kind)
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_agent_receives_is_what_the_producer_says() {
+async fn the_agent_receives_the_metrics_of_the_producer() {
     let agent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = agent.local_addr().unwrap().port();
     let sink = DogStatsdSink::builder().port(port).prefix("a.prefix").tag("env", "te,st").build().unwrap();
@@ -80,14 +80,14 @@ async fn what_the_agent_receives_is_what_the_producer_says() {
         let is_over = is_over.clone();
         move || read(agent, &is_over)
     });
-    let report = drive(sink).await;
+    let report = run_producer(sink).await;
     is_over.store(true, Ordering::Release);
     let (mut points, mut gauges) = (vec![], BTreeMap::new());
     for line in reader.join().unwrap() {
         let (point, kind) = point(&line);
         assert_eq!(point.labels["env"], "te_st");
         match (kind, point.name.as_str()) {
-            // The last one counts.
+            // The last value of a gauge counts.
             ('g', name) => drop(gauges.insert((name.to_owned(), point.labels.clone()), point)),
             ('d', "a.prefix.put_to_ack_seconds" | "a.prefix.buffering_seconds") | ('c', _) => points.push(point),
             _ => panic!("{line}"),
@@ -98,22 +98,22 @@ async fn what_the_agent_receives_is_what_the_producer_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_is_not_there_holds_nothing_up() {
+async fn an_absent_agent_delays_nothing() {
     let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
     let start = std::time::Instant::now();
-    let report = drive(DogStatsdSink::builder().host("localhost").port(port).build().unwrap()).await;
+    let report = run_producer(DogStatsdSink::builder().host("localhost").port(port).build().unwrap()).await;
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert!(report.global(Metric::UserRecordsPut).count > 200);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_reads_nothing_holds_nothing_up() {
+async fn an_agent_that_reads_nothing_delays_nothing() {
     let agent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = agent.local_addr().unwrap().port();
     let sink = Arc::new(DogStatsdSink::builder().port(port).build().unwrap());
     let start = std::time::Instant::now();
     for _ in 0..20 {
-        drive(sink.clone()).await;
+        run_producer(sink.clone()).await;
     }
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     drop(agent);

@@ -1,4 +1,4 @@
-//! Prometheus's exporter, scraped over HTTP.
+//! The sink for the `metrics` facade, with Prometheus's exporter scraped over HTTP.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -6,13 +6,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use kpl_driver::metrics::MetricsFacadeSink;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 
-use crate::drive;
 use crate::instruments::{Naming, Point, Unit, check};
+use crate::run_producer;
 
 const NAMING: Naming = Naming {
     counter: |name, unit| {
         let unit = match unit {
-            Unit::Things => "",
+            Unit::Items => "",
             Unit::Bytes => "_bytes",
             Unit::Millis => "_microseconds",
         };
@@ -27,13 +27,13 @@ const NAMING: Naming = Naming {
 fn scrape(address: SocketAddr) -> String {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
-    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    let mut response = String::new();
+    socket.read_to_string(&mut response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 200 OK"), "{response}");
+    response.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
-/// Sums and counts of histograms become one point; their buckets are checked here.
+/// Parses scraped metrics. The sum and count of a histogram become one point; its buckets are checked here.
 fn points(scraped: &str) -> Vec<Point> {
     let (mut points, mut counts, mut buckets) = (vec![], vec![], vec![]);
     let lines = scraped.lines().filter(|line| line.starts_with("kinesis_producer_"));
@@ -58,22 +58,22 @@ fn points(scraped: &str) -> Vec<Point> {
         }
     }
     for count in counts {
-        let same = |point: &&mut Point| (&point.name, &point.labels) == (&count.name, &count.labels);
-        points.iter_mut().find(same).unwrap().count = Some(count.value as u64);
-        let infinite = |point: &&Point| {
+        let is_same = |point: &&mut Point| (&point.name, &point.labels) == (&count.name, &count.labels);
+        points.iter_mut().find(is_same).unwrap().count = Some(count.value as u64);
+        let is_infinite = |point: &&Point| {
             (&point.name, &point.labels["stream"]) == (&count.name, &count.labels["stream"])
                 && point.labels["le"] == "+Inf"
         };
-        assert_eq!(buckets.iter().find(infinite).unwrap().value, count.value);
+        assert_eq!(buckets.iter().find(is_infinite).unwrap().value, count.value);
     }
     points
 }
 
 #[test]
-fn what_prometheus_scrapes_is_what_the_producer_says() {
+fn prometheus_scrapes_the_metrics_of_the_producer() {
     let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let seconds = Matcher::Suffix("_seconds".to_owned());
-    // Outside a runtime, it has a thread of its own.
+    // Outside a runtime, the exporter starts its own thread.
     PrometheusBuilder::new()
         .with_http_listener(address)
         .with_recommended_naming(true)
@@ -82,15 +82,15 @@ fn what_prometheus_scrapes_is_what_the_producer_says() {
         .install()
         .unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    let report = runtime.block_on(drive(MetricsFacadeSink::new()));
+    let report = runtime.block_on(run_producer(MetricsFacadeSink::new()));
     let scraped = scrape(address);
     check(&points(&scraped), &NAMING, &report);
-    for told in [
+    for line in [
         "# HELP kinesis_producer_user_records_put_total User records stored.\n",
         "# TYPE kinesis_producer_user_records_put_total counter\n",
         "# TYPE kinesis_producer_user_records_pending gauge\n",
         "# TYPE kinesis_producer_put_to_ack_seconds histogram\n",
     ] {
-        assert_eq!(scraped.matches(told).count(), 1, "{told}");
+        assert_eq!(scraped.matches(line).count(), 1, "{line}");
     }
 }

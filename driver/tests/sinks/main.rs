@@ -1,4 +1,4 @@
-//! Sinks for other backends: what arrives there is what the producer says.
+//! Sinks for other backends: the backend receives the producer's metrics.
 
 #![cfg(any(feature = "dogstatsd", feature = "metrics-facade", feature = "opentelemetry"))]
 
@@ -20,23 +20,23 @@ use kpl_core::{Config, Delivery, RequestError, UserRecord};
 use kpl_driver::metrics::{MetricsLevel, MetricsReport, MetricsSink};
 use tokio::time::sleep;
 
-use rig::{Fate, Service, ms};
+use rig::{Behavior, Service, ms};
 
 const SHARDS: u128 = 3;
 
-/// Drives a producer with this sink through all that is measured, in several reports, and gives its metrics.
-async fn drive(sink: impl MetricsSink) -> MetricsReport {
+/// Runs a producer with this sink until every metric has observations, over several reports, and returns its metrics.
+async fn run_producer(sink: impl MetricsSink) -> MetricsReport {
     let throttles = Arc::new(AtomicBool::new(true));
-    let for_service = throttles.clone();
+    let throttles_in_service = throttles.clone();
     let service = Service::new(move |request| match request {
-        0 | 3 => Fate::Throttle,
-        1 => Fate::Fail(RequestError::new(Delivery::NotSent, "ConnectFailure", "refused")),
-        6 => Fate::Fail(RequestError::new(Delivery::Refused, "ResourceNotFoundException", "gone")),
-        // What is put now expires.
-        12.. if for_service.load(Ordering::Relaxed) => Fate::Throttle,
-        n => Fate::Store(ms(7 * n as u64)),
+        0 | 3 => Behavior::Throttle,
+        1 => Behavior::Fail(RequestError::new(Delivery::NotSent, "ConnectFailure", "refused")),
+        6 => Behavior::Fail(RequestError::new(Delivery::Refused, "ResourceNotFoundException", "gone")),
+        // Records put from now on expire.
+        12.. if throttles_in_service.load(Ordering::Relaxed) => Behavior::Throttle,
+        n => Behavior::Store(ms(7 * n as u64)),
     })
-    .of_shards(SHARDS);
+    .with_shards(SHARDS);
     let producer = service.producer(
         Config::builder()
             .metrics_level(MetricsLevel::Detailed)

@@ -1,4 +1,4 @@
-//! The real SDK, with an exporter that keeps everything.
+//! The OpenTelemetry sink with the real SDK and an in-memory exporter.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use opentelemetry::metrics::MeterProvider;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
 use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
 
-use crate::drive;
 use crate::instruments::{Naming, Point, Unit, check};
+use crate::run_producer;
 
 const NAMING: Naming = Naming {
     counter: |name, _| format!("kinesis.producer.{name}"),
@@ -19,7 +19,7 @@ const NAMING: Naming = Naming {
     error_code: "error.code",
 };
 
-struct Seen {
+struct Collected {
     points: Vec<Point>,
     units: BTreeMap<String, String>,
 }
@@ -30,19 +30,19 @@ fn provider() -> (InMemoryMetricExporter, SdkMeterProvider) {
     (exporter, SdkMeterProvider::builder().with_reader(reader).build())
 }
 
-/// What the exporter has got, after the last collection.
-fn seen(exporter: &InMemoryMetricExporter, provider: &SdkMeterProvider) -> Seen {
+/// Collects the current data of all instruments.
+fn collect(exporter: &InMemoryMetricExporter, provider: &SdkMeterProvider) -> Collected {
     exporter.reset();
     provider.force_flush().unwrap();
-    let mut seen = Seen { points: vec![], units: BTreeMap::new() };
+    let mut collected = Collected { points: vec![], units: BTreeMap::new() };
     for metrics in exporter.get_finished_metrics().unwrap() {
         for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {
             assert!(!metric.description().is_empty(), "{}", metric.name());
-            seen.units.insert(metric.name().to_owned(), metric.unit().to_owned());
-            seen.points.extend(points(metric.name(), metric.data()));
+            collected.units.insert(metric.name().to_owned(), metric.unit().to_owned());
+            collected.points.extend(points(metric.name(), metric.data()));
         }
     }
-    seen
+    collected
 }
 
 fn points(name: &str, data: &AggregatedMetrics) -> Vec<Point> {
@@ -65,7 +65,7 @@ fn points(name: &str, data: &AggregatedMetrics) -> Vec<Point> {
         AggregatedMetrics::F64(MetricData::Histogram(histogram)) => histogram
             .data_points()
             .map(|point| {
-                assert_eq!(point.bounds().count(), 17, "the sink's own buckets");
+                assert_eq!(point.bounds().count(), 17, "the buckets of the sink");
                 self::point(name, point.attributes(), point.sum(), Some(point.count()))
             })
             .collect(),
@@ -79,11 +79,11 @@ fn point<'a>(name: &str, attributes: impl Iterator<Item = &'a KeyValue>, value: 
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_sdk_collects_is_what_the_producer_says() {
+async fn the_sdk_collects_the_metrics_of_the_producer() {
     let (exporter, provider) = provider();
-    let report = drive(OpenTelemetrySink::with_meter(&provider.meter("a test"))).await;
-    let seen = seen(&exporter, &provider);
-    check(&seen.points, &NAMING, &report);
+    let report = run_producer(OpenTelemetrySink::with_meter(&provider.meter("a test"))).await;
+    let collected = collect(&exporter, &provider);
+    check(&collected.points, &NAMING, &report);
     let units = [
         ("user_records.put", "{record}"),
         ("kinesis_records.data_put", "By"),
@@ -93,22 +93,22 @@ async fn what_the_sdk_collects_is_what_the_producer_says() {
         ("put_to_ack", "s"),
     ];
     for (name, unit) in units {
-        assert_eq!(seen.units[&(NAMING.counter)(name, Unit::Things)], unit, "{name}");
+        assert_eq!(collected.units[&(NAMING.counter)(name, Unit::Items)], unit, "{name}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_global_meter_is_taken_when_there_is_no_other_and_histograms_can_be_thinned() {
+async fn the_global_meter_is_the_default_and_histograms_can_be_sampled() {
     let (exporter, provider) = provider();
     opentelemetry::global::set_meter_provider(provider.clone());
-    let report = drive(OpenTelemetrySink::new().with_most_observations(1)).await;
-    let seen = seen(&exporter, &provider);
-    let histograms: Vec<_> = seen.points.iter().filter(|point| point.count.is_some()).collect();
+    let report = run_producer(OpenTelemetrySink::new().with_most_observations(1)).await;
+    let collected = collect(&exporter, &provider);
+    let histograms: Vec<_> = collected.points.iter().filter(|point| point.count.is_some()).collect();
     let count: u64 = histograms.iter().filter_map(|point| point.count).sum();
-    let all = report.latency().unwrap();
-    let all = all.put_to_ack.count() + all.buffering.count();
-    assert!(!histograms.is_empty() && count * 5 < all, "one a report and histogram: {count} of {all}");
-    let put = (NAMING.counter)("user_records.put", Unit::Things);
-    let put: f64 = seen.points.iter().filter(|point| point.name == put).map(|point| point.value).sum();
-    assert_eq!(put, report.global(kpl_driver::metrics::Metric::UserRecordsPut).sum, "counters are not thinned");
+    let latency = report.latency().unwrap();
+    let total = latency.put_to_ack.count() + latency.buffering.count();
+    assert!(!histograms.is_empty() && count * 5 < total, "one per report and histogram: {count} of {total}");
+    let put = (NAMING.counter)("user_records.put", Unit::Items);
+    let put: f64 = collected.points.iter().filter(|point| point.name == put).map(|point| point.value).sum();
+    assert_eq!(put, report.global(kpl_driver::metrics::Metric::UserRecordsPut).sum, "counters are not sampled");
 }

@@ -1,9 +1,9 @@
-//! The example for smol: what every driver has to do, over real HTTP. No thread here has a tokio runtime, but for the
+//! The tests that all drivers share, over real HTTP, for the smol example. No thread has a Tokio runtime except the
 //! emulator's.
 
 #[path = "../../../tests/http/connections.rs"]
 mod connections;
-#[allow(dead_code, reason = "main is for those who run it")]
+#[allow(dead_code, reason = "the tests do not call main")]
 #[path = "../../examples/smol.rs"]
 mod example;
 #[path = "../../../tests/http/records.rs"]
@@ -18,7 +18,7 @@ use kpl_emulator::Server;
 use self::example::Smol;
 use self::rig::{certificates, client, emulator, producer};
 
-/// What the tests of all drivers need to know of this one.
+/// The items that the shared tests need from each driver.
 mod driver {
     pub(crate) use kpl_driver::PutError;
     pub(crate) use kpl_driver::core::{Config, ConfigBuilder, PutFailure, UserRecord};
@@ -28,8 +28,8 @@ mod driver {
 
     pub(crate) type Producer = kpl_driver::Producer<Runtime>;
 
-    /// What is said of a host that is not known.
-    pub(crate) const UNKNOWN_HOST: &str = "no connection came about: io error: failed to lookup address";
+    /// The error for an unknown host.
+    pub(crate) const UNKNOWN_HOST: &str = "connection not established: io error: failed to lookup address";
 
     pub(crate) async fn sleep(time: std::time::Duration) {
         smol::Timer::after(time).await;
@@ -42,7 +42,7 @@ fn the_driver_conforms() {
 }
 
 #[test]
-fn no_tokio_runtime_is_there() {
+fn tasks_run_without_a_tokio_runtime() {
     smol::block_on(async {
         assert!(tokio::runtime::Handle::try_current().is_err());
         smol::spawn(async { assert!(tokio::runtime::Handle::try_current().is_err()) }).await;
@@ -50,7 +50,7 @@ fn no_tokio_runtime_is_there() {
 }
 
 #[test]
-fn a_connection_that_was_closed_while_idle_harms_nobody() {
+fn an_idle_connection_that_was_closed_is_not_ambiguous() {
     let (emulator, server) = emulator();
     let (url, addr) = (server.url(), server.addr());
     smol::block_on(async {
@@ -64,7 +64,7 @@ fn a_connection_that_was_closed_while_idle_harms_nobody() {
 }
 
 #[test]
-fn https_wants_trust() {
+fn https_requires_a_trusted_certificate() {
     let (emulator, _) = emulator();
     let (ca_pem, tls) = certificates();
     let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, Some(tls)).unwrap();

@@ -1,5 +1,5 @@
-//! Serves the emulator from an HTTP face that goes away for a while again and again, cutting all connections; what is
-//! stored stays: `cargo run -p kpl-emulator --example flaky -- 4567 events:4`.
+//! Serves the emulator from an HTTP server that is down for 200 ms after every 400 ms, and closes all connections then.
+//! The stored records stay: `cargo run -p kpl-emulator --example flaky -- 4567 events:4`.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -15,7 +15,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let port: u16 = args.next().ok_or("usage: flaky PORT [STREAM:SHARDS…]")?.parse()?;
     let mut emulator = Emulator::new(Options::unlimited());
     for stream in args {
-        let (name, shards) = stream.split_once(':').ok_or("a stream is NAME:SHARDS")?;
+        let (name, shards) = stream.split_once(':').ok_or("a stream has to be NAME:SHARDS")?;
         emulator = emulator.with_stream(name, shards.parse()?);
     }
     loop {

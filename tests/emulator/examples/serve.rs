@@ -10,7 +10,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let port: u16 = args.next().ok_or("usage: serve PORT [STREAM:SHARDS…]")?.parse()?;
     let mut emulator = Emulator::new(Options::default());
     for stream in args {
-        let (name, shards) = stream.split_once(':').ok_or("a stream is NAME:SHARDS")?;
+        let (name, shards) = stream.split_once(':').ok_or("a stream has to be NAME:SHARDS")?;
         emulator = emulator.with_stream(name, shards.parse()?);
     }
     let server = Server::bind((Ipv4Addr::LOCALHOST, port).into(), &emulator, None).await?;

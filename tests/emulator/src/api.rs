@@ -1,6 +1,8 @@
 //! Requests and replies, with the names and shapes of the API reference
-//! (<https://docs.aws.amazon.com/kinesis/latest/APIReference/>). Their JSON is that of awsJson1_1: blobs in base64, times
-//! in seconds. Their CBOR is what the SDKs for Java speak: blobs as byte strings, times in milliseconds, tagged 1.
+//! (<https://docs.aws.amazon.com/kinesis/latest/APIReference/>).
+//!
+//! The JSON format is that of awsJson1_1: blobs in base64, times in seconds. The CBOR format is that of the SDKs for
+//! Java: blobs as byte strings, times in milliseconds with tag 1.
 
 #![expect(missing_docs, reason = "the fields are those of the API reference")]
 
@@ -10,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The stream of a request: by name, or by ARN.
+/// A request that names its stream, by name or by ARN.
 pub trait Target {
     fn stream_name(&self) -> Option<&str>;
     fn stream_arn(&self) -> Option<&str>;
@@ -40,39 +42,39 @@ macro_rules! requests {
 }
 
 requests! {
-    /// Removes a stream with all its records.
+    /// Deletes a stream with all its records.
     DeleteStream {}
-    /// One stream, in short.
+    /// Describes a stream without its shards.
     DescribeStreamSummary {}
-    /// One stream with its shards; clients of before ListShards use it.
+    /// Describes a stream with its shards. Clients that are older than ListShards use it.
     DescribeStream { limit: Option<i64>, exclusive_start_shard_id: Option<String>, }
-    /// The shards of a stream, in pages.
+    /// Lists the shards of a stream, in pages.
     ListShards {
         next_token: Option<String>,
         exclusive_start_shard_id: Option<String>,
         max_results: Option<i64>,
         shard_filter: Option<ShardFilter>,
     }
-    /// One record.
+    /// Puts one record.
     PutRecord {
         partition_key: String,
         explicit_hash_key: Option<String>,
         #[serde(with = "blob")]
         data: Bytes,
     }
-    /// Up to 500 records.
+    /// Puts up to 500 records.
     PutRecords { records: Vec<PutRecordsEntry>, }
-    /// Makes two shards of one.
+    /// Splits a shard into two.
     SplitShard { shard_to_split: String, new_starting_hash_key: String, }
-    /// Makes one shard of two neighbours.
+    /// Merges two adjacent shards.
     MergeShards { shard_to_merge: String, adjacent_shard_to_merge: String, }
-    /// Makes so many shards of equal size.
+    /// Splits and merges shards until there are `target_shard_count` of equal size.
     UpdateShardCount { target_shard_count: i64, }
-    /// Sets the most KiB that a record may have.
+    /// Sets the maximum record size, in KiB.
     UpdateMaxRecordSize { #[serde(rename = "MaxRecordSizeInKiB")] max_record_size_in_kib: Option<i64>, }
-    /// Sets whether Kinesis looks at keys.
+    /// Sets whether keys choose the shards of records (`USER_PARTITION_KEY`) or Kinesis does (`AUTO`).
     UpdateStreamRecordDistributionStrategy { record_distribution_strategy: String, }
-    /// Where to read.
+    /// Returns an iterator at a position of a shard.
     GetShardIterator {
         shard_id: String,
         shard_iterator_type: String,
@@ -82,7 +84,7 @@ requests! {
 }
 
 impl PutRecord {
-    /// A record for a stream by its name.
+    /// Creates a request that puts a record into a stream, by the stream's name.
     pub fn new(stream: impl Into<String>, partition_key: impl Into<String>, data: impl Into<Bytes>) -> Self {
         Self {
             stream_name: Some(stream.into()),
@@ -94,13 +96,13 @@ impl PutRecord {
 }
 
 impl ListShards {
-    /// All shards of a stream by its name.
+    /// Creates a request for all shards of a stream, by the stream's name.
     pub fn of(stream: impl Into<String>) -> Self {
         Self { stream_name: Some(stream.into()), ..Self::default() }
     }
 }
 
-/// A new stream.
+/// Creates a stream.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct CreateStream {
@@ -113,7 +115,7 @@ pub struct CreateStream {
 }
 
 impl CreateStream {
-    /// A stream with so many shards.
+    /// Creates a request for a stream with this number of shards.
     pub fn new(stream: impl Into<String>, shards: u32) -> Self {
         Self { stream_name: stream.into(), shard_count: Some(shards.into()), ..Self::default() }
     }
@@ -237,7 +239,7 @@ pub struct DescribeStreamSummaryOutput {
     pub stream_description_summary: StreamSummary,
 }
 
-/// What both descriptions of a stream tell.
+/// The fields that are both in DescribeStreamSummary and in DescribeStream.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct StreamSummary {
@@ -325,7 +327,7 @@ pub struct ChildShard {
     pub hash_key_range: HashKeyRange,
 }
 
-/// A reply that says nothing but that it worked.
+/// The empty reply of a successful request.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Done {}
 
@@ -334,7 +336,7 @@ fn decimal<S: Serializer>(hash_key: &u128, serializer: S) -> Result<S::Ok, S::Er
 }
 
 fn time<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    // Milliseconds are what the service tells.
+    // The service returns milliseconds.
     let millis = time.as_millis() as u64;
     if serializer.is_human_readable() {
         return serializer.serialize_f64(millis as f64 / 1_000.0);
@@ -349,11 +351,11 @@ fn timestamp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, 
     if deserializer.is_human_readable() {
         return Option::deserialize(deserializer);
     }
-    // A tag is passed over.
+    // The deserializer skips the tag.
     Ok(Option::<i64>::deserialize(deserializer)?.map(|millis| millis as f64 / 1_000.0))
 }
 
-/// Bytes as base64, or as they are.
+/// Bytes: base64 in JSON, byte strings in CBOR.
 mod blob {
     use std::fmt;
 
@@ -374,7 +376,7 @@ mod blob {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
         if !deserializer.is_human_readable() {
-            return deserializer.deserialize_byte_buf(AsTheyAre);
+            return deserializer.deserialize_byte_buf(BytesVisitor);
         }
         #[derive(Deserialize)]
         struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -383,9 +385,9 @@ mod blob {
         Ok(bytes.into())
     }
 
-    struct AsTheyAre;
+    struct BytesVisitor;
 
-    impl Visitor<'_> for AsTheyAre {
+    impl Visitor<'_> for BytesVisitor {
         type Value = Bytes;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

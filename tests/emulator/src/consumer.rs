@@ -1,10 +1,10 @@
-//! Reading by the KCL's rules, independently of kpl's own code: the messages are prost's, the rules those of the KCL's
-//! `AggregatorUtil` (amazon-kinesis-client, `retrieval/AggregatorUtil.java`).
+//! Reading by the KCL's rules, independently of kpl's own code. prost decodes the messages. The rules are those of the
+//! KCL's `AggregatorUtil` (amazon-kinesis-client, `retrieval/AggregatorUtil.java`).
 //!
-//! A Kinesis record without the magic, with another checksum, or whose message does not parse, is one plain user record.
-//! Else it is an aggregate. Where a user record in it points beyond the tables of keys, reading ends with those before
-//! it: the KCL logs an error and goes on to the next Kinesis record. On user records outside the shard's range the KCL
-//! says one thing and does another: see [`OutOfRange`].
+//! A Kinesis record without the magic, with a wrong checksum, or with a message that does not parse, is one plain user
+//! record. Any other is an aggregate. If a user record's index is beyond the tables of keys, only the user records
+//! before it are read: the KCL logs an error and continues with the next Kinesis record. For user records outside the
+//! shard's range, the KCL's documentation and its code differ: see [`OutOfRange`].
 
 use bytes::Bytes;
 use md5::{Digest, Md5};
@@ -14,53 +14,54 @@ use crate::Kinesis;
 
 const MAGIC: [u8; 4] = [0xF3, 0x89, 0x9A, 0xC2];
 
-/// A user record as a consumer sees it.
+/// A user record as a consumer reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumedRecord {
-    /// The shard that it was read from.
+    /// The shard from which it was read.
     pub shard_id: String,
-    /// The sequence number of the Kinesis record that carried it.
+    /// The sequence number of its Kinesis record.
     pub sequence_number: String,
-    /// Its place in an aggregated Kinesis record; 0 for one that is not.
+    /// Its position in the aggregate, or 0 if the Kinesis record is not an aggregate.
     pub sub_sequence_number: u64,
-    /// Whether the Kinesis record was aggregated.
+    /// Whether the Kinesis record is an aggregate.
     pub aggregated: bool,
-    /// Its own partition key.
+    /// Its partition key.
     pub partition_key: String,
-    /// Its own explicit hash key, if it is in an aggregate and was put with one.
+    /// Its explicit hash key, if it is in an aggregate and was put with one.
     pub explicit_hash_key: Option<u128>,
     /// Its data.
     pub data: Bytes,
 }
 
-/// What a consumer makes of an aggregate in which a user record lies outside the range of the shard.
+/// The records that a consumer drops if an aggregate has a user record outside the shard's range.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OutOfRange {
-    /// It drops that user record. So says the KCL's documentation of `deaggregate`, and the KPL's retries count on it.
+    /// Only the user records outside the range. The KCL's documentation of `deaggregate` says so, and the KPL's retries
+    /// rely on it.
     #[default]
     DropsItself,
-    /// It drops all user records of the aggregate. So does the KCL's code: it takes back those before the first one that
-    /// lies outside, and does not look at those behind it.
+    /// All user records of the aggregate. The KCL's code does so: at the first user record outside the range, it
+    /// discards those before it and does not read those after it.
     DropsAggregate,
 }
 
-/// All that a consumer reads from a stream.
+/// The user records that a consumer has read from a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// The user records, by shard, in order.
+    /// The user records in the order in which they were read.
     pub records: Vec<ConsumedRecord>,
-    /// User records that the consumer dropped: those outside the range of the shard that they are in, those that fell
-    /// with them by [`OutOfRange::DropsAggregate`], and those whose keys cannot be found.
+    /// The number of user records that the consumer dropped: those outside their shard's range, those dropped with them
+    /// by [`OutOfRange::DropsAggregate`], those with an index beyond the tables of keys, and those after them.
     pub dropped: u64,
     out_of_range: OutOfRange,
 }
 
-/// Reads all that is stored in a stream of the model, with [`OutOfRange::DropsItself`].
+/// Reads all records that are stored in a stream of the model, with [`OutOfRange::DropsItself`].
 pub fn read_stream(kinesis: &Kinesis, stream: &str) -> Reading {
     read_stream_with(kinesis, stream, OutOfRange::default())
 }
 
-/// Reads all that is stored in a stream of the model.
+/// Reads all records that are stored in a stream of the model.
 pub fn read_stream_with(kinesis: &Kinesis, stream: &str, out_of_range: OutOfRange) -> Reading {
     let mut reading = Reading::new(out_of_range);
     for (shard_id, range, record) in kinesis.records(stream) {
@@ -70,12 +71,12 @@ pub fn read_stream_with(kinesis: &Kinesis, stream: &str, out_of_range: OutOfRang
 }
 
 impl Reading {
-    /// Nothing read yet.
+    /// Creates an empty reading.
     pub fn new(out_of_range: OutOfRange) -> Self {
         Self { out_of_range, ..Self::default() }
     }
 
-    /// Takes a Kinesis record, as GetRecords gives it, from the shard with this range of hash keys (first and last).
+    /// Reads a Kinesis record, as GetRecords returns it, from the shard with this hash key range (first and last).
     pub fn take(
         &mut self,
         shard_id: &str,
@@ -99,48 +100,47 @@ impl Reading {
     }
 }
 
-/// A user record in a Kinesis record, as a consumer sees it.
+/// A user record of a Kinesis record, as a consumer reads it.
 #[derive(Clone, Copy, Debug)]
 pub struct UserRecord<'a> {
-    /// Its place in an aggregated Kinesis record; 0 for one that is not.
+    /// Its position in the aggregate, or 0 if the Kinesis record is not an aggregate.
     pub sub_sequence_number: u64,
-    /// Whether the Kinesis record was aggregated.
+    /// Whether the Kinesis record is an aggregate.
     pub aggregated: bool,
-    /// Its own partition key.
+    /// Its partition key.
     pub partition_key: &'a str,
-    /// Its own explicit hash key, if it is in an aggregate and was put with one.
+    /// Its explicit hash key, if it is in an aggregate and was put with one.
     pub explicit_hash_key: Option<u128>,
     /// Its data.
     pub data: &'a Bytes,
 }
 
-/// Shows the user records of a Kinesis record from the shard with this range of hash keys (first and last), in order.
-/// Says how many a consumer drops.
+/// Calls `visit` for each user record of a Kinesis record from the shard with this hash key range (first and last), in
+/// order. Returns the number of user records that a consumer drops.
 pub fn deaggregate(
     range: (u128, u128),
     partition_key: &str,
     data: &Bytes,
     out_of_range: OutOfRange,
-    mut show: impl FnMut(UserRecord<'_>),
+    mut visit: impl FnMut(UserRecord<'_>),
 ) -> u64 {
-    // Whatever is not an aggregate in every detail is a plain record.
     let Some(aggregate) = parse(data) else {
-        show(UserRecord { sub_sequence_number: 0, aggregated: false, partition_key, explicit_hash_key: None, data });
+        visit(UserRecord { sub_sequence_number: 0, aggregated: false, partition_key, explicit_hash_key: None, data });
         return 0;
     };
     let all = aggregate.records.len();
-    // Reading ends at the first one whose keys cannot be found.
+    // Reading ends at the first one with an index beyond the tables.
     let users: Vec<User<'_>> = aggregate.records.iter().map_while(|record| aggregate.user(record)).collect();
-    let lies_in_range = |user: &User<'_>| (range.0..=range.1).contains(&user.hash_key());
-    let good: Vec<bool> = users.iter().map(lies_in_range).collect();
-    if out_of_range == OutOfRange::DropsAggregate && good.contains(&false) {
+    let is_in_range = |user: &User<'_>| (range.0..=range.1).contains(&user.hash_key());
+    let in_range: Vec<bool> = users.iter().map(is_in_range).collect();
+    if out_of_range == OutOfRange::DropsAggregate && in_range.contains(&false) {
         return all as u64;
     }
-    let mut shown = 0;
-    for (position, (user, good)) in users.iter().zip(good).enumerate() {
-        if good {
-            shown += 1;
-            show(UserRecord {
+    let mut visited = 0;
+    for (position, (user, in_range)) in users.iter().zip(in_range).enumerate() {
+        if in_range {
+            visited += 1;
+            visit(UserRecord {
                 sub_sequence_number: position as u64,
                 aggregated: true,
                 partition_key: user.partition_key,
@@ -149,7 +149,7 @@ pub fn deaggregate(
             });
         }
     }
-    (all - shown) as u64
+    (all - visited) as u64
 }
 
 fn parse(blob: &Bytes) -> Option<AggregatedRecord> {
@@ -158,7 +158,8 @@ fn parse(blob: &Bytes) -> Option<AggregatedRecord> {
         return None;
     }
     let aggregate = AggregatedRecord::decode(blob.slice(MAGIC.len()..message_end)).ok()?;
-    // What proto2 requires and is not there makes Java's parser fail; prost fills it in, unless it is optional.
+    // Java's parser fails if a field that proto2 requires is missing. prost would set it to its default, so these
+    // fields are optional here.
     let complete = aggregate.records.iter().all(|record| {
         record.partition_key_index.is_some() && record.data.is_some() && record.tags.iter().all(|tag| tag.key.is_some())
     });
@@ -179,7 +180,7 @@ impl User<'_> {
 }
 
 impl AggregatedRecord {
-    /// A user record with its keys, if the tables have them.
+    /// Returns a user record with its keys, or `None` if an index is beyond the tables.
     fn user<'a>(&'a self, record: &'a Record) -> Option<User<'a>> {
         let partition_key = self.partition_key_table.get(usize::try_from(record.partition_key_index?).ok()?)?;
         let explicit_hash_key = match record.explicit_hash_key_index {
@@ -202,12 +203,12 @@ struct AggregatedRecord {
 
 #[derive(Clone, PartialEq, Message)]
 struct Record {
-    /// Required.
+    /// Required in the schema.
     #[prost(uint64, optional, tag = "1")]
     partition_key_index: Option<u64>,
     #[prost(uint64, optional, tag = "2")]
     explicit_hash_key_index: Option<u64>,
-    /// Required.
+    /// Required in the schema.
     #[prost(bytes = "bytes", optional, tag = "3")]
     data: Option<Bytes>,
     #[prost(message, repeated, tag = "4")]
@@ -216,7 +217,7 @@ struct Record {
 
 #[derive(Clone, PartialEq, Message)]
 struct Tag {
-    /// Required.
+    /// Required in the schema.
     #[prost(string, optional, tag = "1")]
     key: Option<String>,
     #[prost(string, optional, tag = "2")]
@@ -238,7 +239,7 @@ mod tests {
         }
     }
 
-    /// Key `k`; hash keys 5 and 500.
+    /// Encodes an aggregate with the partition key `k` and the explicit hash keys 5 and 500.
     fn aggregate(records: Vec<Record>) -> Bytes {
         let message = AggregatedRecord {
             partition_key_table: vec!["k".into()],
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn one_user_record_outside_the_range_costs_itself_or_by_the_kcls_code_all() {
+    fn a_user_record_outside_the_range_is_dropped_alone_or_with_its_aggregate() {
         let data = aggregate(vec![user(0, Some(0), "one"), user(0, Some(1), "two"), user(0, Some(0), "three")]);
         assert_eq!(read(OutOfRange::DropsItself, (0, 99), &data), (vec!["one".into(), "three".into()], 1));
         assert_eq!(read(OutOfRange::DropsAggregate, (0, 99), &data), (vec![], 3));
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn an_aggregate_that_is_dropped_takes_none_of_the_records_before_it() {
+    fn a_dropped_aggregate_does_not_affect_earlier_records() {
         let mut reading = Reading::new(OutOfRange::DropsAggregate);
         reading.take("shardId-000000000000", (0, 99), "48", "plain", &"before".into());
         let data = aggregate(vec![user(0, Some(0), "one"), user(0, Some(1), "two")]);
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_record_without_hash_key_goes_by_its_partition_key() {
+    fn without_an_explicit_hash_key_the_partition_key_is_hashed() {
         let hash_key = u128::from_be_bytes(Md5::digest(b"k").into());
         let data = aggregate(vec![user(0, None, "one")]);
         assert_eq!(read(OutOfRange::default(), (hash_key, hash_key), &data), (vec!["one".into()], 0));
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_not_in_the_tables_end_the_reading_of_the_aggregate() {
+    fn an_index_beyond_the_tables_ends_the_aggregate() {
         for broken in [user(1, None, "two"), user(0, Some(2), "two"), user(u64::MAX, None, "two")] {
             let data = aggregate(vec![user(0, None, "one"), broken, user(0, None, "three")]);
             assert_eq!(read(OutOfRange::default(), ALL, &data), (vec!["one".into()], 2));
@@ -293,11 +294,11 @@ mod tests {
 
     #[test]
     fn a_message_without_a_required_field_is_a_plain_record() {
-        let nameless = Tag { key: None, value: Some("v".into()) };
+        let tag_without_key = Tag { key: None, value: Some("v".into()) };
         for incomplete in [
             Record { partition_key_index: None, ..user(0, None, "two") },
             Record { data: None, ..user(0, None, "two") },
-            Record { tags: vec![nameless], ..user(0, None, "two") },
+            Record { tags: vec![tag_without_key], ..user(0, None, "two") },
         ] {
             let data = aggregate(vec![user(0, None, "one"), incomplete]);
             assert_eq!(read(OutOfRange::default(), ALL, &data), (vec![data.clone()], 0));
@@ -305,14 +306,14 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_read_over() {
+    fn tags_are_ignored() {
         let tags = vec![Tag { key: Some("t".into()), value: None }];
         let data = aggregate(vec![Record { tags, ..user(0, None, "one") }]);
         assert_eq!(read(OutOfRange::default(), ALL, &data), (vec!["one".into()], 0));
     }
 
     #[test]
-    fn an_aggregate_of_nothing_is_nothing() {
+    fn an_empty_aggregate_has_no_user_records() {
         assert_eq!(read(OutOfRange::default(), ALL, &aggregate(vec![])), (vec![], 0));
     }
 }

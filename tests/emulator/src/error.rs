@@ -1,12 +1,12 @@
-//! Errors as the service says them.
+//! Errors of the service.
 
 /// An error of the service: its code, and a message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct ServiceError {
-    /// For instance `ResourceNotFoundException`.
+    /// The code, for example `ResourceNotFoundException`.
     pub code: &'static str,
-    /// In words.
+    /// The message.
     pub message: String,
 }
 
@@ -34,14 +34,14 @@ constructors! {
 }
 
 impl ServiceError {
-    /// A refusal for want of a permission, as IAM words it.
+    /// Returns the error for a missing permission, with the message of IAM.
     pub fn denied(operation: &str) -> Self {
         Self::access_denied(format!(
             "User: arn:aws:iam::000000000000:user/any is not authorized to perform: kinesis:{operation}"
         ))
     }
 
-    /// The status that goes with the code on HTTP: 500 for `InternalFailure`, 400 for all others.
+    /// Returns the HTTP status of the code: 500 for `InternalFailure`, 400 for all others.
     pub fn http_status(&self) -> u16 {
         if self.code == "InternalFailure" { 500 } else { 400 }
     }

@@ -1,4 +1,4 @@
-//! What can go wrong, switched on at will.
+//! Faults of the service and of the network, which a test switches on.
 
 use std::time::Duration;
 
@@ -6,62 +6,63 @@ use fastrand::Rng;
 
 use crate::ServiceError;
 
-/// Faults of the service and of the network. By default, none. Rates are from 0 (never) to 1 (always).
+/// Faults of the service and of the network. By default, there are none. Rates are from 0 (never) to 1 (always).
 ///
-/// They hit PutRecord and PutRecords; [`all_operations`](Self::all_operations) widens those of requests to the rest.
+/// Faults affect PutRecord and PutRecords. With [`all_operations`](Self::all_operations), faults of whole requests
+/// affect all other operations, too.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Faults {
-    /// Records refused with `ProvisionedThroughputExceededException`.
+    /// The rate of records that fail with `ProvisionedThroughputExceededException`.
     pub throttle_rate: f64,
-    /// Records refused with `InternalFailure`.
+    /// The rate of records that fail with `InternalFailure`.
     pub internal_failure_rate: f64,
-    /// Requests refused as a whole with `ProvisionedThroughputExceededException`.
+    /// The rate of requests that fail as a whole with `ProvisionedThroughputExceededException`.
     pub request_throttle_rate: f64,
-    /// Requests answered with HTTP 500 before anything is done.
+    /// The rate of requests that fail with HTTP 500 and have no effect.
     pub http_500_rate: f64,
-    /// Requests that are carried out and whose reply is then lost: the connection is closed, or HTTP/2's stream.
+    /// The rate of requests that are executed and whose reply is lost: the connection, or the HTTP/2 stream, is closed.
     pub drop_reply_rate: f64,
-    /// Time from a request to its reply.
+    /// The time from a request to its reply.
     pub latency: Duration,
-    /// Further time, evenly spread from zero to this.
+    /// The maximum of an additional random time, which is uniformly distributed from zero.
     pub latency_jitter: Duration,
-    /// Whether faults of requests hit all operations.
+    /// Whether faults of whole requests affect all operations.
     pub all_operations: bool,
-    /// Faults of single operations, such as a slow or a refused ListShards.
+    /// Faults of single operations, for example a slow or a failing ListShards.
     pub operations: Vec<OperationFault>,
 }
 
-/// What goes wrong with the requests of one operation.
+/// A fault of the requests of one operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperationFault {
-    /// The operation, such as `ListShards`.
+    /// The operation, for example `ListShards`.
     pub operation: &'static str,
     /// The time from a request to its reply.
     pub latency: Duration,
-    /// The error with which requests are refused, if any.
+    /// The error of the requests, if they fail.
     pub error: Option<ServiceError>,
-    /// The number of requests that it hits; `None` for all.
+    /// The number of requests that it affects, from the first one. `None`: all requests.
     pub first: Option<u64>,
 }
 
-/// What is to happen to a request: [`Kinesis::admit`](crate::Kinesis::admit).
+/// What happens to a request. Returned by [`Kinesis::admit`](crate::Kinesis::admit).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fate {
-    /// How long the reply takes.
+    /// The time from the request to its reply.
     pub delay: Duration,
-    /// Answer with HTTP 500, and do nothing.
+    /// Whether the request fails with HTTP 500 and has no effect.
     pub http_500: bool,
-    /// Refuse it with this error, and do nothing.
+    /// The error with which the request fails without effect, if any.
     pub error: Option<ServiceError>,
-    /// Carry it out, and lose the reply.
+    /// Whether the request is executed and its reply is lost.
     pub drop_reply: bool,
 }
 
 impl Faults {
-    /// `before` is the number of requests of this operation so far.
+    /// Draws what happens to a request. `before` is the number of earlier requests of this operation.
     pub(crate) fn fate(&self, operation: &str, before: u64, rng: &mut Rng) -> Fate {
-        let mut hits = self.operations.iter().filter(|fault| fault.operation == operation);
-        if let Some(fault) = hits.find(|fault| fault.first.is_none_or(|first| before < first)) {
+        let mut faults = self.operations.iter().filter(|fault| fault.operation == operation);
+        if let Some(fault) = faults.find(|fault| fault.first.is_none_or(|first| before < first)) {
             return Fate { delay: fault.latency, error: fault.error.clone(), ..Fate::default() };
         }
         if !matches!(operation, "PutRecord" | "PutRecords") && !self.all_operations {
@@ -76,7 +77,7 @@ impl Faults {
         }
     }
 
-    /// What goes wrong with one record, by its error code.
+    /// Draws the error code of a record, or `None` if it does not fail.
     pub(crate) fn record_error(&self, rng: &mut Rng) -> Option<&'static str> {
         if happens(rng, self.throttle_rate) {
             return Some("ProvisionedThroughputExceededException");
@@ -85,12 +86,13 @@ impl Faults {
     }
 }
 
-/// Returns true in `rate` of the cases. Draws nothing for a rate of 0, so that switching a fault off changes no other.
+/// Returns true with probability `rate`. Does not use `rng` for a rate of 0, so that a fault that is off does not
+/// change the others.
 fn happens(rng: &mut Rng, rate: f64) -> bool {
     rate > 0.0 && rng.f64() <= rate
 }
 
-/// Returns a random duration from zero to `max`. Draws nothing for a maximum of zero.
+/// Returns a random duration from zero to `max`. Does not use `rng` for a maximum of zero.
 fn up_to(rng: &mut Rng, max: Duration) -> Duration {
     if max.is_zero() { max } else { max.mul_f64(rng.f64()) }
 }

@@ -1,10 +1,10 @@
-//! Kinesis Data Streams as a state machine, with an HTTP face: what kpl's tests, simulations and benchmarks put records
-//! into.
+//! Kinesis Data Streams as a state machine, with an HTTP server. kpl's tests, simulations and benchmarks put records
+//! into it.
 //!
-//! [`Kinesis`] is the model. Time comes in as an argument, randomness from a seed: the same calls give the same answers.
-//! It enforces what the service enforces and can be told to misbehave ([`Faults`]). [`consumer`] reads what is stored
-//! as the KCL would, independently of kpl's own code. [`Emulator`] and [`Server`] (feature `http`) let any AWS SDK talk
-//! to it.
+//! [`Kinesis`] is the model. Time is an argument and randomness comes from a seed, so the same calls return the same
+//! results. It enforces the service's limits and can inject faults ([`Faults`]). [`consumer`] reads stored records by
+//! the KCL's rules, independently of kpl's own code. [`Emulator`] and [`Server`] (feature `http`) serve it to any AWS
+//! SDK.
 //!
 //! ```
 //! use std::time::Duration;

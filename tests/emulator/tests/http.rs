@@ -1,4 +1,4 @@
-//! The face, byte by byte: what an SDK does not show.
+//! Tests of the HTTP server at the level of bytes, which an SDK hides.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,39 +20,39 @@ async fn start() -> (Emulator, Server) {
     (emulator, server)
 }
 
-fn head(operation: &str, len: usize, more: &str) -> String {
+fn head(operation: &str, len: usize, headers: &str) -> String {
     format!(
         "POST / HTTP/1.1\r\nHost: localhost\r\nX-Amz-Target: Kinesis_20131202.{operation}\r\nContent-Type: \
-         application/x-amz-json-1.1\r\nContent-Length: {len}\r\n{more}\r\n"
+         application/x-amz-json-1.1\r\nContent-Length: {len}\r\n{headers}\r\n"
     )
 }
 
-/// All that comes back on a new connection, until it is closed.
+/// Sends a request on a new connection. Returns everything that is received until the connection is closed.
 async fn exchange(server: &Server, request: &str) -> String {
     let mut stream = TcpStream::connect(server.addr()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    reply
 }
 
 async fn call(server: &Server, operation: &str, body: &str) -> String {
     exchange(server, &format!("{}{body}", head(operation, body.len(), "Connection: close\r\n"))).await
 }
 
-/// The same in CBOR: the head of the answer, and its body.
+/// Sends a request in CBOR. Returns the head and the body of the reply.
 async fn call_cbor(server: &Server, operation: &str, body: Value) -> (String, Value) {
     let mut bytes = Vec::new();
     ciborium::into_writer(&body, &mut bytes).unwrap();
     let head = head(operation, bytes.len(), "Connection: close\r\n").replace("x-amz-json", "x-amz-cbor");
     let mut stream = TcpStream::connect(server.addr()).await.unwrap();
     stream.write_all(&[head.as_bytes(), &bytes].concat()).await.unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    let end = answer.windows(4).position(|end| end == b"\r\n\r\n").expect("a head") + 4;
-    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).await.unwrap();
+    let end = reply.windows(4).position(|end| end == b"\r\n\r\n").expect("a head") + 4;
+    let head = String::from_utf8(reply[..end].to_vec()).unwrap();
     assert!(head.contains("content-type: application/x-amz-cbor-1.1"), "{head}");
-    (head, ciborium::from_reader(&answer[end..]).unwrap())
+    (head, ciborium::from_reader(&reply[end..]).unwrap())
 }
 
 fn cbor_field<'a>(value: &'a Value, name: &str) -> &'a Value {
@@ -61,7 +61,7 @@ fn cbor_field<'a>(value: &'a Value, name: &str) -> &'a Value {
 }
 
 #[tokio::test]
-async fn cbor_is_spoken_to_those_who_speak_it() {
+async fn a_cbor_request_gets_a_cbor_reply() {
     let (_emulator, server) = start().await;
     let data = Value::Bytes(vec![0xFF; 10_000]);
     let entry = cbor!({ "PartitionKey" => "k", "Data" => data }).unwrap();
@@ -69,7 +69,7 @@ async fn cbor_is_spoken_to_those_who_speak_it() {
     let (_, put) = call_cbor(&server, "PutRecords", request).await;
     let shard_id = cbor_field(&cbor_field(&put, "Records").as_array().unwrap()[0], "ShardId").clone();
 
-    // Times are milliseconds, tagged as an epoch's.
+    // Times are in milliseconds, with the tag of epoch times.
     let since = Value::Tag(1, Box::new(1_000.into()));
     let request = cbor!({
         "StreamName" => "s", "ShardId" => shard_id, "ShardIteratorType" => "AT_TIMESTAMP", "Timestamp" => since
@@ -96,7 +96,7 @@ async fn cbor_is_spoken_to_those_who_speak_it() {
 }
 
 #[tokio::test]
-async fn errors_are_json_with_their_type() {
+async fn errors_have_their_code_in_the_body_and_in_a_header() {
     let (_emulator, server) = start().await;
     let missing = call(&server, "ListShards", r#"{"StreamName":"nope"}"#).await;
     assert!(missing.starts_with("HTTP/1.1 400"), "{missing}");
@@ -109,14 +109,14 @@ async fn errors_are_json_with_their_type() {
 }
 
 #[tokio::test]
-async fn every_operation_is_spoken() {
+async fn every_operation_works_over_http() {
     let (_emulator, server) = start().await;
-    let field = |answer: &str, name: &str| -> String {
-        let start = answer.find(&format!("\"{name}\":\"")).unwrap_or_else(|| panic!("no {name} in {answer}"));
-        answer[start + name.len() + 4..].split('"').next().unwrap().to_owned()
+    let field = |reply: &str, name: &str| -> String {
+        let start = reply.find(&format!("\"{name}\":\"")).unwrap_or_else(|| panic!("no {name} in {reply}"));
+        reply[start + name.len() + 4..].split('"').next().unwrap().to_owned()
     };
     let shard = |n: u32| format!("shardId-{n:012}");
-    let mut said = Vec::new();
+    let mut replies = Vec::new();
     for (operation, body, part) in [
         ("CreateStream", r#"{"StreamName":"t","ShardCount":2}"#.to_owned(), "{}"),
         ("ListStreams", "".to_owned(), r#"{"HasMoreStreams":false,"StreamNames":["s","t"]}"#),
@@ -147,15 +147,15 @@ async fn every_operation_is_spoken() {
             r#""CurrentShardCount":2"#,
         ),
     ] {
-        let answer = call(&server, operation, &body).await;
-        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains(part), "{operation}: {answer}");
-        said.push(answer);
+        let reply = call(&server, operation, &body).await;
+        assert!(reply.starts_with("HTTP/1.1 200 OK") && reply.contains(part), "{operation}: {reply}");
+        replies.push(reply);
     }
-    assert!(said[3].contains(r#""StreamCreationTimestamp":1"#), "a number of seconds: {}", said[3]);
+    assert!(replies[3].contains(r#""StreamCreationTimestamp":1"#), "time in seconds: {}", replies[3]);
     let summary = call(&server, "DescribeStreamSummary", r#"{"StreamName":"t"}"#).await;
     assert_eq!(field(&summary, "RecordDistributionStrategy"), "AUTO");
 
-    let shard_id = field(&said[6], "ShardId");
+    let shard_id = field(&replies[6], "ShardId");
     let body = format!(r#"{{"StreamName":"s","ShardId":"{shard_id}","ShardIteratorType":"TRIM_HORIZON"}}"#);
     let iterator = field(&call(&server, "GetShardIterator", &body).await, "ShardIterator");
     let records = call(&server, "GetRecords", &format!(r#"{{"ShardIterator":"{iterator}"}}"#)).await;
@@ -165,38 +165,38 @@ async fn every_operation_is_spoken() {
 }
 
 #[tokio::test]
-async fn requests_of_one_connection_have_ids_of_their_own() {
+async fn every_reply_has_a_different_request_id() {
     let (_emulator, server) = start().await;
-    let id = |answer: String| {
-        answer.lines().find_map(|line| line.strip_prefix("x-amzn-requestid: ").map(str::to_owned)).unwrap()
+    let id = |reply: String| {
+        reply.lines().find_map(|line| line.strip_prefix("x-amzn-requestid: ").map(str::to_owned)).unwrap()
     };
     let body = r#"{"StreamName":"s"}"#;
     let one = id(call(&server, "ListShards", body).await);
     assert_eq!(one.len(), 36, "{one}");
     assert_ne!(one, id(call(&server, "ListShards", body).await));
-    assert!(!id(call(&server, "DoIt", "{}").await).is_empty(), "errors as well");
+    assert!(!id(call(&server, "DoIt", "{}").await).is_empty(), "errors have one, too");
 }
 
 #[tokio::test]
-async fn the_largest_request_is_taken_and_one_byte_more_is_not() {
+async fn a_request_of_10_mib_is_accepted_and_one_byte_more_is_refused() {
     let emulator = Emulator::new(Options::unlimited()).with_stream("s", 2);
     let server = Server::start(&emulator).await.unwrap();
-    // Ten records of 1 MiB with their keys of one byte. Four letters are three bytes.
+    // Ten records of 1 MiB, including keys of one byte. Four base64 characters are three bytes.
     let data = "AAAA".repeat(((1 << 20) - 1) / 3);
     let entry = format!(r#"{{"PartitionKey":"k","Data":"{data}"}}"#);
     let request = |entries: Vec<&str>| format!(r#"{{"StreamName":"s","Records":[{}]}}"#, entries.join(","));
-    let answer = call(&server, "PutRecords", &request(vec![&entry; 10])).await;
-    assert!(answer.contains(r#""FailedRecordCount":0"#), "{answer}");
+    let reply = call(&server, "PutRecords", &request(vec![&entry; 10])).await;
+    assert!(reply.contains(r#""FailedRecordCount":0"#), "{reply}");
     let more = r#"{"PartitionKey":"k","Data":""}"#;
     let mut entries = vec![entry.as_str(); 10];
     entries.push(more);
-    let answer = call(&server, "PutRecords", &request(entries)).await;
-    assert!(answer.contains("InvalidArgumentException"), "{answer}");
+    let reply = call(&server, "PutRecords", &request(entries)).await;
+    assert!(reply.contains("InvalidArgumentException"), "{reply}");
     assert_eq!(emulator.with(|kinesis, _| kinesis.counters().bytes_stored), 10 * ((1 << 20) - 1));
 }
 
 #[tokio::test]
-async fn a_stopped_server_has_nothing_at_work() {
+async fn stop_cancels_http1_requests() {
     let (emulator, server) = start().await;
     let latency = Duration::from_millis(200);
     emulator.set_faults(Faults { latency, ..Faults::default() });
@@ -206,37 +206,43 @@ async fn a_stopped_server_has_nothing_at_work() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     server.stop().await;
-    assert!(matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)), "the request is cut off, unanswered");
+    assert!(matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)), "the connection is closed without a reply");
     tokio::time::sleep(latency * 2).await;
-    assert_eq!(emulator.with(|kinesis, _| kinesis.records("s").count()), 0, "and is not carried out afterwards");
+    assert_eq!(emulator.with(|kinesis, _| kinesis.records("s").count()), 0, "the request is not executed later");
 }
 
 #[tokio::test]
-async fn a_client_that_asks_first_is_told_to_continue() {
+async fn expect_100_continue_is_honored() {
     let (_emulator, server) = start().await;
     let mut stream = TcpStream::connect(server.addr()).await.unwrap();
     let head = head("PutRecords", PUT.len(), "Expect: 100-continue\r\nConnection: close\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut buffer = [0; 1_024];
-    let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut buffer)).await.expect("told").unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut buffer))
+        .await
+        .expect("an interim response")
+        .unwrap();
     assert!(buffer[..read].starts_with(b"HTTP/1.1 100 Continue\r\n"), "{:?}", String::from_utf8_lossy(&buffer[..read]));
     stream.write_all(PUT.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.contains("200 OK") && answer.contains("SequenceNumber"), "{answer}");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    assert!(reply.contains("200 OK") && reply.contains("SequenceNumber"), "{reply}");
 }
 
 #[tokio::test]
-async fn a_lost_reply_leaves_the_record_stored() {
+async fn a_record_whose_reply_is_lost_is_stored() {
     let (emulator, server) = start().await;
     emulator.set_faults(Faults { drop_reply_rate: 1.0, ..Faults::default() });
     assert_eq!(call(&server, "PutRecords", PUT).await, "");
     assert_eq!(emulator.with(|kinesis, _| kinesis.records("s").count()), 1);
-    assert!(call(&server, "ListShards", r#"{"StreamName":"s"}"#).await.contains("200 OK"), "only puts are hit");
+    assert!(
+        call(&server, "ListShards", r#"{"StreamName":"s"}"#).await.contains("200 OK"),
+        "the fault affects only puts"
+    );
 }
 
 #[tokio::test]
-async fn faults_of_requests_do_what_they_say() {
+async fn faults_fail_throttle_and_delay_requests() {
     let (emulator, server) = start().await;
     emulator.set_faults(Faults { http_500_rate: 1.0, ..Faults::default() });
     assert!(call(&server, "PutRecords", PUT).await.starts_with("HTTP/1.1 500"));
@@ -252,13 +258,13 @@ async fn faults_of_requests_do_what_they_say() {
 }
 
 #[tokio::test]
-async fn a_stopped_server_starts_again_on_its_port_with_its_records() {
+async fn records_survive_a_restart_on_the_same_port() {
     let (emulator, server) = start().await;
     call(&server, "PutRecords", PUT).await;
     let mut idle = TcpStream::connect(server.addr()).await.unwrap();
     let addr = server.addr();
     server.stop().await;
-    assert!(matches!(idle.read(&mut [0]).await, Ok(0) | Err(_)), "live connections are cut");
+    assert!(matches!(idle.read(&mut [0]).await, Ok(0) | Err(_)), "open connections are closed");
     assert!(TcpStream::connect(addr).await.is_err());
     let server = Server::bind(addr, &emulator, None).await.unwrap();
     let iterator = r#"{"StreamName":"s","ShardId":"shardId-000000000000","ShardIteratorType":"TRIM_HORIZON"}"#;
@@ -267,18 +273,18 @@ async fn a_stopped_server_starts_again_on_its_port_with_its_records() {
 }
 
 #[test]
-fn it_serves_programs_without_a_runtime() {
+fn bind_on_thread_needs_no_runtime() {
     use std::io::{Read, Write};
     let emulator = Emulator::new(Options::default()).with_stream("s", 2);
     let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None).unwrap();
     let mut stream = std::net::TcpStream::connect(server.addr()).unwrap();
     stream.write_all(format!("{}{PUT}", head("PutRecords", PUT.len(), "Connection: close\r\n")).as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.contains("200 OK"), "{answer}");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    assert!(reply.contains("200 OK"), "{reply}");
 }
 
-/// HTTP/2 without TLS, as clients speak it that know what the server understands.
+/// Opens an HTTP/2 connection without TLS, with prior knowledge.
 async fn http2(server: &Server) -> http2::SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(server.addr()).await.unwrap();
     let (client, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -292,24 +298,24 @@ fn put_request() -> Request<Full<Bytes>> {
 }
 
 #[tokio::test]
-async fn http2_is_spoken_to_those_who_begin_with_it() {
+async fn http2_clients_are_served() {
     let (emulator, server) = start().await;
     let mut client = http2(&server).await;
     for _ in 0..2 {
-        let answer = client.send_request(put_request()).await.unwrap();
-        assert_eq!((answer.status(), answer.version()), (StatusCode::OK, Version::HTTP_2));
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let reply = client.send_request(put_request()).await.unwrap();
+        assert_eq!((reply.status(), reply.version()), (StatusCode::OK, Version::HTTP_2));
+        let body = reply.into_body().collect().await.unwrap().to_bytes();
         assert!(String::from_utf8_lossy(&body).contains(r#""FailedRecordCount":0"#), "{body:?}");
     }
     emulator.set_faults(Faults { drop_reply_rate: 1.0, ..Faults::default() });
-    client.send_request(put_request()).await.expect_err("this stream is reset");
+    client.send_request(put_request()).await.expect_err("the fault resets the stream");
     emulator.set_faults(Faults::default());
-    assert_eq!(client.send_request(put_request()).await.unwrap().status(), 200, "and the connection is still good");
+    assert_eq!(client.send_request(put_request()).await.unwrap().status(), 200, "the connection is still usable");
     assert_eq!(emulator.with(|kinesis, _| kinesis.records("s").count()), 4);
 }
 
 #[tokio::test]
-async fn requests_of_one_http2_connection_are_at_work_side_by_side() {
+async fn requests_of_one_http2_connection_are_concurrent() {
     let (emulator, server) = start().await;
     let latency = Duration::from_millis(300);
     emulator.set_faults(Faults { latency, ..Faults::default() });
@@ -323,7 +329,7 @@ async fn requests_of_one_http2_connection_are_at_work_side_by_side() {
 }
 
 #[tokio::test]
-async fn a_stopped_server_has_no_request_of_http2_at_work() {
+async fn stop_cancels_http2_requests() {
     let (emulator, server) = start().await;
     let latency = Duration::from_millis(200);
     emulator.set_faults(Faults { latency, ..Faults::default() });
@@ -333,7 +339,7 @@ async fn a_stopped_server_has_no_request_of_http2_at_work() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     server.stop().await;
-    request.await.unwrap().expect_err("it is cut off, unanswered");
+    request.await.unwrap().expect_err("the connection is closed without a reply");
     tokio::time::sleep(latency * 2).await;
-    assert_eq!(emulator.with(|kinesis, _| kinesis.records("s").count()), 0, "and is not carried out afterwards");
+    assert_eq!(emulator.with(|kinesis, _| kinesis.records("s").count()), 0, "the request is not executed later");
 }

@@ -1,4 +1,4 @@
-//! The rules of the service, on a clock of our own.
+//! Tests of the service's rules, with simulated time.
 
 use std::time::Duration;
 
@@ -43,16 +43,16 @@ fn split(kinesis: &mut Kinesis, now: Duration, shard: &str, at: u128) {
 }
 
 #[test]
-fn a_shard_takes_a_thousand_records_a_second_and_refuses_the_rest_one_by_one() {
+fn a_shard_accepts_1000_records_per_second_and_throttles_the_others() {
     let mut kinesis = service(Options::default(), 1);
-    let mut taken = 0;
+    let mut accepted = 0;
     for _ in 0..3 {
-        taken += 500 - put(&mut kinesis, T0, (0..500).map(|_| entry("k", 1)).collect()).unwrap().failed_record_count;
+        accepted += 500 - put(&mut kinesis, T0, (0..500).map(|_| entry("k", 1)).collect()).unwrap().failed_record_count;
     }
-    assert_eq!(taken, 1_000);
+    assert_eq!(accepted, 1_000);
     let later = T0 + Duration::from_millis(250);
     let output = put(&mut kinesis, later, (0..500).map(|_| entry("k", 1)).collect()).unwrap();
-    assert_eq!(output.failed_record_count, 250, "a quarter of a second's worth has come");
+    assert_eq!(output.failed_record_count, 250, "the tokens of a quarter of a second");
     let refused = output.records.iter().find(|record| record.error_code.is_some()).unwrap();
     assert_eq!(refused.error_code.as_deref(), Some("ProvisionedThroughputExceededException"));
     assert!(
@@ -62,7 +62,7 @@ fn a_shard_takes_a_thousand_records_a_second_and_refuses_the_rest_one_by_one() {
 }
 
 #[test]
-fn a_shard_takes_a_mebibyte_a_second_keys_included() {
+fn a_shard_accepts_1_mib_per_second_including_keys() {
     let mut kinesis = service(Options::default(), 1);
     let quarter = (1 << 18) - 1;
     assert_eq!(put(&mut kinesis, T0, vec![entry("k", quarter); 5]).unwrap().failed_record_count, 1);
@@ -73,7 +73,7 @@ fn a_shard_takes_a_mebibyte_a_second_keys_included() {
 }
 
 #[test]
-fn a_request_keeps_the_services_limits() {
+fn requests_over_the_limits_are_refused() {
     let mut kinesis = service(Options::unlimited(), 1);
     let code = |result: Result<PutRecordsOutput, ServiceError>| result.map(drop).unwrap_err().code;
     assert_eq!(code(put(&mut kinesis, T0, vec![])), "ValidationException");
@@ -92,7 +92,7 @@ fn a_request_keeps_the_services_limits() {
 }
 
 #[test]
-fn explicit_hash_keys_at_the_borders_go_to_their_shards() {
+fn hash_keys_at_both_ends_of_a_range_belong_to_the_shard() {
     let mut kinesis = service(Options::unlimited(), 3);
     for shard in list(&kinesis, T0, "AT_LATEST").shards {
         for key in [shard.hash_key_range.starting_hash_key, shard.hash_key_range.ending_hash_key] {
@@ -103,7 +103,7 @@ fn explicit_hash_keys_at_the_borders_go_to_their_shards() {
 }
 
 #[test]
-fn lists_come_in_pages_whose_tokens_go_alone_and_expire() {
+fn page_tokens_exclude_the_name_and_expire() {
     let kinesis = service(Options::default(), 5);
     let first = kinesis.list_shards(T0, &ListShards { max_results: Some(2), ..ListShards::of("s") }).unwrap();
     let by_token = ListShards { next_token: first.next_token.clone(), max_results: Some(2), ..ListShards::default() };
@@ -133,7 +133,7 @@ fn a_split_closes_the_parent_and_its_children_share_the_range() {
 }
 
 #[test]
-fn a_new_shard_count_leaves_even_shards_whatever_was_before() {
+fn update_shard_count_makes_shards_of_equal_size() {
     let mut kinesis = service(Options::default(), 4);
     split(&mut kinesis, T0, "shardId-000000000001", u128::MAX / 3);
     for target in [7, 4, 3, 6, 3, 2, 1] {
@@ -156,7 +156,7 @@ fn a_new_shard_count_leaves_even_shards_whatever_was_before() {
 }
 
 #[test]
-fn a_stream_in_transition_cannot_be_resharded_and_takes_records_once_it_is_made() {
+fn reshards_need_an_active_stream_and_puts_a_created_one() {
     let mut kinesis = service(Options { transition: Duration::from_secs(1), ..Options::default() }, 2);
     let request = SplitShard {
         stream_name: Some("s".into()),
@@ -166,11 +166,11 @@ fn a_stream_in_transition_cannot_be_resharded_and_takes_records_once_it_is_made(
     };
     assert_eq!(kinesis.split_shard(T0, &request).unwrap_err().code, "ResourceInUseException");
     assert_eq!(put(&mut kinesis, T0, vec![entry("k", 1)]).unwrap_err().code, "ResourceNotFoundException");
-    let made = T0 + Duration::from_secs(1);
+    let active_at = T0 + Duration::from_secs(1);
     kinesis.split_shard(made, &request).unwrap();
     assert_eq!(kinesis.split_shard(made, &request).unwrap_err().code, "ResourceInUseException");
     let output = put(&mut kinesis, made, vec![entry("k", 1)]).unwrap();
-    assert_eq!(output.failed_record_count, 0, "while it is UPDATING");
+    assert_eq!(output.failed_record_count, 0, "records are accepted while it is UPDATING");
 }
 
 fn iterator(kinesis: &Kinesis, now: Duration, kind: &str, from: Option<&str>) -> String {
@@ -190,7 +190,7 @@ fn read(kinesis: &Kinesis, iterator: String, limit: Option<i64>) -> GetRecordsOu
 }
 
 #[test]
-fn every_type_of_iterator_starts_where_it_should() {
+fn every_type_of_iterator_starts_at_its_position() {
     let mut kinesis = service(Options::default(), 1);
     let mut numbers = vec![];
     for n in 0..4_u64 {
@@ -213,13 +213,13 @@ fn every_type_of_iterator_starts_where_it_should() {
     split(&mut kinesis, T0 + Duration::from_secs(8), "shardId-000000000000", 1_000);
     let end = read(&kinesis, iterator(&kinesis, T0, "TRIM_HORIZON", None), None);
     assert_eq!((end.records.len(), end.next_shard_iterator, end.child_shards.unwrap().len()), (4, None, 2));
-    let old = GetRecords { shard_iterator: iterator(&kinesis, T0, "TRIM_HORIZON", None), limit: None };
+    let expired = GetRecords { shard_iterator: iterator(&kinesis, T0, "TRIM_HORIZON", None), limit: None };
     let late = T0 + Duration::from_secs(400);
-    assert_eq!(kinesis.get_records(late, &old).unwrap_err().code, "ExpiredIteratorException");
+    assert_eq!(kinesis.get_records(late, &expired).unwrap_err().code, "ExpiredIteratorException");
 }
 
 #[test]
-fn what_is_kept_is_bounded_if_asked_for() {
+fn stored_bytes_do_not_exceed_their_maximum() {
     let mut kinesis = service(Options { retain_bytes_max: Some(1_000), ..Options::unlimited() }, 2);
     for n in 0..100 {
         put(&mut kinesis, T0, vec![entry(&n.to_string(), 100)]).unwrap();
@@ -230,7 +230,7 @@ fn what_is_kept_is_bounded_if_asked_for() {
 }
 
 #[test]
-fn what_is_forgotten_is_the_oldest_of_the_stream_not_of_the_shard() {
+fn the_oldest_record_of_the_stream_is_discarded_first() {
     let mut kinesis = service(Options { retain_bytes_max: Some(1_000), ..Options::unlimited() }, 2);
     let to = |hash_key: u128, size: usize| PutRecordsEntry {
         explicit_hash_key: Some(hash_key.to_string()),
@@ -239,13 +239,13 @@ fn what_is_forgotten_is_the_oldest_of_the_stream_not_of_the_shard() {
     put(&mut kinesis, T0, vec![to(0, 500), to(0, 400)]).unwrap();
     put(&mut kinesis, T0, vec![to(u128::MAX, 300)]).unwrap();
     let kept = |kinesis: &Kinesis| kinesis.records("s").map(|(_, _, record)| record.data.len()).collect::<Vec<_>>();
-    assert_eq!(kept(&kinesis), [400, 300], "the one just taken stays");
+    assert_eq!(kept(&kinesis), [400, 300], "the newest record stays");
     put(&mut kinesis, T0, vec![to(u128::MAX, 700)]).unwrap();
     assert_eq!(kept(&kinesis), [300, 700]);
 }
 
 #[test]
-fn a_record_that_is_too_large_with_its_key_can_fail_alone() {
+fn an_oversized_record_can_fail_alone() {
     let options = Options { oversized_record_fails_alone: true, ..Options::unlimited() };
     let mut kinesis = service(options, 1);
     let records = vec![entry("k", 1), entry("k", 1 << 20), entry("k", (1 << 20) - 1)];
@@ -256,7 +256,7 @@ fn a_record_that_is_too_large_with_its_key_can_fail_alone() {
 }
 
 #[test]
-fn a_record_larger_than_a_second_of_its_shard_goes_when_the_shard_has_rested_and_costs_as_much() {
+fn a_record_over_the_shards_rate_needs_a_full_bucket_and_leaves_a_debt() {
     let mut kinesis = service(Options::default(), 1);
     let larger =
         UpdateMaxRecordSize { stream_name: Some("s".into()), max_record_size_in_kib: Some(10_240), stream_arn: None };
@@ -265,17 +265,17 @@ fn a_record_larger_than_a_second_of_its_shard_goes_when_the_shard_has_rested_and
         put(kinesis, T0 + Duration::from_millis(after_ms), vec![entry("k", size)]).unwrap().failed_record_count
     };
     assert_eq!(failed(&mut kinesis, 0, 3 << 20), 0);
-    assert_eq!(failed(&mut kinesis, 1_900, 1), 1, "two seconds of debt");
+    assert_eq!(failed(&mut kinesis, 1_900, 1), 1, "a debt of two seconds");
     assert_eq!(failed(&mut kinesis, 2_100, 1), 0);
-    assert_eq!(failed(&mut kinesis, 2_200, 3 << 20), 1, "not full");
+    assert_eq!(failed(&mut kinesis, 2_200, 3 << 20), 1, "the bucket is not full");
 }
 
 #[test]
-fn put_record_tells_what_put_records_tells_for_each() {
+fn put_record_returns_the_errors_of_put_records() {
     let mut kinesis = service(Options::default(), 1);
     let code = |kinesis: &mut Kinesis, record| kinesis.put_record(T0, record).map(drop).unwrap_err().code;
     let one = |key: &str| PutRecord::new("s", key, "data");
-    assert!(kinesis.put_record(T0, one(&"👤".repeat(256))).is_ok(), "characters are counted, not bytes");
+    assert!(kinesis.put_record(T0, one(&"👤".repeat(256))).is_ok(), "the limit is in characters, not bytes");
     assert_eq!(code(&mut kinesis, one(&"k".repeat(257))), "ValidationException");
     assert_eq!(code(&mut kinesis, one("")), "ValidationException");
     assert_eq!(code(&mut kinesis, PutRecord::new("s", "k", vec![0; 1 << 20])), "InvalidArgumentException");
@@ -291,7 +291,7 @@ fn put_record_tells_what_put_records_tells_for_each() {
 }
 
 #[test]
-fn one_read_gives_no_more_than_ten_mebibytes() {
+fn get_records_returns_at_most_10_mib() {
     let mut kinesis = service(Options::unlimited(), 1);
     for _ in 0..2 {
         put(&mut kinesis, T0, vec![entry("k", 1_000_000); 10]).unwrap();
@@ -307,7 +307,7 @@ fn one_read_gives_no_more_than_ten_mebibytes() {
 }
 
 #[test]
-fn iterators_nobody_gave_are_refused_not_followed() {
+fn invalid_iterators_are_refused() {
     let mut kinesis = service(Options::default(), 1);
     put(&mut kinesis, T0, vec![entry("k", 1)]).unwrap();
     let code = |iterator: &str| {
@@ -317,13 +317,13 @@ fn iterators_nobody_gave_are_refused_not_followed() {
     for bad in ["", "x", "records/s", "records/s/1/shardId-000000000000/-1/0", "shards/s/1//all/0"] {
         assert_eq!(code(bad), "InvalidArgumentException", "{bad:?}");
     }
-    // The last number that there is: nothing comes after it, and nothing overflows.
+    // The greatest number must not overflow.
     let last = format!("49{:034}{:020}", 0, u64::MAX);
     assert!(read(&kinesis, iterator(&kinesis, T0, "AFTER_SEQUENCE_NUMBER", Some(&last)), None).records.is_empty());
 }
 
 #[test]
-fn the_same_seed_gives_the_same_faults() {
+fn the_same_seed_results_in_the_same_faults() {
     let run = |seed| {
         let mut kinesis = service(Options { seed, ..Options::unlimited() }, 2);
         kinesis.set_faults(Faults { throttle_rate: 0.2, internal_failure_rate: 0.2, ..Faults::default() });
@@ -338,7 +338,7 @@ fn the_same_seed_gives_the_same_faults() {
 }
 
 #[test]
-fn on_an_auto_stream_keys_do_not_count() {
+fn keys_do_not_choose_the_shards_of_an_auto_stream() {
     let mut kinesis = service(Options::unlimited(), 4);
     let auto = UpdateStreamRecordDistributionStrategy {
         stream_name: Some("s".into()),
@@ -355,7 +355,7 @@ fn on_an_auto_stream_keys_do_not_count() {
 }
 
 #[test]
-fn a_stream_made_anew_knows_nothing_of_the_old_one() {
+fn a_recreated_stream_is_empty_and_refuses_old_iterators() {
     let mut kinesis = service(Options::default(), 1);
     put(&mut kinesis, T0, vec![entry("k", 1)]).unwrap();
     let old = iterator(&kinesis, T0, "TRIM_HORIZON", None);
@@ -367,7 +367,7 @@ fn a_stream_made_anew_knows_nothing_of_the_old_one() {
     assert_eq!(kinesis.get_records(T0, &request).unwrap_err().code, "ResourceNotFoundException");
 }
 
-/// A frame around a message written by hand: key `k`, hash keys 5 and the greatest, data `one` and `two`.
+/// Encodes an aggregate by hand: partition key `k`, explicit hash keys 5 and 2^128 - 1, data `one` and `two`.
 fn aggregate() -> Vec<u8> {
     use md5::{Digest, Md5};
     let mut message = vec![0x0A, 1, b'k', 0x12, 1, b'5', 0x12, 39];
@@ -393,11 +393,11 @@ fn a_consumer_drops_user_records_outside_the_shards_range() {
 }
 
 #[test]
-fn a_broken_aggregate_is_one_plain_record() {
+fn a_corrupt_aggregate_is_one_plain_record() {
     let mut kinesis = service(Options::default(), 1);
-    for damage in [4, 30, aggregate().len() - 1] {
+    for corrupt_byte in [4, 30, aggregate().len() - 1] {
         let mut data = aggregate();
-        data[damage] ^= 0x40;
+        data[corrupt_byte] ^= 0x40;
         kinesis.put_record(T0, PutRecord::new("s", "k", data)).unwrap();
     }
     kinesis.put_record(T0, PutRecord::new("s", "k", vec![0xF3, 0x89, 0x9A, 0xC2])).unwrap();

@@ -1,4 +1,4 @@
-//! Streams: making, naming, listing, describing and resharding them.
+//! Tests of streams: creation, names, lists, descriptions and reshards.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ fn filtered(kinesis: &Kinesis, now: Duration, filter: ShardFilter) -> Vec<u32> {
 }
 
 #[test]
-fn a_stream_goes_by_its_name_or_by_its_arn() {
+fn a_stream_is_found_by_name_or_arn() {
     let mut kinesis = service(1);
     let by = |name: Option<&str>, arn: Option<&str>| DescribeStreamSummary {
         stream_name: name.map(Into::into),
@@ -72,7 +72,7 @@ fn a_stream_goes_by_its_name_or_by_its_arn() {
 }
 
 #[test]
-fn what_cannot_be_made_is_refused_with_the_services_code() {
+fn invalid_create_requests_are_refused() {
     let mut kinesis = service(1);
     let mut code = |request: CreateStream| kinesis.create_stream(T0, &request).unwrap_err().code;
     assert_eq!(code(CreateStream::new("s", 1)), "ResourceInUseException");
@@ -90,7 +90,7 @@ fn what_cannot_be_made_is_refused_with_the_services_code() {
 }
 
 #[test]
-fn an_on_demand_stream_has_four_shards_and_is_not_resharded_by_hand() {
+fn an_on_demand_stream_has_four_shards_and_refuses_reshards() {
     let mut kinesis = Kinesis::new(Options::default());
     let stream_mode_details = Some(StreamModeDetails { stream_mode: "ON_DEMAND".into() });
     let request = CreateStream { stream_mode_details, shard_count: None, ..CreateStream::new("s", 0) };
@@ -101,7 +101,7 @@ fn an_on_demand_stream_has_four_shards_and_is_not_resharded_by_hand() {
 }
 
 #[test]
-fn an_endless_transition_ends_never() {
+fn the_maximum_transition_does_not_end() {
     let mut kinesis = Kinesis::new(Options { transition: Duration::MAX, ..Options::default() });
     kinesis.create_stream(T0, &CreateStream::new("s", 1)).unwrap();
     let request = DescribeStreamSummary { stream_name: Some("s".into()), stream_arn: None };
@@ -132,7 +132,7 @@ fn streams_are_listed_in_pages() {
 }
 
 #[test]
-fn a_description_comes_with_the_shards_in_pages() {
+fn describe_stream_returns_shards_in_pages() {
     let kinesis = service(3);
     let request = DescribeStream { stream_name: Some("s".into()), limit: Some(2), ..DescribeStream::default() };
     let first = kinesis.describe_stream(T0, &request).unwrap().stream_description;
@@ -143,7 +143,7 @@ fn a_description_comes_with_the_shards_in_pages() {
 }
 
 #[test]
-fn a_merge_takes_neighbours_only_and_remembers_both_parents() {
+fn a_merge_needs_adjacent_shards_and_records_both_parents() {
     let mut kinesis = service(3);
     for (lower, upper, code) in [
         (0, 2, "InvalidArgumentException"),
@@ -167,7 +167,7 @@ fn a_merge_takes_neighbours_only_and_remembers_both_parents() {
 }
 
 #[test]
-fn a_childs_sequence_numbers_come_after_its_parents() {
+fn a_childs_sequence_numbers_are_above_its_parents() {
     let mut kinesis = service(1);
     let put = |kinesis: &mut Kinesis| {
         let put = kinesis.put_record(T0, PutRecord::new("s", "k", "data")).unwrap();
@@ -179,11 +179,11 @@ fn a_childs_sequence_numbers_come_after_its_parents() {
     kinesis.merge_shards(at(2), &merge(1, 2)).unwrap();
     numbers.push(put(&mut kinesis));
     assert!(numbers.is_sorted_by(|a, b| a.0 < b.0), "{numbers:?}");
-    assert_eq!(numbers[3].1, shard(3), "ids are never used again");
+    assert_eq!(numbers[3].1, shard(3), "shard ids are not reused");
 }
 
 #[test]
-fn a_split_leaves_each_child_more_than_one_hash_key() {
+fn each_child_of_a_split_has_more_than_one_hash_key() {
     let mut kinesis = service(1);
     for at in [0, 1, u128::MAX] {
         assert_eq!(kinesis.split_shard(T0, &split(0, at)).unwrap_err().code, "InvalidArgumentException", "{at}");
@@ -192,8 +192,8 @@ fn a_split_leaves_each_child_more_than_one_hash_key() {
         let request = SplitShard { new_starting_hash_key: bad.into(), ..split(0, 2) };
         assert_eq!(kinesis.split_shard(T0, &request).unwrap_err().code, "ValidationException", "{bad:?}");
     }
-    let beyond = SplitShard { new_starting_hash_key: "9".repeat(39), ..split(0, 2) };
-    assert_eq!(kinesis.split_shard(T0, &beyond).unwrap_err().code, "InvalidArgumentException");
+    let too_large = SplitShard { new_starting_hash_key: "9".repeat(39), ..split(0, 2) };
+    assert_eq!(kinesis.split_shard(T0, &too_large).unwrap_err().code, "InvalidArgumentException");
     kinesis.split_shard(T0, &split(0, 2)).unwrap();
 }
 
@@ -217,7 +217,7 @@ fn filters_choose_shards_by_time_and_id() {
     let after = ShardFilter { shard_id: Some(shard(2)), ..filter("AFTER_SHARD_ID", None) };
     assert_eq!(filtered(&kinesis, now, after.clone()), [3, 4]);
 
-    // A day later the parents are beyond the horizon.
+    // A day later, the first parent was closed before the trim horizon.
     assert_eq!(filtered(&kinesis, at(86_400 + 15), filter("FROM_TRIM_HORIZON", None)), [1, 2, 3, 4]);
     assert_eq!(filtered(&kinesis, at(86_400 + 15), filter("AT_TRIM_HORIZON", None)), [1, 2, 3]);
 
@@ -231,7 +231,7 @@ fn filters_choose_shards_by_time_and_id() {
 }
 
 #[test]
-fn a_filter_lives_on_in_the_token() {
+fn a_token_contains_the_filter() {
     let mut kinesis = service(3);
     kinesis.split_shard(at(10), &split(1, 1 << 127)).unwrap();
     let shard_filter = Some(ShardFilter { r#type: "AT_LATEST".into(), ..ShardFilter::default() });
@@ -247,7 +247,7 @@ fn a_filter_lives_on_in_the_token() {
 }
 
 #[test]
-fn a_token_of_a_stream_that_was_made_anew_is_refused() {
+fn a_token_of_an_earlier_stream_of_the_same_name_is_refused() {
     let mut kinesis = service(2);
     let page = kinesis.list_shards(T0, &ListShards { max_results: Some(1), ..ListShards::of("s") }).unwrap();
     kinesis.delete_stream(&DeleteStream { stream_name: Some("s".into()), stream_arn: None }).unwrap();

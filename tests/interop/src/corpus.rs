@@ -1,10 +1,10 @@
-//! The user records that are put: a fixed set of cases, and random batches from a seed.
+//! The user records of the comparisons: a fixed set of cases, and random batches from a seed.
 
 use kpl_core::codec::{self, AggregatedUserRecord};
 
 use crate::line::Record;
 
-/// Some user records that are put together: after each case the producer is flushed.
+/// User records that are put together. The producer is flushed after each case.
 #[derive(Debug)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
@@ -14,7 +14,7 @@ pub(crate) struct Case {
 /// The largest hash key.
 const LAST: u128 = u128::MAX;
 
-/// Of every kind that users put, and of every kind that is at a limit.
+/// Returns cases of typical records and of records at every limit.
 pub(crate) fn cases() -> Vec<Case> {
     let case = |name, records: Vec<Record>| Case { name, records };
     let numbered = |count: usize, key: &dyn Fn(usize) -> String| {
@@ -28,7 +28,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("two records", numbered(2, &|n| format!("key-{n}"))),
         case("a repeated key", numbered(10, &|_| "the same".into())),
         case("distinct keys", numbered(100, &|n| format!("key-{n}"))),
-        case("keys that come again", numbered(100, &|n| format!("key-{}", n * n % 7))),
+        case("keys that recur", numbered(100, &|n| format!("key-{}", n * n % 7))),
         case("Unicode keys", numbered(unicode.len() * 2, &|n| unicode[n % unicode.len()].into())),
         case("keys of 256 characters", numbered(4, &|n| ["k", "あ", "🦀", "é"][n].repeat(256))),
         case(
@@ -36,7 +36,7 @@ pub(crate) fn cases() -> Vec<Case> {
             (0..20).map(|n| Record::new(format!("key-{n}"), Some(LAST / 20 * n), b"placed")).collect(),
         ),
         case(
-            "explicit hash keys, repeated, with other partition keys",
+            "explicit hash keys, repeated, with different partition keys",
             (0..30_u32).map(|n| Record::new(format!("key-{}", n % 4), Some(u128::from(n % 3)), b"placed")).collect(),
         ),
         case(
@@ -58,7 +58,7 @@ pub(crate) fn cases() -> Vec<Case> {
             (0..20_u8).map(|n| Record::new(format!("key-{n}"), None, &vec![n; usize::from(n % 3)])).collect(),
         ),
         case("all bytes", (0..=255_u8).map(|n| Record::new("bytes", None, &[n; 3])).collect()),
-        case("data that look like an aggregate", {
+        case("data similar to an aggregate", {
             let nested = aggregated(&[Record::new("inner", None, b"inner")]);
             vec![
                 Record::new("outer", None, &nested),
@@ -92,21 +92,21 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Two records or one that make an aggregate of exactly `limit` bytes, one more, one less; and some that are too large for
-/// company, between others.
+/// Returns cases with aggregates of `limit` bytes, one byte less and one byte more, and cases in which records that are
+/// too large for an aggregate are next to others.
 pub(crate) fn cases_at_the_size_limit(limit: usize) -> Vec<Case> {
     let pair = |size: usize| {
         let mut users = vec![Record::new("half", None, &filled(limit / 2)), Record::new("other half", Some(7), b"")];
         users[1].data = filled(size - aggregated(&users).len()).into();
-        // Its length takes more bytes now.
+        // Its length field has become longer.
         let excess = aggregated(&users).len() - size;
         users[1].data = users[1].data.slice(excess..);
-        assert_eq!(aggregated(&users).len(), size, "the pair is as large as it is to be");
+        assert_eq!(aggregated(&users).len(), size, "the pair has the requested size");
         users
     };
     let (small, large) = (Record::new("small", None, b"small"), Record::new("large", None, &filled(limit + 1)));
     vec![
-        // The KPL aggregates only when it knows the stream's shards, and asks when it sees the first record.
+        // The KPL aggregates only if it has the shard map, which it requests at the first record.
         Case { name: "one record", records: vec![small.clone()] },
         Case { name: "a pair below the limit", records: pair(limit - 1) },
         Case { name: "a pair at the limit", records: pair(limit) },
@@ -122,17 +122,17 @@ fn aggregated(users: &[Record]) -> Vec<u8> {
     codec::encode(&users)
 }
 
-/// All records of all cases.
+/// Returns the records of all cases.
 pub(crate) fn records() -> Vec<Record> {
     cases().into_iter().flat_map(|case| case.records).collect()
 }
 
-/// Bytes that do not repeat soon.
+/// Returns bytes that do not repeat soon.
 fn filled(size: usize) -> Vec<u8> {
     (0..size).map(|n| (n * n / 7 % 251) as u8).collect()
 }
 
-/// So many batches of 1 to 30 user records of which every part is random, the same for the same seed.
+/// Returns `count` batches of 1 to 30 random user records. The same seed results in the same batches.
 pub(crate) fn random_batches(seed: u64, count: usize) -> impl Iterator<Item = Vec<Record>> {
     let mut rng = fastrand::Rng::with_seed(seed);
     (0..count).map(move |_| {
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_record_is_one_that_a_producer_takes() {
+    fn every_record_is_valid() {
         for user in records().iter().chain(&random_batches(7, 500).flatten().collect::<Vec<_>>()) {
             assert!(user.record("events").prepare().is_ok(), "{:.100}", user.partition_key);
         }
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_batches() {
+    fn the_same_seed_results_in_the_same_batches() {
         let batches = |seed| random_batches(seed, 20).collect::<Vec<_>>();
         assert_eq!(batches(3), batches(3));
         assert_ne!(batches(3), batches(4));

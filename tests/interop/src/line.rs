@@ -1,4 +1,4 @@
-//! What goes to and from peers: a line of JSON for each user record or Kinesis record.
+//! The format of the input and output of peers: one JSON value per line for each user record or Kinesis record.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,24 +8,24 @@ use kpl_core::codec::AggregatedUserRecord;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A user record, or a Kinesis record as a producer sends it.
+/// A user record, or a Kinesis record that a producer sends.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) partition_key: String,
-    /// In decimal.
+    /// The explicit hash key, in decimal.
     pub(crate) explicit_hash_key: Option<String>,
     #[serde(with = "blob")]
     pub(crate) data: Bytes,
 }
 
-/// A user record as a consumer reads it.
+/// A user record that a consumer reads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Read {
     pub(crate) shard_id: String,
     pub(crate) sequence_number: String,
     pub(crate) sub_sequence_number: u64,
     pub(crate) partition_key: String,
-    /// In decimal; none also where the consumer does not tell it.
+    /// The explicit hash key, in decimal. `None` also if the consumer does not report it.
     pub(crate) explicit_hash_key: Option<String>,
     #[serde(with = "blob")]
     pub(crate) data: Bytes,
@@ -37,7 +37,7 @@ impl Record {
         Self { partition_key: partition_key.into(), explicit_hash_key, data: Bytes::copy_from_slice(data) }
     }
 
-    /// For our producer.
+    /// Converts it to a record of kpl.
     pub(crate) fn record(&self, stream: &str) -> UserRecord {
         let record = UserRecord::new(stream, &*self.partition_key, self.data.clone());
         UserRecord { explicit_hash_key: self.explicit_hash_key.clone(), ..record }
@@ -63,18 +63,18 @@ impl TryFrom<&Record> for AggregatedUserRecord {
     }
 }
 
-/// Each as a line.
+/// Writes each item as a line.
 pub(crate) fn write<T: Serialize>(items: impl IntoIterator<Item = T>) -> String {
-    items.into_iter().map(|item| serde_json::to_string(&item).expect("strings and numbers") + "\n").collect()
+    items.into_iter().map(|item| serde_json::to_string(&item).expect("only strings and numbers") + "\n").collect()
 }
 
-/// Each line as one.
+/// Parses each line as an item.
 pub(crate) fn read<T: DeserializeOwned>(text: &str) -> anyhow::Result<Vec<T>> {
     let parse = |line: &str| serde_json::from_str(line).map_err(|error| anyhow::anyhow!("{error} in {line:.200}"));
     text.lines().map(parse).collect()
 }
 
-/// Base64.
+/// Serialization of bytes in base64.
 pub(crate) mod blob {
     use super::{Bytes, Deserialize, Deserializer, Engine, STANDARD, Serializer};
 

@@ -1,12 +1,13 @@
-//! kpl beside the real KPL and the real consumers of its records.
+//! Comparison of kpl with the KPL and with consumers of its records.
 //!
 //! ```text
 //! tests/interop/run [PEER …]
 //! ```
 //!
-//! Each peer is a program that others wrote, called by a few lines of its own language (`tests/interop/peers`). It gets
-//! user records, or an endpoint and a stream, and prints what it made of them, a line of JSON each ([`mod@line`]). All
-//! comparing is done here. What cannot be had on this machine is skipped, with the reason; in CI that is a failure.
+//! Each peer is software that others wrote, called by a short script in its language (`tests/interop/peers`). The
+//! script reads user records, or an endpoint and a stream, and prints its results, one JSON value per line
+//! ([`mod@line`]). This program compares them. A peer that is not available on this machine is skipped, with the
+//! reason. In CI, that is a failure.
 
 mod corpus;
 mod line;
@@ -27,25 +28,25 @@ use report::Report;
 use service::Service;
 use tools::Tools;
 
-/// Runs the real KPL and the real consumers beside kpl, and compares.
+/// Compares kpl with the KPL and with consumers of its records
 #[derive(Debug, Parser)]
 pub(crate) struct Args {
-    /// The peers to run; all of them if none is named
+    /// The peers to run (default: all)
     #[arg(value_enum)]
     peers: Vec<Peer>,
-    /// How many random batches are encoded by both
+    /// The number of random batches to encode
     #[arg(long, default_value_t = 10_000)]
     batches: usize,
     /// The seed of the random batches
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Write what the KPL stored to core/tests/data, as vectors for the unit tests
+    /// Write the KPL's Kinesis records to core/tests/data, as vectors for the unit tests
     #[arg(long)]
     capture: bool,
 }
 
-/// So many peers run at once: they wait a lot, for downloads, for a flush, for a JVM to start.
-const AT_ONCE: usize = 3;
+/// The number of peers that run concurrently. They often wait: for downloads, for flushes, for the start of a JVM.
+const CONCURRENT_PEERS: usize = 3;
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
@@ -61,16 +62,16 @@ fn main() -> anyhow::Result<ExitCode> {
             reports.lock().unwrap_or_else(PoisonError::into_inner).insert(place, report);
         }
     };
-    std::thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(run))));
+    std::thread::scope(|scope| (0..CONCURRENT_PEERS).for_each(|_| drop(scope.spawn(run))));
     let reports = reports.into_inner().unwrap_or_else(PoisonError::into_inner);
-    anyhow::ensure!(reports.len() == peers.len(), "a peer's run has panicked");
+    anyhow::ensure!(reports.len() == peers.len(), "the run of a peer panicked");
     let report = Report::of(reports.into_values());
     print!("{report}");
-    let must_be_whole = std::env::var_os("CI").is_some();
-    Ok(if report.is_good(must_be_whole) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let must_be_complete = std::env::var_os("CI").is_some();
+    Ok(if report.is_good(must_be_complete) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Each peer has a service of its own: nothing of the others is in its way.
+/// Runs a peer with its own service, so that peers do not affect each other.
 async fn run_peer(peer: Peer, args: &Args, tools: &Tools) -> Report {
     let mut report = Report::default();
     let run = async { peer.run(args, tools, &Service::start().await?, &mut report).await };

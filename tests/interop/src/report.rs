@@ -1,9 +1,9 @@
-//! The table at the end: peer, direction, records compared, differences.
+//! The printed table: peer, direction, number of comparisons, differences.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What became of all comparisons.
+/// The results of all comparisons.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     rows: Vec<Row>,
@@ -16,16 +16,16 @@ struct Row {
     result: Result<Comparison, Gap>,
 }
 
-/// Why there is nothing to show.
+/// The reason why there is no comparison.
 #[derive(Debug)]
 enum Gap {
-    /// The peer cannot be had on this machine.
+    /// The peer is not available on this machine.
     Skipped(String),
-    /// It could be had, and something broke.
+    /// The peer is available and its run failed.
     Failed(String),
 }
 
-/// Two sides of one thing, compared.
+/// The number of compared items, and their differences.
 #[derive(Debug, Default)]
 pub(crate) struct Comparison {
     compared: usize,
@@ -33,23 +33,23 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// Both sides have it.
+    /// Counts an item that both sides have.
     pub(crate) fn same(&mut self) {
         self.compared += 1;
     }
 
-    /// The sides differ.
-    pub(crate) fn differs(&mut self, what: impl Into<String>) {
+    /// Counts an item in which the sides differ.
+    pub(crate) fn differs(&mut self, difference: impl Into<String>) {
         self.compared += 1;
-        self.differences.push(what.into());
+        self.differences.push(difference.into());
     }
 
-    /// One thing: same if it holds.
-    pub(crate) fn check(&mut self, holds: bool, else_what: impl FnOnce() -> String) {
-        if holds { self.same() } else { self.differs(else_what()) }
+    /// Counts an item, which differs if `holds` is false.
+    pub(crate) fn check(&mut self, holds: bool, difference: impl FnOnce() -> String) {
+        if holds { self.same() } else { self.differs(difference()) }
     }
 
-    /// What is expected against what is there, in any order, each as often as it comes.
+    /// Compares two multisets: each item has to occur equally often, in any order.
     pub(crate) fn multisets<T: Ord + fmt::Debug>(
         &mut self,
         expected: impl IntoIterator<Item = T>,
@@ -64,9 +64,9 @@ impl Comparison {
             *counts.entry(item).or_default() -= 1;
         }
         for (item, count) in counts {
-            let what = if count > 0 { "missing" } else { "not expected" };
-            let once = || format!("{what}: {}", shortened(&format!("{item:?}")));
-            self.differences.extend(std::iter::repeat_with(once).take(count.unsigned_abs()));
+            let kind = if count > 0 { "missing" } else { "not expected" };
+            let difference = || format!("{kind}: {}", shortened(&format!("{item:?}")));
+            self.differences.extend(std::iter::repeat_with(difference).take(count.unsigned_abs()));
         }
     }
 }
@@ -78,7 +78,7 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// The peer cannot be had on this machine.
+/// The error for a peer that is not available on this machine. It contains the reason.
 #[derive(Debug)]
 pub(crate) struct Missing(pub(crate) String);
 
@@ -91,12 +91,12 @@ impl fmt::Display for Missing {
 impl std::error::Error for Missing {}
 
 impl Report {
-    /// The rows of all of them.
+    /// Joins the rows of several reports.
     pub(crate) fn of(reports: impl IntoIterator<Item = Self>) -> Self {
         Self { rows: reports.into_iter().flat_map(|report| report.rows).collect() }
     }
 
-    /// Adds a row. An error that is [`Missing`] counts as skipped.
+    /// Adds a row and prints it. If the error is [`Missing`], the peer is skipped.
     pub(crate) fn add(&mut self, peer: &str, direction: &str, result: anyhow::Result<Comparison>) {
         let result = result.map_err(|error| match error.downcast::<Missing>() {
             Ok(missing) => Gap::Skipped(missing.0),
@@ -107,12 +107,12 @@ impl Report {
         self.rows.push(row);
     }
 
-    /// Whether nothing differs and nothing failed; and, if it must be whole, nothing was skipped.
-    pub(crate) fn is_good(&self, must_be_whole: bool) -> bool {
+    /// Returns whether nothing differs and nothing failed. If it must be complete, nothing may be skipped either.
+    pub(crate) fn is_good(&self, must_be_complete: bool) -> bool {
         !self.rows.is_empty()
             && self.rows.iter().all(|row| match &row.result {
                 Ok(comparison) => comparison.compared > 0 && comparison.differences.is_empty(),
-                Err(Gap::Skipped(_)) => !must_be_whole,
+                Err(Gap::Skipped(_)) => !must_be_complete,
                 Err(Gap::Failed(_)) => false,
             })
     }
@@ -146,7 +146,7 @@ impl fmt::Display for Report {
                         writeln!(f, "{peer}, {direction}: and {more} more")?;
                     }
                 }
-                Err(Gap::Skipped(reason)) => writeln!(f, "{peer}, {direction}: skipped, since {reason}")?,
+                Err(Gap::Skipped(reason)) => writeln!(f, "{peer}, {direction}: skipped: {reason}")?,
                 Err(Gap::Failed(error)) => writeln!(f, "{peer}, {direction}: FAILED: {error}")?,
             }
         }
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_doubled_or_too_many_is_a_difference() {
+    fn missing_and_additional_items_are_differences() {
         let mut comparison = Comparison::default();
         comparison.multisets([1, 2, 3, 3], [2, 3, 4, 4]);
         assert_eq!(comparison.compared, 4);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_report_without_differences_is_good() {
+    fn only_a_complete_report_without_differences_is_good() {
         let mut report = Report::default();
         assert!(!report.is_good(false), "nothing was compared");
         let mut same = Comparison::default();
@@ -177,12 +177,12 @@ mod tests {
         assert!(report.is_good(true));
         report.add("peer", "writes", Err(Missing("no java".into()).into()));
         assert!(report.is_good(false) && !report.is_good(true));
-        report.add("peer", "writes", Err(anyhow::anyhow!("it broke")));
+        report.add("peer", "writes", Err(anyhow::anyhow!("it failed")));
         assert!(!report.is_good(false));
     }
 
     #[test]
-    fn a_comparison_of_nothing_is_not_good() {
+    fn a_comparison_without_items_is_not_good() {
         let mut report = Report::default();
         report.add("peer", "reads", Ok(Comparison::default()));
         assert!(!report.is_good(false));

@@ -1,4 +1,4 @@
-//! Kinesis for the peers: our emulator, over HTTP and HTTPS; and our producer, to fill it.
+//! The service for the peers: the emulator over HTTP and HTTPS, and kpl-tokio to put records into it.
 
 use std::process::Command;
 
@@ -11,7 +11,7 @@ use kpl_tokio::{Config, Producer};
 use crate::corpus::Case;
 use crate::line::{Read, Record};
 
-/// A Kinesis record as it is stored.
+/// A stored Kinesis record.
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) shard_id: String,
@@ -19,7 +19,7 @@ pub(crate) struct Stored {
     pub(crate) sent: Record,
 }
 
-/// The emulator, served.
+/// The emulator with its servers.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) emulator: Emulator,
@@ -28,13 +28,12 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// On free ports of loopback.
+    /// Starts a service without limits of shards, on free ports of the loopback interface.
     pub(crate) async fn start() -> anyhow::Result<Self> {
-        // The cases are put at full speed: shards take what comes.
         Self::with(Options::unlimited()).await
     }
 
-    /// The same, with other options.
+    /// Starts a service with these options.
     pub(crate) async fn with(options: Options) -> anyhow::Result<Self> {
         let emulator = Emulator::new(options);
         let http = Server::start(&emulator).await?;
@@ -43,12 +42,12 @@ impl Service {
         Ok(Self { emulator, http, https })
     }
 
-    /// The HTTPS endpoint. Its certificate is signed by nobody that a client knows.
+    /// Returns the HTTPS endpoint. Clients do not trust its certificate.
     pub(crate) fn https(&self) -> &Server {
         &self.https
     }
 
-    /// With what AWS SDKs of every language read: endpoint, region, credentials.
+    /// Sets the environment variables that all AWS SDKs read: endpoint, region, credentials.
     pub(crate) fn configure<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         let empty = if cfg!(windows) { "NUL" } else { "/dev/null" };
         command
@@ -58,7 +57,7 @@ impl Service {
             .env("AWS_ACCESS_KEY_ID", "AKIDTEST")
             .env("AWS_SECRET_ACCESS_KEY", "secret")
             .env("AWS_EC2_METADATA_DISABLED", "true")
-            // Nothing of this machine's owner.
+            // The user's own configuration must not affect the run.
             .env("AWS_CONFIG_FILE", empty)
             .env("AWS_SHARED_CREDENTIALS_FILE", empty)
             .env_remove("AWS_PROFILE")
@@ -66,18 +65,19 @@ impl Service {
             .env("NO_PROXY", "127.0.0.1,localhost")
     }
 
-    /// Makes a stream of so many shards.
+    /// Creates a stream with this number of shards.
     pub(crate) fn create_stream(&self, name: &str, shards: u32) {
-        let _same = self.emulator.clone().with_stream(name, shards);
+        let _emulator = self.emulator.clone().with_stream(name, shards);
     }
 
-    /// A client of the AWS SDK for Rust.
+    /// Creates a client of the AWS SDK for Rust.
     pub(crate) fn client(&self) -> Client {
         client::new(&self.http.url(), None)
     }
 
-    /// Our producer puts all cases, each flushed; gives what a consumer has to read, by the receipts.
-    pub(crate) async fn put_by_ours(&self, stream: &str, cases: &[Case]) -> anyhow::Result<Vec<Read>> {
+    /// Puts all cases with kpl-tokio and flushes after each. Returns the records that a consumer has to read, according
+    /// to the receipts.
+    pub(crate) async fn put_with_kpl_tokio(&self, stream: &str, cases: &[Case]) -> anyhow::Result<Vec<Read>> {
         let producer = Producer::new(self.client(), Config::default());
         let mut expected = Vec::new();
         for Case { name, records } in cases {
@@ -91,10 +91,10 @@ impl Service {
                 expected.push(Read {
                     shard_id: receipt.shard_id().to_string(),
                     sequence_number: receipt.sequence_number().to_string(),
-                    // Consumers say 0 of a record that went alone.
+                    // Consumers report 0 for a record that is not in an aggregate.
                     sub_sequence_number: receipt.sub_sequence_number().unwrap_or(0),
                     partition_key: user.partition_key.clone(),
-                    // GetRecords tells none: consumers know those that are in aggregates.
+                    // Consumers report only those in aggregates, because GetRecords does not return it.
                     explicit_hash_key: receipt.sub_sequence_number().and(user.explicit_hash_key.clone()),
                     data: user.data.clone(),
                 });
@@ -104,7 +104,7 @@ impl Service {
         Ok(expected)
     }
 
-    /// The Kinesis records of a stream, by shard, in order.
+    /// Returns the Kinesis records of a stream, ordered by shard, then by sequence number.
     pub(crate) fn stored(&self, stream: &str) -> Vec<Stored> {
         self.emulator.with(|kinesis, _| {
             let records = kinesis.records(stream).map(|(shard_id, _, record)| Stored {

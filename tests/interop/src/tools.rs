@@ -1,4 +1,4 @@
-//! Getting what peers need, below cargo's build folder, and running it.
+//! Installs what peers need, below cargo's build folder, and runs it.
 
 use std::fs;
 use std::io::Write;
@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 
 use crate::report::Missing;
 
-/// Where peers are installed, and where their few lines of code are.
+/// The folder in which peers are installed, and the folder with their scripts.
 #[derive(Debug)]
 pub(crate) struct Tools {
     home: PathBuf,
@@ -23,14 +23,14 @@ impl Tools {
         Self { home: kpl_suite::build_folder("interop"), sources }
     }
 
-    /// A Python with the packages that `peers/python/NAME.txt` names.
+    /// Returns a Python with the packages in `peers/python/NAME.txt`.
     pub(crate) fn python(&self, name: &str) -> anyhow::Result<Python> {
-        has("python3", "--version")?;
+        require("python3", "--version")?;
         let sources = self.sources.join("python");
         let list = sources.join(format!("{name}.txt"));
         let (packages, folder) = (fs::read_to_string(&list)?, self.home.join("python").join(name));
         let bin = folder.join(if cfg!(windows) { "Scripts" } else { "bin" });
-        once(&folder, &packages, || {
+        install_once(&folder, &packages, || {
             run(Command::new("python3").args(["-m", "venv"]).arg(&folder), "")?;
             let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
             run(Command::new(bin.join("python")).args(pip).arg(&list), "").map(drop)
@@ -38,13 +38,13 @@ impl Tools {
         Ok(Python { bin, sources, packages })
     }
 
-    /// Node with the packages that `peers/node/package-lock.json` names.
+    /// Returns a Node with the packages in `peers/node/package-lock.json`.
     pub(crate) fn node(&self) -> anyhow::Result<Node> {
-        has("node", "--version")?;
-        has("npm", "--version")?;
+        require("node", "--version")?;
+        require("npm", "--version")?;
         let (sources, folder) = (self.sources.join("node"), self.home.join("node"));
         let lock = fs::read_to_string(sources.join("package-lock.json"))?;
-        once(&folder, &lock, || {
+        install_once(&folder, &lock, || {
             for name in ["package.json", "package-lock.json"] {
                 fs::copy(sources.join(name), folder.join(name))?;
             }
@@ -54,21 +54,21 @@ impl Tools {
         for entry in fs::read_dir(&sources)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "mjs") {
-                // Beside the packages, or it would not find them.
+                // Node searches packages in the script's folder.
                 fs::copy(&path, folder.join(path.file_name().unwrap_or_default()))?;
             }
         }
         Ok(Node { folder, lock: serde_json::from_str(&lock)? })
     }
 
-    /// A Java with the packages that `peers/java/NAME.xml` names.
+    /// Returns a Java with the packages in `peers/java/NAME.xml`.
     pub(crate) fn java(&self, name: &str) -> anyhow::Result<Java> {
-        has("java", "-version")?;
+        require("java", "-version")?;
         let sources = self.sources.join("java");
         let list = sources.join(format!("{name}.xml"));
         let (packages, folder) = (fs::read_to_string(&list)?, self.home.join("java").join(name));
-        once(&folder, &packages, || {
-            has("mvn", "-version")?;
+        install_once(&folder, &packages, || {
+            require("mvn", "-version")?;
             let mut mvn = Command::new("mvn");
             mvn.args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", "-f"]).arg(&list);
             run(mvn.arg(format!("-DoutputDirectory={}", folder.join("lib").display())), "").map(drop)
@@ -77,7 +77,7 @@ impl Tools {
     }
 }
 
-/// A Python with some packages.
+/// A Python with installed packages.
 #[derive(Debug)]
 pub(crate) struct Python {
     bin: PathBuf,
@@ -86,28 +86,28 @@ pub(crate) struct Python {
 }
 
 impl Python {
-    /// A script of ours.
+    /// Returns a command that runs a script of `peers`.
     pub(crate) fn script(&self, name: &str) -> Command {
         let mut command = Command::new(self.bin.join("python"));
         command.arg(self.sources.join(name)).env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
 
-    /// A module of a package, as a program.
+    /// Returns a command that runs a module of a package.
     pub(crate) fn module(&self, name: &str) -> Command {
         let mut command = Command::new(self.bin.join("python"));
         command.args(["-m", name]);
         command
     }
 
-    /// Name and pinned version of a package.
+    /// Returns the name and the pinned version of a package.
     pub(crate) fn version(&self, package: &str) -> anyhow::Result<String> {
         let pinned = |line: &str| line.strip_prefix(package)?.strip_prefix("==").map(|v| format!("{package} {v}"));
         self.packages.lines().find_map(pinned).with_context(|| format!("{package} is not pinned"))
     }
 }
 
-/// Node with some packages.
+/// A Node with installed packages.
 #[derive(Debug)]
 pub(crate) struct Node {
     folder: PathBuf,
@@ -115,22 +115,22 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// A script of ours.
+    /// Returns a command that runs a script of `peers`.
     pub(crate) fn script(&self, name: &str) -> Command {
         let mut command = Command::new("node");
-        // The SDK warns of versions of Node that it will leave behind one day.
+        // The SDK warns about versions of Node that it will no longer support.
         command.arg(self.folder.join(name)).env("NODE_NO_WARNINGS", "1");
         command
     }
 
-    /// Name and pinned version of a package.
+    /// Returns the name and the pinned version of a package.
     pub(crate) fn version(&self, package: &str) -> anyhow::Result<String> {
         let version = self.lock["packages"][format!("node_modules/{package}")]["version"].as_str();
         version.map(|version| format!("{package} {version}")).with_context(|| format!("{package} is not pinned"))
     }
 }
 
-/// A Java with some packages.
+/// A Java with installed packages.
 #[derive(Debug)]
 pub(crate) struct Java {
     folder: PathBuf,
@@ -139,7 +139,7 @@ pub(crate) struct Java {
 }
 
 impl Java {
-    /// A program of ours, of one file: it is compiled as it starts.
+    /// Returns a command that compiles and runs a program of `peers`, which has one file.
     pub(crate) fn program(&self, name: &str) -> Command {
         let mut command = Command::new("java");
         command.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn");
@@ -147,12 +147,12 @@ impl Java {
         command
     }
 
-    /// Where it may leave things.
+    /// Returns a folder for files of programs.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Name and pinned version of a package.
+    /// Returns the name and the pinned version of a package.
     pub(crate) fn version(&self, package: &str) -> anyhow::Result<String> {
         let found = self.packages.split_once(&format!("<artifactId>{package}</artifactId>"));
         let version = found.and_then(|(_, found)| found.split_once("<version>")?.1.split_once("</version>"));
@@ -160,14 +160,15 @@ impl Java {
     }
 }
 
-/// Runs a program, and gives what it prints.
+/// Runs a program, and returns its standard output.
 pub(crate) fn run(command: &mut Command, input: &str) -> anyhow::Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = spawned.with_context(|| program.clone())?;
-    let mut stdin = child.stdin.take().context("a pipe")?;
+    let mut stdin = child.stdin.take().context("no pipe")?;
     let output = std::thread::scope(|scope| {
-        // It may print before it has read all. One that ends early says why on its standard error.
+        // In a thread, because the program may print before it has read its whole input. An error here means that it
+        // ended early, which its status reports.
         scope.spawn(move || stdin.write_all(input.as_bytes()));
         child.wait_with_output()
     })?;
@@ -181,28 +182,29 @@ fn last_lines(text: &str) -> String {
     lines[lines.len().saturating_sub(12)..].join("\n")
 }
 
-/// Whether a program runs here; it is missing if not.
-fn has(program: &str, flag: &str) -> anyhow::Result<()> {
+/// Returns [`Missing`] if a program does not run on this machine.
+fn require(program: &str, flag: &str) -> anyhow::Result<()> {
     match Command::new(program).arg(flag).output() {
         Ok(output) if output.status.success() => Ok(()),
         _ => Err(Missing(format!("`{program}` does not run on this machine")).into()),
     }
 }
 
-/// Installs into `folder` unless what is there was made from the same `recipe`. What cannot be installed is missing.
+/// Calls `install` for `folder`, unless it has already been installed from the same `recipe`. Returns [`Missing`] if
+/// the installation fails.
 ///
-/// One at a time: peers share some of what is installed.
-fn once(folder: &Path, recipe: &str, install: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+/// Only one installation runs at a time, because peers share some of them.
+fn install_once(folder: &Path, recipe: &str, install: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     static INSTALLING: Mutex<()> = Mutex::new(());
-    let _alone = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _guard = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     let mark = folder.join("installed");
     if fs::read_to_string(&mark).is_ok_and(|installed| installed == recipe) {
         return Ok(());
     }
-    // Mostly there is none.
+    // The folder usually does not exist.
     let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(folder)?;
-    install().map_err(|error| Missing(format!("it cannot be installed: {error:#}")))?;
+    install().map_err(|error| Missing(format!("its installation failed: {error:#}")))?;
     Ok(fs::write(mark, recipe)?)
 }
 
@@ -211,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lock_file_names_no_registry_and_has_what_is_asked_for() {
+    fn the_lock_file_names_no_registry_and_matches_package_json() {
         let sources = Tools::new().sources.join("node");
         let text = fs::read_to_string(sources.join("package-lock.json")).unwrap();
         assert!(!text.contains("\"resolved\"") && text.contains("\"integrity\""));
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_those_of_the_pins() {
+    fn versions_are_the_pinned_ones() {
         let packages = "aws-kinesis-agg==1.2.3\nboto3==1.44.8\n".to_owned();
         let python = Python { bin: PathBuf::new(), sources: PathBuf::new(), packages };
         assert_eq!(python.version("boto3").unwrap(), "boto3 1.44.8");

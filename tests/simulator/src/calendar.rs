@@ -1,15 +1,15 @@
-//! What is to happen, and when.
+//! The queue of future events.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use kpl_core::Instant;
 
-/// Events by time; those of the same time in the order in which they were put down.
+/// Events ordered by time. Events of equal times stay in the order in which they were scheduled.
 #[derive(Debug)]
 pub(crate) struct Calendar<E> {
     entries: BinaryHeap<Reverse<Entry<E>>>,
-    written: u64,
+    scheduled: u64,
 }
 
 #[derive(Debug)]
@@ -21,18 +21,18 @@ struct Entry<E> {
 
 impl<E> Default for Calendar<E> {
     fn default() -> Self {
-        Self { entries: BinaryHeap::new(), written: 0 }
+        Self { entries: BinaryHeap::new(), scheduled: 0 }
     }
 }
 
 impl<E> Calendar<E> {
-    pub(crate) fn put_down(&mut self, at: Instant, event: E) {
-        self.written += 1;
-        self.entries.push(Reverse(Entry { at, order: self.written, event }));
+    pub(crate) fn schedule(&mut self, at: Instant, event: E) {
+        self.scheduled += 1;
+        self.entries.push(Reverse(Entry { at, order: self.scheduled, event }));
     }
 
-    /// When something happens next, not counting what is `stale`, which is struck out.
-    pub(crate) fn next(&mut self, stale: impl Fn(&E) -> bool) -> Instant {
+    /// Removes `stale` events from the front. Returns the time of the next event.
+    pub(crate) fn next_time(&mut self, stale: impl Fn(&E) -> bool) -> Instant {
         while let Some(Reverse(first)) = self.entries.peek() {
             if !stale(&first.event) {
                 return first.at;

@@ -11,10 +11,10 @@ use crate::choices::Choices;
 use crate::options::{Callers, ms};
 use crate::oracle::Broken;
 use crate::service::Service;
-use crate::subject::{self, Answer, Effect, End, Subject};
+use crate::subject::{self, Response, Effect, End, Subject};
 use crate::workload::OTHERS;
 
-/// The time from a request to its answer.
+/// The time from a request to its response.
 pub(crate) const LATENCY: Duration = ms(20);
 
 const PROMISE: &str = "a producer beside another one resolves every record that it accepted";
@@ -28,8 +28,8 @@ pub(crate) struct Companion {
 }
 
 impl Companion {
-    pub(crate) fn new(config: Config, now: Instant, callers: &Callers, dice: Rng) -> Self {
-        Self { subject: subject::make(Level::Core, config, now, callers, dice), puts: 0, accepted: 0, resolved: 0 }
+    pub(crate) fn new(config: Config, now: Instant, callers: &Callers, rng: Rng) -> Self {
+        Self { subject: subject::make(Level::Core, config, now, callers, rng), puts: 0, accepted: 0, resolved: 0 }
     }
 
     pub(crate) fn advance(&mut self, now: Instant) {
@@ -41,50 +41,50 @@ impl Companion {
     }
 
     /// Puts up to 300 records of a few keys.
-    pub(crate) fn put(&mut self, stream: &Arc<str>, dice: &mut Rng) {
-        for _ in 0..dice.usize(1..=300) {
-            let record = UserRecord::new(stream.clone(), OTHERS, vec![0; dice.usize(0..=3_000)]);
-            self.subject.put(self.puts, record.explicit_hash_key(dice.u128(..).to_string()));
+    pub(crate) fn put(&mut self, stream: &Arc<str>, rng: &mut Rng) {
+        for _ in 0..rng.usize(1..=300) {
+            let record = UserRecord::new(stream.clone(), OTHERS, vec![0; rng.usize(0..=3_000)]);
+            self.subject.put(self.puts, record.explicit_hash_key(rng.u128(..).to_string()));
             self.puts += 1;
         }
     }
 
-    pub(crate) fn answer(&mut self, id: u64, answer: Answer) {
-        self.subject.answer(id, answer);
+    pub(crate) fn respond(&mut self, id: u64, response: Response) {
+        self.subject.respond(id, response);
     }
 
     pub(crate) fn close(&mut self) {
         self.subject.end(End::Close(Duration::MAX));
     }
 
-    /// Carries out what the producer does, and passes the answers to its requests to `answered`.
+    /// Carries out what the producer does, and passes the responses to its requests to `responded`.
     pub(crate) fn settle(
         &mut self,
         now: Instant,
         service: &mut Service,
         choices: &mut Choices<'_, '_>,
-        mut answered: impl FnMut(u64, Answer),
+        mut responded: impl FnMut(u64, Response),
     ) {
         self.subject.settle();
         while let Some(effect) = self.subject.effect() {
             match effect {
-                Effect::Taken(_) => self.accepted += 1,
+                Effect::Accepted(_) => self.accepted += 1,
                 Effect::Resolved(..) => self.resolved += 1,
                 Effect::PutRecords { id, stream, records } => {
-                    answered(id, Answer::Put(service.put_records(now, &stream, records)));
+                    responded(id, Response::Put(service.put_records(now, &stream, records)));
                 }
                 Effect::ListShards { id, request } => {
-                    answered(id, Answer::List(service.list_shards(now, &request, choices)));
+                    responded(id, Response::List(service.list_shards(now, &request, choices)));
                 }
                 Effect::DescribeStream { id, stream } => {
-                    answered(id, Answer::Describe(service.describe(now, &stream, choices)));
+                    responded(id, Response::Describe(service.describe(now, &stream, choices)));
                 }
                 _ => {}
             }
         }
     }
 
-    /// Nothing is to come any more.
+    /// Checks the run, after the last event.
     pub(crate) fn judge(&self) -> Result<(), Broken> {
         if self.resolved == self.accepted {
             return Ok(());

@@ -1,15 +1,15 @@
-//! A seeded world for kpl: producers that put, a model of Kinesis that stores, a network that loses, and an oracle that
-//! sees it all.
+//! A deterministic simulation of kpl: a producer, a model of Kinesis, a network with faults, and an oracle that checks
+//! the results.
 //!
-//! One entry, [`World::run`], takes its choices from bytes: a seed's, or a fuzzer's. A run has a virtual clock that jumps
-//! to the next event. Its faults are sampled, each of them off in many runs. At the end everything heals and all must
-//! drain; then the oracle judges what callers were told by what a consumer reads. What it judges by is in `oracle/`, one
-//! file for each promise.
+//! The entry point is [`World::run`]. It takes all its choices from bytes, a seed's or a fuzzer's. The virtual clock
+//! jumps to the next event. Faults are sampled; each is off in many runs. At the end all faults stop, and the producer
+//! must drain. Then the oracle compares the results that callers got with what a consumer reads. `oracle/` has one file
+//! per promise.
 //!
-//! A world runs at one of two levels: around the state machine alone ([`Level::Core`], the fastest), or around the
-//! drive loop that ships, on a simulated runtime and transport ([`Level::Driver`]). World and oracle are the same.
+//! A world runs at one of two levels: the state machine alone ([`Level::Core`], the fastest), or the drive loop on a
+//! simulated runtime and transport ([`Level::Driver`]). The world and the oracle are the same.
 //!
-//! The same bytes give the same run, to the last event: [`Report::trace_hash`].
+//! The same bytes give the same run, event by event; compare [`Report::trace_hash`].
 //!
 //! ```
 //! use kpl_simulator::{Level, run_seed};
@@ -38,10 +38,10 @@ use arbitrary::Unstructured;
 pub use options::Options;
 pub use world::World;
 
-/// What is put into a world.
+/// The part of kpl that a world runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Level {
-    /// The state machine of kpl-core alone.
+    /// The state machine of kpl-core.
     Core,
     /// The handle and the drive loop of kpl-driver, on a simulated runtime.
     #[cfg(feature = "driver")]
@@ -49,7 +49,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// All of them.
+    /// All levels.
     pub const ALL: &[Self] = &[
         Self::Core,
         #[cfg(feature = "driver")]
@@ -67,31 +67,31 @@ impl fmt::Display for Level {
     }
 }
 
-/// A run in which every promise was kept.
+/// The summary of a run without a broken promise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// User records that the producer took.
+    /// The number of user records that the producer accepted.
     pub records: u64,
-    /// Of those, how many got a receipt.
+    /// The number of user records that succeeded.
     pub succeeded: u64,
-    /// How long it took, by its own clock.
+    /// The duration of the run on its virtual clock.
     pub virtual_time: Duration,
-    /// Tells one run from another: the hash of all its events.
+    /// The hash of all events.
     pub trace_hash: u64,
 }
 
-/// A promise that was broken.
+/// A broken promise.
 #[derive(Clone, Debug)]
 pub struct Finding {
     /// The level of the world.
     pub level: Level,
     /// The promise.
     pub promise: &'static str,
-    /// How it was broken.
+    /// A description of the violation.
     pub how: String,
-    /// What the world was like.
+    /// The options of the world.
     pub options: Options,
-    /// The last events, a line each.
+    /// The last events, one per line.
     pub trace: Vec<String>,
 }
 
@@ -112,24 +112,24 @@ impl std::error::Error for Finding {}
 ///
 /// # Errors
 ///
-/// The first [`Finding`].
+/// Returns the first [`Finding`].
 pub fn run_seed(level: Level, seed: u64) -> Result<Report, Box<Finding>> {
     World::run(level, &mut Unstructured::new(&bytes_of(seed)))
 }
 
-/// Worlds that found something once: `regressions.txt`.
+/// Returns the worlds in `regressions.txt`, which broke a promise in the past.
 pub fn regressions() -> Vec<(Level, u64)> {
     let lines = include_str!("../regressions.txt").lines().filter(|line| !line.starts_with('#'));
     let worlds = lines.map(|line| {
         let mut words = line.split(' ');
         let level = words.next().and_then(|word| Level::ALL.iter().find(|level| level.to_string() == word));
-        // A level that this build does not have is left out.
+        // A build without the feature `driver` skips the worlds of that level.
         Some((*level?, words.next()?.parse().unwrap_or_else(|_| panic!("no seed: {line}"))))
     });
     worlds.flatten().collect()
 }
 
-/// As many bytes as a run may want, from a seed.
+/// Returns random bytes for the choices of a run.
 fn bytes_of(seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; 128 << 10];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);

@@ -1,4 +1,4 @@
-//! Runs worlds by their seeds: `cargo run --release -p kpl-simulator -- --count 1000`.
+//! Runs the worlds of many seeds: `cargo run --release -p kpl-simulator -- --count 1000`.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -9,37 +9,37 @@ use clap::Parser;
 use cpu_time::ThreadTime;
 use kpl_simulator::{Finding, Level, Report, regressions, run_seed};
 
-/// Run kpl in seeded worlds where everything goes wrong, and report promises that it breaks.
+/// Run kpl in simulated worlds with injected faults, and report broken promises.
 #[derive(Parser)]
 struct Args {
-    /// The state machine alone, or the drive loop around it; both, if not told
+    /// The state machine alone, or the drive loop around it [default: both]
     #[arg(long)]
     level: Option<Level>,
-    /// One seed, instead of many
+    /// Run a single seed
     #[arg(long, conflicts_with_all = ["from", "fresh", "records"])]
     seed: Option<u64>,
-    /// The first of many seeds
+    /// The first seed
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// Take the first seed from a text, a commit's hash for instance
+    /// Derive the first seed from a text, for example a commit hash
     #[arg(long, value_name = "TEXT", conflicts_with = "from")]
     fresh: Option<String>,
-    /// Run the worlds that found something once
+    /// Run the worlds that broke a promise in the past (regressions.txt)
     #[arg(long, conflicts_with_all = ["seed", "from", "fresh", "records", "count"])]
     regressions: bool,
-    /// How many seeds
+    /// The number of seeds
     #[arg(long, default_value_t = 1_000)]
     count: u64,
-    /// Run until so many user records were put, instead of a number of seeds
+    /// Run until this number of user records was put, instead of a number of seeds
     #[arg(long, conflicts_with = "count")]
     records: Option<u64>,
-    /// Threads
+    /// The number of threads
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Seconds after which a world that does not end is a finding, too
+    /// Report a world that does not end within this time as a finding
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     timeout: u64,
-    /// Go on after a finding, and list them all, without their traces
+    /// Continue after a finding, and list all findings without their traces
     #[arg(long)]
     keep_going: bool,
 }
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     code
 }
 
-/// What a number of runs came to.
+/// The totals of all runs.
 #[derive(Default)]
 struct Total {
     worlds: AtomicU64,
@@ -69,7 +69,7 @@ struct Total {
     cpu_nanos: AtomicU64,
 }
 
-/// Runs all seeds at a level. Says whether every promise was kept.
+/// Runs all seeds at a level. Returns whether no promise was broken.
 fn run(args: &Args, level: Level) -> bool {
     let found: Vec<u64> = regressions().into_iter().filter(|(at, _)| *at == level).map(|(_, seed)| seed).collect();
     let from = match (&args.seed, &args.fresh) {
@@ -85,20 +85,20 @@ fn run(args: &Args, level: Level) -> bool {
     };
     let (total, next, stop) = (Total::default(), AtomicU64::new(0), AtomicBool::new(false));
     let findings: Mutex<Vec<(u64, Box<Finding>)>> = Mutex::default();
-    let at_work: Vec<AtWork> = (0..args.jobs).map(|_| AtWork::default()).collect();
+    let current: Vec<CurrentSeed> = (0..args.jobs).map(|_| CurrentSeed::default()).collect();
     let running = AtomicUsize::new(args.jobs);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while running.load(Ordering::Relaxed) > 0 {
                 std::thread::sleep(Duration::from_millis(50));
-                if let Some(seed) = at_work.iter().find_map(|worker| worker.stuck_at(args.timeout)) {
-                    println!("PROMISE  every world ends\nBROKEN   this one did not within {} s", args.timeout);
-                    println!("{}", repeat(level, seed));
+                if let Some(seed) = current.iter().find_map(|worker| worker.stuck_at(args.timeout)) {
+                    println!("PROMISE  every world ends\nBROKEN   the world did not end within {} s", args.timeout);
+                    println!("{}", repeat_command(level, seed));
                     std::process::exit(1);
                 }
             }
         });
-        for worker in &at_work {
+        for worker in &current {
             let (total, next, stop, findings, found, running) = (&total, &next, &stop, &findings, &found, &running);
             scope.spawn(move || {
                 let start = ThreadTime::now();
@@ -109,13 +109,13 @@ fn run(args: &Args, level: Level) -> bool {
                     }
                     let seed = if args.regressions { found[n as usize] } else { from.wrapping_add(n) };
                     total.worlds.fetch_add(1, Ordering::Relaxed);
-                    worker.starts(seed);
+                    worker.start(seed);
                     match run_checked(level, seed, n % TWICE_EVERY == 0) {
                         Ok(report) => {
                             let records = total.records.fetch_add(report.records, Ordering::Relaxed) + report.records;
                             total.succeeded.fetch_add(report.succeeded, Ordering::Relaxed);
                             total.virtual_seconds.fetch_add(report.virtual_time.as_secs(), Ordering::Relaxed);
-                            if args.records.is_some_and(|most| records >= most) {
+                            if args.records.is_some_and(|max| records >= max) {
                                 stop.store(true, Ordering::Relaxed);
                             }
                         }
@@ -127,7 +127,7 @@ fn run(args: &Args, level: Level) -> bool {
                         }
                     }
                 }
-                worker.ends();
+                worker.end();
                 total.cpu_nanos.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
                 running.fetch_sub(1, Ordering::Relaxed);
             });
@@ -141,58 +141,58 @@ fn run(args: &Args, level: Level) -> bool {
         } else {
             println!("{finding}");
         }
-        println!("{}\n", repeat(level, *seed));
+        println!("{}\n", repeat_command(level, *seed));
     }
-    let which = if args.regressions { "that found something once".to_owned() } else { format!("from seed {from}") };
-    println!("{level}: {}", total.in_words(&which, findings.len()));
+    let which = if args.regressions { "from regressions.txt".to_owned() } else { format!("from seed {from}") };
+    println!("{level}: {}", total.summary(&which, findings.len()));
     findings.is_empty()
 }
 
-/// How many worlds there are to one that is run twice.
+/// One world in this many runs twice.
 const TWICE_EVERY: u64 = 50;
 
-/// Runs a world, or runs it twice and compares.
+/// Runs a world. With `twice`, runs it again and compares the reports.
 fn run_checked(level: Level, seed: u64, twice: bool) -> Result<Report, Box<Finding>> {
     let report = run_seed(level, seed)?;
     if twice {
         let again = run_seed(level, seed)?;
-        assert_eq!(report, again, "the same seed gives the same run: --level {level} --seed {seed}");
+        assert_eq!(report, again, "two runs of one seed differ: --level {level} --seed {seed}");
     }
     Ok(report)
 }
 
-/// The command that runs a world again.
-fn repeat(level: Level, seed: u64) -> String {
+/// Returns the command that runs a world again.
+fn repeat_command(level: Level, seed: u64) -> String {
     format!("REPRODUCE WITH: cargo run --release -p kpl-simulator -- --level {level} --seed {seed}")
 }
 
-/// The world that a thread is in, and since when.
+/// The seed that a thread runs, and the time at which it started.
 #[derive(Default)]
-struct AtWork(Mutex<Option<(u64, Instant)>>);
+struct CurrentSeed(Mutex<Option<(u64, Instant)>>);
 
-impl AtWork {
-    fn starts(&self, seed: u64) {
+impl CurrentSeed {
+    fn start(&self, seed: u64) {
         self.set(Some((seed, Instant::now())));
     }
 
-    fn ends(&self) {
+    fn end(&self) {
         self.set(None);
     }
 
     fn stuck_at(&self, timeout: u64) -> Option<u64> {
-        let at_work = *self.0.lock().ok()?;
-        at_work.filter(|(_, since)| since.elapsed().as_secs() >= timeout).map(|(seed, _)| seed)
+        let current = *self.0.lock().ok()?;
+        current.filter(|(_, since)| since.elapsed().as_secs() >= timeout).map(|(seed, _)| seed)
     }
 
     fn set(&self, to: Option<(u64, Instant)>) {
-        if let Ok(mut at_work) = self.0.lock() {
-            *at_work = to;
+        if let Ok(mut current) = self.0.lock() {
+            *current = to;
         }
     }
 }
 
 impl Total {
-    fn in_words(&self, which: &str, findings: usize) -> String {
+    fn summary(&self, which: &str, findings: usize) -> String {
         let time = Duration::from_nanos(self.cpu_nanos.load(Ordering::Relaxed));
         let [worlds, records, succeeded, seconds] =
             [&self.worlds, &self.records, &self.succeeded, &self.virtual_seconds].map(|n| n.load(Ordering::Relaxed));
@@ -209,7 +209,7 @@ impl Total {
     }
 }
 
-/// FNV-1a.
+/// Returns the FNV-1a hash of `text`.
 fn seed_of(text: &str) -> u64 {
     text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }

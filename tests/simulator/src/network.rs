@@ -1,4 +1,4 @@
-//! What happens to a request on its way, and to its reply.
+//! Faults of the network: what happens to a request and its reply.
 
 use std::time::Duration;
 
@@ -7,51 +7,56 @@ use kpl_core::{Delivery, RecordReply, Reply, RequestError};
 use crate::choices::Choices;
 use crate::options::{Network, ms};
 
-/// What becomes of a PutRecords request. Times are from now on, one after the other.
+/// The simulated outcome of a PutRecords request. Each delay starts at the end of the one before.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fate {
-    /// No connection.
+    /// The connection is refused.
     NotSent { after: Duration },
-    /// It never arrives.
+    /// The request is lost.
     Lost,
-    /// It arrives, and the service answers HTTP 500, whether or not it has stored the records.
-    Http500 { there: Duration, stored: bool, back: Duration },
-    /// It arrives, is carried out, and the reply goes back, unless it is lost.
-    Served { there: Duration, back: Option<Duration>, garbled: Option<Garbled> },
+    /// The service returns HTTP 500; `stored` is whether it has stored the records.
+    Http500 { request_delay: Duration, stored: bool, reply_delay: Duration },
+    /// The service processes the request. Without a `reply_delay`, the reply is lost.
+    Served { request_delay: Duration, reply_delay: Option<Duration>, garbled: Option<Garbled> },
 }
 
-/// What is wrong with a reply.
+/// A fault in a reply.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Garbled {
     TooFew,
     TooMany,
-    None,
+    NoResults,
     EmptySequenceNumber,
-    NothingSaid,
+    EmptyResults,
 }
 
 impl Fate {
     pub(crate) fn choose(network: &Network, c: &mut Choices<'_, '_>) -> Self {
-        let (there, back) = (latency(network, c), latency(network, c));
+        let (request_delay, reply_delay) = (latency(network, c), latency(network, c));
         if c.chance(network.not_sent) {
-            Self::NotSent { after: there }
+            Self::NotSent { after: request_delay }
         } else if c.chance(network.request_lost) {
             Self::Lost
         } else if c.chance(network.http_500) {
-            Self::Http500 { there, stored: c.chance(100), back }
+            Self::Http500 { request_delay, stored: c.chance(100), reply_delay }
         } else {
-            let all =
-                [Garbled::TooFew, Garbled::TooMany, Garbled::None, Garbled::EmptySequenceNumber, Garbled::NothingSaid];
+            let all = [
+                Garbled::TooFew,
+                Garbled::TooMany,
+                Garbled::NoResults,
+                Garbled::EmptySequenceNumber,
+                Garbled::EmptyResults,
+            ];
             Self::Served {
-                there,
-                back: if c.chance(network.reply_lost) { None } else { Some(back) },
+                request_delay,
+                reply_delay: if c.chance(network.reply_lost) { None } else { Some(reply_delay) },
                 garbled: if c.chance(network.garbled) { Some(c.pick(&all)) } else { None },
             }
         }
     }
 
-    /// When nothing goes wrong any more.
-    pub(crate) const HEALED: Self = Self::Served { there: ms(5), back: Some(ms(5)), garbled: None };
+    /// The outcome after all faults have ended.
+    pub(crate) const HEALED: Self = Self::Served { request_delay: ms(5), reply_delay: Some(ms(5)), garbled: None };
 }
 
 pub(crate) fn latency(network: &Network, c: &mut Choices<'_, '_>) -> Duration {
@@ -63,19 +68,19 @@ impl Garbled {
         let Reply::Records(records) = reply else { return };
         match self {
             Self::TooFew => drop(records.pop()),
-            Self::TooMany => records.push(RecordReply::failed("InternalFailure", "one too many")),
-            Self::None => records.clear(),
+            Self::TooMany => records.push(RecordReply::failed("InternalFailure", "one result too many")),
+            Self::NoResults => records.clear(),
             Self::EmptySequenceNumber => {
                 for record in records.iter_mut().filter(|record| record.sequence_number.is_some()) {
                     record.sequence_number = Some(String::new());
                 }
             }
-            Self::NothingSaid => records.iter_mut().for_each(|record| *record = RecordReply::default()),
+            Self::EmptyResults => records.iter_mut().for_each(|record| *record = RecordReply::default()),
         }
     }
 }
 
-pub(crate) fn time_out() -> RequestError {
+pub(crate) fn timeout() -> RequestError {
     RequestError::new(Delivery::Unanswered, "Request Timeout", "no reply")
 }
 

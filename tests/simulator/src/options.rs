@@ -1,8 +1,12 @@
-//! What a world is like: sampled, each fault off in about half of all worlds, so that none hides what another would show.
+//! The options of a world. Each fault is off in about half of all worlds, so that it does not hide the effects of
+//! others.
 
 use std::time::Duration;
 
 use crate::choices::Choices;
+
+/// The time after which a driver stops waiting for the reply to a request.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// The workload, the settings and the faults of a run.
 #[derive(Clone, Debug)]
@@ -15,31 +19,32 @@ pub struct Options {
     pub(crate) ending: Ending,
 }
 
-/// What is put.
+/// The puts and flushes of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Work {
     pub(crate) streams: usize,
     pub(crate) shards: u32,
     pub(crate) keys: Keys,
-    /// Most bytes of a record's data.
+    /// The maximum size of a record's data in bytes.
     pub(crate) size_max: usize,
-    /// Of 256 records, how many have an explicit hash key.
+    /// The number of records, of 256, that have an explicit hash key.
     pub(crate) explicit: u8,
-    /// Bursts of puts, and how many records each has at most.
+    /// The number of bursts of puts.
     pub(crate) bursts: usize,
+    /// The maximum number of records in a burst.
     pub(crate) burst_max: usize,
-    /// Longest pause between bursts.
+    /// The maximum pause between bursts.
     pub(crate) pause_max: Duration,
     pub(crate) flushes: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Keys {
-    /// One key for all.
+    /// One key for all records.
     Hot,
     Few,
     Distinct,
-    /// Explicit hash keys next to the borders of shards.
+    /// Explicit hash keys at the borders of shards.
     Borders,
 }
 
@@ -54,106 +59,111 @@ pub(crate) struct Settings {
     pub(crate) collection_max_size_per_shard: usize,
     pub(crate) buffered: Duration,
     pub(crate) ttl: Duration,
-    pub(crate) in_flight: usize,
+    pub(crate) in_flight_max: usize,
     pub(crate) outstanding_records: usize,
     pub(crate) outstanding_bytes: usize,
     pub(crate) records_per_second: u64,
     pub(crate) bytes_per_second: u64,
     pub(crate) start_timeout: Duration,
-    /// `None`: the default.
+    /// `None` for the default.
     pub(crate) max_shard_backlog: Option<Duration>,
-    /// All consumers read aggregates on any shard.
+    /// Whether all consumers accept aggregates on any shard.
     pub(crate) any_shard: bool,
     pub(crate) fail_if_throttled: bool,
-    /// Whether the producer is told what a stream's description says.
-    pub(crate) told: bool,
+    /// Whether the configuration has the record size limit and the record distribution of a stream's description.
+    pub(crate) description_given: bool,
     pub(crate) seed: u64,
 }
 
-/// What happens to requests on their way. Rates are of 256.
+/// The faults of the network. Rates are per 256 requests.
 #[derive(Clone, Debug)]
 pub(crate) struct Network {
     pub(crate) latency: Duration,
-    /// Requests and replies overtake each other by up to so much.
+    /// The maximum additional latency. It reorders requests and replies.
     pub(crate) jitter: Duration,
-    /// The connection does not come about: nothing was sent.
+    /// Refused connections: nothing is sent.
     pub(crate) not_sent: u8,
     pub(crate) request_lost: u8,
-    /// The service has stored the records, and nobody says so.
+    /// Replies that are lost after the service has processed the request.
     pub(crate) reply_lost: u8,
-    /// HTTP 500, before or after the records were stored.
+    /// HTTP 500, before or after the records are stored.
     pub(crate) http_500: u8,
-    /// The reply has too many or too few results, or results that say nothing.
+    /// Replies with too many or too few results, or with empty results.
     pub(crate) garbled: u8,
-    /// Times in which nothing arrives, and how long each of them is at most.
+    /// The number of outages. During an outage, no request arrives.
     pub(crate) outages: usize,
+    /// The maximum duration of an outage.
     pub(crate) outage_max: Duration,
-    /// The clock jumps forward.
+    /// Forward jumps of the clock, per 256 steps.
     pub(crate) jumps: u8,
 }
 
-/// What the service does. Rates are of 256.
+/// The faults and changes of the service. Rates are per 256 requests or records.
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
     pub(crate) throttle: u8,
     pub(crate) internal_failure: u8,
-    /// Requests refused as a whole, by a code that may pass or, if `permanent`, by one that does not.
+    /// Requests that are refused as a whole.
     pub(crate) refused: u8,
+    /// Whether the code of a refused request is a permanent error.
     pub(crate) permanent: bool,
+    /// Failed requests for the shard list.
     pub(crate) list_fails: u8,
-    /// How long a list takes beyond the latency.
-    pub(crate) list_late: Duration,
-    /// Every list is refused for want of a permission.
+    /// The additional latency of a shard list.
+    pub(crate) list_delay: Duration,
+    /// Whether every request for the shard list fails for lack of a permission.
     pub(crate) list_denied: bool,
-    /// Lists of shards that are out of date, that mix old and new, or that lack a shard.
-    pub(crate) list_untrue: u8,
-    /// Lists come in pages of so few shards that a reshard may fall between them.
+    /// Shard lists that are out of date, that mix old and new shards, or that lack a shard.
+    pub(crate) list_wrong: u8,
+    /// Whether shard lists have small pages, so that a reshard may happen between two pages.
     pub(crate) small_pages: bool,
+    /// Failed requests for the stream's description.
     pub(crate) describe_fails: u8,
-    /// Other producers take most of the shards' throughput.
-    pub(crate) others: bool,
-    /// Puts of a second producer of ours; without any, there is none.
+    /// Whether other producers use most of the shards' throughput.
+    pub(crate) other_producers: bool,
+    /// The number of puts of a second producer of ours. With zero, there is none.
     pub(crate) companion_puts: usize,
+    /// The number of splits and merges.
     pub(crate) reshards: usize,
-    /// Streams that are deleted and made again.
-    pub(crate) rebirths: usize,
-    /// Most KiB in a record.
+    /// The number of times that a stream is deleted and created again.
+    pub(crate) recreations: usize,
+    /// The maximum size of a record in KiB.
     pub(crate) record_kib: Option<usize>,
-    /// Whether only the record that is too large is refused, or the whole request.
+    /// Whether a record that is too large fails alone. Otherwise the whole request fails.
     pub(crate) oversized_fails_alone: bool,
-    /// Streams that ignore keys from the start.
+    /// Whether streams have the record distribution `AUTO` at the start: they ignore hash keys.
     pub(crate) auto: bool,
-    /// Streams that change their mind about that.
+    /// The number of changes of a stream's record distribution.
     pub(crate) auto_switches: usize,
 }
 
-/// What the application and its runtime do. At level (a) there is neither; see `crate::subject`.
+/// The behavior of the application and its runtime. The level `core` has neither.
 #[derive(Clone, Debug)]
 #[cfg_attr(not(feature = "driver"), allow(dead_code, reason = "there are no callers without it"))]
 pub(crate) struct Callers {
-    /// Whether puts wait for room, and for how long before they are dropped.
-    pub(crate) put_patience: Option<Duration>,
-    /// Whether tasks that are ready run in any order.
+    /// The time that a put waits for room before its future is dropped; `None` if puts do not wait.
+    pub(crate) put_timeout: Option<Duration>,
+    /// Whether ready tasks run in random order.
     pub(crate) any_order: bool,
-    /// Sleeps end late by up to so much.
+    /// The maximum delay of the end of a sleep.
     pub(crate) oversleep: Duration,
-    /// Of 256 requests, how many panic in their task, before or after they were sent.
+    /// The number of requests, of 256, whose task panics, before or after they are sent.
     pub(crate) panics: u8,
-    /// Times at which the producer is ticked though nothing is due.
+    /// The number of times that the producer is ticked although nothing is due.
     pub(crate) spurious_wakes: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ending {
-    /// Everything heals and drains by itself, and then the producer is closed.
+    /// The producer is closed after all faults have ended and all records are resolved.
     Drained,
-    /// It is closed when everything heals, with so much time.
+    /// The producer is closed when the faults end, with this time limit.
     Closed(Duration),
-    /// It is closed before everything heals, with so much time.
+    /// The producer is closed before the faults end, with this time limit.
     ClosedEarly(Duration),
-    /// The last handle is dropped before everything heals.
+    /// The last handle is dropped before the faults end.
     Dropped,
-    /// Its runtime ends in mid-flight.
+    /// The runtime ends while requests are in flight.
     RuntimeEnds,
 }
 
@@ -179,15 +189,15 @@ impl Options {
             ]),
         };
         options.config.ttl = options.config.ttl.max(2 * options.config.buffered);
-        options.config.told &= options.service.auto_switches == 0;
-        if options.service.rebirths > 0 && c.chance(128) {
-            // What is lost with a stream shows when nothing expires and its shards change.
+        options.config.description_given &= options.service.auto_switches == 0;
+        if options.service.recreations > 0 && c.chance(128) {
+            // Records that are lost with a stream are found only if they do not expire and the shards change.
             options.config.ttl = Duration::MAX;
             options.service.reshards = options.service.reshards.max(6);
         }
         if matches!(options.ending, Ending::Dropped) {
-            // Who waits for room has a handle.
-            options.callers.put_patience = None;
+            // A put that waits for room owns a handle.
+            options.callers.put_timeout = None;
         }
         options
     }
@@ -196,13 +206,13 @@ impl Options {
 impl Work {
     fn sample(c: &mut Choices<'_, '_>) -> Self {
         let size_max = c.pick(&[100, 100, 100, 0, 20, 20, 300, 300, 2_500, 60_000]);
-        // As many bytes in all worlds, more or less.
+        // All worlds put about the same number of bytes.
         let burst_max = match size_max {
             0..=300 => c.pick(&[60, 1, 10, 300, 2_000, 2_000]),
             301..=3_000 => c.pick(&[60, 1, 10]),
             _ => c.pick(&[10, 1, 30]),
         };
-        // Few bytes make a small world, which a fuzzer runs often.
+        // A fuzzer's short inputs are small worlds, which run fast.
         let room = 1 + c.bytes_left() / 4;
         Self {
             streams: if c.chance(6) {
@@ -219,7 +229,7 @@ impl Work {
             bursts: c.int(1..=if burst_max > 300 { 12 } else { 40 }).min(room),
             burst_max: burst_max.min(room),
             pause_max: if c.chance(12) {
-                ms(700_000) // streams are retired in between
+                ms(700_000) // streams are retired between bursts
             } else {
                 c.pick(&[Duration::ZERO, ms(20), ms(300), ms(3_000)])
             },
@@ -239,7 +249,7 @@ impl Settings {
             collection_max_size_per_shard: c.pick(&[256 << 10, 256 << 10, 3_000]),
             buffered: c.pick(&[ms(100), ms(100), Duration::ZERO, ms(5), ms(1_000)]),
             ttl: c.pick(&[ms(30_000), ms(30_000), ms(2_000), ms(300), Duration::MAX]),
-            in_flight: c.pick(&[24, 1, 3]),
+            in_flight_max: c.pick(&[24, 1, 3]),
             outstanding_records: c.pick(&[100_000, 100_000, 50]),
             outstanding_bytes: c.pick(&[128 << 20, 128 << 20, 20_000]),
             records_per_second: c.pick(&[1_000, 1_000, 50]),
@@ -248,7 +258,7 @@ impl Settings {
             max_shard_backlog: c.pick(&[None, None, Some(ms(200)), Some(ms(3_600_000))]),
             any_shard: c.chance(30),
             fail_if_throttled: c.chance(40),
-            told: c.chance(40),
+            description_given: c.chance(40),
             seed: c.int(1..=u64::from(u32::MAX)),
         }
     }
@@ -280,15 +290,15 @@ impl Service {
             refused: if c.chance(100) { rate(c) } else { 0 },
             permanent: c.chance(64),
             list_fails: rate(c),
-            list_late: c.pick(&[Duration::ZERO, Duration::ZERO, Duration::ZERO, ms(400), ms(3_000)]),
+            list_delay: c.pick(&[Duration::ZERO, Duration::ZERO, Duration::ZERO, ms(400), ms(3_000)]),
             list_denied: c.chance(25),
-            list_untrue: rate(c),
+            list_wrong: rate(c),
             small_pages: c.chance(100),
             describe_fails: rate(c),
-            others: c.chance(50),
+            other_producers: c.chance(50),
             companion_puts: if c.chance(40) { c.int(1..=40) } else { 0 },
             reshards,
-            rebirths: if c.chance(60) { c.int(1..=3) } else { 0 },
+            recreations: if c.chance(60) { c.int(1..=3) } else { 0 },
             record_kib: if c.chance(40) { Some(c.pick(&[2, 1, 30])) } else { None },
             oversized_fails_alone: c.chance(128),
             auto: c.chance(20),
@@ -300,7 +310,7 @@ impl Service {
 impl Callers {
     fn sample(c: &mut Choices<'_, '_>) -> Self {
         Self {
-            put_patience: if c.chance(128) {
+            put_timeout: if c.chance(128) {
                 Some(c.pick(&[Duration::MAX, ms(20), ms(2_000), Duration::ZERO]))
             } else {
                 None
@@ -313,7 +323,7 @@ impl Callers {
     }
 }
 
-/// Off in half of all worlds.
+/// Samples a fault's rate: zero in half of all worlds.
 fn rate(c: &mut Choices<'_, '_>) -> u8 {
     c.pick(&[0, 0, 0, 8, 40, 150])
 }

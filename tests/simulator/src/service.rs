@@ -1,4 +1,4 @@
-//! The service of a world: the emulator's model, with faults that its users see and it does not.
+//! The service of a world: the emulator's model of Kinesis, with additional faults in its replies.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::choices::Choices;
 use crate::options::{self, Options};
 use crate::workload::OTHERS;
 
-/// Error codes for whole requests: some pass.
-const PASSING: [&str; 5] =
+/// Error codes of refused requests that are retried.
+const TRANSIENT: [&str; 5] =
     ["ExpiredTokenException", "ThrottlingException", "InternalFailure", "KMSThrottlingException", "SomethingNew"];
-/// And some do not.
+/// Error codes of refused requests that are not retried.
 pub(crate) const PERMANENT: [&str; 3] = ["AccessDeniedException", "KMSDisabledException", "UnknownOperationException"];
 
 #[derive(Debug)]
@@ -36,10 +36,10 @@ pub(crate) struct Stream {
     pub(crate) name: Arc<str>,
     shards: u32,
     pub(crate) exists: bool,
-    /// Which stream of this name it is.
+    /// The number of times that a stream of this name was created.
     pub(crate) incarnation: u32,
     auto: bool,
-    /// Its open shards as they were at other times.
+    /// The open shards before each reshard.
     past: Vec<Vec<ListedShard>>,
 }
 
@@ -81,22 +81,22 @@ impl Service {
     }
 
     pub(crate) fn index_of(&self, name: &str) -> usize {
-        // As many as a hand has fingers.
+        // There are at most 5 streams.
         self.streams.iter().position(|stream| &*stream.name == name).unwrap_or(0)
     }
 
-    /// Most bytes in a record.
+    /// Returns the maximum size of a record in bytes.
     pub(crate) fn record_size_max(&self) -> usize {
         self.options.record_kib.map_or(1 << 20, |kib| kib * 1_024)
     }
 
-    /// Why a request is refused as a whole, if it is.
+    /// Returns the error if the request is refused as a whole.
     pub(crate) fn refusal(&self, c: &mut Choices<'_, '_>) -> Option<RequestError> {
         if self.healed || !c.chance(self.options.refused) {
             return None;
         }
-        let code = if self.options.permanent { c.pick(&PERMANENT) } else { c.pick(&PASSING) };
-        Some(RequestError::new(Delivery::Refused, code, "told to refuse"))
+        let code = if self.options.permanent { c.pick(&PERMANENT) } else { c.pick(&TRANSIENT) };
+        Some(RequestError::new(Delivery::Refused, code, "injected fault"))
     }
 
     pub(crate) fn put_records(&mut self, now: Instant, stream: &str, records: Vec<PutRecordsEntry>) -> Reply {
@@ -130,9 +130,9 @@ impl Service {
         let fails = if self.healed { 0 } else { self.options.list_fails };
         if c.chance(fails) {
             return Err(if c.chance(128) {
-                crate::network::time_out()
+                crate::network::timeout()
             } else {
-                RequestError::new(Delivery::Refused, "LimitExceededException", "told to refuse")
+                RequestError::new(Delivery::Refused, "LimitExceededException", "injected fault")
             });
         }
         let small_pages = self.options.small_pages && !self.healed;
@@ -150,7 +150,7 @@ impl Service {
         };
         let output = self.kinesis.list_shards(wall(now), &wire).map_err(refused)?;
         let mut shards: Vec<ListedShard> = output.shards.into_iter().map(listed).collect();
-        if !self.healed && c.chance(self.options.list_untrue) {
+        if !self.healed && c.chance(self.options.list_wrong) {
             let past = &self.streams[self.index_of(&request.stream)].past;
             let old = || past.last().cloned().unwrap_or_default();
             match c.int(0..=2) {
@@ -172,7 +172,7 @@ impl Service {
         let fails = if self.healed { 0 } else { self.options.describe_fails };
         if c.chance(fails) {
             return Err(if c.chance(128) {
-                crate::network::time_out()
+                crate::network::timeout()
             } else {
                 RequestError::new(Delivery::Refused, "AccessDeniedException", "no permission to describe")
             });
@@ -187,13 +187,13 @@ impl Service {
         })
     }
 
-    /// The open shards of a stream with their ranges, in the order of these.
+    /// Returns the open shards of a stream with their ranges, ordered by range.
     pub(crate) fn open_shards(&self, stream: usize) -> Vec<(String, (u128, u128))> {
         let shards = self.kinesis.open_shards(&self.streams[stream].name);
         shards.map(|(id, range)| (id.to_owned(), range)).collect()
     }
 
-    /// Splits a shard, or merges two. Says what was done.
+    /// Splits a shard or merges two. Returns a description.
     pub(crate) fn reshard(&mut self, now: Instant, stream: usize, c: &mut Choices<'_, '_>) -> Option<String> {
         let shards = self.open_shards(stream);
         if shards.is_empty() {
@@ -202,7 +202,7 @@ impl Service {
         let at = c.int(0..=shards.len() - 1);
         let (id, (first, last)) = &shards[at];
         let name = self.streams[stream].name.to_string();
-        self.remember(now, stream);
+        self.save_open_shards(now, stream);
         if c.chance(128) || shards.len() == at + 1 {
             let request = SplitShard {
                 stream_name: Some(name),
@@ -225,13 +225,13 @@ impl Service {
         }
     }
 
-    /// Makes a stream, if it is not there.
+    /// Creates a stream if it does not exist.
     pub(crate) fn create(&mut self, now: Instant, stream: usize) {
         let Stream { name, shards, exists, incarnation, auto, past } = &mut self.streams[stream];
         if *exists {
             return;
         }
-        // Another one has other shards, too.
+        // A stream that is created again may have another number of shards.
         let shards = *shards + *incarnation % 3;
         let request = CreateStream {
             record_distribution_strategy: auto.then(|| "AUTO".to_owned()),
@@ -251,7 +251,7 @@ impl Service {
         let _ = self.kinesis.delete_stream(&DeleteStream { stream_name: Some(name.to_string()), stream_arn: None });
     }
 
-    /// From now on, keys count if they did not, and do not if they did. Says whether they do not.
+    /// Switches the record distribution of a stream between hash keys and `AUTO`. Returns whether it is `AUTO`.
     pub(crate) fn switch_auto(&mut self, stream: usize) -> bool {
         let Stream { name, auto, .. } = &mut self.streams[stream];
         *auto = !*auto;
@@ -264,8 +264,8 @@ impl Service {
         *auto
     }
 
-    /// Other producers take what the shards give.
-    pub(crate) fn others(&mut self, now: Instant) {
+    /// Puts records of other producers, which use the shards' throughput.
+    pub(crate) fn put_by_other_producers(&mut self, now: Instant) {
         for stream in 0..self.streams.len() {
             for (_, (first, _)) in self.open_shards(stream).into_iter().take(20) {
                 let record = PutRecordsEntry {
@@ -273,13 +273,13 @@ impl Service {
                     explicit_hash_key: Some(first.to_string()),
                     data: Bytes::from_static(&[0; 100_000]),
                 };
-                // Throttled or not, they have tried.
+                // The result does not matter: the record may be throttled.
                 let _ = self.put_records(now, &self.streams[stream].name.clone(), vec![record]);
             }
         }
     }
 
-    fn remember(&mut self, now: Instant, stream: usize) {
+    fn save_open_shards(&mut self, now: Instant, stream: usize) {
         let open = self.kinesis.list_shards(wall(now), &ListShards::of(&*self.streams[stream].name));
         let shards = open.map(|page| page.shards).unwrap_or_default().into_iter().map(listed);
         self.streams[stream].past.push(shards.filter(|shard| !shard.closed).collect());
@@ -296,7 +296,7 @@ fn listed(shard: Shard) -> ListedShard {
     }
 }
 
-/// The service's clock: the same time.
+/// Returns the same time on the service's clock.
 fn wall(now: Instant) -> Duration {
     Duration::from_nanos(now.as_nanos())
 }

@@ -1,4 +1,4 @@
-//! What happened, a line an event.
+//! The events of a run, one per line.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -8,23 +8,23 @@ use std::time::Duration;
 use kpl_core::Instant;
 use rustc_hash::FxHasher;
 
-/// Lines that a finding shows.
-const LINES: usize = 400;
+/// The number of lines in a finding.
+const LINES_MAX: usize = 400;
 
-/// The hash of all events of a run; and, if they are wanted, the last of them in words.
+/// The hash of all events of a run and, if enabled, the last events as text.
 #[derive(Default)]
 pub(crate) struct Trace {
     hasher: FxHasher,
     lines: Option<VecDeque<String>>,
 }
 
-/// Notes an event: what goes into the line goes into the hash. Words are made only if somebody will read them.
+/// Adds an event to the trace: its values to the hash and, if lines are kept, its text.
 macro_rules! note {
     ($trace:expr, $now:expr, $text:literal $(, $value:expr)* $(,)?) => {{
         let trace: &mut $crate::trace::Trace = &mut $trace;
         trace.mix(&($text.len() as u64, $now));
         $(trace.mix(&$value);)*
-        if trace.is_read() {
+        if trace.has_lines() {
             trace.line($now, format_args!($text $(, $value)*));
         }
     }};
@@ -32,8 +32,8 @@ macro_rules! note {
 pub(crate) use note;
 
 impl Trace {
-    /// A trace that keeps its last lines.
-    pub(crate) fn in_words() -> Self {
+    /// Creates a trace that keeps the last lines.
+    pub(crate) fn with_lines() -> Self {
         Self { hasher: FxHasher::default(), lines: Some(VecDeque::new()) }
     }
 
@@ -41,13 +41,13 @@ impl Trace {
         value.hash(&mut self.hasher);
     }
 
-    pub(crate) fn is_read(&self) -> bool {
+    pub(crate) fn has_lines(&self) -> bool {
         self.lines.is_some()
     }
 
     pub(crate) fn line(&mut self, now: Instant, event: fmt::Arguments<'_>) {
         let Some(lines) = &mut self.lines else { return };
-        if lines.len() == LINES {
+        if lines.len() == LINES_MAX {
             lines.pop_front();
         }
         let now = Duration::from_nanos(now.as_nanos());

@@ -1,4 +1,4 @@
-//! What is put, and how it is found again.
+//! The user records of a run.
 
 use std::hash::Hasher;
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use rustc_hash::FxHasher;
 
 use crate::options::{Keys, Work};
 
-/// The partition key of what other producers put.
+/// The partition key of records of other producers.
 pub(crate) const OTHERS: &str = "others";
 
-/// Makes a user record that can be told from all others: by its data if there is room, else by its partition key.
+/// Creates a user record that contains its ticket: in its data if there is room, else in its partition key.
 pub(crate) fn record(
     work: &Work,
-    dice: &mut Rng,
+    rng: &mut Rng,
     ticket: u64,
     stream: &Arc<str>,
     shards: &[(String, (u128, u128))],
 ) -> UserRecord {
-    let size = dice.usize(0..=work.size_max);
+    let size = rng.usize(0..=work.size_max);
     let in_data = size >= 8;
     let mut data = vec![ticket as u8; size];
     if in_data {
@@ -30,22 +30,22 @@ pub(crate) fn record(
     let key = match work.keys {
         _ if !in_data => format!("#{ticket}"),
         Keys::Hot => "hot".into(),
-        Keys::Few | Keys::Borders => format!("few-{}", dice.u8(0..=20)),
+        Keys::Few | Keys::Borders => format!("few-{}", rng.u8(0..=20)),
         Keys::Distinct => format!("distinct-{ticket}"),
     };
     let record = UserRecord::new(stream.clone(), key, data);
     match work.keys {
         Keys::Borders if !shards.is_empty() => {
-            let (_, (first, last)) = shards[dice.usize(0..shards.len())];
+            let (_, (first, last)) = shards[rng.usize(0..shards.len())];
             let keys = [first, last, first.saturating_add(1)];
-            record.explicit_hash_key(keys[dice.usize(0..keys.len())].to_string())
+            record.explicit_hash_key(keys[rng.usize(0..keys.len())].to_string())
         }
-        _ if dice.u8(..) < work.explicit => record.explicit_hash_key(dice.u128(..).to_string()),
+        _ if rng.u8(..) < work.explicit => record.explicit_hash_key(rng.u128(..).to_string()),
         _ => record,
     }
 }
 
-/// The ticket of a user record that a consumer reads; `None` for those of other producers.
+/// Returns the ticket of a user record that a consumer reads; `None` for records of other producers.
 pub(crate) fn ticket_of(partition_key: &str, data: &[u8]) -> Option<u64> {
     if partition_key == OTHERS {
         return None;
@@ -56,7 +56,7 @@ pub(crate) fn ticket_of(partition_key: &str, data: &[u8]) -> Option<u64> {
     }
 }
 
-/// Tells a record by its key and data.
+/// Returns a hash of the partition key and the data.
 pub(crate) fn fingerprint(partition_key: &str, data: &Bytes) -> u64 {
     let mut hasher = FxHasher::default();
     hasher.write(partition_key.as_bytes());

@@ -1,4 +1,4 @@
-//! The run itself: events in the order of their time.
+//! The simulated run: events in the order of their times.
 
 mod requests;
 
@@ -12,27 +12,25 @@ use fastrand::Rng;
 use kpl_core::{Config, Consumers, Instant, RecordDistribution};
 use kpl_emulator::api::PutRecordsEntry;
 
-use self::requests::{Question, Then};
+use self::requests::{Handling, Request};
 use crate::calendar::Calendar;
 use crate::choices::Choices;
 use crate::companion::{self, Companion};
-use crate::options::{Ending, Options, ms};
+use crate::options::{Ending, Options, REQUEST_TIMEOUT, ms};
 use crate::oracle::{Broken, Oracle};
 use crate::service::Service;
-use crate::subject::{self, Answer, Effect, End, Subject};
+use crate::subject::{self, Effect, End, Response, Subject};
 use crate::trace::{Trace, note};
 use crate::{Finding, Level, Report, workload};
 
-/// When a run starts: at 1,000 s. Not at zero, so that nothing works by chance.
+/// The start of a run: 1,000 s. Not zero, because code with a wrong default of zero would pass.
 const START: Instant = Instant::from_nanos(1_000_000_000_000);
 
-/// How long a driver waits for the reply to a request.
-pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(6);
+/// The time after the first shard list of a recreated stream during which records that were aggregated by the old
+/// shards may still arrive.
+const STALE_SHARDS_MAX: Duration = Duration::from_secs(60);
 
-/// How long after a stream was made again, and its shards were learned, records may be in it that went by the old ones.
-const MISLED_FOR: Duration = Duration::from_secs(60);
-
-/// A producer, a service and a network, at one point of virtual time.
+/// A simulated producer, service and network.
 pub struct World<'u, 'b> {
     choices: Choices<'u, 'b>,
     options: Options,
@@ -42,16 +40,16 @@ pub struct World<'u, 'b> {
     service: Service,
     calendar: Calendar<Event>,
     oracle: Oracle,
-    /// Questions that the subject waits for, by id.
-    questions: BTreeMap<u64, Question>,
-    /// Of each stream, which one of its name the subject knows the shards of, and since when.
-    shards_of: Vec<(u32, Instant)>,
+    /// The subject's requests in flight, by id.
+    requests: BTreeMap<u64, Request>,
+    /// The incarnation whose shards the subject has listed last and the time of the first such list, per stream.
+    listed_incarnations: Vec<(u32, Instant)>,
     flushes: u64,
-    /// Until when nothing arrives.
-    out_until: Instant,
+    /// The end of the current outage.
+    outage_until: Instant,
     healed: bool,
     ended: bool,
-    /// There is no handle any more.
+    /// Whether the last handle is dropped.
     dropped: bool,
     closed: bool,
     trace: Trace,
@@ -65,41 +63,41 @@ enum Event {
     Delete(usize),
     Create(usize),
     SwitchAuto,
-    Others,
+    OtherProducers,
     CompanionPut(Rng),
-    CompanionAnswered(u64, Answer),
+    CompanionResponse(u64, Response),
     Outage,
-    /// The producer is ticked though nothing is due.
+    /// The producer is ticked although nothing is due.
     Spurious,
     End(End),
     Heal,
     /// A request reaches the service.
-    Arrives {
+    Arrival {
         id: u64,
         stream: usize,
         records: Vec<PutRecordsEntry>,
-        then: Then,
+        handling: Handling,
     },
-    Answered(u64, Answer),
-    TimeOut(u64),
+    Response(u64, Response),
+    Timeout(u64),
 }
 
 impl<'u, 'b> World<'u, 'b> {
-    /// Runs a world from its first put until all is drained, and judges it.
+    /// Runs a world until the producer is drained and closed, and checks all promises.
     ///
     /// # Errors
     ///
-    /// The first broken promise.
+    /// Returns the first broken promise.
     pub fn run(level: Level, u: &'u mut Unstructured<'b>) -> Result<Report, Box<Finding>> {
         let bytes = u.peek_bytes(u.len()).unwrap_or_default();
-        let (report, broken, ..) = Self::new(level, u, Trace::default()).live_and_judge();
+        let (report, broken, ..) = Self::new(level, u, Trace::default()).run_and_judge();
         let Some(broken) = broken else { return Ok(report) };
-        // The same once more, in words.
+        // The trace keeps its lines only in a second run: formatting them takes time.
         let mut again = Unstructured::new(bytes);
-        let (_, again, options, trace) = World::new(level, &mut again, Trace::in_words()).live_and_judge();
+        let (_, again, options, trace) = World::new(level, &mut again, Trace::with_lines()).run_and_judge();
         let Broken { promise, how } = again.unwrap_or_else(|| Broken {
             promise: "the same choices give the same run",
-            how: format!("this was broken once, and not again: {broken:?}"),
+            how: format!("the first run broke a promise, the second did not: {broken:?}"),
         });
         Err(Box::new(Finding { level, promise, how, options, trace }))
     }
@@ -114,9 +112,9 @@ impl<'u, 'b> World<'u, 'b> {
             oracle.facts.closes_at_once = false;
         }
         let config = config(&options, service.record_size_max());
-        let subject = subject::make(level, config.clone(), START, &options.callers, choices.dice());
+        let subject = subject::make(level, config.clone(), START, &options.callers, choices.rng());
         let has_companion = options.service.companion_puts > 0;
-        let companion = has_companion.then(|| Companion::new(config, START, &options.callers, choices.dice()));
+        let companion = has_companion.then(|| Companion::new(config, START, &options.callers, choices.rng()));
         Self {
             choices,
             now: START,
@@ -125,10 +123,10 @@ impl<'u, 'b> World<'u, 'b> {
             service,
             calendar: Calendar::default(),
             oracle,
-            questions: BTreeMap::new(),
-            shards_of: vec![(0, START); options.work.streams],
+            requests: BTreeMap::new(),
+            listed_incarnations: vec![(0, START); options.work.streams],
             flushes: 0,
-            out_until: START,
+            outage_until: START,
             healed: false,
             ended: false,
             dropped: false,
@@ -138,29 +136,29 @@ impl<'u, 'b> World<'u, 'b> {
         }
     }
 
-    fn live_and_judge(mut self) -> (Report, Option<Broken>, Options, Vec<String>) {
-        let lived = catch_unwind(AssertUnwindSafe(|| self.live()));
-        let kept = lived.unwrap_or_else(|panic| {
-            let said = panic.downcast_ref::<String>().cloned();
-            let said = said.or_else(|| panic.downcast_ref::<&str>().map(|said| (*said).to_owned()));
-            Err(Broken { promise: "nothing panics", how: said.unwrap_or_default() })
+    fn run_and_judge(mut self) -> (Report, Option<Broken>, Options, Vec<String>) {
+        let result = catch_unwind(AssertUnwindSafe(|| self.run_events()));
+        let result = result.unwrap_or_else(|panic| {
+            let message = panic.downcast_ref::<String>().cloned();
+            let message = message.or_else(|| panic.downcast_ref::<&str>().map(|message| (*message).to_owned()));
+            Err(Broken { promise: "nothing panics", how: message.unwrap_or_default() })
         });
         let report = Report {
-            records: self.oracle.taken,
+            records: self.oracle.accepted,
             succeeded: self.oracle.succeeded,
             trace_hash: self.trace.hash(),
             virtual_time: self.now.saturating_since(START),
         };
-        (report, kept.err(), self.options, self.trace.into_lines())
+        (report, result.err(), self.options, self.trace.into_lines())
     }
 
-    fn live(&mut self) -> Result<(), Broken> {
-        self.plan();
-        self.after(false)?;
+    fn run_events(&mut self) -> Result<(), Broken> {
+        self.schedule_events();
+        self.settle(false)?;
         loop {
-            let questions = &self.questions;
-            let event = self.calendar.next(|event| match event {
-                Event::Answered(id, _) | Event::TimeOut(id) => !questions.contains_key(id),
+            let requests = &self.requests;
+            let event = self.calendar.next_time(|event| match event {
+                Event::Response(id, _) | Event::Timeout(id) => !requests.contains_key(id),
                 _ => false,
             });
             let wake = self.subject.next_wake();
@@ -169,28 +167,28 @@ impl<'u, 'b> World<'u, 'b> {
                 if self.ended {
                     break;
                 }
-                // All has drained by itself, and the producer is idle.
+                // All records are resolved, and the producer is idle.
                 if let Some(counts) = self.subject.counts() {
                     Oracle::idle(&counts)?;
                 }
                 self.end(End::Close(Duration::MAX));
-                self.after(false)?;
+                self.settle(false)?;
                 continue;
             }
             self.now = self.now.max(event.min(wake).min(companion_wake));
-            self.jump();
+            self.maybe_jump();
             self.subject.advance(self.now);
             if let Some(companion) = &mut self.companion {
                 companion.advance(self.now);
             }
-            self.after(wake <= self.now && event.min(companion_wake) > self.now)?;
+            self.settle(wake <= self.now && event.min(companion_wake) > self.now)?;
             while let Some(event) = self.calendar.pop_due(self.now) {
-                self.happen(event)?;
-                self.after(false)?;
+                self.handle_event(event)?;
+                self.settle(false)?;
             }
-            if self.choices.are_over() && !self.healed {
+            if self.choices.is_exhausted() && !self.healed {
                 self.heal();
-                self.after(false)?;
+                self.settle(false)?;
             }
         }
         let streams: Vec<_> = self.service.streams.iter().map(|stream| stream.name.clone()).collect();
@@ -201,73 +199,74 @@ impl<'u, 'b> World<'u, 'b> {
         self.oracle.judge(&self.service.kinesis, &streams, counts.as_ref(), self.closed)
     }
 
-    /// Puts down on the calendar what is to happen.
-    fn plan(&mut self) {
+    /// Schedules the events that do not depend on the subject.
+    fn schedule_events(&mut self) {
         let Self { options, choices: c, calendar, .. } = self;
         let mut at = START;
         for _ in 0..options.work.bursts {
             at = at + c.up_to(options.work.pause_max);
-            calendar.put_down(at, Event::Burst(c.dice()));
+            calendar.schedule(at, Event::Burst(c.rng()));
         }
         let length = at.saturating_since(START) + ms(500);
-        let mut some_time = |c: &mut Choices<'_, '_>, times: usize, event: &dyn Fn(&mut Choices<'_, '_>) -> Event| {
-            for _ in 0..times {
-                let at = START + c.up_to(length);
-                calendar.put_down(at, event(c));
-            }
-        };
-        some_time(c, options.work.flushes, &|_| Event::Flush);
-        some_time(c, options.service.reshards, &|_| Event::Reshard);
-        some_time(c, options.service.rebirths, &|c| Event::Delete(c.int(0..=options.work.streams - 1)));
-        some_time(c, options.service.auto_switches, &|_| Event::SwitchAuto);
-        some_time(c, options.network.outages, &|_| Event::Outage);
-        some_time(c, options.callers.spurious_wakes, &|_| Event::Spurious);
+        let mut at_random_times =
+            |c: &mut Choices<'_, '_>, count: usize, event: &dyn Fn(&mut Choices<'_, '_>) -> Event| {
+                for _ in 0..count {
+                    let at = START + c.up_to(length);
+                    calendar.schedule(at, event(c));
+                }
+            };
+        at_random_times(c, options.work.flushes, &|_| Event::Flush);
+        at_random_times(c, options.service.reshards, &|_| Event::Reshard);
+        at_random_times(c, options.service.recreations, &|c| Event::Delete(c.int(0..=options.work.streams - 1)));
+        at_random_times(c, options.service.auto_switches, &|_| Event::SwitchAuto);
+        at_random_times(c, options.network.outages, &|_| Event::Outage);
+        at_random_times(c, options.callers.spurious_wakes, &|_| Event::Spurious);
         match options.ending {
             Ending::Drained | Ending::Closed(_) => {}
-            Ending::ClosedEarly(within) => some_time(c, 1, &|_| Event::End(End::Close(within))),
-            Ending::Dropped => some_time(c, 1, &|_| Event::End(End::Drop)),
-            Ending::RuntimeEnds => some_time(c, 1, &|_| Event::End(End::Runtime)),
+            Ending::ClosedEarly(within) => at_random_times(c, 1, &|_| Event::End(End::Close(within))),
+            Ending::Dropped => at_random_times(c, 1, &|_| Event::End(End::Drop)),
+            Ending::RuntimeEnds => at_random_times(c, 1, &|_| Event::End(End::Runtime)),
         }
-        if options.service.others {
+        if options.service.other_producers {
             for n in 0..length.as_millis().min(20_000) / 100 {
-                calendar.put_down(START + ms(100 * n as u64), Event::Others);
+                calendar.schedule(START + ms(100 * n as u64), Event::OtherProducers);
             }
         }
         for _ in 0..options.service.companion_puts {
             let at = START + c.up_to(length);
-            calendar.put_down(at, Event::CompanionPut(c.dice()));
+            calendar.schedule(at, Event::CompanionPut(c.rng()));
         }
-        calendar.put_down(START + length, Event::Heal);
+        calendar.schedule(START + length, Event::Heal);
     }
 
-    fn jump(&mut self) {
+    fn maybe_jump(&mut self) {
         if !self.healed && self.choices.chance(self.options.network.jumps) {
             let jump = self.choices.pick(&[ms(50), ms(3_000), ms(40_000)]);
             self.now = self.now + jump;
             self.oracle.facts.late += jump;
-            note!(self.trace, self.now, "the clock has jumped by {:?}", jump);
+            note!(self.trace, self.now, "the clock jumps by {:?}", jump);
         }
     }
 
-    /// Lets the subject do what is to be done at this time, carries it out, and looks at what there is to see.
-    fn after(&mut self, woken: bool) -> Result<(), Broken> {
+    /// Runs the subject until nothing is due at this time, handles its effects and checks its state.
+    fn settle(&mut self, woken: bool) -> Result<(), Broken> {
         self.subject.settle();
         while let Some(effect) = self.subject.effect() {
-            self.carry_out(effect)?;
+            self.handle_effect(effect)?;
         }
         if let Some(companion) = &mut self.companion {
             let (now, calendar) = (self.now, &mut self.calendar);
-            companion.settle(now, &mut self.service, &mut self.choices, |id, answer| {
-                calendar.put_down(now + companion::LATENCY, Event::CompanionAnswered(id, answer));
+            companion.settle(now, &mut self.service, &mut self.choices, |id, response| {
+                calendar.schedule(now + companion::LATENCY, Event::CompanionResponse(id, response));
             });
         }
         let (counts, next_wake) = (self.subject.counts(), self.subject.next_wake());
         self.oracle.step(self.now, woken, counts.as_ref(), next_wake)
     }
 
-    fn happen(&mut self, event: Event) -> Result<(), Broken> {
+    fn handle_event(&mut self, event: Event) -> Result<(), Broken> {
         match event {
-            Event::Burst(dice) => self.burst(dice),
+            Event::Burst(rng) => self.burst(rng),
             Event::Flush if self.dropped => {}
             Event::Flush => {
                 self.flushes += 1;
@@ -276,7 +275,7 @@ impl<'u, 'b> World<'u, 'b> {
                 self.subject.flush(self.flushes);
             }
             Event::Reshard if !self.healed => {
-                let stream = self.some_stream();
+                let stream = self.random_stream();
                 if let Some(done) = self.service.reshard(self.now, stream, &mut self.choices) {
                     note!(self.trace, self.now, "stream s{}: {}", stream, done);
                 }
@@ -287,69 +286,70 @@ impl<'u, 'b> World<'u, 'b> {
                 self.oracle.deleted(self.now, &self.service.kinesis, stream, &name)?;
                 self.service.delete(stream);
                 let back = self.now + self.choices.up_to(ms(3_000));
-                self.calendar.put_down(back, Event::Create(stream));
+                self.calendar.schedule(back, Event::Create(stream));
             }
             Event::Create(stream) => {
-                note!(self.trace, self.now, "stream s{} is made again", stream);
+                note!(self.trace, self.now, "stream s{} is created again", stream);
                 self.service.create(self.now, stream);
             }
             Event::SwitchAuto if !self.healed => {
-                let stream = self.some_stream();
+                let stream = self.random_stream();
                 let auto = self.service.switch_auto(stream);
-                note!(self.trace, self.now, "stream s{}: keys are ignored: {}", stream, auto);
+                note!(self.trace, self.now, "stream s{}: hash keys are ignored: {}", stream, auto);
             }
-            Event::Others if !self.healed => self.service.others(self.now),
-            Event::CompanionPut(mut dice) => {
-                let stream = self.service.streams[dice.usize(0..self.options.work.streams)].name.clone();
+            Event::OtherProducers if !self.healed => self.service.put_by_other_producers(self.now),
+            Event::CompanionPut(mut rng) => {
+                let stream = self.service.streams[rng.usize(0..self.options.work.streams)].name.clone();
                 if let Some(companion) = &mut self.companion {
-                    companion.put(&stream, &mut dice);
+                    companion.put(&stream, &mut rng);
                 }
             }
-            Event::CompanionAnswered(id, answer) => {
+            Event::CompanionResponse(id, response) => {
                 if let Some(companion) = &mut self.companion {
-                    companion.answer(id, answer);
+                    companion.respond(id, response);
                 }
             }
             Event::Outage if !self.healed => {
-                self.out_until = self.now + self.choices.up_to(self.options.network.outage_max);
-                note!(self.trace, self.now, "nothing arrives until {:?}", self.out_until);
+                self.outage_until = self.now + self.choices.up_to(self.options.network.outage_max);
+                note!(self.trace, self.now, "an outage until {:?}", self.outage_until);
             }
-            Event::Reshard | Event::Delete(_) | Event::SwitchAuto | Event::Others | Event::Outage => {}
+            Event::Reshard | Event::Delete(_) | Event::SwitchAuto | Event::OtherProducers | Event::Outage => {}
             Event::Spurious => self.subject.advance(self.now),
             Event::End(end) => self.end(end),
             Event::Heal => self.heal(),
-            Event::Arrives { .. } if self.is_out() => {}
-            Event::Arrives { id, stream, records, then } => self.arrive(id, stream, records, then),
-            Event::Answered(id, answer) => self.answer(id, answer),
-            Event::TimeOut(id) => self.time_out(id),
+            Event::Arrival { .. } if self.has_outage() => {}
+            Event::Arrival { id, stream, records, handling } => self.handle_arrival(id, stream, records, handling),
+            Event::Response(id, response) => self.handle_response(id, response),
+            Event::Timeout(id) => self.handle_timeout(id),
         }
         Ok(())
     }
 
-    fn some_stream(&mut self) -> usize {
+    fn random_stream(&mut self) -> usize {
         self.choices.int(0..=self.options.work.streams - 1)
     }
 
-    fn burst(&mut self, mut dice: Rng) {
-        let stream = dice.usize(0..self.options.work.streams);
+    fn burst(&mut self, mut rng: Rng) {
+        let stream = rng.usize(0..self.options.work.streams);
         let shards = self.service.open_shards(stream);
         let name = self.service.streams[stream].name.clone();
-        let count = dice.usize(1..=self.options.work.burst_max);
-        note!(self.trace, self.now, "{} records from {} are put into s{}", count, self.oracle.next_ticket(), stream);
+        let count = rng.usize(1..=self.options.work.burst_max);
+        let first = self.oracle.next_ticket();
+        note!(self.trace, self.now, "{} records, from record {} on, are put into s{}", count, first, stream);
         for _ in 0..count {
             let ticket = self.oracle.next_ticket();
-            let record = workload::record(&self.options.work, &mut dice, ticket, &name, &shards);
+            let record = workload::record(&self.options.work, &mut rng, ticket, &name, &shards);
             self.oracle.offered(self.now, stream, &record);
             self.subject.put(ticket, record);
         }
     }
 
-    /// Ends all faults. What was asked for before may still be lost.
+    /// Ends all faults. Requests that were sent before may still be lost.
     fn heal(&mut self) {
         if self.healed {
             return;
         }
-        note!(self.trace, self.now, "everything heals");
+        note!(self.trace, self.now, "all faults end");
         self.healed = true;
         self.oracle.healed(self.now);
         self.service.heal(self.now);
@@ -365,7 +365,7 @@ impl<'u, 'b> World<'u, 'b> {
             companion.close();
         }
         self.dropped |= matches!(end, End::Drop);
-        let gives_up_at = match end {
+        let deadline = match end {
             End::Close(within) => self.now + within,
             End::Drop => Instant::NEVER,
             End::Runtime => {
@@ -373,27 +373,27 @@ impl<'u, 'b> World<'u, 'b> {
                 self.now
             }
         };
-        // Tasks that wait for a flush have the handle, too, so that the last one may go later.
-        self.oracle.closing(self.now, gives_up_at, !matches!(end, End::Drop));
+        // Tasks that wait for a flush own clones of the handle, so a drop may not close the producer at once.
+        self.oracle.closing(self.now, deadline, !matches!(end, End::Drop));
         self.subject.end(end);
     }
 
-    fn carry_out(&mut self, effect: Effect) -> Result<(), Broken> {
+    fn handle_effect(&mut self, effect: Effect) -> Result<(), Broken> {
         let now = self.now;
         match effect {
-            Effect::Taken(ticket) => self.oracle.taken(now, ticket),
+            Effect::Accepted(ticket) => self.oracle.accepted(now, ticket),
             Effect::Refused(ticket, refusal, record) => {
                 note!(self.trace, now, "record {} is refused: {:?}", ticket, refusal);
                 self.oracle.refused(now, ticket, refusal, &record)
             }
-            Effect::GivenUp(ticket) => {
-                note!(self.trace, now, "the put of record {} is dropped", ticket);
-                self.oracle.given_up(ticket)
+            Effect::PutTimedOut(ticket) => {
+                note!(self.trace, now, "the put of record {} times out", ticket);
+                self.oracle.put_timed_out(ticket)
             }
             Effect::Resolved(ticket, result) => {
                 match &result {
-                    Ok(receipt) => note!(self.trace, now, "record {} is in {}", ticket, receipt.shard_id()),
-                    Err(failure) => note!(self.trace, now, "record {} failed: {}", ticket, failure.error.code),
+                    Ok(receipt) => note!(self.trace, now, "record {} succeeds, in {}", ticket, receipt.shard_id()),
+                    Err(failure) => note!(self.trace, now, "record {} fails: {}", ticket, failure.error.code),
                 }
                 self.oracle.resolved(now, ticket, &result)
             }
@@ -409,15 +409,15 @@ impl<'u, 'b> World<'u, 'b> {
             Effect::PutRecords { id, stream, records } => self.send(id, &stream, records),
             Effect::ListShards { id, request } => self.list_shards(id, request),
             Effect::DescribeStream { id, stream } => self.describe(id, stream),
-            Effect::Dropped(id) => {
-                if let Some(Question::Put { sent, records, .. }) = self.questions.remove(&id) {
-                    note!(self.trace, now, "nobody waits for request {} any more", id);
-                    self.oracle.disturbed(&records);
-                    self.oracle.answered(now, sent);
+            Effect::RequestDropped(id) => {
+                if let Some(Request::Put { sent, records, .. }) = self.requests.remove(&id) {
+                    note!(self.trace, now, "request {} is dropped", id);
+                    self.oracle.unanswered(&records);
+                    self.oracle.request_ended(now, sent);
                 }
                 Ok(())
             }
-            Effect::Broken(how) => Err(Broken { promise: "the rules of the contract are kept", how }),
+            Effect::Broken(how) => Err(Broken { promise: "the producer follows the rules of its contract", how }),
         }
     }
 }
@@ -425,13 +425,13 @@ impl<'u, 'b> World<'u, 'b> {
 fn config(options: &Options, record_size_max: usize) -> Config {
     let settings = &options.config;
     let distribution = match options.service.auto {
-        _ if !settings.told => RecordDistribution::Detect,
+        _ if !settings.description_given => RecordDistribution::Detect,
         true => RecordDistribution::Auto,
         false => RecordDistribution::ByKey,
     };
     let config = Config::builder()
         .record_distribution(distribution)
-        .max_record_size(settings.told.then_some(record_size_max))
+        .max_record_size(settings.description_given.then_some(record_size_max))
         .aggregation_enabled(settings.aggregation)
         .aggregation_max_count(settings.aggregation_max_count)
         .aggregation_max_size(settings.aggregation_max_size)
@@ -440,7 +440,7 @@ fn config(options: &Options, record_size_max: usize) -> Config {
         .collection_max_size_per_shard(settings.collection_max_size_per_shard)
         .record_max_buffered_time(settings.buffered)
         .record_ttl(settings.ttl)
-        .max_in_flight_requests(settings.in_flight)
+        .max_in_flight_requests(settings.in_flight_max)
         .max_outstanding_records(settings.outstanding_records)
         .max_outstanding_bytes(settings.outstanding_bytes)
         .rate_limit_records_per_shard(settings.records_per_second)
@@ -452,7 +452,7 @@ fn config(options: &Options, record_size_max: usize) -> Config {
         .fail_if_throttled(settings.fail_if_throttled)
         .seed(settings.seed)
         .build();
-    config.unwrap_or_else(|error| unreachable!("options are legal: {error}"))
+    config.unwrap_or_else(|error| unreachable!("options are valid: {error}"))
 }
 
 impl fmt::Debug for World<'_, '_> {

@@ -1,4 +1,4 @@
-//! Some worlds in every test run; `cargo run --release -p kpl-simulator` runs as many as one likes.
+//! Runs a few worlds in every test run. `cargo run --release -p kpl-simulator` runs any number.
 
 use std::fmt::Write as _;
 
@@ -19,17 +19,17 @@ fn run(seeds: impl IntoIterator<Item = (Level, u64)>) {
 }
 
 #[test]
-fn in_forty_worlds_at_each_level_every_promise_is_kept() {
+fn forty_worlds_per_level_break_no_promise() {
     run(Level::ALL.iter().flat_map(|level| (0..40).map(|seed| (*level, seed))));
 }
 
 #[test]
-fn what_was_found_once_is_not_found_again() {
+fn earlier_findings_do_not_return() {
     run(regressions());
 }
 
 #[test]
-fn a_seed_is_a_run_to_the_last_event() {
+fn the_same_seed_runs_the_same_events() {
     for level in Level::ALL {
         for seed in 0..10 {
             assert_eq!(run_seed(*level, seed).unwrap(), run_seed(*level, seed).unwrap());

@@ -83,8 +83,8 @@ impl Certificates {
     /// ```
     #[must_use]
     pub fn server_config_offering(&self, protocols: &[&str]) -> Arc<ServerConfig> {
-        let leaf = CertificateDer::from_pem_slice(self.leaf_pem.as_bytes()).expect("our own PEM");
-        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).expect("our own PEM");
+        let leaf = CertificateDer::from_pem_slice(self.leaf_pem.as_bytes()).expect("the generated PEM");
+        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).expect("the generated PEM");
         // The provider is passed, because looking it up panics if the build has a second one.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)

@@ -101,7 +101,7 @@ async fn receipts(outcomes: Vec<Outcome>) -> Vec<Receipt> {
     receipts
 }
 
-/// Asserts that each record is read exactly once, where its receipt says, and that nothing else is read.
+/// Asserts that each record is read exactly once, at the position in its receipt, and that nothing else is read.
 fn assert_read(reading: &Reading, records: &[UserRecord], receipts: &[Receipt]) {
     let mut expected: Vec<_> = records
         .iter()

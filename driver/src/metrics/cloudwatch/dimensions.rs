@@ -1,4 +1,4 @@
-//! What a metric is told apart by.
+//! The dimensions of a metric.
 
 use aws_sdk_cloudwatch::types::Dimension;
 use kpl_core::metrics::{Datum, Metric, MetricsGranularity};
@@ -10,17 +10,17 @@ const ERROR_CODE: &str = "ErrorCode";
 const STREAM_NAME: &str = "StreamName";
 const SHARD_ID: &str = "ShardId";
 
-/// The sink's own.
+/// The dimensions that the sink itself uses.
 const OWN: [&str; 3] = [ERROR_CODE, STREAM_NAME, SHARD_ID];
 
-/// Of a metric, by the API reference of `Dimension`.
+/// The maximum number of dimensions of a metric (API reference of `Dimension`).
 const DIMENSIONS_MAX: usize = 30;
 
-/// Of a dimension, by its API reference.
+/// The maximum lengths of a name and a value (API reference of `Dimension`).
 const NAME_CHARS_MAX: usize = 255;
 const VALUE_CHARS_MAX: usize = 1_024;
 
-/// The application's own dimensions, in the order in which they were added.
+/// The application's dimensions, in the order in which they were added.
 #[derive(Debug, Default)]
 pub(super) struct Dimensions(Vec<(MetricsGranularity, Dimension)>);
 
@@ -54,16 +54,16 @@ impl Dimensions {
         Ok(())
     }
 
-    /// The dimensions that a datum is to be sent with, one list for each time; none if it is not to be sent.
+    /// Returns one list of dimensions for each time that a datum is sent, or no list if it is not sent.
     ///
-    /// In the KPL, a metric counts for each that has one dimension less, down to those of the coarser granularity: see
-    /// `MetricsFinderBuilder` and `MetricsIndex::get_metric` there.
-    pub(super) fn of(&self, datum: &Datum) -> Vec<Vec<Dimension>> {
+    /// As in the KPL, an observation also counts for the metrics with fewer of the added dimensions, down to the
+    /// datum's own dimensions: see `MetricsFinderBuilder` and `MetricsIndex::get_metric` there.
+    pub(super) fn lists(&self, datum: &Datum) -> Vec<Vec<Dimension>> {
         if datum.metric == Metric::ErrorsByCode && datum.error_code.is_none() && datum.stream.is_some() {
             return Vec::new();
         }
         let mut chain = Vec::new();
-        // Up to here they are the datum's own; what follows was added.
+        // The length up to the datum's own last dimension.
         let mut own = 0;
         self.extend(&mut chain, MetricsGranularity::Global);
         let parts = [
@@ -73,7 +73,7 @@ impl Dimensions {
         ];
         for (name, value, granularity) in parts {
             let Some(value) = value else { continue };
-            // Without it, it would count as another metric.
+            // Without this dimension, the datum would count as another metric.
             let Some(value) = printable(value) else { return Vec::new() };
             chain.push(dimension(name.into(), value));
             own = chain.len();
@@ -85,7 +85,7 @@ impl Dimensions {
     }
 
     fn extend(&self, chain: &mut Vec<Dimension>, granularity: MetricsGranularity) {
-        let added = self.0.iter().filter(|(its, _)| *its == granularity);
+        let added = self.0.iter().filter(|(added_at, _)| *added_at == granularity);
         chain.extend(added.map(|(_, dimension)| dimension.clone()));
     }
 }
@@ -94,13 +94,13 @@ fn dimension(name: String, value: String) -> Dimension {
     Dimension::builder().name(name).value(value).build()
 }
 
-/// What CloudWatch takes for a name or a value.
+/// Whether CloudWatch accepts a name or a value.
 pub(super) fn is_valid(text: &str, chars_max: usize) -> bool {
     (1..=chars_max).contains(&text.len()) && text.bytes().all(is_printable) && !is_blank(text)
 }
 
-/// What CloudWatch takes of a value that a service has told, such as an error code: one bad value would fail its whole
-/// call, again and again. `None` if there is nothing in it.
+/// Returns a value from a service, such as an error code, in a form that CloudWatch accepts; `None` if it is blank. One
+/// invalid value would fail the whole call with every retry.
 fn printable(value: &str) -> Option<String> {
     let chars = value.chars().take(VALUE_CHARS_MAX);
     let value: String = chars.map(|char| if u8::try_from(char).is_ok_and(is_printable) { char } else { '?' }).collect();

@@ -1,4 +1,4 @@
-//! Metrics to Amazon CloudWatch, as the C++ KPL sends them.
+//! The sink for Amazon CloudWatch. It sends what the C++ KPL sends.
 
 mod dimensions;
 
@@ -14,42 +14,44 @@ use self::dimensions::Dimensions;
 use super::{BoxFuture, MetricsSink, Progress, SinkError, one_line};
 use crate::runtime::AwsRuntime;
 
-/// The KPL's.
+/// The default namespace, as in the KPL.
 const NAMESPACE: &str = "KinesisProducerLibrary";
 
-/// Of a namespace, by the API reference of PutMetricData.
+/// The maximum length of a namespace (API reference of PutMetricData).
 const NAMESPACE_CHARS_MAX: usize = 255;
 
-/// Of a call of PutMetricData, by its API reference.
+/// The maximum number of data in a call of PutMetricData (API reference).
 const DATA_MAX: usize = 1_000;
 
-/// Of a call of PutMetricData, before it is compressed; the API reference says "1 MB", and this is less in any case.
+/// The maximum size of a call of PutMetricData before compression. The API reference says "1 MB"; this is the smaller
+/// reading of it.
 const BYTES_MAX: usize = 1_000_000;
 
-/// More than what all that is fixed in a call takes, in CBOR, and in a datum, and in a dimension.
-const BYTES_OF_CALL: usize = 512;
-const BYTES_OF_DATUM: usize = 256;
-const BYTES_OF_DIMENSION: usize = 32;
+/// Upper bounds of the CBOR overhead of a call, a datum and a dimension.
+const CALL_OVERHEAD_BYTES: usize = 512;
+const DATUM_OVERHEAD_BYTES: usize = 256;
+const DIMENSION_OVERHEAD_BYTES: usize = 32;
 
-/// Sends metrics to Amazon CloudWatch, by `PutMetricData`, with the names, units and dimensions of the C++ KPL: its
-/// dashboards and alarms go on working.
+/// Sends metrics to Amazon CloudWatch with `PutMetricData`. Names, units and dimensions are those of the C++ KPL, so
+/// dashboards and alarms for the KPL keep working.
 ///
-/// - Each datum of a report is a statistic set (`SampleCount`, `Sum`, `Minimum`, `Maximum`) with its unit (`Count`, `Bytes`
-///   or `Milliseconds`) and the time at which the report ends. What was not observed is not sent. Latency histograms are
-///   not sent; `BufferingTime` and `RequestTime` are.
-/// - The namespace is `KinesisProducerLibrary`, unless [`namespace`](Self::namespace) says otherwise.
-/// - The dimensions are, in this order: `ErrorCode` (of `ErrorsByCode`), `StreamName`, `ShardId`, as far as
-///   `metrics_granularity` goes. A stream that is put to by ARN goes by the name in it. `ErrorsByCode` without a code is
-///   there for all streams together, not by stream: `AllErrors` is. [`dimension`](Self::dimension) adds others.
-/// - A call has at most 1,000 data and 1 MB before compression; what is more goes out in further calls. The SDK compresses
+/// - Each datum of a report is a statistic set (`SampleCount`, `Sum`, `Minimum`, `Maximum`) with its unit (`Count`,
+///   `Bytes` or `Milliseconds`) and the end time of the report. Metrics without observations are not sent. Latency
+///   histograms are not sent; `BufferingTime` and `RequestTime` are.
+/// - The namespace is `KinesisProducerLibrary` by default; [`namespace`](Self::namespace) changes it.
+/// - The dimensions are, in this order: `ErrorCode` (of `ErrorsByCode`), `StreamName`, `ShardId`, down to
+///   `metrics_granularity`. For a stream given by ARN, `StreamName` is the name in the ARN. `ErrorsByCode` without a
+///   code is sent for all streams together only; `AllErrors` is sent per stream, too. [`dimension`](Self::dimension)
+///   adds more.
+/// - A call has at most 1,000 data and 1 MB before compression; a larger report takes several calls. The SDK compresses
 ///   calls of more than 10 KB.
-/// - What CloudWatch has confirmed is not sent again when the rest of its report is. A call whose answer was lost is: so
-///   it may count twice.
-/// - Calls are retried by the SDK as its config says; a report has 10 s, retries included, and is offered again.
+/// - Data that CloudWatch has confirmed are not sent again with the rest of their report. A call whose reply was lost
+///   is sent again, so its data may count twice.
+/// - The SDK retries calls according to its config. A report has 10 s, retries included; then it is offered again.
 ///
-/// The limits are those of the API references of `PutMetricData` and `Dimension`. It takes the permission
-/// `cloudwatch:PutMetricData`. CloudWatch bills by metric, which is name and dimensions: every shard has up to nine, and every
-/// error code one in each shard. `metrics_granularity` bounds that.
+/// The limits are those of the API references of `PutMetricData` and `Dimension`. The sink needs the permission
+/// `cloudwatch:PutMetricData`. CloudWatch charges per metric, which is a name with its dimensions: each shard has up to
+/// nine, and one more per error code. `metrics_granularity` limits their number.
 ///
 /// ```no_run
 /// # fn example<R: kpl_driver::AwsRuntime>(
@@ -59,7 +61,7 @@ const BYTES_OF_DIMENSION: usize = 32;
 /// use kpl_driver::metrics::{CloudWatchSink, MetricsGranularity, MetricsLevel};
 ///
 /// let config = Config::builder().metrics_level(MetricsLevel::Detailed).build()?;
-/// let producer = kpl_driver::Producer::<R>::from_sdk_config(sdk_config, config); // a driver says what R is
+/// let producer = kpl_driver::Producer::<R>::from_sdk_config(sdk_config, config); // a driver defines R
 /// let sink = CloudWatchSink::from_sdk_config::<R>(sdk_config)
 ///     .namespace("Orders/Kinesis")?
 ///     .dimension("Service", "orders", MetricsGranularity::Global)?;
@@ -74,16 +76,16 @@ pub struct CloudWatchSink {
     progress: Progress,
 }
 
-/// A setting that CloudWatch would refuse with every call.
+/// A setting with which CloudWatch would refuse every call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("CloudWatch: {field} is {value:?}, but must {limit}")]
 #[non_exhaustive]
 pub struct CloudWatchSettingError {
-    /// What was set.
+    /// The name of the setting.
     pub field: &'static str,
-    /// What it was set to, cut after 200 characters.
+    /// The value, cut after 200 characters.
     pub value: String,
-    /// What it must be.
+    /// What the value must satisfy.
     pub limit: &'static str,
 }
 
@@ -94,14 +96,14 @@ impl CloudWatchSettingError {
 }
 
 impl CloudWatchSink {
-    /// A sink over a client of the AWS SDK, as it is.
+    /// Creates a sink that uses a client of the AWS SDK unchanged.
     pub fn new(client: Client) -> Self {
         let (dimensions, progress) = (Dimensions::default(), Progress::default());
         Self { client, namespace: NAMESPACE.into(), dimensions, progress }
     }
 
-    /// A sink by an SDK config, the producer's for instance. Where it has no sleep, or no HTTP client, the runtime's is
-    /// taken.
+    /// Creates a sink from an SDK config, for example the producer's. If the config has no sleep or no HTTP client, the
+    /// sink uses the runtime's.
     pub fn from_sdk_config<R: AwsRuntime>(sdk_config: &SdkConfig) -> Self {
         let mut config = aws_sdk_cloudwatch::config::Builder::from(sdk_config);
         config.set_sleep_impl(Some(sdk_config.sleep_impl().unwrap_or_else(R::sleep_impl)));
@@ -113,12 +115,12 @@ impl CloudWatchSink {
         Self::new(Client::from_conf(config.build()))
     }
 
-    /// Sends to another namespace than `KinesisProducerLibrary`.
+    /// Sets the namespace. The default is `KinesisProducerLibrary`.
     ///
     /// # Errors
     ///
-    /// [`CloudWatchSettingError`] unless it has 1 to 255 printable ASCII characters, not all blank, and does not begin with
-    /// `:` or `AWS/`.
+    /// [`CloudWatchSettingError`] unless the namespace has 1 to 255 printable ASCII characters, not all blank, and does
+    /// not begin with `:` or `AWS/`.
     pub fn namespace(self, namespace: impl Into<String>) -> Result<Self, CloudWatchSettingError> {
         let namespace = namespace.into();
         if !dimensions::is_valid(&namespace, NAMESPACE_CHARS_MAX) || namespace.starts_with(':') {
@@ -135,22 +137,22 @@ impl CloudWatchSink {
         Ok(Self { namespace, ..self })
     }
 
-    /// Adds a dimension of your own, the host's name for instance, as the KPL's `additional_metrics_dims` do:
+    /// Adds a dimension, for example the host name, like the KPL's `additional_metrics_dims`:
     ///
-    /// - [`Global`](MetricsGranularity::Global): to every metric, before the stream. Metrics by stream are only there
-    ///   with it.
+    /// - [`Global`](MetricsGranularity::Global): to every metric, before the stream. Metrics of streams and shards
+    ///   always have it.
     /// - [`Stream`](MetricsGranularity::Stream): to the metrics of streams and shards, after the stream.
     /// - [`Shard`](MetricsGranularity::Shard): to the metrics of shards, after the shard.
     ///
-    /// CloudWatch does not add up over dimensions, so a metric is also sent without the dimensions that were added at its
-    /// own granularity, as the KPL does: `StreamName` alone is the stream over all hosts, `StreamName` and `Host` is the
-    /// stream by host. That makes more metrics.
+    /// CloudWatch does not add over dimensions. So a metric is also sent without the dimensions that were added at its
+    /// own granularity, as in the KPL: `StreamName` alone is the stream over all hosts, `StreamName` and `Host` is the
+    /// stream per host. This increases the number of metrics.
     ///
     /// # Errors
     ///
-    /// [`CloudWatchSettingError`]: the name must have 1 to 255 printable ASCII characters, not all blank, not begin with `:`,
-    /// and be no other dimension's; the value 1 to 1,024, not all blank; and there may be 27, since a metric has at most 30
-    /// and three are the sink's.
+    /// [`CloudWatchSettingError`]: the name must have 1 to 255 printable ASCII characters, not all blank, must not
+    /// begin with `:`, and must differ from all other dimensions; the value must have 1 to 1,024, not all blank; there
+    /// may be at most 27 dimensions, since a metric has at most 30 and the sink uses three.
     pub fn dimension(
         mut self,
         name: impl Into<String>,
@@ -161,16 +163,17 @@ impl CloudWatchSink {
         Ok(self)
     }
 
-    /// What is to be sent of a report, in a fixed order: it counts for what has been taken.
+    /// Returns the data to send for a report, each with an upper bound of its size in bytes. The order is fixed,
+    /// because progress is a position in it.
     fn data<'a>(&'a self, report: &'a MetricsReport) -> impl Iterator<Item = (usize, MetricDatum)> + 'a {
         let timestamp = report.end.map(timestamp);
         report.data.iter().flat_map(move |datum| {
-            self.dimensions.of(datum).into_iter().map(move |dimensions| {
+            self.dimensions.lists(datum).into_iter().map(move |dimensions| {
                 let dimension_bytes = dimensions.iter().map(|dimension| {
                     let chars = [dimension.name(), dimension.value()].into_iter().flatten().map(str::len);
-                    BYTES_OF_DIMENSION + chars.sum::<usize>()
+                    DIMENSION_OVERHEAD_BYTES + chars.sum::<usize>()
                 });
-                let bytes = BYTES_OF_DATUM + dimension_bytes.sum::<usize>();
+                let bytes = DATUM_OVERHEAD_BYTES + dimension_bytes.sum::<usize>();
                 let metric = MetricDatum::builder()
                     .metric_name(datum.metric.name())
                     .set_dimensions(Some(dimensions))
@@ -182,16 +185,16 @@ impl CloudWatchSink {
         })
     }
 
-    /// Sends what CloudWatch has not taken yet of a report, call by call.
+    /// Sends the data of a report that CloudWatch has not accepted yet, call by call.
     async fn send(&self, report: &MetricsReport) -> Result<(), SinkError> {
         let mut sent = self.progress.of(report);
         let mut data = self.data(report).skip(sent).peekable();
         loop {
-            let (mut call, mut bytes) = (Vec::new(), BYTES_OF_CALL);
+            let (mut call, mut bytes) = (Vec::new(), CALL_OVERHEAD_BYTES);
             while call.len() < DATA_MAX
-                && let Some((more, datum)) = data.next_if(|(more, _)| bytes + more <= BYTES_MAX)
+                && let Some((size, datum)) = data.next_if(|(size, _)| bytes + size <= BYTES_MAX)
             {
-                bytes += more;
+                bytes += size;
                 call.push(datum);
             }
             if call.is_empty() {
@@ -222,15 +225,15 @@ impl MetricsSink for CloudWatchSink {
 }
 
 fn statistics(datum: &Datum) -> StatisticSet {
-    let of = &datum.statistics;
-    StatisticSet::builder().sample_count(of.count as f64).sum(of.sum).minimum(of.min).maximum(of.max).build()
+    let set = &datum.statistics;
+    StatisticSet::builder().sample_count(set.count as f64).sum(set.sum).minimum(set.min).maximum(set.max).build()
 }
 
 fn unit(unit: Unit) -> StandardUnit {
     StandardUnit::from(unit.name())
 }
 
-/// Instants of a producer are nanoseconds since the Unix epoch. CloudWatch keeps milliseconds.
+/// Converts an instant, in nanoseconds since the Unix epoch. CloudWatch keeps milliseconds.
 fn timestamp(instant: Instant) -> DateTime {
     let millis = instant.as_nanos() / 1_000_000;
     DateTime::from_millis(i64::try_from(millis).unwrap_or(i64::MAX))

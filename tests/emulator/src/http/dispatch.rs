@@ -1,4 +1,4 @@
-//! One request to its operation, and the result to its reply.
+//! Executes a request and builds its reply.
 
 use std::time::Duration;
 
@@ -14,39 +14,41 @@ use super::Emulator;
 use super::format::Format;
 use crate::{Kinesis, ServiceError};
 
-/// The reply is lost: the connection, or HTTP/2's stream, is closed without it.
+/// The fault that loses the reply: hyper closes the connection, or the HTTP/2 stream, without it.
 #[derive(Debug, thiserror::Error)]
-#[error("the reply is lost, as asked for")]
-pub(super) struct Lost;
+#[error("a fault loses the reply")]
+pub(super) struct ReplyLost;
 
 const TARGET_PREFIX: &str = "Kinesis_20131202.";
 
-/// The service takes 10 MiB of records, which base64 makes a third larger; beyond that, nothing is read.
+/// The maximum size of a body. The service accepts 10 MiB of records, a third more in base64.
 const BODY_MAX: usize = 32 << 20;
 
-pub(super) async fn answer(request: Request<Incoming>, emulator: Emulator) -> Result<Response<Full<Bytes>>, Lost> {
-    let mut response = handle_reply(request, &emulator).await?;
+pub(super) async fn handle(request: Request<Incoming>, emulator: Emulator) -> Result<Response<Full<Bytes>>, ReplyLost> {
+    let mut response = dispatch(request, &emulator).await?;
     if let Ok(id) = HeaderValue::try_from(emulator.request_id()) {
         response.headers_mut().insert("x-amzn-requestid", id);
     }
     Ok(response)
 }
 
-async fn handle_reply(request: Request<Incoming>, emulator: &Emulator) -> Result<Response<Full<Bytes>>, Lost> {
+async fn dispatch(request: Request<Incoming>, emulator: &Emulator) -> Result<Response<Full<Bytes>>, ReplyLost> {
     if request.method() == Method::GET {
         return Ok(reply(StatusCode::OK, "text/plain", "kinesis emulator: ok\n".into()));
     }
     let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok());
     let operation = target.and_then(|target| target.strip_prefix(TARGET_PREFIX)).and_then(Operation::parse);
-    let unknown = target.unwrap_or_default().to_owned();
+    let target = target.unwrap_or_default().to_owned();
     let format = Format::of(request.headers());
-    // Asking for the body is what answers `Expect: 100-continue`.
+    // hyper replies to `Expect: 100-continue` when the body is first polled.
     let body = match http_body_util::Limited::new(request.into_body(), BODY_MAX).collect().await {
         Ok(body) => body.to_bytes(),
-        Err(error) => return Ok(error_reply(format, &ServiceError::serialization(format!("the body: {error}")))),
+        Err(error) => {
+            return Ok(error_reply(format, &ServiceError::serialization(format!("cannot read the body: {error}"))));
+        }
     };
     let Some(operation) = operation else {
-        return Ok(error_reply(format, &ServiceError::unknown_operation(format!("{unknown:?} is not an operation"))));
+        return Ok(error_reply(format, &ServiceError::unknown_operation(format!("unknown operation {target:?}"))));
     };
     let fate = emulator.with(|kinesis, _| kinesis.admit(operation.name()));
     if fate.delay > Duration::ZERO {
@@ -60,7 +62,7 @@ async fn handle_reply(request: Request<Incoming>, emulator: &Emulator) -> Result
     }
     let result = operation.run(format, &body, emulator);
     if fate.drop_reply {
-        return Err(Lost);
+        return Err(ReplyLost);
     }
     Ok(match result {
         Ok(body) => reply(StatusCode::OK, format.content_type(), body.into()),
@@ -88,7 +90,7 @@ macro_rules! operations {
 
             fn run(self, format: Format, body: &[u8], emulator: &Emulator) -> Result<Vec<u8>, ServiceError> {
                 match self {
-                    $(Self::$name => carry_out(format, body, emulator, |$kinesis, $now, $request| $call),)*
+                    $(Self::$name => execute(format, body, emulator, |$kinesis, $now, $request| $call),)*
                 }
             }
         }
@@ -113,20 +115,20 @@ operations! {
     UpdateStreamRecordDistributionStrategy => |kinesis, _now, request| kinesis.update_record_distribution(&request);
 }
 
-/// Reads the request, has it done, and writes the reply; only the doing is under the lock.
-fn carry_out<Q: DeserializeOwned, A: Serialize>(
+/// Parses the request, executes it, and serializes the reply. Only the execution holds the lock.
+fn execute<Q: DeserializeOwned, A: Serialize>(
     format: Format,
     body: &[u8],
     emulator: &Emulator,
     operation: impl FnOnce(&mut Kinesis, Duration, Q) -> Result<A, ServiceError>,
 ) -> Result<Vec<u8>, ServiceError> {
     let request = format.read::<Q>(body)?;
-    let answer = emulator.with(|kinesis, now| operation(kinesis, now, request))?;
-    format.write(&answer)
+    let reply = emulator.with(|kinesis, now| operation(kinesis, now, request))?;
+    format.write(&reply)
 }
 
 fn error_reply(format: Format, error: &ServiceError) -> Response<Full<Bytes>> {
-    // Two strings can be written; and the code stands in a header, too.
+    // Serializing two strings does not fail. The code is in a header, too.
     let body = format.write(&serde_json::json!({ "__type": error.code, "message": error.message }));
     let status = StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = reply(status, format.content_type(), body.unwrap_or_default().into());

@@ -1,4 +1,4 @@
-//! JSON or CBOR.
+//! The formats of requests and replies: JSON and CBOR.
 
 use hyper::HeaderMap;
 use hyper::header::CONTENT_TYPE;
@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::ServiceError;
 
-/// What a request is written in; its reply is written in the same.
+/// The format of a request and of its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     Json,
@@ -28,7 +28,7 @@ impl Format {
         }
     }
 
-    /// An empty body is an empty request.
+    /// Parses a request. An empty body is a request without fields.
     pub(super) fn read<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, ServiceError> {
         match self {
             Self::Json => {

@@ -1,4 +1,4 @@
-//! The HTTP face: awsJson1_1, as every AWS SDK and the CLI speak it, and the same in CBOR, as those for Java do.
+//! The HTTP server: awsJson1_1, which all AWS SDKs and the AWS CLI use, and CBOR, which the SDKs for Java use.
 
 mod dispatch;
 mod format;
@@ -13,9 +13,10 @@ pub use server::Server;
 use crate::api::CreateStream;
 use crate::{Faults, Kinesis, Options, ServiceError};
 
-/// A [`Kinesis`] on the wall clock, shared by the servers that serve it and the tests that look into it.
+/// A [`Kinesis`] on the wall clock, shared by its servers and by tests.
 ///
-/// It outlives its servers: stop one, start another on the same port, and the records are still there.
+/// It outlives its servers: after a server is stopped and another is started on the same port, the records are still
+/// stored.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
@@ -30,27 +31,27 @@ use crate::{Faults, Kinesis, Options, ServiceError};
 #[derive(Clone, Debug)]
 pub struct Emulator {
     kinesis: Arc<Mutex<Kinesis>>,
-    answers: Arc<AtomicU64>,
+    replies: Arc<AtomicU64>,
     started: (SystemTime, Instant),
 }
 
 impl Emulator {
-    /// A service without streams.
+    /// Creates a service without streams.
     pub fn new(mut options: Options) -> Self {
         let started = (SystemTime::now(), Instant::now());
         if options.incarnation == 0 {
-            // Iterators of the process that served this port before must not be taken for ours.
+            // Iterators of an earlier process on the same port must not be valid.
             let since = started.0.duration_since(UNIX_EPOCH).unwrap_or_default();
             options.incarnation = u64::try_from(since.as_nanos()).unwrap_or(0);
         }
-        Self { kinesis: Arc::new(Mutex::new(Kinesis::new(options))), answers: Arc::default(), started }
+        Self { kinesis: Arc::new(Mutex::new(Kinesis::new(options))), replies: Arc::default(), started }
     }
 
-    /// Creates a stream, and returns the emulator.
+    /// Creates a stream and returns the emulator.
     ///
     /// # Panics
     ///
-    /// Panics where [`create_stream`](Self::create_stream) returns an error.
+    /// If [`create_stream`](Self::create_stream) returns an error.
     #[must_use]
     pub fn with_stream(self, name: &str, shards: u32) -> Self {
         if let Err(error) = self.create_stream(name, shards) {
@@ -59,28 +60,28 @@ impl Emulator {
         self
     }
 
-    /// Creates a stream with so many shards.
+    /// Creates a stream with this number of shards.
     ///
     /// # Errors
     ///
-    /// Returns the service's error: the name is not valid or exists already, or there are too many shards.
+    /// If the name is not valid or already exists, or if there are too many shards.
     pub fn create_stream(&self, name: &str, shards: u32) -> Result<(), ServiceError> {
         self.with(|kinesis, now| kinesis.create_stream(now, &CreateStream::new(name, shards))).map(drop)
     }
 
-    /// Looks at the model, or changes it. Gives the time that its clock shows, since the Unix epoch.
-    pub fn with<R>(&self, look: impl FnOnce(&mut Kinesis, Duration) -> R) -> R {
-        // A test that panicked while it looked has its own report; the others go on.
+    /// Calls `f` with the model and with the time since the Unix epoch.
+    pub fn with<R>(&self, f: impl FnOnce(&mut Kinesis, Duration) -> R) -> R {
+        // A test that panicked here has already failed. Others continue.
         let mut kinesis = self.kinesis.lock().unwrap_or_else(PoisonError::into_inner);
-        // Read under the lock, or two threads could bring their times in the wrong order.
+        // Read under the lock, because the model's time must not go backwards.
         let (wall, monotonic) = self.started;
         let now = wall.duration_since(UNIX_EPOCH).unwrap_or_default() + monotonic.elapsed();
-        look(&mut kinesis, now)
+        f(&mut kinesis, now)
     }
 
-    /// What the next answer is called, in the form of the service's request ids.
+    /// Returns the next request id, in the service's format.
     fn request_id(&self) -> String {
-        let number = self.answers.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = self.replies.fetch_add(1, Ordering::Relaxed) + 1;
         format!("00000000-0000-0000-0000-{number:012}")
     }
 

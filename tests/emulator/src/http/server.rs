@@ -1,4 +1,4 @@
-//! Listening, connections, and ending them.
+//! The server: its port, its connections, and its end.
 
 use std::io;
 use std::mem;
@@ -19,36 +19,37 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use super::Emulator;
-use super::dispatch::answer;
+use super::dispatch::handle;
 
-/// Serves an [`Emulator`] on a port until it is stopped or dropped. It speaks HTTP/1.1 and HTTP/2, as the client begins;
-/// over TLS a client begins with what the config's ALPN protocols offer.
+/// A server of an [`Emulator`] on a port. It runs until it is stopped or dropped.
+///
+/// The client chooses HTTP/1.1 or HTTP/2; over TLS, it chooses one of the ALPN protocols of the config.
 #[derive(Debug)]
 pub struct Server {
     addr: SocketAddr,
     tls: bool,
     task: JoinHandle<()>,
-    /// Dropped to have the task end.
+    /// Drop ends the task.
     running: Option<oneshot::Sender<()>>,
-    /// If the server has threads of its own.
+    /// The server's own runtime, if it was started by [`Self::bind_on_thread`].
     runtime: Option<Runtime>,
 }
 
 impl Server {
-    /// Serves on a free port of loopback.
+    /// Serves on a free port of the loopback interface.
     ///
     /// # Errors
     ///
-    /// If the port cannot be had.
+    /// If there is no free port.
     pub async fn start(emulator: &Emulator) -> io::Result<Self> {
         Self::bind((Ipv4Addr::LOCALHOST, 0).into(), emulator, None).await
     }
 
-    /// Serves on `addr` (port 0: a free one), over TLS if a config is given. Runs on the caller's tokio runtime.
+    /// Serves on `addr`, over TLS if there is a config. Port 0 selects a free port. Runs on the caller's tokio runtime.
     ///
     /// # Errors
     ///
-    /// If the address cannot be had.
+    /// If the address is not available.
     pub async fn bind(addr: SocketAddr, emulator: &Emulator, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
@@ -59,11 +60,11 @@ impl Server {
         Ok(Self { addr, tls, task, running: Some(running), runtime: None })
     }
 
-    /// Serves from a thread of its own, for programs without a tokio runtime and for those that should not share theirs.
+    /// Serves from its own thread, for programs without a tokio runtime and for those that should not share it.
     ///
     /// # Errors
     ///
-    /// If the address or the thread cannot be had.
+    /// If the address is not available, or if the thread cannot be started.
     pub fn bind_on_thread(addr: SocketAddr, emulator: &Emulator, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -84,21 +85,21 @@ impl Server {
         Ok(Self { addr, tls, task, running: Some(running), runtime: Some(runtime) })
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Its URL, for `--endpoint-url` and the like.
+    /// Returns its URL, for example for `--endpoint-url`.
     pub fn url(&self) -> String {
         format!("{}://{}", if self.tls { "https" } else { "http" }, self.addr)
     }
 
-    /// Stops listening and cuts every connection, whatever it is at. When this returns the port is free and no request
-    /// is at work any more: what is stored then stays as it is. (Dropping the server does the same, without waiting.)
+    /// Stops listening and closes every connection at once. When this returns, the port is free and no request is in
+    /// flight, so the stored records do not change any more. Drop does the same, but does not wait.
     pub async fn stop(mut self) {
         drop(self.running.take());
-        // It ends, whatever comes; a panic of a connection is not ours to report.
+        // An error is a panic, which the panic hook has already printed.
         let _ = (&mut self.task).await;
     }
 }
@@ -112,7 +113,7 @@ impl Drop for Server {
     }
 }
 
-/// Connections, and requests of HTTP/2, which have tasks of their own. Dropped, it cuts them all.
+/// The tasks of connections and of HTTP/2 requests. Drop aborts them all.
 #[derive(Default)]
 struct Tasks(Arc<Mutex<JoinSet<()>>>);
 
@@ -121,9 +122,9 @@ impl Tasks {
         Spawner(Arc::downgrade(&self.0))
     }
 
-    /// Cuts them, and waits until none is at work.
+    /// Aborts the tasks and waits until all have ended.
     async fn shutdown(self) {
-        // A connection may begin a request while it is being cut.
+        // A connection may start a request while it is being aborted.
         loop {
             let mut tasks = mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
             if tasks.is_empty() {
@@ -134,7 +135,7 @@ impl Tasks {
     }
 }
 
-/// Begins tasks, as long as the server is there.
+/// Starts tasks while the server exists.
 #[derive(Clone)]
 struct Spawner(Weak<Mutex<JoinSet<()>>>);
 
@@ -147,7 +148,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawner {
     }
 }
 
-/// Serves until it is stopped, and then ends all connections. When this future is dropped they are cut as well.
+/// Serves until it is stopped, and then closes all connections. Drop of this future closes them, too.
 async fn run(listener: TcpListener, emulator: Emulator, acceptor: Option<TlsAcceptor>, stopped: oneshot::Receiver<()>) {
     let tasks = Tasks::default();
     tokio::select! {
@@ -161,18 +162,18 @@ async fn accept(listener: TcpListener, emulator: Emulator, acceptor: Option<TlsA
     loop {
         match listener.accept().await {
             Ok((stream, _)) => spawner.execute(serve(stream, emulator.clone(), acceptor.clone(), spawner.clone())),
-            // Out of file descriptors, most likely: others end.
+            // Probably out of file descriptors. Wait until other connections end.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
 }
 
 async fn serve(stream: TcpStream, emulator: Emulator, acceptor: Option<TlsAcceptor>, spawner: Spawner) {
-    // Without it, small replies wait for acknowledgements.
+    // Without it, small replies wait for acknowledgements (Nagle's algorithm).
     let _ = stream.set_nodelay(true);
     match acceptor {
         None => serve_http(stream, emulator, spawner).await,
-        // A client that does not trust us, or speaks no TLS, is its own problem.
+        // A failed handshake is reported by the client.
         Some(acceptor) => {
             if let Ok(stream) = acceptor.accept(stream).await {
                 serve_http(stream, emulator, spawner).await;
@@ -188,11 +189,11 @@ async fn serve_http(
 ) {
     let service = service_fn(move |request| {
         let emulator = emulator.clone();
-        async move { answer(request, emulator).await }
+        async move { handle(request, emulator).await }
     });
     let mut builder = auto::Builder::new(spawner);
     builder.http1().timer(TokioTimer::new());
     builder.http2().timer(TokioTimer::new());
-    // Errors are clients that went away, and replies that were to be lost.
+    // Errors are connections closed by clients, and replies lost by a fault.
     let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }

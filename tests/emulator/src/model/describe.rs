@@ -14,11 +14,11 @@ use crate::api::{
 const TOKEN_LIFE: Duration = Duration::from_secs(300);
 
 impl Kinesis {
-    /// ListStreams.
+    /// Executes ListStreams.
     ///
     /// # Errors
     ///
-    /// `ValidationException` for a bad limit.
+    /// `ValidationException` for an invalid limit.
     pub fn list_streams(&self, request: &ListStreams) -> Result<ListStreamsOutput, ServiceError> {
         let limit = in_range("Limit", request.limit, 100, 10_000)?;
         let after = request.next_token.as_ref().or(request.exclusive_start_stream_name.as_ref());
@@ -29,11 +29,11 @@ impl Kinesis {
         Ok(ListStreamsOutput { has_more_streams, stream_names, next_token })
     }
 
-    /// DescribeStreamSummary.
+    /// Executes DescribeStreamSummary.
     ///
     /// # Errors
     ///
-    /// Those of a bad or missing stream.
+    /// The errors of an invalid or missing stream.
     pub fn describe_stream_summary(
         &self,
         now: Duration,
@@ -43,11 +43,11 @@ impl Kinesis {
         Ok(DescribeStreamSummaryOutput { stream_description_summary: self.summary(now, stream) })
     }
 
-    /// DescribeStream.
+    /// Executes DescribeStream.
     ///
     /// # Errors
     ///
-    /// Those of a bad or missing stream, and `ValidationException` for a bad limit.
+    /// The errors of an invalid or missing stream, and `ValidationException` for an invalid limit.
     pub fn describe_stream(
         &self,
         now: Duration,
@@ -66,26 +66,26 @@ impl Kinesis {
         })
     }
 
-    /// ListShards, in pages.
+    /// Executes ListShards, which returns one page.
     ///
     /// # Errors
     ///
-    /// `InvalidArgumentException` if a token comes with a stream or a start, `ExpiredNextTokenException`,
-    /// `ValidationException`, and those of a bad or missing stream.
+    /// `InvalidArgumentException` if a token is combined with a stream, a start or a filter,
+    /// `ExpiredNextTokenException`, `ValidationException`, and the errors of an invalid or missing stream.
     pub fn list_shards(&self, now: Duration, request: &ListShards) -> Result<ListShardsOutput, ServiceError> {
         let limit = in_range("MaxResults", request.max_results, 1_000, 10_000)?;
         let page = match &request.next_token {
             Some(token) => {
-                let alone = request.stream_name.is_none()
+                let token_only = request.stream_name.is_none()
                     && request.stream_arn.is_none()
                     && request.exclusive_start_shard_id.is_none()
                     && request.shard_filter.is_none();
-                if !alone {
+                if !token_only {
                     return Err(ServiceError::invalid_argument(
-                        "NextToken and StreamName, StreamARN, ExclusiveStartShardId or ShardFilter exclude each other",
+                        "NextToken excludes StreamName, StreamARN, ExclusiveStartShardId and ShardFilter",
                     ));
                 }
-                Page::parse(token).ok_or_else(|| ServiceError::invalid_argument("NextToken is not one of ours"))?
+                Page::parse(token).ok_or_else(|| ServiceError::invalid_argument("NextToken is not valid"))?
             }
             None => {
                 request.exclusive_start_shard_id.as_deref().map_or(Ok(()), check_shard_id)?;
@@ -105,7 +105,7 @@ impl Kinesis {
         let stream = stream.ok_or_else(|| super::not_found(&page.stream, &self.options.account_id))?;
         let horizon = now.saturating_sub(Duration::from_secs(24 * 3_600)).max(stream.created_at);
         let mut shards =
-            stream.shards.iter().filter(|shard| shard.id > page.after && page.filter.admits(shard, horizon));
+            stream.shards.iter().filter(|shard| shard.id > page.after && page.filter.matches(shard, horizon));
         let listed: Vec<_> = shards.by_ref().take(limit).map(Shard::describe).collect();
         let more = shards.next().is_some();
         let next_token = listed
@@ -135,15 +135,15 @@ impl Kinesis {
     }
 }
 
-pub(super) fn in_range(name: &str, value: Option<i64>, default: usize, most: i64) -> Result<usize, ServiceError> {
+pub(super) fn in_range(name: &str, value: Option<i64>, default: usize, max: i64) -> Result<usize, ServiceError> {
     match value {
         None => Ok(default),
-        Some(value) if (1..=most).contains(&value) => Ok(value as usize),
-        Some(value) => Err(ServiceError::validation(format!("{name} is {value}, not from 1 to {most}"))),
+        Some(value) if (1..=max).contains(&value) => Ok(value as usize),
+        Some(value) => Err(ServiceError::validation(format!("{name} must be from 1 to {max}, not {value}"))),
     }
 }
 
-/// Which shards a list has.
+/// A filter of ListShards.
 #[derive(Clone, Debug, PartialEq)]
 enum Filter {
     All,
@@ -162,7 +162,7 @@ impl Filter {
             let seconds = timestamp.filter(|seconds| *seconds >= 0.0);
             seconds
                 .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-                .ok_or_else(|| ServiceError::invalid_argument(format!("ShardFilter {type} needs a Timestamp")))
+                .ok_or_else(|| ServiceError::invalid_argument(format!("ShardFilter {type} requires a Timestamp")))
         };
         match r#type.as_str() {
             "AT_LATEST" => Ok(Self::Open),
@@ -173,16 +173,16 @@ impl Filter {
             "AFTER_SHARD_ID" => {
                 let id = shard_id
                     .as_deref()
-                    .ok_or_else(|| ServiceError::invalid_argument("ShardFilter AFTER_SHARD_ID needs a ShardId"))?;
-                // It goes into the token as it is.
+                    .ok_or_else(|| ServiceError::invalid_argument("ShardFilter AFTER_SHARD_ID requires a ShardId"))?;
+                // Because the token contains it without escaping.
                 check_shard_id(id)?;
                 Ok(Self::After(id.to_owned()))
             }
-            other => Err(ServiceError::validation(format!("{other:?} is not the type of a ShardFilter"))),
+            other => Err(ServiceError::validation(format!("{other:?} is not a ShardFilterType"))),
         }
     }
 
-    fn admits(&self, shard: &Shard, horizon: Duration) -> bool {
+    fn matches(&self, shard: &Shard, horizon: Duration) -> bool {
         let open_at = |time: Duration| shard.created_at <= time && shard.closed_at.is_none_or(|closed| closed > time);
         let open_since = |time: Duration| shard.closed_at.is_none_or(|closed| closed >= time);
         match self {
@@ -224,7 +224,7 @@ impl Filter {
     }
 }
 
-/// Where a list goes on. The token is readable: nobody should make one up, and tests should see what is in it.
+/// The position at which the next page of ListShards starts. Its token is plain text, so that tests can read it.
 #[derive(Clone, Debug)]
 struct Page {
     stream: String,

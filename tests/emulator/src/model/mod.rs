@@ -1,4 +1,4 @@
-//! The model: streams, shards and records, and the operations on them.
+//! The model: streams, shards, records, and their operations.
 
 mod describe;
 mod put;
@@ -18,31 +18,31 @@ use crate::faults::{Fate, Faults};
 pub use stream::StoredRecord;
 pub(crate) use stream::{Shard, Stream};
 
-/// How the modelled service is set up.
+/// The options of the service.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Seed of the faults and of what AUTO streams do with their records.
+    /// The seed of the faults and of the shards that AUTO streams choose.
     pub seed: u64,
-    /// The region in ARNs.
+    /// The AWS region in ARNs.
     pub region: String,
-    /// The account in ARNs.
+    /// The AWS account in ARNs.
     pub account_id: String,
-    /// How long a stream is CREATING, or UPDATING after a reshard, before it is ACTIVE.
+    /// The time that a stream is CREATING, or UPDATING after a reshard, before it is ACTIVE.
     pub transition: Duration,
-    /// Records a second for a shard; `None`: any.
+    /// The limit of a shard, in records per second. `None`: no limit.
     pub shard_records_per_second: Option<u64>,
-    /// Bytes a second for a shard; `None`: any.
+    /// The limit of a shard, in bytes per second. `None`: no limit.
     pub shard_bytes_per_second: Option<u64>,
-    /// Bytes that a stream keeps; the oldest are forgotten beyond. `None` keeps all.
+    /// The maximum number of bytes in a stream. Above it, the oldest records are discarded. `None`: no maximum.
     pub retain_bytes_max: Option<usize>,
-    /// Where the count of streams made starts. Tokens and iterators of a service that started elsewhere are refused.
+    /// The start of the counter of created streams. Tokens and iterators of a service with another start are not valid.
     pub incarnation: u64,
-    /// Whether PutRecords refuses only the record that is too large, as kinesis-mock does, and not the whole request.
+    /// Whether PutRecords refuses only a record that is too large, as kinesis-mock does, and not the whole request.
     pub oversized_record_fails_alone: bool,
 }
 
 impl Default for Options {
-    /// The service's limits; everything is kept; transitions take no time.
+    /// The limits of Kinesis. All records are stored, and transitions take no time.
     fn default() -> Self {
         Self {
             seed: 0,
@@ -59,32 +59,32 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Without the limits of shards: for benchmarks of what is in front of the service.
+    /// Returns options without limits of shards, for benchmarks of producers.
     pub fn unlimited() -> Self {
         Self { shard_records_per_second: None, shard_bytes_per_second: None, ..Self::default() }
     }
 }
 
-/// What the service has done since it was made.
+/// Counters since the service was created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Requests by operation, refused ones included.
+    /// The number of requests per operation, failed ones included.
     pub requests: BTreeMap<&'static str, u64>,
-    /// Requests answered with HTTP 500, or throttled as a whole.
+    /// The number of requests that failed by a fault.
     pub requests_failed: u64,
-    /// Kinesis records stored.
+    /// The number of stored Kinesis records.
     pub records_stored: u64,
-    /// Bytes of their data.
+    /// The size of their data, in bytes.
     pub bytes_stored: u64,
-    /// What they cost: each 25 KiB begun of a record's data and partition key.
+    /// Their PUT payload units: data and partition key in units of 25 KiB, rounded up per record.
     pub payload_units: u64,
-    /// Kinesis records throttled, by a shard's limit or by a fault.
+    /// The number of Kinesis records throttled by a shard's limit or by a fault.
     pub records_throttled: u64,
-    /// Kinesis records refused with `InternalFailure`.
+    /// The number of Kinesis records that failed with `InternalFailure`.
     pub records_failed: u64,
 }
 
-/// Kinesis Data Streams, as a state machine.
+/// Kinesis Data Streams as a state machine.
 ///
 /// `now` is the time since the Unix epoch. It must not go backwards.
 #[derive(Debug)]
@@ -93,13 +93,13 @@ pub struct Kinesis {
     faults: Faults,
     rng: fastrand::Rng,
     streams: BTreeMap<String, Stream>,
-    /// Counts the streams made, so that one made anew under its name is told from the old one.
+    /// The number of created streams. It distinguishes a stream from an earlier one with the same name.
     incarnations: u64,
     counters: Counters,
 }
 
 impl Kinesis {
-    /// A service without streams.
+    /// Creates a service without streams.
     pub fn new(options: Options) -> Self {
         Self {
             rng: fastrand::Rng::with_seed(options.seed),
@@ -116,17 +116,17 @@ impl Kinesis {
         self.faults = faults;
     }
 
-    /// The faults that are on.
+    /// Returns the faults that are on.
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
 
-    /// What has been done so far.
+    /// Returns the counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// Counts a request, and decides what the network and the service do to it.
+    /// Counts a request, and draws which faults affect it.
     pub fn admit(&mut self, operation: &'static str) -> Fate {
         let requests = self.counters.requests.entry(operation).or_insert(0);
         let fate = self.faults.fate(operation, *requests, &mut self.rng);
@@ -135,27 +135,29 @@ impl Kinesis {
         fate
     }
 
-    /// Every record that is stored in a stream, by shard, in the order of their sequence numbers.
+    /// Returns the stored records of a stream with their shard and its range (first and last hash key).
+    ///
+    /// They are ordered by shard, then by sequence number.
     pub fn records(&self, stream: &str) -> impl Iterator<Item = (&str, (u128, u128), &StoredRecord)> {
         let shards = self.streams.get(stream).into_iter().flat_map(|stream| &stream.shards);
         shards.flat_map(|shard| shard.records.iter().map(|record| (&*shard.id, shard.range, record)))
     }
 
-    /// The open shards of a stream with their ranges (first and last hash key), in the order of these.
+    /// Returns the open shards of a stream with their ranges (first and last hash key), ordered by range.
     pub fn open_shards(&self, stream: &str) -> impl Iterator<Item = (&str, (u128, u128))> {
         let stream = self.streams.get(stream).into_iter();
         stream.flat_map(|stream| stream.open_shards().map(|shard| (&*shard.id, shard.range)))
     }
 
-    /// Sets the most KiB that a record of a stream may have, also to less than the service allows, so that a simulation
-    /// of records that are too large need not carry megabytes.
+    /// Sets the maximum record size of a stream, in KiB. It may be below the service's minimum, so that a simulation of
+    /// records that are too large does not need megabytes.
     pub fn limit_record_size(&mut self, stream: &str, kib: usize) {
         if let Some(stream) = self.streams.get_mut(stream) {
             stream.max_record_size = kib * 1_024;
         }
     }
 
-    /// CreateStream.
+    /// Executes CreateStream.
     ///
     /// # Errors
     ///
@@ -171,14 +173,16 @@ impl Kinesis {
             None | Some("PROVISIONED") => false,
             Some("ON_DEMAND") => true,
             Some(other) => {
-                return Err(ServiceError::validation(format!("StreamMode is {other:?}, not PROVISIONED or ON_DEMAND")));
+                return Err(ServiceError::validation(format!(
+                    "StreamMode must be PROVISIONED or ON_DEMAND, not {other:?}"
+                )));
             }
         };
         let shards = match request.shard_count {
             None if on_demand => 4,
             None => return Err(ServiceError::validation("ShardCount is required for a provisioned stream")),
             Some(count) if count < 1 => {
-                return Err(ServiceError::validation(format!("ShardCount is {count}, not 1 or more")));
+                return Err(ServiceError::validation(format!("ShardCount must be 1 or more, not {count}")));
             }
             Some(count) if count > 10_000 => {
                 return Err(ServiceError::limit_exceeded(format!(
@@ -197,18 +201,18 @@ impl Kinesis {
         Ok(Done {})
     }
 
-    /// DeleteStream. It takes effect at once.
+    /// Executes DeleteStream, without a transition.
     ///
     /// # Errors
     ///
-    /// `ResourceNotFoundException` and those of a bad name.
+    /// `ResourceNotFoundException`, and the errors of an invalid name.
     pub fn delete_stream(&mut self, request: &DeleteStream) -> Result<Done, ServiceError> {
         let name = self.stream(request)?.name.clone();
         self.streams.remove(&name);
         Ok(Done {})
     }
 
-    /// UpdateMaxRecordSize.
+    /// Executes UpdateMaxRecordSize.
     ///
     /// # Errors
     ///
@@ -219,9 +223,9 @@ impl Kinesis {
         Ok(Done {})
     }
 
-    /// UpdateStreamRecordDistributionStrategy: whether records go by their keys.
+    /// Executes UpdateStreamRecordDistributionStrategy, which sets whether keys choose the shards of records.
     ///
-    /// The service has AUTO for on-demand streams only; here any stream can have it, so that a test chooses its shards.
+    /// Kinesis allows AUTO only for on-demand streams. Here, any stream can have it, so that tests can choose its shards.
     ///
     /// # Errors
     ///
@@ -245,22 +249,22 @@ impl Kinesis {
         self.streams.get_mut(name).ok_or_else(|| not_found(name, &self.options.account_id))
     }
 
-    /// The name of the stream that a request is about. An ARN counts before a name.
+    /// Returns the name of a request's stream. If the request has an ARN and a name, only the ARN is used.
     fn name<'a>(&self, target: &'a impl Target) -> Result<&'a str, ServiceError> {
         let name = match (target.stream_name(), target.stream_arn()) {
             (_, Some(arn)) => {
                 let prefix = self.arn("");
                 arn.strip_prefix(&*prefix).ok_or_else(|| {
                     if arn.starts_with("arn:") && arn.contains(":stream/") {
-                        ServiceError::resource_not_found(format!("{arn} is not a stream of {prefix}"))
+                        ServiceError::resource_not_found(format!("{arn} does not start with {prefix}"))
                     } else {
-                        ServiceError::validation(format!("StreamARN {arn:?} is not the ARN of a stream"))
+                        ServiceError::validation(format!("StreamARN must be the ARN of a stream, not {arn:?}"))
                     }
                 })?
             }
             (Some(name), None) => name,
             (None, None) => {
-                return Err(ServiceError::invalid_argument("Neither StreamName nor StreamARN was given"));
+                return Err(ServiceError::invalid_argument("StreamName or StreamARN is required"));
             }
         };
         check_name(name)?;
@@ -282,14 +286,14 @@ fn check_name(name: &str) -> Result<(), ServiceError> {
     if valid {
         return Ok(());
     }
-    Err(ServiceError::validation(format!("StreamName {name:?} does not have 1 to 128 characters of [a-zA-Z0-9_.-]")))
+    Err(ServiceError::validation(format!("StreamName must have 1 to 128 characters of [a-zA-Z0-9_.-], not {name:?}")))
 }
 
 fn record_size_limit(kib: Option<i64>) -> Result<usize, ServiceError> {
     match kib {
         None => Ok(1 << 20),
         Some(kib @ 1_024..=10_240) => Ok(kib as usize * 1_024),
-        Some(kib) => Err(ServiceError::validation(format!("MaxRecordSizeInKiB is {kib}, not from 1024 to 10240"))),
+        Some(kib) => Err(ServiceError::validation(format!("MaxRecordSizeInKiB must be from 1024 to 10240, not {kib}"))),
     }
 }
 
@@ -298,7 +302,7 @@ fn is_auto(strategy: &str) -> Result<bool, ServiceError> {
         "AUTO" => Ok(true),
         "USER_PARTITION_KEY" => Ok(false),
         other => Err(ServiceError::validation(format!(
-            "RecordDistributionStrategy is {other:?}, not AUTO or USER_PARTITION_KEY"
+            "RecordDistributionStrategy must be AUTO or USER_PARTITION_KEY, not {other:?}"
         ))),
     }
 }

@@ -13,15 +13,16 @@ use crate::api::{
 
 const REQUEST_RECORDS_MAX: usize = 500;
 const REQUEST_BYTES_MAX: usize = 10 << 20;
-/// <https://aws.amazon.com/kinesis/data-streams/pricing/>
+/// In bytes: <https://aws.amazon.com/kinesis/data-streams/pricing/>
 const PAYLOAD_UNIT: usize = 25 << 10;
 
 impl Kinesis {
-    /// PutRecord.
+    /// Executes PutRecord.
     ///
     /// # Errors
     ///
-    /// Those of a bad or missing stream, of a bad record, and `ProvisionedThroughputExceededException`.
+    /// The errors of an invalid or missing stream, of an invalid record, `ProvisionedThroughputExceededException`, and
+    /// `InternalFailure`.
     pub fn put_record(&mut self, now: Duration, request: PutRecord) -> Result<PutRecordOutput, ServiceError> {
         let PutRecord { stream_name, stream_arn, partition_key, explicit_hash_key, data } = request;
         let entry = PutRecordsEntry { partition_key, explicit_hash_key, data };
@@ -42,25 +43,25 @@ impl Kinesis {
         }
     }
 
-    /// PutRecords: each record by itself is stored or refused; what is invalid refuses the whole request.
+    /// Executes PutRecords. Each record is stored or fails separately. An invalid record fails the whole request.
     ///
     /// # Errors
     ///
-    /// Those of a bad or missing stream, and of a bad record.
+    /// The errors of an invalid or missing stream, and of an invalid record.
     pub fn put_records(&mut self, now: Duration, request: PutRecords) -> Result<PutRecordsOutput, ServiceError> {
         let PutRecords { stream_name, stream_arn, records } = request;
         if !(1..=REQUEST_RECORDS_MAX).contains(&records.len()) {
-            let message = format!("Records has {} entries, not from 1 to {REQUEST_RECORDS_MAX}", records.len());
+            let message = format!("Records must have 1 to {REQUEST_RECORDS_MAX} entries, not {}", records.len());
             return Err(ServiceError::validation(message));
         }
         let size: usize = records.iter().map(|record| record.data.len() + record.partition_key.len()).sum();
         if size > REQUEST_BYTES_MAX {
-            let message = format!("Records has {size} bytes of data and keys, more than {REQUEST_BYTES_MAX}");
+            let message = format!("Records must have at most {REQUEST_BYTES_MAX} bytes of data and keys, not {size}");
             return Err(ServiceError::invalid_argument(message));
         }
         let target = DeleteStream { stream_name, stream_arn };
-        let alone = self.options.oversized_record_fails_alone;
-        let records = self.put_all(now, &target, records, alone)?;
+        let oversized_fails_alone = self.options.oversized_record_fails_alone;
+        let records = self.put_all(now, &target, records, oversized_fails_alone)?;
         let failed_record_count = records.iter().filter(|record| record.error_code.is_some()).count();
         Ok(PutRecordsOutput { failed_record_count, records })
     }
@@ -75,7 +76,7 @@ impl Kinesis {
         let name = self.name(target)?.to_owned();
         let stream = self.stream(target)?;
         if stream.status(now) == "CREATING" {
-            // So does the service, says kinesalite; ResourceInUseException is no error of these operations.
+            // As Kinesis does, according to kinesalite. ResourceInUseException is not an error of these operations.
             return Err(super::not_found(&name, &self.options.account_id));
         }
         let limit = stream.max_record_size;
@@ -87,8 +88,8 @@ impl Kinesis {
             }
             hash_keys.push(explicit);
         }
-        let results = entries.into_iter().zip(hash_keys);
-        Ok(results.map(|(entry, explicit)| self.put_one(now, &name, entry, explicit, limit)).collect())
+        let entries = entries.into_iter().zip(hash_keys);
+        Ok(entries.map(|(entry, explicit)| self.put_one(now, &name, entry, explicit, limit)).collect())
     }
 
     fn put_one(
@@ -102,10 +103,10 @@ impl Kinesis {
         let Self { streams, options, faults, rng, counters, .. } = self;
         let Some(stream) = streams.get_mut(name) else { return PutRecordsResult::default() };
         if entry.data.len() + entry.partition_key.len() > limit {
-            return refuse("InvalidArgumentException", oversized(&entry, limit));
+            return failed_result("InvalidArgumentException", oversized(&entry, limit));
         }
         let shard = if stream.auto_distribution {
-            stream.any_open(rng.u64(..))
+            stream.nth_open_shard(rng.u64(..))
         } else {
             let by_key = || u128::from_be_bytes(Md5::digest(entry.partition_key.as_bytes()).into());
             stream.route(explicit_hash_key.unwrap_or_else(by_key))
@@ -113,11 +114,11 @@ impl Kinesis {
         match faults.record_error(rng) {
             Some("InternalFailure") => {
                 counters.records_failed += 1;
-                return refuse("InternalFailure", "Internal service failure.".into());
+                return failed_result("InternalFailure", "Internal service failure.".into());
             }
             Some(code) => {
                 counters.records_throttled += 1;
-                return refuse(code, rate_exceeded(&stream.shards[shard].id, name, options));
+                return failed_result(code, rate_exceeded(&stream.shards[shard].id, name, options));
             }
             None => {}
         }
@@ -125,7 +126,7 @@ impl Kinesis {
         if stream.shards[shard].throttles(now, size, options) {
             counters.records_throttled += 1;
             let message = rate_exceeded(&stream.shards[shard].id, name, options);
-            return refuse("ProvisionedThroughputExceededException", message);
+            return failed_result("ProvisionedThroughputExceededException", message);
         }
         counters.records_stored += 1;
         counters.bytes_stored += entry.data.len() as u64;
@@ -141,22 +142,22 @@ impl Kinesis {
     }
 }
 
-/// Checks what does not depend on the stream. Gives the explicit hash key.
+/// Checks the limits that do not depend on the stream. Returns the explicit hash key.
 fn check(entry: &PutRecordsEntry) -> Result<Option<u128>, ServiceError> {
     let chars = entry.partition_key.chars().count();
     if !(1..=256).contains(&chars) {
-        return Err(ServiceError::validation(format!("PartitionKey has {chars} characters, not from 1 to 256")));
+        return Err(ServiceError::validation(format!("PartitionKey must have 1 to 256 characters, not {chars}")));
     }
     entry.explicit_hash_key.as_deref().map(super::reshard::parse_hash_key).transpose()
 }
 
-fn refuse(code: &str, message: String) -> PutRecordsResult {
+fn failed_result(code: &str, message: String) -> PutRecordsResult {
     PutRecordsResult { error_code: Some(code.into()), error_message: Some(message), ..PutRecordsResult::default() }
 }
 
 fn oversized(entry: &PutRecordsEntry, limit: usize) -> String {
     let (data, key) = (entry.data.len(), entry.partition_key.len());
-    format!("Data has {data} bytes and PartitionKey {key}, together more than the stream's limit of {limit}")
+    format!("Data ({data} bytes) and PartitionKey ({key} bytes) exceed the stream's limit of {limit} bytes")
 }
 
 fn rate_exceeded(shard: &str, stream: &str, options: &Options) -> String {

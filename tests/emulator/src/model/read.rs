@@ -15,7 +15,7 @@ const ITERATOR_LIFE: Duration = Duration::from_secs(300);
 const READ_BYTES_MAX: usize = 10 << 20;
 
 impl Kinesis {
-    /// GetShardIterator, of every type.
+    /// Executes GetShardIterator, for all types of iterators.
     ///
     /// # Errors
     ///
@@ -27,11 +27,11 @@ impl Kinesis {
     ) -> Result<GetShardIteratorOutput, ServiceError> {
         check_shard_id(&request.shard_id)?;
         let stream = self.stream(request)?;
-        let shard = self.readable_shard(stream, &request.shard_id)?;
+        let shard = self.find_shard(stream, &request.shard_id)?;
         let number = || {
             let given = request.starting_sequence_number.as_deref();
             given.and_then(|given| shard.number_of(given)).ok_or_else(|| {
-                ServiceError::invalid_argument(format!("StartingSequenceNumber {given:?} is not one of {}", shard.id))
+                ServiceError::invalid_argument(format!("StartingSequenceNumber {given:?} is not of shard {}", shard.id))
             })
         };
         let next = match request.shard_iterator_type.as_str() {
@@ -42,7 +42,7 @@ impl Kinesis {
             "AT_TIMESTAMP" => {
                 let seconds = request
                     .timestamp
-                    .ok_or_else(|| ServiceError::invalid_argument("AT_TIMESTAMP needs a Timestamp"))?;
+                    .ok_or_else(|| ServiceError::invalid_argument("AT_TIMESTAMP requires a Timestamp"))?;
                 let time = Duration::try_from_secs_f64(seconds)
                     .ok()
                     .filter(|time| *time <= now)
@@ -50,12 +50,12 @@ impl Kinesis {
                 let first = shard.records.iter().find(|record| record.arrived_at >= time);
                 first.map_or(stream.next_number, |record| record.number)
             }
-            other => return Err(ServiceError::validation(format!("{other:?} is not the type of a shard iterator"))),
+            other => return Err(ServiceError::validation(format!("{other:?} is not a ShardIteratorType"))),
         };
         Ok(GetShardIteratorOutput { shard_iterator: Position::new(stream, shard, next, now).token() })
     }
 
-    /// GetRecords. At the end of a closed shard there is no next iterator, but its children.
+    /// Executes GetRecords. At the end of a closed shard, it returns the child shards instead of a next iterator.
     ///
     /// # Errors
     ///
@@ -63,18 +63,18 @@ impl Kinesis {
     pub fn get_records(&self, now: Duration, request: &GetRecords) -> Result<GetRecordsOutput, ServiceError> {
         let limit = match request.limit {
             Some(limit) if limit > 10_000 => {
-                return Err(ServiceError::invalid_argument(format!("Limit is {limit}, more than 10000")));
+                return Err(ServiceError::invalid_argument(format!("Limit must be at most 10000, not {limit}")));
             }
             limit => in_range("Limit", limit, 10_000, 10_000)?,
         };
         let position = Position::parse(&request.shard_iterator)
-            .ok_or_else(|| ServiceError::invalid_argument("ShardIterator is not one of ours"))?;
+            .ok_or_else(|| ServiceError::invalid_argument("ShardIterator is not valid"))?;
         if now.saturating_sub(position.issued_at) > ITERATOR_LIFE {
             return Err(ServiceError::expired_iterator("ShardIterator is older than 5 minutes"));
         }
         let stream = self.streams.get(&position.stream).filter(|stream| stream.incarnation == position.incarnation);
         let stream = stream.ok_or_else(|| super::not_found(&position.stream, &self.options.account_id))?;
-        let shard = self.readable_shard(stream, &position.shard)?;
+        let shard = self.find_shard(stream, &position.shard)?;
 
         let first = shard.records.partition_point(|record| record.number < position.next);
         let mut bytes = 0;
@@ -93,19 +93,19 @@ impl Kinesis {
                 partition_key: record.partition_key.clone(),
             });
         }
-        let rest = shard.records.get(first + records.len());
-        let at_end = rest.is_none() && shard.closed_at.is_some();
+        let following = shard.records.get(first + records.len());
+        let at_end = following.is_none() && shard.closed_at.is_some();
         Ok(GetRecordsOutput {
             records,
             next_shard_iterator: (!at_end).then(|| Position::new(stream, shard, next, now).token()),
-            millis_behind_latest: rest.map_or(0, |rest| {
-                u64::try_from(now.saturating_sub(rest.arrived_at).as_millis()).unwrap_or(u64::MAX).max(1)
+            millis_behind_latest: following.map_or(0, |following| {
+                u64::try_from(now.saturating_sub(following.arrived_at).as_millis()).unwrap_or(u64::MAX).max(1)
             }),
             child_shards: at_end.then(|| children(stream, shard)),
         })
     }
 
-    fn readable_shard<'a>(&self, stream: &'a Stream, id: &str) -> Result<&'a Shard, ServiceError> {
+    fn find_shard<'a>(&self, stream: &'a Stream, id: &str) -> Result<&'a Shard, ServiceError> {
         stream.shard(id).ok_or_else(|| {
             let message = format!(
                 "Shard {id} in stream {} under account {} does not exist",
@@ -128,7 +128,7 @@ fn children(stream: &Stream, shard: &Shard) -> Vec<ChildShard> {
         .collect()
 }
 
-/// Where a reader stands. The token is readable, as that of a list.
+/// The position of a shard iterator. Its token is plain text, so that tests can read it.
 struct Position {
     stream: String,
     incarnation: u64,

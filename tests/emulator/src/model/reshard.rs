@@ -9,7 +9,7 @@ use crate::ServiceError;
 use crate::api::{Done, MergeShards, SplitShard, UpdateShardCount, UpdateShardCountOutput};
 
 impl Kinesis {
-    /// SplitShard: both children get more than one hash key.
+    /// Executes SplitShard. Both children have more than one hash key.
     ///
     /// # Errors
     ///
@@ -18,12 +18,12 @@ impl Kinesis {
         let at = parse_hash_key(&request.new_starting_hash_key)?;
         check_shard_id(&request.shard_to_split)?;
         let transition = self.options.transition;
-        let stream = self.changeable(now, request)?;
+        let stream = self.reshardable_stream(now, request)?;
         let shard = open_shard(stream, &request.shard_to_split)?;
         let (start, end) = shard.range;
-        // The rule of the real service, found by kinesalite's authors.
+        // The rule of Kinesis, according to kinesalite's tests.
         if at <= start.saturating_add(1) || at >= end {
-            let message = format!("NewStartingHashKey {at} is not above {start} + 1 and below {end}");
+            let message = format!("NewStartingHashKey must be above {start} + 1 and below {end}, not {at}");
             return Err(ServiceError::invalid_argument(message));
         }
         let id = shard.id.clone();
@@ -32,16 +32,16 @@ impl Kinesis {
         Ok(Done {})
     }
 
-    /// MergeShards: two neighbours, the lower one first.
+    /// Executes MergeShards. The shards have to be adjacent, the lower one first.
     ///
     /// # Errors
     ///
-    /// As for [`split_shard`](Self::split_shard).
+    /// Those of [`split_shard`](Self::split_shard).
     pub fn merge_shards(&mut self, now: Duration, request: &MergeShards) -> Result<Done, ServiceError> {
         check_shard_id(&request.shard_to_merge)?;
         check_shard_id(&request.adjacent_shard_to_merge)?;
         let transition = self.options.transition;
-        let stream = self.changeable(now, request)?;
+        let stream = self.reshardable_stream(now, request)?;
         let lower = open_shard(stream, &request.shard_to_merge)?;
         let upper = open_shard(stream, &request.adjacent_shard_to_merge)?;
         if lower.range.1.checked_add(1) != Some(upper.range.0) {
@@ -54,12 +54,12 @@ impl Kinesis {
         Ok(Done {})
     }
 
-    /// UpdateShardCount: splits and merges until there are so many shards of equal size, as the service does. Shards
-    /// that exist only in between are left closed.
+    /// Executes UpdateShardCount. As Kinesis does, it splits and merges until there are `target_shard_count` shards of
+    /// equal size. Intermediate shards stay in the stream as closed shards.
     ///
     /// # Errors
     ///
-    /// `InvalidArgumentException`, `LimitExceededException`, and those of a bad or missing stream.
+    /// `InvalidArgumentException`, `LimitExceededException`, and the errors of an invalid or missing stream.
     pub fn update_shard_count(
         &mut self,
         now: Duration,
@@ -67,30 +67,30 @@ impl Kinesis {
     ) -> Result<UpdateShardCountOutput, ServiceError> {
         let transition = self.options.transition;
         let arn = self.arn(self.name(request)?);
-        let stream = self.changeable(now, request)?;
+        let stream = self.reshardable_stream(now, request)?;
         let current = stream.open_shards().len();
         let target = usize::try_from(request.target_shard_count).unwrap_or(0);
         if target == 0 || target > current * 2 || target * 2 < current {
-            let message = format!("TargetShardCount is {target}, not from half to double of {current}");
+            let message = format!("TargetShardCount must be from half to double of {current}, not {target}");
             return Err(ServiceError::invalid_argument(message));
         }
         if target > 10_000 {
             return Err(ServiceError::limit_exceeded(format!("TargetShardCount {target} exceeds 10000")));
         }
-        let wanted: BTreeSet<u128> = even_starts(target).collect();
-        for at in &wanted {
+        let starts: BTreeSet<u128> = even_starts(target).collect();
+        for at in &starts {
             let shard = &stream.shards[stream.route(*at)];
             if shard.range.0 != *at {
                 let id = shard.id.clone();
                 stream.split(now, &id, *at);
             }
         }
-        let unwanted = |stream: &Stream| {
-            let upper = stream.open_shards().find(|shard| !wanted.contains(&shard.range.0))?;
+        let surplus = |stream: &Stream| {
+            let upper = stream.open_shards().find(|shard| !starts.contains(&shard.range.0))?;
             let lower = &stream.shards[stream.route(upper.range.0 - 1)];
             Some((lower.id.clone(), upper.id.clone()))
         };
-        while let Some((lower, upper)) = unwanted(stream) {
+        while let Some((lower, upper)) = surplus(stream) {
             stream.merge(now, &lower, &upper);
         }
         stream.active_at = now.saturating_add(transition);
@@ -102,11 +102,15 @@ impl Kinesis {
         })
     }
 
-    fn changeable(&mut self, now: Duration, target: &impl crate::api::Target) -> Result<&mut Stream, ServiceError> {
+    fn reshardable_stream(
+        &mut self,
+        now: Duration,
+        target: &impl crate::api::Target,
+    ) -> Result<&mut Stream, ServiceError> {
         let stream = self.stream_mut(target)?;
         if stream.on_demand {
-            // "This API is only supported for data streams with the provisioned capacity mode" (SplitShard and kin).
-            let message = format!("Stream {} is ON_DEMAND; only PROVISIONED ones can be resharded", stream.name);
+            // "This API is only supported for data streams with the provisioned capacity mode" (SplitShard and others).
+            let message = format!("Stream {} is ON_DEMAND. Only PROVISIONED streams can be resharded.", stream.name);
             return Err(ServiceError::validation(message));
         }
         match stream.status(now) {
@@ -147,15 +151,19 @@ fn open_shard<'a>(stream: &'a Stream, id: &str) -> Result<&'a Shard, ServiceErro
 pub(super) fn check_shard_id(id: &str) -> Result<(), ServiceError> {
     let valid = (1..=128).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
-    if valid { Ok(()) } else { Err(ServiceError::validation(format!("ShardId {id:?} is not of [a-zA-Z0-9_.-]+"))) }
+    if valid {
+        Ok(())
+    } else {
+        Err(ServiceError::validation(format!("ShardId must match [a-zA-Z0-9_.-]{{1,128}}, not {id:?}")))
+    }
 }
 
-/// Reads a hash key by the API's pattern `0|([1-9]\d{0,38})`, and below 2^128.
+/// Parses a hash key, which has to match the API's pattern `0|([1-9]\d{0,38})` and to be below 2^128.
 pub(super) fn parse_hash_key(text: &str) -> Result<u128, ServiceError> {
     let pattern = text == "0"
         || ((1..=39).contains(&text.len()) && !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit()));
     if !pattern {
-        return Err(ServiceError::validation(format!("{text:?} is not a hash key: 0|([1-9]\\d{{0,38}})")));
+        return Err(ServiceError::validation(format!("a hash key must match 0|([1-9]\\d{{0,38}}), not {text:?}")));
     }
-    text.parse().map_err(|_| ServiceError::invalid_argument(format!("The hash key {text} is not below 2^128")))
+    text.parse().map_err(|_| ServiceError::invalid_argument(format!("a hash key must be below 2^128, not {text}")))
 }

@@ -1,4 +1,4 @@
-//! A stream with its shards and their records.
+//! A stream, its shards and their records.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,20 +8,20 @@ use bytes::Bytes;
 use super::tokens::Bucket;
 use crate::api;
 
-/// A record as it is stored.
+/// A stored Kinesis record.
 #[derive(Clone, Debug)]
 pub struct StoredRecord {
-    /// Its place in the stream: the tail of its sequence number.
+    /// Its number in the stream: the last digits of its sequence number.
     pub(crate) number: u64,
-    /// As the service tells it.
+    /// Its sequence number.
     pub sequence_number: String,
-    /// When it came, since the Unix epoch.
+    /// Its arrival time, since the Unix epoch.
     pub arrived_at: Duration,
-    /// As it was sent.
+    /// Its partition key.
     pub partition_key: String,
-    /// As it was sent. Kinesis does not tell it to consumers.
+    /// Its explicit hash key, which GetRecords does not return.
     pub explicit_hash_key: Option<u128>,
-    /// As it was sent.
+    /// Its data.
     pub data: Bytes,
 }
 
@@ -29,16 +29,16 @@ pub struct StoredRecord {
 pub(crate) struct Shard {
     pub(crate) id: String,
     index: usize,
-    /// First and last hash key.
+    /// The first and the last hash key.
     pub(crate) range: (u128, u128),
     pub(crate) parents: [Option<String>; 2],
     pub(crate) records: VecDeque<StoredRecord>,
     pub(super) created_at: Duration,
     pub(super) closed_at: Option<Duration>,
-    /// What all its sequence numbers start with.
+    /// The first digits of all its sequence numbers.
     sequence_prefix: String,
     first_number: u64,
-    /// The number at which it was closed.
+    /// The stream's record number when it was closed.
     end_number: Option<u64>,
     record_rate: Option<Bucket>,
     byte_rate: Option<Bucket>,
@@ -54,12 +54,12 @@ pub(crate) struct Stream {
     pub(super) max_record_size: usize,
     pub(super) auto_distribution: bool,
     pub(crate) shards: Vec<Shard>,
-    /// Indexes of open shards, by the end of their range.
+    /// The indexes of the open shards, ordered by range.
     open: Vec<usize>,
-    /// Numbers all records of the stream, so that a child's come after its parent's.
+    /// The number of the next record. Shards share it, so that a child's numbers are above its parent's.
     pub(super) next_number: u64,
     stored_bytes: usize,
-    /// Indexes of the shards of the records kept, oldest record first; only if some are to be forgotten.
+    /// The shard indexes of the stored records, oldest record first. Used only with a maximum of stored bytes.
     arrivals: VecDeque<usize>,
 }
 
@@ -101,13 +101,13 @@ impl Stream {
         self.shards.iter().find(|shard| shard.id == id)
     }
 
-    /// The index of the open shard that takes a hash key. Open shards take all of them.
+    /// Returns the index of the open shard whose range contains the hash key. There always is one.
     pub(super) fn route(&self, hash_key: u128) -> usize {
         self.open[self.open.partition_point(|index| self.shards[*index].range.1 < hash_key)]
     }
 
-    /// The index of the n-th open shard, counted around.
-    pub(super) fn any_open(&self, n: u64) -> usize {
+    /// Returns the index of the n-th open shard, modulo their number.
+    pub(super) fn nth_open_shard(&self, n: u64) -> usize {
         self.open[(n % self.open.len() as u64) as usize]
     }
 
@@ -141,7 +141,7 @@ impl Stream {
         self.open.retain(|open| *open != index);
     }
 
-    /// Stores a record in a shard, and forgets the oldest beyond `retain_bytes_max`.
+    /// Stores a record in a shard, and discards the oldest records above `retain_bytes_max`.
     pub(super) fn store(&mut self, shard: usize, record: NewRecord, retain_bytes_max: Option<usize>) -> String {
         let number = self.next_number;
         self.next_number += 1;
@@ -155,25 +155,25 @@ impl Stream {
             explicit_hash_key: record.explicit_hash_key,
             data: record.data,
         });
-        if let Some(most) = retain_bytes_max {
+        if let Some(max) = retain_bytes_max {
             self.arrivals.push_back(shard);
-            self.forget_beyond(most);
+            self.discard_oldest(max);
         }
         sequence_number
     }
 
-    fn forget_beyond(&mut self, bytes_max: usize) {
+    fn discard_oldest(&mut self, bytes_max: usize) {
         while self.stored_bytes > bytes_max
             && let Some(shard) = self.arrivals.pop_front()
         {
-            // Numbers grow over the whole stream, so the oldest of the shard is the oldest of all.
+            // Records of a shard are in the order of arrival, so its first record is the stream's oldest.
             let oldest = self.shards[shard].records.pop_front();
             self.stored_bytes -= oldest.map_or(0, |record| record.data.len());
         }
     }
 }
 
-/// A record on its way into a shard.
+/// A record that is not stored yet.
 pub(super) struct NewRecord {
     pub(super) arrived_at: Duration,
     pub(super) partition_key: String,
@@ -182,33 +182,33 @@ pub(super) struct NewRecord {
 }
 
 impl Shard {
-    /// Lets a record go at the shard's rate, or not.
+    /// Returns whether the record exceeds the shard's limits. If not, counts it.
     pub(super) fn throttles(&mut self, now: Duration, size: usize, options: &super::Options) -> bool {
         let bucket = |per_second: u64| Bucket::new(per_second, now);
         let records = options.shard_records_per_second.map(|rate| self.record_rate.get_or_insert_with(|| bucket(rate)));
         let bytes = options.shard_bytes_per_second.map(|rate| self.byte_rate.get_or_insert_with(|| bucket(rate)));
         let mut buckets = [(records, 1), (bytes, size as u64)];
-        let all = buckets.iter_mut().all(|(bucket, cost)| bucket.as_mut().is_none_or(|bucket| bucket.has(now, *cost)));
-        if all {
+        let fits = buckets.iter_mut().all(|(bucket, cost)| bucket.as_mut().is_none_or(|bucket| bucket.has(now, *cost)));
+        if fits {
             for (bucket, cost) in buckets {
                 if let Some(bucket) = bucket {
                     bucket.take(cost);
                 }
             }
         }
-        !all
+        !fits
     }
 
-    /// 56 digits, as the service's. They grow with the shard's number and with the record's, so that they grow within
-    /// a shard and from parent to child.
+    /// Returns a sequence number of 56 digits, as those of Kinesis. It increases with the shard's number and with the
+    /// record's number, and so within a shard and from parent to child.
     pub(super) fn sequence_number(&self, number: u64) -> String {
-        // Not `{number:020}`: padding character by character was a tenth of the time under the lock.
+        // Not `{number:020}`, whose padding took a tenth of the time under the lock.
         const ZEROS: &str = "00000000000000000000";
         let digits = number.to_string();
         [&self.sequence_prefix, &ZEROS[digits.len()..], &digits].concat()
     }
 
-    /// The record's number in a sequence number of this shard.
+    /// Returns the record number in a sequence number of this shard.
     pub(super) fn number_of(&self, sequence_number: &str) -> Option<u64> {
         sequence_number.strip_prefix(&self.sequence_prefix).filter(|tail| tail.len() == 20)?.parse().ok()
     }
@@ -232,12 +232,12 @@ impl Shard {
     }
 }
 
-/// Where so many shards of equal size start: at multiples of 2^128 divided by their number, rounded down, as in the
-/// service (two shards meet at 2^127).
+/// Returns the first hash keys of shards of equal size: the multiples of 2^128 divided by their number, rounded down,
+/// as in Kinesis (the second of two shards starts at 2^127).
 pub(super) fn even_starts(shards: usize) -> impl Iterator<Item = u128> {
     let shards = shards as u128;
-    // 2^128 is one more than u128 holds. It is a multiple of powers of two, where the quotient is then one more, too;
-    // that of one shard is 2^128 itself, and no start is made of it.
+    // 2^128 is u128::MAX + 1. If it is a multiple of the number of shards, its quotient is one more than that of
+    // u128::MAX. For one shard, the quotient overflows to 0, but only 0 times the quotient is used.
     let width = (u128::MAX / shards).wrapping_add(u128::from(u128::MAX % shards == shards - 1));
     (0..shards).map(move |n| width.wrapping_mul(n))
 }
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shards_meet_where_those_of_the_service_do() {
+    fn shards_start_at_the_hash_keys_of_kinesis() {
         let starts = |shards| even_starts(shards).collect::<Vec<_>>();
         assert_eq!(starts(1), [0]);
         assert_eq!(starts(2), [0, 1 << 127]);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_number_is_read_only_by_its_own_shard() {
+    fn a_sequence_number_is_valid_only_for_its_shard() {
         let stream = Stream::new("s".into(), 1, Duration::ZERO, 2);
         let number = stream.shards[1].sequence_number(u64::MAX);
         assert_eq!(number.len(), 56);

@@ -1,13 +1,12 @@
-//! The rate of a shard, as the service keeps it.
+//! A token bucket for the limits of a shard.
 
 use std::time::Duration;
 
-/// A bucket of tokens that refills by the clock and holds one second's worth. Something larger than the bucket goes
-/// when it is full.
+/// A token bucket that holds the tokens of one second. An amount that is larger than the bucket needs a full bucket.
 #[derive(Clone, Debug)]
 pub(super) struct Bucket {
     per_second: u64,
-    /// In billionths of a token, so that refilling is exact.
+    /// The number of tokens, in billionths, so that refilling is exact. Negative after a larger amount.
     level: i128,
     refilled_at: Duration,
 }
@@ -19,7 +18,7 @@ impl Bucket {
         Self { per_second, level: i128::from(per_second) * NANOS, refilled_at: now }
     }
 
-    /// Whether `amount` may go now.
+    /// Refills the bucket. Returns whether it has `amount` tokens, or is full.
     pub(super) fn has(&mut self, now: Duration, amount: u64) -> bool {
         let capacity = i128::from(self.per_second) * NANOS;
         let elapsed = now.saturating_sub(self.refilled_at).as_nanos() as i128;

@@ -17,9 +17,9 @@ import software.amazon.kinesis.producer.UserRecordFailedException;
 import software.amazon.kinesis.producer.UserRecordResult;
 
 /**
- * Each line is a list of user records; puts them with the KPL, flushes, and prints what became of each.
+ * Reads lists of user records, one per line. Puts each list with the KPL, flushes, and prints the records' results.
  *
- * <p>Arguments: the endpoint's URL, the stream, and a folder for the KPL's binary.
+ * <p>Arguments: the URL of the endpoint, the stream, and a folder for the KPL's binary.
  */
 class PutWithKpl {
     private static final ObjectMapper JSON = new ObjectMapper();
@@ -40,7 +40,7 @@ class PutWithKpl {
                 .setMetricsLevel("none")
                 .setTempDirectory(args[2])
                 .setRateLimit(Long.MAX_VALUE)
-                // Only flushes and sizes close an aggregate, not the time that a slow machine takes.
+                // Long, so that a slow machine does not close aggregates early: only flushes and sizes close them.
                 .setRecordMaxBufferedTime(2_000));
         PrintStream out = new PrintStream(System.out, true, "UTF-8");
         BufferedReader lines = new BufferedReader(new InputStreamReader(System.in, "UTF-8"));
@@ -50,7 +50,7 @@ class PutWithKpl {
             }
         }
         producer.destroy();
-        // Threads of the KPL would keep this process.
+        // The KPL's threads would keep the process alive.
         System.exit(0);
     }
 
@@ -68,7 +68,7 @@ class PutWithKpl {
                 results.get(results.size() - 1).put("refused", refused.getMessage());
             }
         }
-        // In the KPL a flush can overtake the puts before it.
+        // In the KPL, a flush can overtake earlier puts.
         Thread.sleep(100);
         while (producer.getOutstandingRecordsCount() > 0) {
             producer.flush();

@@ -16,7 +16,7 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * Reads a stream with the first AWS SDK for Java, deaggregates it with what AWS has for Lambda, and prints the user
+ * Reads a stream with the AWS SDK for Java 1.x, deaggregates it with AWS's module for Lambda, and prints the user
  * records.
  *
  * <p>Argument: the stream.
@@ -30,7 +30,7 @@ class ReadWithDeaggregator {
                 .withEndpointConfiguration(
                         new EndpointConfiguration(System.getenv("AWS_ENDPOINT_URL"), System.getenv("AWS_REGION")))
                 .build();
-        // An SDK of before ListShards.
+        // This version of the SDK does not have ListShards.
         for (Shard shard : client.describeStream(args[0]).getStreamDescription().getShards()) {
             for (UserRecord record : RecordDeaggregator.deaggregate(records(client, args[0], shard))) {
                 print(out, shard, record);
@@ -40,7 +40,7 @@ class ReadWithDeaggregator {
         client.shutdown();
     }
 
-    /** All Kinesis records of a shard, as a function of Lambda gets them. */
+    /** Returns all Kinesis records of a shard, as a Lambda function receives them. */
     private static List<KinesisEventRecord> records(AmazonKinesis client, String stream, Shard shard) {
         List<KinesisEventRecord> records = new ArrayList<>();
         String iterator = client.getShardIterator(stream, shard.getShardId(), "TRIM_HORIZON").getShardIterator();

@@ -14,7 +14,7 @@ import software.amazon.kinesis.retrieval.AggregatorUtil;
 import software.amazon.kinesis.retrieval.KinesisClientRecord;
 
 /**
- * Reads a stream with the AWS SDK, deaggregates it as the KCL does in its record processors, and prints the user records.
+ * Reads a stream with the AWS SDK, deaggregates it with the KCL's code, and prints the user records.
  *
  * <p>Argument: the stream.
  */
@@ -37,7 +37,7 @@ class ReadWithKcl {
         out.flush();
     }
 
-    /** All Kinesis records of a shard. */
+    /** Returns all Kinesis records of a shard. */
     private static List<KinesisClientRecord> records(KinesisAsyncClient client, String stream, Shard shard)
             throws Exception {
         List<KinesisClientRecord> records = new ArrayList<>();

@@ -1,4 +1,4 @@
-// Each line is an operation and its input; has the AWS SDK carry it out, and prints what came back, or the error.
+// Reads operations with their inputs, one per line. Executes each with the AWS SDK, and prints the output or the error.
 
 import kinesis from "@aws-sdk/client-kinesis";
 
@@ -22,7 +22,7 @@ for await (const [operation, input] of lines.read()) {
 }
 client.destroy();
 
-// With the types that the SDK wants.
+// Converts an input to the types of the SDK.
 function typed(input) {
   const fields = Object.entries(input).map(([name, value]) => {
     switch (name) {

@@ -1,20 +1,20 @@
-// User records and Kinesis records as lines of JSON, as the harness reads and writes them.
+// The harness's format: one JSON value per line for each user record or Kinesis record.
 
 import { createInterface } from "node:readline";
 
-// Each line of standard input.
+// Parses each line of standard input.
 export async function* read() {
   for await (const line of createInterface({ input: process.stdin })) {
     yield JSON.parse(line);
   }
 }
 
-// The bytes of a field of a line.
+// Decodes a field with bytes.
 export function blob(text) {
   return Buffer.from(text, "base64");
 }
 
-// A line; bytes become base64, times become seconds.
+// Prints a line. Bytes are in base64, times in seconds.
 export function write(fields) {
   process.stdout.write(JSON.stringify(encoded(fields)) + "\n");
 }

@@ -17,10 +17,10 @@ for await (const shardId of shards()) {
         lines.write({
           shard_id: shardId,
           sequence_number: user.SequenceNumber,
-          // A record that was not aggregated has none.
+          // A record that is not an aggregate does not have one.
           sub_sequence_number: user.SubSequenceNumber ?? 0,
           partition_key: user.PartitionKey,
-          // Of a record without one, in an aggregate where others have one, it tells the first of these.
+          // Not reliable: if only some records of an aggregate have one, the others get the first of these.
           explicit_hash_key: null,
           data: user.Data,
         });
@@ -28,7 +28,7 @@ for await (const shardId of shards()) {
     });
   }
 }
-// Its connections would keep the process alive.
+// Open connections would keep the process alive.
 client.destroy();
 
 async function* shards() {

@@ -1,4 +1,4 @@
-"""Each line is a list of user records; prints, for each, the Kinesis record that aws-kinesis-agg makes of it."""
+"""Reads lists of user records, one per line. Prints the Kinesis record that aws-kinesis-agg creates from each list."""
 
 from aws_kinesis_agg.aggregator import AggRecord
 

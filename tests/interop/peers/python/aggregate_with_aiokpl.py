@@ -1,4 +1,4 @@
-"""Each line is a list of user records; prints, for each, the data of the Kinesis record that aiokpl makes of it."""
+"""Reads lists of user records, one per line. Prints the Kinesis record's data that aiokpl creates from each list."""
 
 import aiokpl
 

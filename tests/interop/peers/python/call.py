@@ -1,4 +1,4 @@
-"""Each line is an operation and its input; has boto3 carry it out, and prints what came back, or the error."""
+"""Reads operations with their inputs, one per line. Executes each with boto3, and prints the output or the error."""
 
 import base64
 import datetime
@@ -14,13 +14,13 @@ client = boto3.client("kinesis")
 
 
 def typed(fields):
-    """With the types that boto3 wants."""
+    """Converts an input to the types of boto3."""
     convert = {"Data": lines.blob, "Records": lambda records: [typed(record) for record in records]}
     return {name: convert.get(name, lambda value: value)(value) for name, value in fields.items()}
 
 
 def plain(value):
-    """What JSON has no type for."""
+    """Converts types that JSON does not have."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, datetime.datetime):

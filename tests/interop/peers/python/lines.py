@@ -1,4 +1,4 @@
-"""User records and Kinesis records as lines of JSON, as the harness reads and writes them."""
+"""The harness's format: one JSON value per line for each user record or Kinesis record."""
 
 import base64
 import json
@@ -6,16 +6,16 @@ import sys
 
 
 def read():
-    """Each line of standard input."""
+    """Parses each line of standard input."""
     return (json.loads(line) for line in sys.stdin)
 
 
 def blob(text):
-    """The bytes of a field of a line."""
+    """Decodes a field with bytes."""
     return base64.b64decode(text)
 
 
 def write(**fields):
-    """A line; bytes become base64."""
+    """Prints a line. Bytes are in base64."""
     encoded = {name: base64.b64encode(value).decode() if isinstance(value, bytes) else value for name, value in fields.items()}
     sys.stdout.write(json.dumps(encoded) + "\n")

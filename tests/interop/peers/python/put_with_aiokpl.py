@@ -1,4 +1,4 @@
-"""Each line is a list of user records, which aiokpl's producer puts and flushes; prints where each was stored."""
+"""Reads lists of user records, one per line. Puts each list with aiokpl, flushes, and prints where it was stored."""
 
 import os
 import sys
@@ -12,10 +12,10 @@ import lines
 async def main():
     config = aiokpl.Config(
         region=os.environ["AWS_REGION"],
-        # At full speed; a record of 1 MiB would else never go.
+        # High limits, because aiokpl never sends a record that exceeds them, such as one of 1 MiB.
         rate_limit_bytes_per_sec_per_shard=2.0**30,
         rate_limit_records_per_sec_per_shard=1e6,
-        # Each list is what is flushed together.
+        # Long, so that only the flush after each list sends records.
         record_max_buffered_time_ms=10_000.0,
     )
     async with aiokpl.Producer(config) as producer:
@@ -37,7 +37,7 @@ async def main():
                 lines.write(
                     shard_id=result.shard_id,
                     sequence_number=result.sequence_number,
-                    # It tells none.
+                    # aiokpl does not report it.
                     sub_sequence_number=0,
                     partition_key=user["partition_key"],
                     explicit_hash_key=user["explicit_hash_key"],

@@ -12,7 +12,7 @@ client = boto3.client("kinesis")
 for shard in stream.shards(client, sys.argv[1]):
     for record in stream.records(client, sys.argv[1], shard["ShardId"]):
         for user in iter_deaggregate_records(record, data_format="Boto3"):
-            # A record that was not aggregated comes back as it was given.
+            # A record that is not an aggregate is returned unchanged, with its data as bytes.
             kinesis = user["kinesis"]
             data = lines.blob(kinesis["data"]) if kinesis.get("aggregated") else record["Data"]
             lines.write(
@@ -20,7 +20,7 @@ for shard in stream.shards(client, sys.argv[1]):
                 sequence_number=kinesis["sequenceNumber"],
                 sub_sequence_number=kinesis.get("subSequenceNumber", 0),
                 partition_key=kinesis["partitionKey"],
-                # Of a record without one, in an aggregate where others have one, it tells the first of these.
+                # Not reliable: if only some records of an aggregate have one, the others get the first of these.
                 explicit_hash_key=None,
                 data=data,
             )

@@ -1,14 +1,14 @@
-"""Reading a stream from its beginning to its end, with a client of boto3 or botocore."""
+"""Reads a stream from its beginning to its end, with a client of boto3 or botocore."""
 
 
 def shards(client, stream):
-    """All shards, also the closed ones."""
+    """Returns all shards, including closed ones."""
     for page in client.get_paginator("list_shards").paginate(StreamName=stream):
         yield from page["Shards"]
 
 
 def records(client, stream, shard_id):
-    """All records of a shard, in order, as the client gives them."""
+    """Returns all records of a shard, in order, as the client returns them."""
     start = client.get_shard_iterator(StreamName=stream, ShardId=shard_id, ShardIteratorType="TRIM_HORIZON")
     iterator = start["ShardIterator"]
     while iterator:

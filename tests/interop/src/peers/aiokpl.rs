@@ -1,4 +1,4 @@
-//! aiokpl (PyPI): a producer in Python, after the C++ KPL.
+//! aiokpl (PyPI): a producer in Python, modeled on the KPL's C++ code.
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -16,14 +16,14 @@ use crate::tools::{Python, Tools, run as run_tool};
 pub(crate) async fn run(args: &Args, tools: &Tools, service: &Service, report: &mut Report) -> anyhow::Result<()> {
     let python = tools.python("aiokpl")?;
     let version = python.version("aiokpl")?;
-    report.add(&version, "encodes random batches as we do", encodes(args, &python));
-    report.add(&version, "puts the corpus, and we read it where it says", puts(&python, service));
-    report.add(&version, "stores what we would store of these user records, keys as well", stores(service));
+    report.add(&version, "encodes random batches to the same bytes as kpl", encodes(args, &python));
+    report.add(&version, "stores all records at the reported positions", puts(&python, service));
+    report.add(&version, "stores the same Kinesis records as kpl, including keys", stores(service));
     report.add(&version, "reads what kpl-tokio stored", reads(&python, service).await);
     Ok(())
 }
 
-/// The same batches through its encoder and ours.
+/// Encodes the same batches with its encoder and with kpl's.
 fn encodes(args: &Args, python: &Python) -> anyhow::Result<Comparison> {
     #[derive(Deserialize)]
     struct Encoded {
@@ -33,11 +33,11 @@ fn encodes(args: &Args, python: &Python) -> anyhow::Result<Comparison> {
     let batches: Vec<Vec<Record>> = corpus::random_batches(args.seed, args.batches).collect();
     let output = run_tool(&mut python.script("aggregate_with_aiokpl.py"), &line::write(&batches))?;
     let theirs: Vec<Encoded> = line::read(&output)?;
-    ensure!(theirs.len() == batches.len(), "{} batches came back, and {} went", theirs.len(), batches.len());
+    ensure!(theirs.len() == batches.len(), "{} results for {} batches", theirs.len(), batches.len());
     let mut comparison = Comparison::default();
     for (n, (batch, theirs)) in batches.iter().zip(theirs).enumerate() {
         let same = match &**batch {
-            // It leaves one record as it is, as producers do.
+            // It does not encode a single record, as producers do not.
             [alone] => alone.data == theirs.data,
             _ => encode(batch)? == theirs.data,
         };
@@ -53,7 +53,7 @@ fn encode(users: &[Record]) -> anyhow::Result<Vec<u8>> {
 
 const STREAM: &str = "theirs";
 
-/// Its producer puts all cases, and says where each record went.
+/// Puts all cases with its producer, and compares the stored records with its results.
 fn puts(python: &Python, service: &Service) -> anyhow::Result<Comparison> {
     service.create_stream(STREAM, 4);
     let cases = corpus::cases();
@@ -66,13 +66,13 @@ fn puts(python: &Python, service: &Service) -> anyhow::Result<Comparison> {
         explicit_hash_key: receipt.explicit_hash_key.clone(),
         data: receipt.data.clone(),
     });
-    ensure!(users.eq(corpus::records()), "the receipts are for what was put");
+    ensure!(users.eq(corpus::records()), "the receipts are not those of the put records");
     let mut read = Vec::new();
     for stored in stored(service)? {
         read.extend(stored.users.into_iter().map(|user| Read {
             shard_id: stored.shard_id.clone(),
             sequence_number: stored.sequence_number.clone(),
-            // It tells no sub-sequence numbers.
+            // It does not report sub-sequence numbers.
             sub_sequence_number: 0,
             partition_key: user.partition_key,
             explicit_hash_key: user.explicit_hash_key,
@@ -83,23 +83,23 @@ fn puts(python: &Python, service: &Service) -> anyhow::Result<Comparison> {
     Ok(comparison)
 }
 
-/// Each Kinesis record that it stored.
+/// Compares each Kinesis record that it stored with kpl's encoding of the same user records.
 fn stores(service: &Service) -> anyhow::Result<Comparison> {
     let mut comparison = Comparison::default();
     for Stored { shard_id, sequence_number, range, partition_key, explicit_hash_key, data, users } in stored(service)? {
         let keys: Vec<u128> = users.iter().map(user_hash_key).collect::<Result<_, _>>()?;
-        let ours = if codec::is_aggregated(&data) {
+        let same = if codec::is_aggregated(&data) {
             encode(&users)? == data
                 && partition_key == codec::AGGREGATE_PARTITION_KEY
                 && explicit_hash_key.as_ref() == keys.first()
         } else {
-            // The user record as it is. We, as the KPL, send its hash key even if it was put without one: the same place.
+            // Not an aggregate. kpl and the KPL would add the partition key's hash, which means the same shard.
             partition_key == users[0].partition_key
                 && explicit_hash_key.map(|key| key.to_string()) == users[0].explicit_hash_key
         };
-        // Or a KCL consumer drops it.
-        let in_place = keys.iter().all(|key| (range.0..=range.1).contains(key));
-        comparison.check(ours && in_place, || {
+        // Otherwise the KCL drops it.
+        let in_range = keys.iter().all(|key| (range.0..=range.1).contains(key));
+        comparison.check(same && in_range, || {
             format!(
                 "{sequence_number} on {shard_id}, of {} user records: {partition_key:?}, {explicit_hash_key:?}",
                 users.len()
@@ -114,7 +114,7 @@ fn user_hash_key(user: &Record) -> anyhow::Result<u128> {
     Ok(explicit.unwrap_or_else(|| hash_key(&user.partition_key)))
 }
 
-/// A Kinesis record, and what we read in it.
+/// A stored Kinesis record and its user records, as kpl decodes them.
 struct Stored {
     shard_id: String,
     sequence_number: String,
@@ -150,7 +150,7 @@ fn stored(service: &Service) -> anyhow::Result<Vec<Stored>> {
 async fn reads(python: &Python, service: &Service) -> anyhow::Result<Comparison> {
     const STREAM: &str = "ours";
     service.create_stream(STREAM, 4);
-    let expected = service.put_by_ours(STREAM, &corpus::cases()).await?;
+    let expected = service.put_with_kpl_tokio(STREAM, &corpus::cases()).await?;
     let output = run_tool(service.configure(&mut python.script("read_with_aiokpl.py")).arg(STREAM), "")?;
     let mut comparison = Comparison::default();
     comparison.multisets(expected, line::read::<Read>(&output)?);

@@ -1,5 +1,5 @@
-//! AWS's own clients against our emulator: boto3, the command line, and the SDK for JavaScript. So the emulator, which
-//! our own tests lean on, is spoken to by those who know the service and not us.
+//! AWS's clients with the emulator: boto3, the AWS CLI, and the SDK for JavaScript. They show that the emulator, on
+//! which the other tests rely, behaves as clients of the real service expect.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -18,7 +18,7 @@ use crate::report::{Comparison, Report};
 use crate::service::Service;
 use crate::tools::{Python, Tools};
 
-const DIRECTION: &str = "carries out every operation on our emulator";
+const DIRECTION: &str = "executes every operation on the emulator";
 
 pub(crate) async fn boto3(tools: &Tools, report: &mut Report) -> anyhow::Result<()> {
     let python = tools.python("aws")?;
@@ -46,32 +46,32 @@ async fn scripted(mut command: Command) -> anyhow::Result<Comparison> {
     scenario(&mut Script::start(service.configure(&mut command))?)
 }
 
-/// A service whose streams take a while to become active.
+/// Starts a service whose streams become active after 300 ms.
 async fn service() -> anyhow::Result<Service> {
     Service::with(Options { transition: Duration::from_millis(300), ..Options::unlimited() }).await
 }
 
-/// A program that makes requests. Names and shapes are those of the API reference; blobs are base64.
+/// A client of the service. Names and shapes are those of the API reference; blobs are in base64.
 trait Client {
-    fn call(&mut self, operation: &str, input: &Value) -> anyhow::Result<Answer>;
+    fn call(&mut self, operation: &str, input: &Value) -> anyhow::Result<Reply>;
 }
 
-/// What a client tells.
+/// The result of a request.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Answer {
+enum Reply {
     Output {
         output: Value,
     },
     Error {
         error: String,
-        /// Whether it is an error of the class that the client has for its code.
+        /// Whether the client has a class for the code and the error is of it.
         known: bool,
         message: String,
     },
 }
 
-/// A script that reads calls from its standard input, and prints an answer to each.
+/// A script that reads requests from its standard input, and prints a reply to each.
 struct Script {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -80,16 +80,16 @@ struct Script {
 
 impl Script {
     fn start(command: &mut Command) -> anyhow::Result<Self> {
-        // Its standard error is ours: it says nothing there unless it breaks.
+        // It inherits the standard error, on which it prints only if it fails.
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().context("a pipe")?);
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take().context("no pipe")?);
         Ok(Self { child, stdin, stdout: BufReader::new(stdout) })
     }
 }
 
 impl Client for Script {
-    fn call(&mut self, operation: &str, input: &Value) -> anyhow::Result<Answer> {
-        writeln!(self.stdin.as_mut().context("a pipe")?, "{}", json!([operation, input]))?;
+    fn call(&mut self, operation: &str, input: &Value) -> anyhow::Result<Reply> {
+        writeln!(self.stdin.as_mut().context("no pipe")?, "{}", json!([operation, input]))?;
         let mut line = String::new();
         ensure!(self.stdout.read_line(&mut line)? > 0, "the script ended at {operation} {input}");
         serde_json::from_str(&line).context(line)
@@ -98,7 +98,7 @@ impl Client for Script {
 
 impl Drop for Script {
     fn drop(&mut self) {
-        // At the end of its input it ends; one that is stuck is not to stay.
+        // The script ends at the end of its input. One that hangs is killed.
         drop(self.stdin.take());
         let deadline = Instant::now() + Duration::from_secs(5);
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
@@ -109,34 +109,34 @@ impl Drop for Script {
     }
 }
 
-/// The command line: a process for each call.
+/// The AWS CLI, with a process for each request.
 struct Cli {
     python: Python,
     service: Service,
 }
 
 impl Client for Cli {
-    fn call(&mut self, operation: &str, input: &Value) -> anyhow::Result<Answer> {
+    fn call(&mut self, operation: &str, input: &Value) -> anyhow::Result<Reply> {
         let mut command = self.python.module("awscli");
         self.service.configure(&mut command).args(["kinesis", "--output", "json"]);
         if operation == "wait" {
             command.args(["wait", "stream-exists"]);
             command.args(["--stream-name", input["StreamName"].as_str().context("a name")?]);
         } else {
-            // It would put pages together.
+            // The CLI would join pages.
             command.args([&*kebab(operation), "--no-paginate", "--cli-input-json", &with_raw_data(input).to_string()]);
         }
         let output = command.stdin(Stdio::null()).output()?;
         let (printed, errors) = (String::from_utf8(output.stdout)?, String::from_utf8_lossy(&output.stderr));
         if output.status.success() {
             let output = if printed.trim().is_empty() { json!({}) } else { serde_json::from_str(&printed)? };
-            return Ok(Answer::Output { output });
+            return Ok(Reply::Output { output });
         }
-        let said =
+        let parsed =
             errors.split_once("An error occurred (").and_then(|(_, rest)| rest.split_once(") when calling the "));
-        let Some((error, message)) = said else { bail!("{operation}: {}", errors.trim()) };
+        let Some((error, message)) = parsed else { bail!("{operation}: {}", errors.trim()) };
         let known = message.contains(&format!("{operation} operation"));
-        Ok(Answer::Error { error: error.into(), known, message: message.trim().into() })
+        Ok(Reply::Error { error: error.into(), known, message: message.trim().into() })
     }
 }
 
@@ -145,7 +145,7 @@ fn kebab(operation: &str) -> String {
     dashed.collect::<String>().trim_start_matches('-').to_lowercase()
 }
 
-/// The first version of the command line takes blobs as they are.
+/// Decodes blobs, because version 1 of the AWS CLI expects them without base64.
 fn with_raw_data(input: &Value) -> Value {
     let mut input = input.clone();
     let raw = |record: &mut Value| {
@@ -162,36 +162,36 @@ fn with_raw_data(input: &Value) -> Value {
     input
 }
 
-/// A client, and what became of its calls.
+/// A client and the comparisons of its replies.
 struct Session<'a> {
     client: &'a mut dyn Client,
     comparison: Comparison,
 }
 
 impl Session<'_> {
-    /// What it is told; it must not be an error.
+    /// Sends a request, which must succeed. Returns the output.
     fn call(&mut self, operation: &str, input: Value) -> anyhow::Result<Value> {
         match self.client.call(operation, &input)? {
-            Answer::Output { output } => Ok(output),
-            Answer::Error { error, message, .. } => bail!("{operation} {input}: {error}: {message}"),
+            Reply::Output { output } => Ok(output),
+            Reply::Error { error, message, .. } => bail!("{operation} {input}: {error}: {message}"),
         }
     }
 
-    /// One part of what it was told.
-    fn check(&mut self, what: &str, told: &Value, expected: impl Into<Value>) {
+    /// Compares a part of a reply.
+    fn check(&mut self, what: &str, actual: &Value, expected: impl Into<Value>) {
         let expected = expected.into();
-        self.comparison.check(*told == expected, || format!("{what}: {told}, and not {expected}"));
+        self.comparison.check(*actual == expected, || format!("{what}: {actual}, expected {expected}"));
     }
 
-    fn holds(&mut self, what: &str, holds: bool, told: &Value) {
-        self.comparison.check(holds, || format!("{what}: {told}"));
+    fn holds(&mut self, what: &str, holds: bool, actual: &Value) {
+        self.comparison.check(holds, || format!("{what}: {actual}"));
     }
 
-    /// The call must fail with this code, and the client must know it by its class.
+    /// Sends a request, which must fail with this code and with an error of its class.
     fn fails(&mut self, code: &str, operation: &str, input: Value) -> anyhow::Result<()> {
-        let answer = self.client.call(operation, &input)?;
-        let as_expected = matches!(&answer, Answer::Error { error, known: true, .. } if error == code);
-        self.comparison.check(as_expected, || format!("{operation} {input} does not give {code}: {answer:?}"));
+        let reply = self.client.call(operation, &input)?;
+        let as_expected = matches!(&reply, Reply::Error { error, known: true, .. } if error == code);
+        self.comparison.check(as_expected, || format!("{operation} {input} does not fail with {code}: {reply:?}"));
         Ok(())
     }
 
@@ -217,7 +217,7 @@ impl Session<'_> {
         listed["Shards"].as_array().cloned().with_context(|| format!("no shards: {listed}"))
     }
 
-    /// Puts a record; gives its sequence number.
+    /// Puts a record, and returns its sequence number.
     fn put(&mut self, key: &str, explicit_hash_key: Option<u128>, data: &str, shard: u32) -> anyhow::Result<Number> {
         let mut input = json!({ "StreamName": STREAM, "PartitionKey": key, "Data": STANDARD.encode(data) });
         if let Some(hash_key) = explicit_hash_key {
@@ -228,7 +228,7 @@ impl Session<'_> {
         number(&put["SequenceNumber"])
     }
 
-    /// Reads once, from where an iterator of this type is.
+    /// Reads once from an iterator of this type.
     fn read(&mut self, shard: u32, kind: &str, more: Value) -> anyhow::Result<Value> {
         let iterator = self.iterator(shard, kind, more)?;
         self.call("GetRecords", json!({ "ShardIterator": iterator }))
@@ -251,16 +251,16 @@ fn shard_id(n: u32) -> String {
     format!("shardId-{n:012}")
 }
 
-/// A sequence number, which has up to 56 digits: by length, then by digits, so that it is in the order of numbers.
+/// A sequence number, which has up to 56 digits. The length comes first, so that the order is that of numbers.
 type Number = (usize, String);
 
 fn number(value: &Value) -> anyhow::Result<Number> {
     let text = value.as_str().with_context(|| format!("no sequence number: {value}"))?;
-    ensure!(text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0'), "a sequence number: {text}");
+    ensure!(text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0'), "not a sequence number: {text}");
     Ok((text.len(), text.into()))
 }
 
-/// Data of records that were read.
+/// Returns the data of the records in a reply of GetRecords.
 fn data(read: &Value) -> Value {
     let decoded = |record: &Value| {
         let bytes = STANDARD.decode(record["Data"].as_str().unwrap_or_default()).unwrap_or_default();
@@ -277,7 +277,7 @@ fn ids(shards: &[Value]) -> Value {
     shards.iter().map(|shard| shard["ShardId"].clone()).collect()
 }
 
-/// The life of a stream: made, filled, read, resharded, read again, and deleted.
+/// Creates a stream, puts and reads records, reshards it, reads again, and deletes it.
 fn scenario(client: &mut dyn Client) -> anyhow::Result<Comparison> {
     let mut session = Session { client, comparison: Comparison::default() };
     create(&mut session)?;
@@ -291,8 +291,8 @@ fn scenario(client: &mut dyn Client) -> anyhow::Result<Comparison> {
 
 fn create(session: &mut Session<'_>) -> anyhow::Result<()> {
     let none = session.call("ListStreams", json!({}))?;
-    session.check("streams at first", &none["StreamNames"], json!([]));
-    session.check("more of none", &none["HasMoreStreams"], false);
+    session.check("streams before the first create", &none["StreamNames"], json!([]));
+    session.check("more streams before the first create", &none["HasMoreStreams"], false);
     session.call("CreateStream", json!({ "StreamName": STREAM, "ShardCount": 2 }))?;
     session.fails("ResourceInUseException", "CreateStream", json!({ "StreamName": STREAM, "ShardCount": 2 }))?;
     session.wait()?;
@@ -351,27 +351,28 @@ fn describe(session: &mut Session<'_>) -> anyhow::Result<()> {
     let next = json!({ "NextToken": page["NextToken"] });
     let page = session.call("ListShards", next.clone())?;
     session.check("the last page", &page["Shards"], json!([shards[1]]));
-    session.check("no third", &page["NextToken"], Value::Null);
+    session.check("no third page", &page["NextToken"], Value::Null);
     let both = json!({ "NextToken": next["NextToken"], "StreamName": STREAM });
     session.fails("InvalidArgumentException", "ListShards", both)
 }
 
 fn put_and_read(session: &mut Session<'_>) -> anyhow::Result<()> {
-    // By its key's hash; by an explicit hash key, the first and the last of a shard.
+    // The hash of a partition key chooses the shard, or an explicit hash key: the first and the last of each shard.
     let by_key = u32::from(hash_key("customer") >= MIDDLE);
     session.put("customer", None, "by its key", by_key)?;
     let mut numbers = vec![session.put("first", Some(0), "one", 0)?];
     numbers.push(session.put("ключ 🦀", Some(MIDDLE - 1), "два", 0)?);
     session.put("upper", Some(MIDDLE), "lowest of the upper", 1)?;
     session.put("upper", Some(LAST), "highest of the upper", 1)?;
-    // So that a whole second begins in between: the AWS CLI tells the service of times in whole seconds.
+    // The next record arrives in a later second, because the AWS CLI sends times in whole seconds.
     sleep(Duration::from_secs(1));
     let entry = |key: &str, hash_key: u128, data: &str| json!({ "PartitionKey": key, "ExplicitHashKey": hash_key.to_string(), "Data": STANDARD.encode(data) });
     let entries = json!([entry("a", 5, "three"), entry("b", LAST, "of another shard"), entry("c", 7, "four")]);
     let put = session.call("PutRecords", json!({ "StreamName": STREAM, "Records": entries }))?;
     session.check("failed records", &put["FailedRecordCount"], 0);
-    let went: Value = put["Records"].as_array().into_iter().flatten().map(|result| result["ShardId"].clone()).collect();
-    session.check("their shards", &went, json!([shard_id(0), shard_id(1), shard_id(0)]));
+    let shards: Value =
+        put["Records"].as_array().into_iter().flatten().map(|result| result["ShardId"].clone()).collect();
+    session.check("their shards", &shards, json!([shard_id(0), shard_id(1), shard_id(0)]));
     numbers.push(number(&put["Records"][0]["SequenceNumber"])?);
     numbers.push(number(&put["Records"][2]["SequenceNumber"])?);
     session.holds("sequence numbers rise", numbers.is_sorted_by(|a, b| a < b), &json!(numbers));
@@ -382,7 +383,7 @@ fn put_and_read(session: &mut Session<'_>) -> anyhow::Result<()> {
         expected.insert(0, "by its key");
     }
     session.check("data from the beginning", &data(&read), expected.clone());
-    session.check("how far behind", &read["MillisBehindLatest"], 0);
+    session.check("milliseconds behind", &read["MillisBehindLatest"], 0);
     let records = &read["Records"].as_array().context("records")?[expected.len() - 4..];
     for ((record, number), key) in records.iter().zip(&numbers).zip(["first", "ключ 🦀", "a", "c"]) {
         session.check("sequence number", &record["SequenceNumber"], &*number.1);
@@ -395,8 +396,8 @@ fn put_and_read(session: &mut Session<'_>) -> anyhow::Result<()> {
     let number = |n: usize| json!({ "StartingSequenceNumber": numbers[n].1 });
     let at = session.read(0, "AT_SEQUENCE_NUMBER", number(1))?;
     session.check("data at a sequence number", &data(&at), json!(["два", "three", "four"]));
-    let beyond = session.read(0, "AFTER_SEQUENCE_NUMBER", number(1))?;
-    session.check("data after a sequence number", &data(&beyond), json!(["three", "four"]));
+    let after_number = session.read(0, "AFTER_SEQUENCE_NUMBER", number(1))?;
+    session.check("data after a sequence number", &data(&after_number), json!(["three", "four"]));
     let at = session.read(0, "AT_TIMESTAMP", json!({ "Timestamp": after.floor() }))?;
     session.check("data at a time", &data(&at), json!(["three", "four"]));
     let latest = session.iterator(0, "LATEST", json!({}))?;
@@ -411,7 +412,7 @@ fn put_and_read(session: &mut Session<'_>) -> anyhow::Result<()> {
         let page = session.call("GetRecords", json!({ "ShardIterator": iterator, "Limit": 1 }))?;
         session.check("data of a page", &data(&page), json!([expected]));
         let behind = page["MillisBehindLatest"].as_u64().is_some_and(|millis| (millis == 0) == (expected == "five"));
-        session.holds("how far behind", behind, &page["MillisBehindLatest"]);
+        session.holds("milliseconds behind", behind, &page["MillisBehindLatest"]);
         iterator = page["NextShardIterator"].clone();
     }
     Ok(())
@@ -440,10 +441,10 @@ fn reshard(session: &mut Session<'_>) -> anyhow::Result<()> {
     let child = session.put("first", Some(0), "of the child", 2)?;
     session.holds("a child's records come after its parent's", child > end, &json!([end, child]));
 
-    // The closed shard is read to its end, which names the children.
+    // The last page of a closed shard has its children.
     let closed = session.read(0, "TRIM_HORIZON", json!({}))?;
     session.holds("the closed shard's data", data(&closed).as_array().is_some_and(|d| d.len() >= 5), &data(&closed));
-    session.check("nothing follows", &closed["NextShardIterator"], Value::Null);
+    session.check("no next iterator", &closed["NextShardIterator"], Value::Null);
     let children = json!([
         { "ShardId": shard_id(2), "ParentShards": [shard_id(0)], "HashKeyRange": range(0, QUARTER - 1) },
         { "ShardId": shard_id(3), "ParentShards": [shard_id(0)], "HashKeyRange": range(QUARTER, MIDDLE - 1) },
@@ -474,8 +475,8 @@ fn reshard(session: &mut Session<'_>) -> anyhow::Result<()> {
 
     let update = json!({ "StreamName": STREAM, "TargetShardCount": 4, "ScalingType": "UNIFORM_SCALING" });
     let updated = session.call("UpdateShardCount", update)?;
-    session.check("shards so far", &updated["CurrentShardCount"], 2);
-    session.check("shards to be", &updated["TargetShardCount"], 4);
+    session.check("current shard count", &updated["CurrentShardCount"], 2);
+    session.check("target shard count", &updated["TargetShardCount"], 4);
     session.wait()?;
     let open = session.shards(Some(json!({ "Type": "AT_LATEST" })))?;
     let ranges: Value = open.iter().map(|shard| shard["HashKeyRange"].clone()).collect();
@@ -499,12 +500,12 @@ fn errors(session: &mut Session<'_>) -> anyhow::Result<()> {
         })
     };
     for (code, operation, input) in [
-        (NOT_FOUND, "DescribeStreamSummary", json!({ "StreamName": "nobody" })),
-        (NOT_FOUND, "DescribeStream", json!({ "StreamName": "nobody" })),
-        (NOT_FOUND, "ListShards", json!({ "StreamName": "nobody" })),
-        (NOT_FOUND, "PutRecord", put("nobody", "0")),
-        (NOT_FOUND, "DeleteStream", json!({ "StreamName": "nobody" })),
-        (NOT_FOUND, "GetShardIterator", iterator("nobody", 0, "LATEST", "1")),
+        (NOT_FOUND, "DescribeStreamSummary", json!({ "StreamName": "missing" })),
+        (NOT_FOUND, "DescribeStream", json!({ "StreamName": "missing" })),
+        (NOT_FOUND, "ListShards", json!({ "StreamName": "missing" })),
+        (NOT_FOUND, "PutRecord", put("missing", "0")),
+        (NOT_FOUND, "DeleteStream", json!({ "StreamName": "missing" })),
+        (NOT_FOUND, "GetShardIterator", iterator("missing", 0, "LATEST", "1")),
         (NOT_FOUND, "GetShardIterator", iterator(STREAM, 99, "LATEST", "1")),
         (INVALID, "GetShardIterator", iterator(STREAM, 0, "AT_SEQUENCE_NUMBER", "1")),
         (INVALID, "GetRecords", json!({ "ShardIterator": "AAAA" })),
@@ -526,7 +527,7 @@ fn delete(session: &mut Session<'_>) -> anyhow::Result<()> {
     }
     session.fails("ResourceNotFoundException", "DescribeStreamSummary", json!({ "StreamName": STREAM }))?;
     let none = session.call("ListStreams", json!({}))?;
-    session.check("streams at last", &none["StreamNames"], json!([]));
+    session.check("streams after the deletes", &none["StreamNames"], json!([]));
     Ok(())
 }
 
@@ -535,7 +536,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_blobs_are_as_the_command_line_wants_them() {
+    fn names_and_blobs_are_in_the_format_of_the_cli() {
         assert_eq!(kebab("DescribeStreamSummary"), "describe-stream-summary");
         let raw = with_raw_data(&json!({ "Records": [{ "Data": "aGVsbG8=" }] }));
         assert_eq!(raw, json!({ "Records": [{ "Data": "hello" }] }));

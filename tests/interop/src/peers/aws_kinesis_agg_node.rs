@@ -1,4 +1,4 @@
-//! aws-kinesis-agg (npm): AWS's own aggregation and deaggregation for Node.
+//! aws-kinesis-agg (npm): AWS's aggregation and deaggregation for Node.
 
 use std::collections::HashSet;
 
@@ -17,31 +17,31 @@ pub(crate) async fn run(args: &Args, tools: &Tools, service: &Service, report: &
     let node = tools.node()?;
     let (version, sdk) = (node.version(NAME)?, node.version("@aws-sdk/client-kinesis")?);
     let peer = version.replace(NAME, "aws-kinesis-agg for Node");
-    report.add(&peer, "encodes random batches as we do, and we decode them", encodes(args, &node));
+    report.add(&peer, "encodes random batches to the same bytes as kpl, which decodes them", encodes(args, &node));
     report.add(&peer, &format!("reads what kpl-tokio stored, with {sdk}"), reads(&node, service).await);
     Ok(())
 }
 
-/// The same batches through its encoder and ours.
+/// Encodes the same batches with its encoder and with kpl's.
 fn encodes(args: &Args, node: &Node) -> anyhow::Result<Comparison> {
-    // It keeps its tables of keys in objects, which JavaScript puts in an order of its own: small numbers come first. So
-    // a table may not have the order that the records refer to, and their keys are mixed up. Nobody can read such an
-    // aggregate, hence these batches are left out.
+    // Its tables of keys are JavaScript objects, whose properties are in an order of their own: small integers come
+    // first. If that is not the order in which the records use the keys, the records get wrong keys. Such an aggregate
+    // cannot be decoded, so these batches are skipped.
     let batches: Vec<Vec<Record>> =
-        corpus::random_batches(args.seed, args.batches).filter(|batch| keeps_order(batch)).collect();
+        corpus::random_batches(args.seed, args.batches).filter(|batch| batch_is_in_order(batch)).collect();
     let output = run_tool(&mut node.script("aggregate.mjs"), &line::write(&batches))?;
-    compare(&batches, &output, |n| format!("batch {n} of seed {}, less those that JavaScript reorders", args.seed))
+    compare(&batches, &output, |n| format!("batch {n} of seed {}, without those that JavaScript reorders", args.seed))
 }
 
-/// Whether the properties of JavaScript's objects come in the order in which the batch uses its keys.
-fn keeps_order(batch: &[Record]) -> bool {
+/// Returns whether JavaScript's order of properties is the order in which the batch uses its keys.
+fn batch_is_in_order(batch: &[Record]) -> bool {
     let partition_keys = batch.iter().map(|user| &*user.partition_key);
     let hash_keys = batch.iter().filter_map(|user| user.explicit_hash_key.as_deref());
-    in_order(partition_keys) && in_order(hash_keys)
+    is_in_order(partition_keys) && is_in_order(hash_keys)
 }
 
-/// First what it takes for indexes of an array, by number; then the others, as they came.
-fn in_order<'a>(keys: impl Iterator<Item = &'a str>) -> bool {
+/// Returns whether keys are in JavaScript's order: array indexes by number, then other keys by insertion.
+fn is_in_order<'a>(keys: impl Iterator<Item = &'a str>) -> bool {
     let mut seen = HashSet::new();
     let places = keys.filter(|key| seen.insert(*key)).map(|key| {
         let index = key.parse::<u32>().ok().filter(|n| *n < u32::MAX && n.to_string() == key);
@@ -52,10 +52,10 @@ fn in_order<'a>(keys: impl Iterator<Item = &'a str>) -> bool {
 
 async fn reads(node: &Node, service: &Service) -> anyhow::Result<Comparison> {
     service.create_stream(STREAM, 4);
-    let expected = service.put_by_ours(STREAM, &corpus::cases()).await?;
+    let expected = service.put_with_kpl_tokio(STREAM, &corpus::cases()).await?;
     let output = run_tool(service.configure(&mut node.script("read_with_aws_kinesis_agg.mjs")).arg(STREAM), "")?;
     let mut comparison = Comparison::default();
-    // It does not tell explicit hash keys reliably: peers/node/read_with_aws_kinesis_agg.mjs.
+    // It does not report explicit hash keys reliably: see peers/node/read_with_aws_kinesis_agg.mjs.
     let expected = expected.into_iter().map(|read| Read { explicit_hash_key: None, ..read });
     comparison.multisets(expected, line::read::<Read>(&output)?);
     Ok(comparison)
@@ -66,8 +66,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn javascript_puts_small_numbers_first() {
-        for (keys, kept) in [
+    fn javascript_orders_array_indexes_first() {
+        for (keys, in_js_order) in [
             (&["b", "a", "b"] as &[_], true),
             (&["1", "20", "a", "20"], true),
             (&["20", "1"], false),
@@ -75,7 +75,7 @@ mod tests {
             (&["a", "01", "-1", "4294967295"], true),
             (&["a", "4294967294"], false),
         ] {
-            assert_eq!(in_order(keys.iter().copied()), kept, "{keys:?}");
+            assert_eq!(is_in_order(keys.iter().copied()), in_js_order, "{keys:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The KCL (Maven): AWS's consumer library, with its own reading of aggregates.
+//! The KCL (Maven): AWS's consumer library, which deaggregates records itself.
 
 use anyhow::ensure;
 use kpl_core::codec::{self, AggregatedUserRecord};
@@ -15,7 +15,7 @@ pub(crate) async fn run(tools: &Tools, service: &Service, report: &mut Report) -
     let java = tools.java("kcl")?;
     let version = java.version("amazon-kinesis-client")?;
     report.add(&version, "reads what kpl-tokio stored, in CBOR over HTTP/2", reads(&java, service).await);
-    let direction = "drops an aggregate of which one user record lies outside the shard, as a whole";
+    let direction = "drops an aggregate with a user record outside the shard's range";
     report.add(&version, direction, drops(&java, service));
     Ok(())
 }
@@ -27,14 +27,14 @@ fn read(java: &Java, service: &Service, stream: &str) -> anyhow::Result<Vec<Read
 async fn reads(java: &Java, service: &Service) -> anyhow::Result<Comparison> {
     const STREAM: &str = "events";
     service.create_stream(STREAM, 4);
-    let expected = service.put_by_ours(STREAM, &corpus::cases()).await?;
+    let expected = service.put_with_kpl_tokio(STREAM, &corpus::cases()).await?;
     let mut comparison = Comparison::default();
     comparison.multisets(expected, read(java, service, STREAM)?);
     Ok(comparison)
 }
 
-/// Aggregates with a user record outside the shard's range at the beginning, in the middle and at the end, between others:
-/// the KCL against the emulator's model of it.
+/// Stores aggregates with a user record outside the shard's range at the beginning, in the middle and at the end,
+/// between other aggregates. Compares the KCL with the emulator's model of it.
 fn drops(java: &Java, service: &Service) -> anyhow::Result<Comparison> {
     const STREAM: &str = "outside";
     service.create_stream(STREAM, 2);
@@ -60,10 +60,10 @@ fn drops(java: &Java, service: &Service) -> anyhow::Result<Comparison> {
     })?;
     let model =
         |out_of_range| service.emulator.with(|kinesis, _| read_stream_with(kinesis, STREAM, out_of_range).records);
-    let (all_or_none, each) = (model(OutOfRange::DropsAggregate), model(OutOfRange::DropsItself));
-    ensure!(all_or_none.len() == 5 && each.len() == 11, "the model tells the two apart");
+    let (drops_aggregate, drops_itself) = (model(OutOfRange::DropsAggregate), model(OutOfRange::DropsItself));
+    ensure!(drops_aggregate.len() == 5 && drops_itself.len() == 11, "the cases do not distinguish the two models");
     let mut comparison = Comparison::default();
-    comparison.multisets(all_or_none.into_iter().map(Read::from), read(java, service, STREAM)?);
+    comparison.multisets(drops_aggregate.into_iter().map(Read::from), read(java, service, STREAM)?);
     Ok(comparison)
 }
 

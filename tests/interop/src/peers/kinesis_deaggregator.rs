@@ -1,4 +1,4 @@
-//! amazon-kinesis-deaggregator (Maven): AWS's deaggregation for Lambda, on the first KCL and the first AWS SDK for Java.
+//! amazon-kinesis-deaggregator (Maven): AWS's deaggregation for Lambda, with the KCL 1.x and the AWS SDK for Java 1.x.
 
 use crate::corpus;
 use crate::line;
@@ -17,7 +17,7 @@ pub(crate) async fn run(tools: &Tools, service: &Service, report: &mut Report) -
 
 async fn reads(java: &Java, service: &Service) -> anyhow::Result<Comparison> {
     service.create_stream(STREAM, 4);
-    let expected = service.put_by_ours(STREAM, &corpus::cases()).await?;
+    let expected = service.put_with_kpl_tokio(STREAM, &corpus::cases()).await?;
     let output = run_tool(service.configure(&mut java.program("ReadWithDeaggregator.java")).arg(STREAM), "")?;
     let mut comparison = Comparison::default();
     comparison.multisets(expected, line::read(&output)?);

@@ -1,4 +1,4 @@
-//! The peers, one file each.
+//! The peers, each in its own file.
 
 mod aiokpl;
 mod api;
@@ -15,7 +15,7 @@ use crate::report::Report;
 use crate::service::Service;
 use crate::tools::Tools;
 
-/// A program that others wrote.
+/// A peer: software that others wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Peer {
     /// The aggregation module for Python
@@ -38,22 +38,22 @@ pub(crate) enum Peer {
     KinesisDeaggregator,
 }
 
-/// All of them if none is named.
+/// Returns the named peers, or all if none is named.
 pub(crate) fn chosen(named: &[Peer]) -> &[Peer] {
     if named.is_empty() { Peer::value_variants() } else { named }
 }
 
 impl Peer {
-    /// As on the command line.
+    /// Returns the peer's name on the command line.
     pub(crate) fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// Reports each comparison.
+    /// Runs all comparisons with the peer, and adds them to the report.
     ///
     /// # Errors
     ///
-    /// It cannot be had here, or does not run.
+    /// If the peer is not available on this machine, or does not run.
     pub(crate) async fn run(
         self,
         args: &Args,

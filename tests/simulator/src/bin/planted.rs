@@ -1,10 +1,10 @@
-//! Plants each bug in a copy of the project, and counts the seeds until the simulator finds it.
+//! Plants each bug in a copy of the project and counts the seeds until the simulator finds it.
 //!
 //! `cargo run --release -p kpl-simulator --bin planted [-- --check] [NAME ...]`
 //!
-//! A bug is a file in `tests/simulator/planted`: a line that says what is wrong, the level at which the simulator has to
-//! find it within 2,000 seeds, and one or more replacements of text that occurs once in its file, or once behind the line
-//! that `After:` names.
+//! A bug is a file in `tests/simulator/planted`: a line that describes the bug, the level at which the simulator must
+//! find it within 2,000 seeds, and one or more replacements. The old text must occur once in its file. With `After:`, it
+//! is the first occurrence after that text.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -16,7 +16,7 @@ use clap::Parser;
 const SEEDS_MAX: u64 = 2_000;
 const BUGS: &str = "tests/simulator/planted";
 
-/// Plant bugs, one by one, and count the seeds until the simulator finds each.
+/// Plant bugs, one at a time, and count the seeds until the simulator finds each of them.
 #[derive(Parser)]
 struct Args {
     /// Only check that every bug can still be planted
@@ -55,7 +55,7 @@ fn run(args: &Args) -> Result<usize> {
     let work = project.join("target/planted");
     let tree = Tree::copy(&project, &work)?;
     println!("{:<42} {:<7} {:>6}  promise that it broke", "planted bug", "level", "seeds");
-    // The simulator of one bug runs while that of the next one is built.
+    // The simulator of a bug runs while the simulator of the next bug is built.
     let (to_run, simulators) = mpsc::sync_channel::<(Bug, PathBuf)>(1);
     let runner = thread::spawn(move || simulators.into_iter().filter(|(bug, program)| !find(bug, program)).count());
     for bug in bugs {
@@ -78,7 +78,7 @@ struct Bug {
 
 struct Replacement {
     file: String,
-    /// Text that comes before the one that is replaced.
+    /// A text before the replaced text.
     after: Option<String>,
     old: String,
     new: String,
@@ -114,7 +114,7 @@ impl Bug {
         Ok(Self { name, level, replacements })
     }
 
-    /// Plants the bug below `root`, or checks that it can be planted. Returns the files as they were.
+    /// Checks that the bug can be planted below `root`, and plants it if `write_it`. Returns the original files.
     fn plant(&self, root: &Path, write_it: bool) -> Result<Vec<(PathBuf, String)>> {
         let mut originals = Vec::new();
         for Replacement { file, after, old, new } in &self.replacements {
@@ -136,13 +136,13 @@ impl Bug {
             }
             originals.push((path, text));
         }
-        // Two replacements in one file: the first original is the file's.
+        // With two replacements in a file, the first one has its original text. It must be restored last.
         originals.reverse();
         Ok(originals)
     }
 }
 
-/// A copy of all files that belong to the project.
+/// A copy of the project's files.
 struct Tree(PathBuf);
 
 impl Tree {
@@ -165,7 +165,7 @@ impl Tree {
     }
 }
 
-/// Builds the simulator with a bug, and puts it aside.
+/// Builds the simulator with a bug and moves the program to its own path, which it returns.
 fn build(bug: &Bug, tree: &Path, work: &Path) -> Result<PathBuf> {
     let target = work.join("target");
     let mut cargo = Command::new("cargo");
@@ -192,7 +192,7 @@ fn build(bug: &Bug, tree: &Path, work: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Runs a simulator that has a bug, prints what it found, and returns whether it found something.
+/// Runs a simulator with a bug and prints the first finding. Returns whether there is one.
 fn find(bug: &Bug, program: &Path) -> bool {
     let mut simulator = Command::new(program);
     simulator.args(["--level", &bug.level, "--count", &SEEDS_MAX.to_string(), "--timeout", "20"]);

@@ -1,12 +1,12 @@
 use kpl_core::Instant;
 use kpl_emulator::api::PutRecordsEntry;
 
-use super::{Facts, Kept, Put, broken};
+use super::{Check, Facts, Put, broken};
 use crate::subject::{Counts, Refusal};
 
-const PROMISE: &str = "limits hold: on what is outstanding, on requests under way, on requests and on records";
+const PROMISE: &str = "limits hold: outstanding records and bytes, requests in flight, sizes of requests and records";
 
-pub(super) fn refused(facts: &Facts, now: Instant, put: &Put, refusal: Refusal) -> Kept {
+pub(super) fn refused(facts: &Facts, now: Instant, put: &Put, refusal: Refusal) -> Check {
     let settings = &facts.options.config;
     let (records, bytes) = (facts.outstanding_records, facts.outstanding_bytes);
     let has_reason = match refusal {
@@ -19,21 +19,24 @@ pub(super) fn refused(facts: &Facts, now: Instant, put: &Put, refusal: Refusal) 
     if has_reason {
         return Ok(());
     }
-    broken!("a record of {} bytes is refused ({refusal:?}) with {records} records and {bytes} bytes", put.size)
+    broken!(
+        "a record of {} bytes is refused ({refusal:?}) while {records} records and {bytes} bytes are outstanding",
+        put.size
+    )
 }
 
-/// Nothing is accepted once a close has begun, where it begins at once.
-pub(super) fn accepted(facts: &Facts, ticket: u64) -> Kept {
+/// Checks that no record is accepted after a close that takes effect at once.
+pub(super) fn accepted(facts: &Facts, ticket: u64) -> Check {
     if facts.closing && facts.closes_at_once {
-        return broken!("record {ticket} is accepted by a producer that is closed");
+        return broken!("record {ticket} is accepted after the close");
     }
     Ok(())
 }
 
-pub(super) fn sent(facts: &Facts, records: &[PutRecordsEntry]) -> Kept {
+pub(super) fn sent(facts: &Facts, records: &[PutRecordsEntry]) -> Check {
     let settings = &facts.options.config;
-    if facts.under_way > settings.in_flight {
-        return broken!("{} requests are under way at once", facts.under_way);
+    if facts.in_flight > settings.in_flight_max {
+        return broken!("{} requests are in flight", facts.in_flight);
     }
     if records.is_empty() || records.len() > settings.collection_max_count {
         return broken!("a request has {} records", records.len());
@@ -52,17 +55,17 @@ pub(super) fn sent(facts: &Facts, records: &[PutRecordsEntry]) -> Kept {
     }
 }
 
-/// No more is outstanding than allowed, and nobody waits for room while there is some.
-pub(super) fn step(facts: &Facts, now: Instant, counts: &Counts) -> Kept {
+/// Checks the limits on outstanding records, and that no put waits while there is room.
+pub(super) fn step(facts: &Facts, now: Instant, counts: &Counts) -> Check {
     let settings = &facts.options.config;
     let (records, bytes) = (facts.outstanding_records, facts.outstanding_bytes);
-    // One record that is larger than all room goes alone.
+    // A single record may be larger than the limit on bytes.
     if records > settings.outstanding_records || bytes > settings.outstanding_bytes && records > 1 {
         return broken!("{records} records and {bytes} bytes are outstanding");
     }
-    // They may wait for their shard.
-    let may_be_shard = (0..facts.streams.len()).any(|stream| facts.has_long_backlog(stream, now));
-    let waits = counts.waiting > 0 && !facts.closing && !may_be_shard;
+    // Puts may also wait for the backlog of their shard.
+    let may_wait_for_shard = (0..facts.streams.len()).any(|stream| facts.has_long_backlog(stream, now));
+    let waits = counts.waiting > 0 && !facts.closing && !may_wait_for_shard;
     let has_room = records == 0 || records < settings.outstanding_records && settings.outstanding_bytes > 1 << 20;
     if waits && has_room {
         return broken!("{} puts wait while {records} records are outstanding", counts.waiting);

@@ -5,33 +5,33 @@ use kpl_emulator::api::PutRecordsEntry;
 use kpl_emulator::consumer::{OutOfRange, deaggregate};
 use rustc_hash::FxHashMap;
 
-use super::{Facts, Kept, Place, Put, State, as_put, broken};
+use super::{Check, Facts, Place, Put, State, as_put, broken};
 use crate::workload::ticket_of;
 
-const PROMISE: &str = "success means that a consumer by the KCL's rules reads the record where the receipt says; a \
-                       failure without an ambiguous attempt, that none ever does; and with every reply had, nothing is \
-                       read twice";
+const PROMISE: &str = "a consumer with the KCL's rules reads a successful record where its receipt says, never reads a \
+                       record that failed without an ambiguous attempt, and reads no record twice if every reply \
+                       arrived";
 
-/// What consumers read, as the KCL's code reads, not as its comments say.
+/// The records that consumers read. They follow the KCL's code, which differs from its comments.
 #[derive(Debug, Default)]
 pub(super) struct Consumed {
-    /// Where records that are not resolved yet were read, from streams that are gone.
-    early: FxHashMap<u64, Vec<Place>>,
+    /// The places of unresolved records in deleted streams.
+    unresolved: FxHashMap<u64, Vec<Place>>,
 }
 
 impl Consumed {
     /// Reads a stream from its beginning to its end.
-    pub(super) fn read(&mut self, kinesis: &Kinesis, stream: &str, facts: &Facts, puts: &mut [Put]) -> Kept {
+    pub(super) fn read(&mut self, kinesis: &Kinesis, stream: &str, facts: &Facts, puts: &mut [Put]) -> Check {
         let mut shard = (String::new(), Arc::<str>::from(""));
         for (shard_id, range, record) in kinesis.records(stream) {
             if shard.0 != shard_id {
                 shard = (shard_id.to_owned(), shard_id.into());
             }
             let sequence_number = Arc::<str>::from(&*record.sequence_number);
-            let mut kept = Ok(());
+            let mut check = Ok(());
             let range = if facts.options.config.any_shard { (0, u128::MAX) } else { range };
             deaggregate(range, &record.partition_key, &record.data, OutOfRange::DropsAggregate, |user| {
-                if kept.is_err() {
+                if check.is_err() {
                     return;
                 }
                 let Some(ticket) = ticket_of(user.partition_key, user.data) else { return };
@@ -40,49 +40,49 @@ impl Consumed {
                     sequence_number: sequence_number.clone(),
                     sub_sequence_number: user.sub_sequence_number,
                 };
-                // A record that went alone was sent with its hash key, whether that was given or not.
+                // A record that is not aggregated is always sent with its hash key, given or computed.
                 let by_key = || kpl_core::hash_key(user.partition_key);
                 let explicit = if user.aggregated {
                     user.explicit_hash_key
                 } else {
                     record.explicit_hash_key.filter(|sent| *sent != by_key())
                 };
-                kept = match puts.get_mut(ticket as usize) {
+                check = match puts.get_mut(ticket as usize) {
                     Some(put) => as_put::read(put, ticket, user.partition_key, explicit, user.data)
                         .and_then(|()| self.found(put, ticket, place)),
-                    None => broken!("a record is read that nobody put: {ticket}"),
+                    None => broken!("record {ticket} is read but was never put"),
                 };
                 if user.sub_sequence_number >= facts.options.config.aggregation_max_count as u64 {
-                    kept = broken!("an aggregate has more records than allowed: {}", user.sub_sequence_number + 1);
+                    check = broken!("an aggregate has {} records, more than allowed", user.sub_sequence_number + 1);
                 }
             });
-            kept?;
+            check?;
         }
         Ok(())
     }
 
-    fn found(&mut self, put: &mut Put, ticket: u64, place: Place) -> Kept {
+    fn found(&mut self, put: &mut Put, ticket: u64, place: Place) -> Check {
         put.reads += 1;
         match &put.state {
-            State::Succeeded(told) => {
-                put.read_as_told |= *told == place;
+            State::Succeeded(receipt) => {
+                put.read_at_receipt |= *receipt == place;
                 Ok(())
             }
             State::Failed { .. } => Ok(()),
-            State::Taken => {
-                self.early.entry(ticket).or_default().push(place);
+            State::Accepted => {
+                self.unresolved.entry(ticket).or_default().push(place);
                 Ok(())
             }
-            state => broken!("record {ticket} is read, and it is {state:?}"),
+            state => broken!("record {ticket} is read, but its state is {state:?}"),
         }
     }
 
-    /// What was told, against what was read.
-    pub(super) fn judge(&mut self, puts: &mut [Put]) -> Kept {
-        for (ticket, places) in self.early.drain() {
+    /// Compares the results of all records with what consumers read.
+    pub(super) fn judge(&mut self, puts: &mut [Put]) -> Check {
+        for (ticket, places) in self.unresolved.drain() {
             let put = &mut puts[ticket as usize];
-            if let State::Succeeded(told) = &put.state {
-                put.read_as_told |= places.contains(told);
+            if let State::Succeeded(receipt) = &put.state {
+                put.read_at_receipt |= places.contains(receipt);
             }
         }
         for (ticket, put) in puts.iter().enumerate() {
@@ -92,25 +92,25 @@ impl Consumed {
     }
 }
 
-fn judge_one(put: &Put, ticket: usize) -> Kept {
-    if put.misled {
+fn judge_one(put: &Put, ticket: usize) -> Check {
+    if put.spans_recreation {
         return Ok(());
     }
     match &put.state {
-        State::Succeeded(told) if !put.read_as_told => {
-            broken!("record {ticket} succeeded at {told:?}, and consumers do not find it there")
+        State::Succeeded(receipt) if !put.read_at_receipt => {
+            broken!("record {ticket} succeeded at {receipt:?}, but consumers do not read it there")
         }
         State::Failed { ambiguous: false } if put.reads > 0 => {
-            broken!("record {ticket} failed for certain, and consumers read it")
+            broken!("record {ticket} failed without an ambiguous attempt, but consumers read it")
         }
-        State::Succeeded(_) | State::Failed { .. } if put.reads > 1 && !put.disturbed => {
-            broken!("record {ticket} is read {} times, and every reply was had", put.reads)
+        State::Succeeded(_) | State::Failed { .. } if put.reads > 1 && !put.unanswered => {
+            broken!("record {ticket} is read {} times although every reply arrived", put.reads)
         }
         _ => Ok(()),
     }
 }
 
-/// The tickets of the user records in a request.
+/// Returns the tickets of the user records in a request.
 pub(super) fn tickets(records: &[PutRecordsEntry]) -> Vec<u64> {
     let mut tickets = Vec::new();
     for record in records {

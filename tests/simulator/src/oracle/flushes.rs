@@ -1,52 +1,54 @@
 use std::collections::BTreeMap;
 
-use super::{Kept, broken};
+use super::{Check, broken};
 
-const PROMISE: &str = "a flush ends when all that was accepted before it is resolved: not earlier, and not later";
+const PROMISE: &str = "a flush ends when all records accepted before it are resolved: not earlier and not later";
 
-/// Flushes under way, by number.
+/// The flushes in progress.
 #[derive(Debug, Default)]
 pub(super) struct Flushes {
-    under_way: BTreeMap<u64, Flush>,
+    by_number: BTreeMap<u64, Flush>,
 }
 
 #[derive(Debug)]
 struct Flush {
-    /// By ticket, whether the record is one that the flush waits for.
+    /// Whether the flush waits for the record, per ticket.
     covers: Vec<bool>,
-    left: usize,
+    outstanding: usize,
 }
 
 impl Flushes {
-    /// A flush of the records whose tickets are marked.
-    pub(super) fn asked(&mut self, number: u64, covers: Vec<bool>) {
-        let left = covers.iter().filter(|covered| **covered).count();
-        self.under_way.insert(number, Flush { covers, left });
+    /// Starts a flush of the records whose tickets are marked in `covers`.
+    pub(super) fn started(&mut self, number: u64, covers: Vec<bool>) {
+        let outstanding = covers.iter().filter(|covered| **covered).count();
+        self.by_number.insert(number, Flush { covers, outstanding });
     }
 
     pub(super) fn resolved(&mut self, ticket: u64) {
-        for flush in self.under_way.values_mut() {
-            flush.left -= usize::from(flush.covers.get(ticket as usize).is_some_and(|covered| *covered));
+        for flush in self.by_number.values_mut() {
+            flush.outstanding -= usize::from(flush.covers.get(ticket as usize).is_some_and(|covered| *covered));
         }
     }
 
-    pub(super) fn done(&mut self, number: u64) -> Kept {
-        match self.under_way.remove(&number) {
-            None => broken!("flush {number} ends, which is not under way"),
-            Some(Flush { left: 0, .. }) => Ok(()),
-            Some(Flush { left, .. }) => broken!("flush {number} ends, and {left} records are not resolved"),
+    pub(super) fn done(&mut self, number: u64) -> Check {
+        match self.by_number.remove(&number) {
+            None => broken!("flush {number} ends but is not in progress"),
+            Some(Flush { outstanding: 0, .. }) => Ok(()),
+            Some(Flush { outstanding, .. }) => {
+                broken!("flush {number} ends, but {outstanding} of its records are not resolved")
+            }
         }
     }
 
-    pub(super) fn step(&self) -> Kept {
-        match self.under_way.iter().find(|(_, flush)| flush.left == 0) {
-            Some((number, _)) => broken!("flush {number} goes on though all its records are resolved"),
+    pub(super) fn step(&self) -> Check {
+        match self.by_number.iter().find(|(_, flush)| flush.outstanding == 0) {
+            Some((number, _)) => broken!("flush {number} does not end although all its records are resolved"),
             None => Ok(()),
         }
     }
 
-    pub(super) fn judge(&self) -> Kept {
-        match self.under_way.keys().next() {
+    pub(super) fn judge(&self) -> Check {
+        match self.by_number.keys().next() {
             Some(number) => broken!("flush {number} never ends"),
             None => Ok(()),
         }

@@ -1,7 +1,8 @@
-//! What a user was promised, against what a user was told and what a consumer reads. One file for each promise.
+//! Checks the promises to users, with the results that callers got and the records that a consumer reads. One file per
+//! promise.
 //!
-//! The oracle knows what the world did: what it put, lost, garbled and refused. It does not know how the producer works,
-//! and believes nothing that it says of itself: every claim is compared with the world's own account.
+//! The oracle's input is what the world did: the records that it put, and the requests and replies that it lost or
+//! changed. It does not depend on how the producer works, and compares the producer's counts with its own.
 
 mod as_put;
 mod attempts;
@@ -32,18 +33,18 @@ use crate::service::PERMANENT;
 use crate::subject::{Counts, Refusal};
 use crate::workload::fingerprint;
 
-/// A promise that was broken.
+/// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Broken {
-    /// The promise, as it was given.
+    /// The promise.
     pub(crate) promise: &'static str,
-    /// How it was broken.
+    /// A description of the violation.
     pub(crate) how: String,
 }
 
-pub(crate) type Kept = Result<(), Broken>;
+pub(crate) type Check = Result<(), Broken>;
 
-/// Says how a promise was broken.
+/// Returns a [`Broken`] of the module's `PROMISE`, with a formatted description.
 macro_rules! broken {
     ($($how:tt)*) => { Err($crate::oracle::Broken { promise: PROMISE, how: format!($($how)*) }) };
 }
@@ -53,40 +54,41 @@ pub(crate) use broken;
 #[derive(Debug)]
 struct Put {
     stream: usize,
-    /// When it was put, and from when on the producer had it.
+    /// The time of the put, and then the time at which the producer accepted it.
     at: Instant,
-    /// Bytes of data and key.
+    /// The size of data and partition key in bytes.
     size: usize,
     explicit_hash_key: Option<u128>,
-    /// Of its key and data.
+    /// The hash of partition key and data.
     fingerprint: u64,
     state: State,
-    /// Its time came before its stream's shards were known: it was sent without a prediction.
-    was_blind: bool,
-    /// When it was flushed first, or the producer closed.
+    /// Whether it was due before its stream's shards were known, and was sent without a predicted shard.
+    unpredicted: bool,
+    /// The time of the first flush of the record, or of the close.
     flushed_at: Option<Instant>,
-    /// A request with it got no answer, or not the service's.
-    disturbed: bool,
-    /// It met two streams of one name, whose shards have the same names and other ranges: it was stored in one that the
-    /// producer did not know yet, or in one that was gone before its fate was decided.
-    misled: bool,
-    /// How often consumers read it.
+    /// Whether a request with the record got no reply, or a garbled one.
+    unanswered: bool,
+    /// Whether the record met two streams of one name, whose shards have the same names and different ranges. It was
+    /// stored before the producer had the new stream's shards, or its stream was deleted before it was resolved. Also
+    /// true if the producer could not detect that the stream ignores hash keys. `consumed` skips these records.
+    spans_recreation: bool,
+    /// The number of times that consumers read it.
     reads: u32,
-    /// Consumers read it where the receipt says.
-    read_as_told: bool,
+    /// Whether consumers read it where the receipt says.
+    read_at_receipt: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Offered,
     Refused,
-    GivenUp,
-    Taken,
+    TimedOut,
+    Accepted,
     Succeeded(Place),
     Failed { ambiguous: bool },
 }
 
-/// Where consumers find a record.
+/// The position of a record in a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     shard_id: Arc<str>,
@@ -94,94 +96,95 @@ struct Place {
     sub_sequence_number: u64,
 }
 
-/// What the world did and the promises hang on.
+/// The actions of the world that the promises depend on.
 #[derive(Debug)]
 pub(crate) struct Facts {
     options: Options,
-    /// By how much the clock jumped, all in all, and sleeps ended late.
+    /// The sum of all jumps of the clock and the maximum delay of sleeps.
     pub(crate) late: Duration,
-    /// Error codes that the service gave.
+    /// The error codes that the service has returned.
     codes: BTreeSet<Box<str>>,
-    /// Whether replies had too few or too many results.
-    pub(crate) miscounted: bool,
-    /// Most bytes in a record.
+    /// Whether a reply was garbled: it may have too few or too many results.
+    pub(crate) count_mismatch: bool,
+    /// The maximum size of a record in bytes.
     pub(crate) record_size_max: usize,
     pub(crate) closing: bool,
-    /// Whether a close takes effect before anything else happens: there are no tasks.
+    /// Whether a close takes effect before anything else happens, because there are no tasks.
     pub(crate) closes_at_once: bool,
-    /// When a close gives up.
-    pub(crate) gives_up_at: Instant,
+    /// The deadline of the close.
+    pub(crate) close_deadline: Instant,
     pub(crate) runtime_ended: bool,
-    /// When everything healed, and how many bytes were outstanding then.
+    /// The time at which all faults ended, and the number of outstanding bytes at that time.
     healed: Option<(Instant, usize)>,
-    /// PutRecords requests that are neither answered nor dropped.
-    pub(crate) under_way: usize,
+    /// The number of PutRecords requests in flight.
+    pub(crate) in_flight: usize,
     streams: Vec<StreamFacts>,
-    /// Records accepted and not resolved, and their bytes.
+    /// The number of outstanding records.
     outstanding_records: usize,
+    /// The size of the outstanding records.
     outstanding_bytes: usize,
 }
 
 #[derive(Debug)]
 struct StreamFacts {
-    /// When it was deleted, last.
+    /// The time of the last deletion.
     deleted_at: Option<Instant>,
-    /// When it was put to first, or again after it was idle for so long that it was retired.
+    /// The time of the first put, or of the first put after the stream was retired.
     started_at: Instant,
-    /// How often it was started.
+    /// How often the stream was started.
     starts: u32,
-    /// When it was put to, or a record of it was resolved, last.
+    /// The time of the last put or result.
     last_used: Instant,
-    /// Records accepted and not resolved, and their bytes.
+    /// The number and the size of the outstanding records.
     outstanding: (usize, usize),
-    /// From when on description and shard list are not waited for, where they are not needed.
-    answered_at_start: [Instant; 2],
-    /// When its description was had first, or failed.
+    /// The initial values of `described_at` and `list_settled_at`. Zero if the producer does not need the metadata.
+    metadata_at_start: [Instant; 2],
+    /// The time of the first response to a request for the description, successful or not.
     described_at: Instant,
-    /// When its first shard list was had, or was refused for good: records wait for that.
+    /// The time of the first shard list, or of the permanent error of such a request. Records wait for it.
     list_settled_at: Instant,
-    /// When its shards were known first.
+    /// The time of the first shard list.
     shards_known_at: Instant,
-    /// Records that could not wait for that, and are not resolved.
-    blind: usize,
-    /// The service throttled it.
+    /// The number of outstanding records that were due before the first shard list.
+    unpredicted: usize,
+    /// Whether the service has throttled a record.
     throttled: bool,
-    /// Nothing has happened, or will, that makes the producer's shards other than the service's.
+    /// Whether the producer's shards stay the same as the service's for the whole run.
     steady: bool,
-    /// The number of its shards does not change.
+    /// Whether the stream has the same shards for the whole run.
     has_fixed_shards: bool,
 }
 
-/// After this time without a record, a stream is retired: its next record starts it anew.
+/// The time without a record after which a stream is retired. Its next record starts it again.
 const RETIRED_AFTER: Duration = Duration::from_secs(300);
 
 impl StreamFacts {
-    /// A record of the stream is accepted.
+    /// Counts an accepted record.
     fn used(&mut self, now: Instant, size: usize) {
         self.touched(now);
         self.last_used = now;
         self.outstanding = (self.outstanding.0 + 1, self.outstanding.1 + size);
     }
 
-    /// A record is put, and may still be refused: the stream is started if it is not there.
+    /// Starts the stream for a put, accepted or not, if it is new or retired.
     fn touched(&mut self, now: Instant) {
-        let is_anew = self.outstanding.0 == 0 && now.saturating_since(self.last_used) >= RETIRED_AFTER;
-        if is_anew || self.started_at == Instant::NEVER {
+        let is_retired = self.outstanding.0 == 0 && now.saturating_since(self.last_used) >= RETIRED_AFTER;
+        if is_retired || self.started_at == Instant::NEVER {
             self.started_at = now;
             self.starts += 1;
-            [self.described_at, self.list_settled_at] = self.answered_at_start;
+            [self.described_at, self.list_settled_at] = self.metadata_at_start;
             self.last_used = now;
         }
     }
 }
 
 impl Facts {
-    /// How long records wait for the first shard list.
+    /// Returns the maximum time for which records wait for the first shard list.
     fn start_wait(&self) -> Duration {
         self.options.config.start_timeout.min(self.options.config.ttl / 2)
     }
 
-    /// The longest backlog of a shard.
+    /// Returns the limit on the backlog of a shard.
     fn backlog_limit(&self) -> Duration {
         let settings = &self.options.config;
         settings.max_shard_backlog.unwrap_or(match settings.ttl {
@@ -190,8 +193,8 @@ impl Facts {
         })
     }
 
-    /// Whether records are sent more than once, which takes from the pace.
-    fn retries_happen(&self) -> bool {
+    /// Returns whether records may be sent more than once, which uses the shards' rates.
+    fn has_retries(&self) -> bool {
         let (network, service) = (&self.options.network, &self.options.service);
         let rates = [
             network.not_sent,
@@ -205,22 +208,23 @@ impl Facts {
         rates.into_iter().any(|rate| rate > 0) || self.options.callers.panics > 0 || service.record_kib.is_some()
     }
 
-    /// Whether a shard of the stream may have a backlog that puts have to wait for. The producer counts half of the shard's
-    /// present pace, and checks puts from a quarter of the limit on.
+    /// Returns whether a shard of the stream may have so long a backlog that puts have to wait. The producer calculates
+    /// with half of the shard's current rate, and checks puts from a quarter of the limit on.
     fn has_long_backlog(&self, stream: usize, _: Instant) -> bool {
         let (settings, about) = (&self.options.config, &self.streams[stream]);
         let (records, bytes) = about.outstanding;
-        let pace = if about.throttled { 64.0 } else { 1.0 };
-        // Framing makes small records larger.
+        let slowdown = if about.throttled { 64.0 } else { 1.0 };
+        // The aggregate's encoding adds up to 64 bytes per record.
         let seconds = (records as f64 / settings.records_per_second as f64)
             .max((bytes + 64 * records) as f64 / settings.bytes_per_second as f64);
-        2.0 * pace * seconds > self.backlog_limit().as_secs_f64() / 4.0
+        2.0 * slowdown * seconds > self.backlog_limit().as_secs_f64() / 4.0
     }
 }
 
-/// All records of a run, by ticket, and the promises.
+/// The records of a run and the state of the checks.
 #[derive(Debug)]
 pub(crate) struct Oracle {
+    /// All records that were put, by ticket.
     puts: Vec<Put>,
     pub(crate) facts: Facts,
     attempts: attempts::Attempts,
@@ -229,9 +233,9 @@ pub(crate) struct Oracle {
     latency: latency::Latency,
     pace: pace::Pace,
     progress: progress::Progress,
-    questions: questions::Questions,
+    metadata_requests: questions::MetadataRequests,
     stream_pace: stream_pace::StreamPace,
-    pub(crate) taken: u64,
+    pub(crate) accepted: u64,
     pub(crate) succeeded: u64,
     failed: u64,
 }
@@ -240,39 +244,40 @@ impl Oracle {
     pub(crate) fn new(options: &Options, record_size_max: usize) -> Self {
         let service = &options.service;
         let steady = service.reshards == 0
-            && service.rebirths == 0
-            && service.list_untrue == 0
+            && service.recreations == 0
+            && service.list_wrong == 0
             && !service.auto
             && service.auto_switches == 0;
-        // Who is told does not ask.
-        let summary_at = if options.config.told { Instant::from_nanos(0) } else { Instant::NEVER };
-        let shards_at = if options.config.told && service.auto { Instant::from_nanos(0) } else { Instant::NEVER };
+        // With the description in the configuration, the producer does not request it.
+        let given = options.config.description_given;
+        let summary_at = if given { Instant::from_nanos(0) } else { Instant::NEVER };
+        let shards_at = if given && service.auto { Instant::from_nanos(0) } else { Instant::NEVER };
         let stream = || StreamFacts {
             deleted_at: None,
             started_at: Instant::NEVER,
             starts: 0,
             last_used: Instant::from_nanos(0),
             outstanding: (0, 0),
-            answered_at_start: [summary_at, shards_at],
+            metadata_at_start: [summary_at, shards_at],
             described_at: summary_at,
             list_settled_at: shards_at,
             shards_known_at: Instant::NEVER,
-            blind: 0,
+            unpredicted: 0,
             throttled: false,
             steady,
-            has_fixed_shards: service.reshards == 0 && service.rebirths == 0,
+            has_fixed_shards: service.reshards == 0 && service.recreations == 0,
         };
         let facts = Facts {
             late: Duration::ZERO,
             codes: BTreeSet::new(),
-            miscounted: false,
+            count_mismatch: false,
             record_size_max,
             closing: false,
             closes_at_once: true,
-            gives_up_at: Instant::NEVER,
+            close_deadline: Instant::NEVER,
             runtime_ended: false,
             healed: None,
-            under_way: 0,
+            in_flight: 0,
             streams: (0..options.work.streams).map(|_| stream()).collect(),
             outstanding_records: 0,
             outstanding_bytes: 0,
@@ -286,9 +291,9 @@ impl Oracle {
             latency: latency::Latency::new(options),
             pace: pace::Pace::new(options),
             progress: progress::Progress::default(),
-            questions: questions::Questions::new(options.work.streams),
+            metadata_requests: questions::MetadataRequests::new(options.work.streams),
             stream_pace: stream_pace::StreamPace::new(options.work.streams),
-            taken: 0,
+            accepted: 0,
             succeeded: 0,
             failed: 0,
             facts,
@@ -299,7 +304,7 @@ impl Oracle {
         self.facts.healed = Some((now, self.facts.outstanding_bytes));
     }
 
-    /// The ticket of the next record.
+    /// Returns the ticket of the next record.
     pub(crate) fn next_ticket(&self) -> u64 {
         self.puts.len() as u64
     }
@@ -312,45 +317,45 @@ impl Oracle {
             explicit_hash_key: record.explicit_hash_key.as_ref().and_then(|key| key.parse().ok()),
             fingerprint: fingerprint(&record.partition_key, &record.data),
             state: State::Offered,
-            was_blind: false,
+            unpredicted: false,
             flushed_at: None,
-            disturbed: false,
-            misled: false,
+            unanswered: false,
+            spans_recreation: false,
             reads: 0,
-            read_as_told: false,
+            read_at_receipt: false,
         });
     }
 
-    pub(crate) fn taken(&mut self, now: Instant, ticket: u64) -> Kept {
+    pub(crate) fn accepted(&mut self, now: Instant, ticket: u64) -> Check {
         let put = self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))?;
         put.at = now;
         let size = put.size;
-        resolved_once::decided(put, ticket, State::Taken)?;
+        resolved_once::decided(put, ticket, State::Accepted)?;
         caps::accepted(&self.facts, ticket)?;
         self.progress.effect();
-        self.taken += 1;
+        self.accepted += 1;
         self.facts.outstanding_records += 1;
         self.facts.outstanding_bytes += size;
         self.facts.streams[put.stream].used(now, size);
         Ok(())
     }
 
-    pub(crate) fn refused(&mut self, now: Instant, ticket: u64, refusal: Refusal, record: &UserRecord) -> Kept {
+    pub(crate) fn refused(&mut self, now: Instant, ticket: u64, refusal: Refusal, record: &UserRecord) -> Check {
         let put = self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))?;
         resolved_once::decided(put, ticket, State::Refused)?;
-        as_put::given_back(put, ticket, record)?;
+        as_put::returned(put, ticket, record)?;
         if refusal == Refusal::TooLarge {
             self.facts.streams[put.stream].touched(now);
         }
         caps::refused(&self.facts, now, put, refusal)
     }
 
-    pub(crate) fn given_up(&mut self, ticket: u64) -> Kept {
+    pub(crate) fn put_timed_out(&mut self, ticket: u64) -> Check {
         let put = self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))?;
-        resolved_once::decided(put, ticket, State::GivenUp)
+        resolved_once::decided(put, ticket, State::TimedOut)
     }
 
-    pub(crate) fn resolved(&mut self, now: Instant, ticket: u64, result: &RecordResult) -> Kept {
+    pub(crate) fn resolved(&mut self, now: Instant, ticket: u64, result: &RecordResult) -> Check {
         let put = self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))?;
         resolved_once::resolved(put, ticket, result)?;
         self.facts.outstanding_records -= 1;
@@ -358,11 +363,11 @@ impl Oracle {
         let about = &mut self.facts.streams[put.stream];
         about.outstanding = (about.outstanding.0 - 1, about.outstanding.1 - put.size);
         about.last_used = now;
-        put.misled |= about.deleted_at.is_some_and(|deleted_at| put.at <= deleted_at);
-        // Without a shard list, nothing shows that keys do not count any more.
-        let without_list = about.shards_known_at == Instant::NEVER || put.was_blind;
-        put.misled |= without_list && self.facts.options.service.auto_switches > 0;
-        about.blind -= usize::from(put.was_blind);
+        put.spans_recreation |= about.deleted_at.is_some_and(|deleted_at| put.at <= deleted_at);
+        // Without a shard list, the producer cannot detect that the stream ignores hash keys.
+        let without_list = about.shards_known_at == Instant::NEVER || put.unpredicted;
+        put.spans_recreation |= without_list && self.facts.options.service.auto_switches > 0;
+        about.unpredicted -= usize::from(put.unpredicted);
         time_to_live::resolved(&self.facts, now, put, ticket, result)?;
         self.attempts.resolved(&self.facts, put, ticket, result)?;
         match result {
@@ -372,7 +377,7 @@ impl Oracle {
             }
             Err(failure) => {
                 self.failed += 1;
-                as_put::given_back(put, ticket, &failure.record)?;
+                as_put::returned(put, ticket, &failure.record)?;
                 causes::failed(&self.facts, now, put, ticket, failure)?;
                 backlog::failed(&self.facts, self.latency.was_capped(), put, ticket, failure)?;
             }
@@ -383,39 +388,39 @@ impl Oracle {
     }
 
     pub(crate) fn flush(&mut self, now: Instant, number: u64) {
-        self.flushes.asked(number, self.puts.iter().map(|put| put.state == State::Taken).collect());
-        self.hasten(now);
+        self.flushes.started(number, self.puts.iter().map(|put| put.state == State::Accepted).collect());
+        self.mark_flushed(now);
     }
 
-    /// The producer is closed: it takes no more, and gives up at `gives_up_at`.
-    pub(crate) fn closing(&mut self, now: Instant, gives_up_at: Instant, hastens: bool) {
+    /// The producer is closed with a deadline. `flushes` is whether the close flushes at once.
+    pub(crate) fn closing(&mut self, now: Instant, deadline: Instant, flushes: bool) {
         self.facts.closing = true;
-        self.facts.gives_up_at = gives_up_at.min(self.facts.gives_up_at);
-        if hastens {
-            self.hasten(now);
+        self.facts.close_deadline = deadline.min(self.facts.close_deadline);
+        if flushes {
+            self.mark_flushed(now);
         }
     }
 
-    /// What is outstanding now waits for nothing any more.
-    fn hasten(&mut self, now: Instant) {
-        for put in self.puts.iter_mut().filter(|put| put.state == State::Taken) {
+    /// Marks all outstanding records as flushed.
+    fn mark_flushed(&mut self, now: Instant) {
+        for put in self.puts.iter_mut().filter(|put| put.state == State::Accepted) {
             put.flushed_at.get_or_insert(now);
         }
     }
 
-    pub(crate) fn flushed(&mut self, number: u64) -> Kept {
+    pub(crate) fn flushed(&mut self, number: u64) -> Check {
         self.flushes.done(number)
     }
 
-    /// A PutRecords request is on its way.
+    /// A PutRecords request is sent.
     pub(crate) fn sent(
         &mut self,
         now: Instant,
         stream: usize,
         records: &[PutRecordsEntry],
         shards: &dyn Fn() -> Vec<(String, (u128, u128))>,
-    ) -> Kept {
-        self.facts.under_way += 1;
+    ) -> Check {
+        self.facts.in_flight += 1;
         self.progress.effect();
         caps::sent(&self.facts, records)?;
         start::sent(&self.facts, now, stream)?;
@@ -425,14 +430,14 @@ impl Oracle {
         self.pace.sent(&self.facts, now, stream, records, was_capped, shards)
     }
 
-    /// A request that was sent at `sent` is answered, or nobody waits for its answer any more.
-    pub(crate) fn answered(&mut self, now: Instant, sent: Instant) {
-        self.facts.under_way -= 1;
-        self.attempts.request(sent, now);
+    /// A PutRecords request that was sent at `sent` has a response, or is dropped.
+    pub(crate) fn request_ended(&mut self, now: Instant, sent: Instant) {
+        self.facts.in_flight -= 1;
+        self.attempts.request_ended(sent, now);
         self.progress.effect();
     }
 
-    /// The service gave this error code to a record of a stream, or to all of them.
+    /// The service has returned this error code for a record of a stream, or for a whole request.
     pub(crate) fn error(&mut self, stream: usize, code: &str) {
         if !self.facts.codes.contains(code) {
             self.facts.codes.insert(code.into());
@@ -442,36 +447,36 @@ impl Oracle {
         }
     }
 
-    /// These records went with a request that got no answer, or not the service's.
-    pub(crate) fn disturbed(&mut self, records: &[PutRecordsEntry]) {
+    /// The request with these records got no reply, or a garbled one.
+    pub(crate) fn unanswered(&mut self, records: &[PutRecordsEntry]) {
         for ticket in consumed::tickets(records) {
             if let Some(put) = self.puts.get_mut(ticket as usize) {
-                put.disturbed = true;
+                put.unanswered = true;
             }
         }
     }
 
-    /// These records went by the shards of a stream that is gone, into one of the same name.
-    pub(crate) fn misled(&mut self, records: &[PutRecordsEntry]) {
+    /// These records were aggregated by the shards of a deleted stream and reach a new stream of the same name.
+    pub(crate) fn spans_recreation(&mut self, records: &[PutRecordsEntry]) {
         for ticket in consumed::tickets(records) {
             if let Some(put) = self.puts.get_mut(ticket as usize) {
-                put.misled = true;
+                put.spans_recreation = true;
             }
         }
     }
 
-    pub(crate) fn asked_for_shards(&mut self, now: Instant, stream: usize, is_first_page: bool) -> Kept {
+    pub(crate) fn list_requested(&mut self, now: Instant, stream: usize, is_first_page: bool) -> Check {
         self.progress.effect();
-        self.questions.shards(&self.facts, now, stream, is_first_page)
+        self.metadata_requests.shards(&self.facts, now, stream, is_first_page)
     }
 
-    pub(crate) fn asked_for_summary(&mut self, now: Instant, stream: usize) -> Kept {
+    pub(crate) fn description_requested(&mut self, now: Instant, stream: usize) -> Check {
         self.progress.effect();
-        self.questions.summary(&self.facts, now, stream)
+        self.metadata_requests.summary(&self.facts, now, stream)
     }
 
-    /// A request for a stream's shards is answered to its end.
-    pub(crate) fn list_answered(&mut self, now: Instant, stream: usize, reply: &Result<ShardPage, RequestError>) {
+    /// A request for a stream's shards has failed, or its last page has arrived.
+    pub(crate) fn list_ended(&mut self, now: Instant, stream: usize, reply: &Result<ShardPage, RequestError>) {
         let start_wait = self.facts.start_wait();
         let about = &mut self.facts.streams[stream];
         let is_settled = match reply {
@@ -483,31 +488,31 @@ impl Oracle {
         }
         if reply.is_ok() && about.shards_known_at == Instant::NEVER {
             about.shards_known_at = now;
-            // Those that could not wait for it were sent without a prediction, or still may be.
+            // The outstanding records may have been sent before the list, without a predicted shard.
             if about.list_settled_at < now || about.started_at + start_wait <= now {
-                let left = |put: &&mut Put| put.stream == stream && put.state == State::Taken;
-                for put in self.puts.iter_mut().filter(left) {
-                    put.was_blind = true;
-                    about.blind += 1;
+                let is_outstanding = |put: &&mut Put| put.stream == stream && put.state == State::Accepted;
+                for put in self.puts.iter_mut().filter(is_outstanding) {
+                    put.unpredicted = true;
+                    about.unpredicted += 1;
                 }
             }
         }
     }
 
-    /// A stream is described, or cannot be.
+    /// A request for a stream's description has ended.
     pub(crate) fn described(&mut self, now: Instant, stream: usize) {
         let about = &mut self.facts.streams[stream];
         about.described_at = about.described_at.min(now);
     }
 
-    /// A stream is about to be deleted: consumers read what it has.
-    pub(crate) fn deleted(&mut self, now: Instant, kinesis: &Kinesis, stream: usize, name: &str) -> Kept {
+    /// A stream is about to be deleted. Consumers read its records before that.
+    pub(crate) fn deleted(&mut self, now: Instant, kinesis: &Kinesis, stream: usize, name: &str) -> Check {
         self.facts.streams[stream].deleted_at = Some(now);
         self.consumed.read(kinesis, name, &self.facts, &mut self.puts)
     }
 
-    /// Everything that was to be done at this time is done.
-    pub(crate) fn step(&mut self, now: Instant, woken: bool, counts: Option<&Counts>, next_wake: Instant) -> Kept {
+    /// Checks the state after everything that is due at this time is done.
+    pub(crate) fn step(&mut self, now: Instant, woken: bool, counts: Option<&Counts>, next_wake: Instant) -> Check {
         self.flushes.step()?;
         self.progress.step(&self.facts, now, woken, next_wake)?;
         if let Some(counts) = counts {
@@ -517,23 +522,23 @@ impl Oracle {
         Ok(())
     }
 
-    /// The producer is idle for good.
-    pub(crate) fn idle(counts: &Counts) -> Kept {
+    /// Checks a producer that nothing will wake any more.
+    pub(crate) fn idle(counts: &Counts) -> Check {
         progress::idle(counts)
     }
 
-    /// Nothing is to come any more: judges the run as a whole.
+    /// Checks the run as a whole, after the last event.
     pub(crate) fn judge(
         &mut self,
         kinesis: &Kinesis,
         streams: &[Arc<str>],
         counts: Option<&Counts>,
         closed: bool,
-    ) -> Kept {
+    ) -> Check {
         resolved_once::judge(&self.facts, &self.puts, closed)?;
         self.flushes.judge()?;
         if let Some(counts) = counts {
-            resolved_once::empty(counts, [self.taken, self.succeeded, self.failed])?;
+            resolved_once::totals(counts, [self.accepted, self.succeeded, self.failed])?;
         }
         for stream in streams {
             self.consumed.read(kinesis, stream, &self.facts, &mut self.puts)?;

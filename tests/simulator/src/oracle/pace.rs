@@ -3,12 +3,12 @@ use std::collections::BTreeMap;
 use kpl_core::Instant;
 use kpl_emulator::api::PutRecordsEntry;
 
-use super::{Facts, Kept, broken};
+use super::{Check, Facts, broken};
 use crate::options::{Options, ms};
 
-const PROMISE: &str = "no shard is sent more than its rate: a second's worth at once, and then what time gives";
+const PROMISE: &str = "no shard is sent more than its rate limit: one second's worth at once, then the rate";
 
-/// What shards were sent. Judged where the producer can know the shards as they are.
+/// The records sent per shard. Only checked while the producer has the right shards.
 #[derive(Debug)]
 pub(super) struct Pace {
     streams: Vec<Option<Shards>>,
@@ -16,14 +16,15 @@ pub(super) struct Pace {
 
 #[derive(Debug)]
 struct Shards {
-    /// By the last hash key of a shard.
+    /// The shards, by their last hash keys.
     by_end: BTreeMap<u128, Sent>,
 }
 
 #[derive(Debug, Default)]
 struct Sent {
-    /// When all that was sent is within the rate, in nanoseconds.
+    /// The time at which the records that were sent are within the rate limit, in nanoseconds.
     records_paid_at: u64,
+    /// The same for bytes.
     bytes_paid_at: u64,
 }
 
@@ -42,12 +43,12 @@ impl Pace {
         records: &[PutRecordsEntry],
         capped: bool,
         shards: &dyn Fn() -> Vec<(String, (u128, u128))>,
-    ) -> Kept {
+    ) -> Check {
         let (settings, about) = (&facts.options.config, &facts.streams[stream]);
-        // Parts of a divided request go as they are, and what is refused costs a shard nothing.
-        let divided = facts.options.service.record_kib.is_some();
-        // What went before the shards were known went without a pace.
-        if !about.steady || about.shards_known_at == Instant::NEVER || about.blind > 0 || divided {
+        // The parts of a split request skip the limiter, and refused records cost the shard nothing.
+        let may_split = facts.options.service.record_kib.is_some();
+        // Records that are sent before the shards are known have no rate limit.
+        if !about.steady || about.shards_known_at == Instant::NEVER || about.unpredicted > 0 || may_split {
             return Ok(());
         }
         let shards = self.streams[stream].get_or_insert_with(|| Shards {
@@ -58,8 +59,8 @@ impl Pace {
             let hash_key = record.explicit_hash_key.as_ref().map_or_else(by_key, |key| key.parse().unwrap_or(0));
             let Some((_, sent)) = shards.by_end.range_mut(hash_key..).next() else { continue };
             let size = record.data.len() + record.partition_key.len();
-            // Records wait in the collector for company, and then go together with those that came after them.
-            // Where the cap on requests under way held them, that is a second's worth at the most. Releases are rounded.
+            // Records wait in the collector, and are then sent together with later ones. While the limit on requests in
+            // flight delays them, up to one second's worth accumulates. Release times are rounded.
             let late = settings.buffered + facts.late + ms(50);
             let spread = late.as_nanos() as u64 + if capped { SECOND } else { 0 };
             for (paid_at, amount, rate) in [
@@ -68,11 +69,11 @@ impl Pace {
             ] {
                 let cost = amount * SECOND / rate;
                 let before = now.as_nanos().max(*paid_at) - now.as_nanos();
-                // The last one may be larger than the bucket.
+                // The last record may be larger than the bucket.
                 if before > SECOND + spread {
                     return broken!(
-                        "a shard is sent {amount} more (records or bytes) of {rate} a second, when what it was sent \
-                         before takes it {before} ns"
+                        "a shard with a limit of {rate} records or bytes per second is sent {amount} more, but \
+                         needs {before} ns for those sent before"
                     );
                 }
                 *paid_at = now.as_nanos() + before + cost;

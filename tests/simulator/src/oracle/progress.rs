@@ -2,43 +2,44 @@ use std::time::Duration;
 
 use kpl_core::Instant;
 
-use super::{Facts, Kept, broken};
+use super::{Check, Facts, broken};
 use crate::subject::Counts;
 
-const PROMISE: &str = "the next tick always makes progress, and idle costs nothing";
+const PROMISE: &str = "every tick makes progress, and nothing wakes an idle producer";
 
-/// Wake-ups without anything to show for it that may follow each other: alarms that were moved, and shards that let go
-/// what waits for them into a request which is not full.
-const FRUITLESS_MAX: u64 = 200;
+/// The maximum number of consecutive wake-ups without an effect. Causes are timers that were moved, and shards that
+/// release records into a request that is not full.
+const IDLE_WAKE_UPS_MAX: u64 = 200;
 
-/// After everything has healed, the longest time in which nothing is resolved: the longest backoff of a question about a stream, twice, a request's time-out, and the
-/// longest wait of a shard that was throttled down to a 64th of its pace.
+/// The maximum time without a result after all faults have ended: twice the longest backoff of a metadata request, one
+/// request timeout, and the longest wait of a shard that was throttled to 1/64 of its rate.
 const DRAIN_MAX: Duration = Duration::from_secs(150);
 
-/// After its last record, a stream is retired within this time, and nothing wakes the producer any more.
+/// The maximum time after a stream's last record until the stream is retired. After that, nothing wakes the producer.
 const RETIRED_BY: Duration = Duration::from_secs(330);
 
 /// A producer that nothing will wake any more keeps no memory for its streams.
-pub(super) fn idle(counts: &Counts) -> Kept {
+pub(super) fn idle(counts: &Counts) -> Check {
     match counts.streams {
-        Some(streams) if streams > 0 && counts.records == 0 => broken!("{streams} streams take memory for good"),
+        Some(streams) if streams > 0 && counts.records == 0 => broken!("{streams} streams keep their memory"),
         _ => Ok(()),
     }
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// Wake-ups since anything happened, and since when.
-    fruitless: u64,
+    /// The number of wake-ups since the last effect.
+    idle_wake_ups: u64,
+    /// The first of them.
     since: Option<Instant>,
-    /// When a record was resolved last.
+    /// The time of the last result.
     resolved_at: Option<Instant>,
 }
 
 impl Progress {
-    /// Something happened.
+    /// Resets the count of wake-ups without an effect.
     pub(super) fn effect(&mut self) {
-        self.fruitless = 0;
+        self.idle_wake_ups = 0;
         self.since = None;
     }
 
@@ -47,7 +48,7 @@ impl Progress {
         self.resolved_at = Some(now);
     }
 
-    pub(super) fn step(&mut self, facts: &Facts, now: Instant, woken: bool, next_wake: Instant) -> Kept {
+    pub(super) fn step(&mut self, facts: &Facts, now: Instant, woken: bool, next_wake: Instant) -> Check {
         if let Some((healed_at, bytes)) = facts.healed {
             let bytes_a_second = facts.options.config.bytes_per_second.min(1 << 20);
             let backlog = Duration::from_secs(bytes as u64 * 2 / bytes_a_second);
@@ -55,21 +56,21 @@ impl Progress {
             let by = last + DRAIN_MAX + facts.late + backlog;
             if now > by && facts.outstanding_records > 0 {
                 return broken!(
-                    "everything has healed at {healed_at:?}, nothing is resolved since {last:?}, and {} records are left",
+                    "all faults ended at {healed_at:?}, the last result came at {last:?}, and {} records are left",
                     facts.outstanding_records
                 );
             }
             if now > by + RETIRED_BY && next_wake != Instant::NEVER {
-                return broken!("nothing is outstanding since long, and the producer wakes at {next_wake:?}");
+                return broken!("the producer is idle, but its next wake-up is at {next_wake:?}");
             }
         }
         if woken {
             let since = *self.since.get_or_insert(now);
-            self.fruitless += 1;
-            // Shards that are behind are looked at every 10 ms.
-            let allowed = FRUITLESS_MAX + now.saturating_since(since).as_millis() as u64 / 5;
-            if self.fruitless > allowed {
-                return broken!("{} wake-ups since {since:?} did nothing", self.fruitless);
+            self.idle_wake_ups += 1;
+            // Shards with a backlog are checked every 10 ms.
+            let allowed = IDLE_WAKE_UPS_MAX + now.saturating_since(since).as_millis() as u64 / 5;
+            if self.idle_wake_ups > allowed {
+                return broken!("{} wake-ups since {since:?} had no effect", self.idle_wake_ups);
             }
         }
         Ok(())

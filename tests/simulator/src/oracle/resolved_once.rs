@@ -1,26 +1,26 @@
 use kpl_core::{Instant, RecordResult};
 
-use super::{Broken, Facts, Kept, Place, Put, State, broken};
+use super::{Broken, Check, Facts, Place, Put, State, broken};
 use crate::subject::Counts;
 
-const PROMISE: &str = "every accepted record is resolved exactly once, and after the close the producer is empty";
+const PROMISE: &str = "every accepted record is resolved exactly once, and the producer is empty after the close";
 
 pub(super) fn unknown(ticket: u64) -> Broken {
-    Broken { promise: PROMISE, how: format!("ticket {ticket} was never given") }
+    Broken { promise: PROMISE, how: format!("ticket {ticket} was never put") }
 }
 
-/// A record that was offered is accepted, refused, or given up.
-pub(super) fn decided(put: &mut Put, ticket: u64, state: State) -> Kept {
+/// Sets the state of an offered record to accepted, refused or timed out.
+pub(super) fn decided(put: &mut Put, ticket: u64, state: State) -> Check {
     if put.state != State::Offered {
-        return broken!("record {ticket} becomes {state:?}, but it is {:?}", put.state);
+        return broken!("the state of record {ticket} changes from {:?} to {state:?}", put.state);
     }
     put.state = state;
     Ok(())
 }
 
-pub(super) fn resolved(put: &mut Put, ticket: u64, result: &RecordResult) -> Kept {
-    if put.state != State::Taken {
-        return broken!("record {ticket} is resolved, but it is {:?}", put.state);
+pub(super) fn resolved(put: &mut Put, ticket: u64, result: &RecordResult) -> Check {
+    if put.state != State::Accepted {
+        return broken!("record {ticket} is resolved, but its state is {:?}", put.state);
     }
     put.state = match result {
         Ok(receipt) => State::Succeeded(Place {
@@ -33,50 +33,49 @@ pub(super) fn resolved(put: &mut Put, ticket: u64, result: &RecordResult) -> Kep
     Ok(())
 }
 
-/// Accounts agree, and what was given up is gone.
-pub(super) fn step(facts: &Facts, now: Instant, counts: &Counts) -> Kept {
-    let ours = (facts.outstanding_records, facts.outstanding_bytes);
-    if (counts.records, counts.bytes) != ours {
+/// Checks the producer's counts, and that nothing is outstanding after the deadline of a close.
+pub(super) fn step(facts: &Facts, now: Instant, counts: &Counts) -> Check {
+    let (records, bytes) = (facts.outstanding_records, facts.outstanding_bytes);
+    if (counts.records, counts.bytes) != (records, bytes) {
         return broken!(
-            "the producer says that {} records and {} bytes are outstanding; it is {} and {}",
+            "{records} records and {bytes} bytes are outstanding, but the producer counts {} and {}",
             counts.records,
-            counts.bytes,
-            ours.0,
-            ours.1
+            counts.bytes
         );
     }
     if let Some(in_flight) = counts.in_flight
-        && in_flight != facts.under_way
+        && in_flight != facts.in_flight
     {
-        return broken!("the producer says that {in_flight} requests are under way; it is {}", facts.under_way);
+        return broken!("{} requests are in flight, but the producer counts {in_flight}", facts.in_flight);
     }
-    if counts.oldest.is_some() != (ours.0 > 0) || counts.oldest.is_some_and(|oldest| oldest > now) {
-        return broken!("{} records are outstanding, the oldest from {:?}", ours.0, counts.oldest);
+    if counts.oldest.is_some() != (records > 0) || counts.oldest.is_some_and(|oldest| oldest > now) {
+        return broken!("{records} records are outstanding, and the time of the oldest is {:?}", counts.oldest);
     }
-    if now >= facts.gives_up_at + facts.late && ours.0 > 0 {
-        return broken!("{} records are left after the deadline of the close", ours.0);
+    if now >= facts.close_deadline + facts.late && records > 0 {
+        return broken!("{records} records are outstanding after the deadline of the close");
     }
     Ok(())
 }
 
-pub(super) fn judge(facts: &Facts, puts: &[Put], closed: bool) -> Kept {
-    if let Some(ticket) = puts.iter().position(|put| matches!(put.state, State::Taken | State::Offered)) {
-        return broken!("nothing is to come, and record {ticket} is {:?}", puts[ticket].state);
+pub(super) fn judge(facts: &Facts, puts: &[Put], closed: bool) -> Check {
+    if let Some(ticket) = puts.iter().position(|put| matches!(put.state, State::Accepted | State::Offered)) {
+        return broken!("at the end of the run, the state of record {ticket} is {:?}", puts[ticket].state);
     }
-    if facts.under_way > 0 {
-        return broken!("nothing is to come, and {} requests are under way", facts.under_way);
+    if facts.in_flight > 0 {
+        return broken!("at the end of the run, {} requests are in flight", facts.in_flight);
     }
     if !closed {
-        return broken!("nothing is to come, and the close does not end");
+        return broken!("at the end of the run, the close is not complete");
     }
     Ok(())
 }
 
-pub(super) fn empty(counts: &Counts, ours: [u64; 3]) -> Kept {
+/// Checks the producer's totals. `expected` is the numbers of records that were accepted, succeeded and failed.
+pub(super) fn totals(counts: &Counts, expected: [u64; 3]) -> Check {
     let stats = &counts.stats;
-    let theirs = [stats.user_records_put, stats.user_records_succeeded, stats.user_records_failed];
-    if theirs != ours {
-        return broken!("records put, succeeded and failed are {ours:?}, and the producer counts {theirs:?}");
+    let counted = [stats.user_records_put, stats.user_records_succeeded, stats.user_records_failed];
+    if counted != expected {
+        return broken!("{expected:?} records were put, succeeded and failed, but the producer counts {counted:?}");
     }
     Ok(())
 }

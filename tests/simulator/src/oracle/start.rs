@@ -1,12 +1,12 @@
 use kpl_core::Instant;
 
-use super::{Facts, Kept, broken};
+use super::{Facts, Check, broken};
 
 const PROMISE: &str = "records wait for their first shard list until it is there, it is refused for good, or \
                        start_timeout has passed";
 
 /// Judged until a stream is retired for the first time, and where the clock is exact.
-pub(super) fn sent(facts: &Facts, now: Instant, stream: usize) -> Kept {
+pub(super) fn sent(facts: &Facts, now: Instant, stream: usize) -> Check {
     let about = &facts.streams[stream];
     let is_settled = about.list_settled_at <= now || about.starts > 1;
     let ends_at = about.started_at + facts.start_wait();

@@ -3,7 +3,7 @@ use std::time::Duration;
 use kpl_core::Instant;
 use kpl_emulator::api::PutRecordsEntry;
 
-use super::{Facts, Kept, broken};
+use super::{Facts, Check, broken};
 use crate::options::ms;
 
 const PROMISE: &str = "without a shard list, a stream is sent no more than the rate of its shards; if their number is not \
@@ -38,7 +38,7 @@ impl StreamPace {
         records: &[PutRecordsEntry],
         was_capped: bool,
         shards: &dyn Fn() -> usize,
-    ) -> Kept {
+    ) -> Check {
         let (settings, about) = (&facts.options.config, &facts.streams[stream]);
         // The parts of a request that was split are sent at once.
         let is_judged = about.starts == 1 && facts.options.service.record_kib.is_none() && about.has_fixed_shards;

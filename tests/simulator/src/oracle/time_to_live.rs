@@ -2,18 +2,19 @@ use std::time::Duration;
 
 use kpl_core::{Instant, RecordResult};
 
-use super::{Facts, Kept, Put, broken};
-use crate::world::REQUEST_TIMEOUT;
+use super::{Check, Facts, Put, broken};
+use crate::options::REQUEST_TIMEOUT;
 
-const PROMISE: &str = "a record is resolved within its time-to-live and one request, and not sent after it";
+const PROMISE: &str = "a record is resolved within its time-to-live plus one request timeout, and is not sent after it \
+                       has expired";
 
-pub(super) fn resolved(facts: &Facts, now: Instant, put: &Put, ticket: u64, result: &RecordResult) -> Kept {
+pub(super) fn resolved(facts: &Facts, now: Instant, put: &Put, ticket: u64, result: &RecordResult) -> Check {
     let ttl = facts.options.config.ttl;
     let expiry = put.at + ttl;
-    let longest = ttl.saturating_add(REQUEST_TIMEOUT + facts.late + Duration::from_millis(1));
-    let took = now.saturating_since(put.at);
-    if took > longest {
-        return broken!("record {ticket}, put at {:?}, is resolved after {took:?}", put.at);
+    let limit = ttl.saturating_add(REQUEST_TIMEOUT + facts.late + Duration::from_millis(1));
+    let elapsed = now.saturating_since(put.at);
+    if elapsed > limit {
+        return broken!("record {ticket}, put at {:?}, is resolved after {elapsed:?}", put.at);
     }
     let last_start = match result {
         Ok(receipt) => Some(receipt.attempts().last().start),
@@ -21,7 +22,7 @@ pub(super) fn resolved(facts: &Facts, now: Instant, put: &Put, ticket: u64, resu
     };
     match last_start {
         Some(start) if start >= expiry => {
-            broken!("record {ticket} expired at {expiry:?}, and was sent at {start:?}")
+            broken!("record {ticket} expired at {expiry:?} but was sent at {start:?}")
         }
         _ => Ok(()),
     }

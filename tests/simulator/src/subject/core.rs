@@ -1,4 +1,4 @@
-//! Level (a): the state machine alone, on the shortest way.
+//! The level `core`: the state machine without a driver.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use kpl_core::{
     Instant, ListShardsRequest, Producer, PutBuffer, PutError, Reply, RequestError, UserRecord,
 };
 
-use super::{Answer, Counts, Effect, End, Refusal, Subject, wire};
+use super::{Counts, Effect, End, Refusal, Response, Subject, wire};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -18,25 +18,25 @@ const HOUR: Duration = Duration::from_secs(3_600);
 pub(crate) struct CoreSubject {
     now: Instant,
     core: Producer<u64>,
-    /// Puts go through these in turn, and every third one straight to the state machine.
+    /// Each takes every third put. The other puts go to the state machine directly.
     buffers: [PutBuffer<u64>; 2],
     drain: BufferDrain<u64>,
     keys: HashKeyCache,
-    questions: BTreeMap<u64, Question>,
-    asked: u64,
+    requests: BTreeMap<u64, Request>,
+    requests_sent: u64,
     flushes: Vec<(FlushId, u64)>,
     closing: bool,
-    /// When the state machine is to be ticked, or the buffers are to be drained.
+    /// The time of the next tick and drain.
     next_turn: Instant,
-    /// An event other than a put has changed the state machine.
+    /// Whether an event other than a put has changed the state machine since the last turn.
     is_turn_due: bool,
     effects: VecDeque<Effect>,
-    /// User records that reports have told of: those that were stored, and all that ended.
+    /// The numbers of stored and of resolved user records in the metrics reports.
     reported: (f64, u64),
 }
 
 #[derive(Debug)]
-enum Question {
+enum Request {
     Put(Batch<u64>),
     List(ListShardsRequest),
     Describe(DescribeStreamRequest),
@@ -50,7 +50,7 @@ impl Subject for CoreSubject {
             && next <= now
         {
             self.effects
-                .push_back(Effect::Broken(format!("after a tick at {now:?} the next one is to be at {next:?}")));
+                .push_back(Effect::Broken(format!("after a tick at {now:?}, the next tick is due at {next:?}")));
         }
     }
 
@@ -66,15 +66,15 @@ impl Subject for CoreSubject {
             None => Err((record, ticket)),
         };
         let effect = match buffered {
-            Ok(Buffered::Waiting) => Effect::Taken(ticket),
+            Ok(Buffered::Waiting) => Effect::Accepted(ticket),
             Ok(Buffered::DrainDue) => {
                 self.drain();
-                Effect::Taken(ticket)
+                Effect::Accepted(ticket)
             }
             Err((record, ticket)) => {
                 self.drain();
                 match self.core.put(self.now, record.prepare(&mut self.keys), ticket) {
-                    Ok(()) => Effect::Taken(ticket),
+                    Ok(()) => Effect::Accepted(ticket),
                     Err(PutError::Full { full: Full::Shard { .. }, record, ticket }) => {
                         Effect::Refused(ticket, Refusal::ShardFull, record.into())
                     }
@@ -83,11 +83,11 @@ impl Subject for CoreSubject {
                     Err(PutError::Invalid { record, ticket, .. }) => {
                         Effect::Refused(ticket, Refusal::TooLarge, record.into())
                     }
-                    Err(error) => Effect::Broken(format!("a refusal that nobody knows: {error}")),
+                    Err(error) => Effect::Broken(format!("an unknown error of a put: {error}")),
                 }
             }
         };
-        // As in the driver, a put brings the next turn forward if it has to, and leaves what the buffers expect.
+        // As in the driver, a put may move the next turn to an earlier time. The buffers still expect the later one.
         self.next_turn = self.next_turn.min(self.core.next_tick().unwrap_or(Instant::NEVER));
         self.effects.push_back(effect);
     }
@@ -112,20 +112,20 @@ impl Subject for CoreSubject {
         self.is_turn_due = true;
     }
 
-    fn answer(&mut self, id: u64, answer: Answer) {
+    fn respond(&mut self, id: u64, response: Response) {
         self.is_turn_due = true;
         let lost = || RequestError::new(Delivery::Unanswered, "Task Ended", "the request's task ended");
-        match (self.questions.remove(&id), answer) {
-            (Some(Question::Put(batch)), Answer::Put(reply)) => self.core.handle_reply(self.now, batch, reply),
-            (Some(Question::Put(batch)), _) => self.core.handle_reply(self.now, batch, Reply::Failed(lost())),
-            (Some(Question::List(request)), Answer::List(reply)) => {
+        match (self.requests.remove(&id), response) {
+            (Some(Request::Put(batch)), Response::Put(reply)) => self.core.handle_reply(self.now, batch, reply),
+            (Some(Request::Put(batch)), _) => self.core.handle_reply(self.now, batch, Reply::Failed(lost())),
+            (Some(Request::List(request)), Response::List(reply)) => {
                 self.core.handle_shards(self.now, &request, reply);
             }
-            (Some(Question::List(request)), _) => self.core.handle_shards(self.now, &request, Err(lost())),
-            (Some(Question::Describe(request)), Answer::Describe(reply)) => {
+            (Some(Request::List(request)), _) => self.core.handle_shards(self.now, &request, Err(lost())),
+            (Some(Request::Describe(request)), Response::Describe(reply)) => {
                 self.core.handle_stream_summary(self.now, &request, reply);
             }
-            (Some(Question::Describe(request)), _) => self.core.handle_stream_summary(self.now, &request, Err(lost())),
+            (Some(Request::Describe(request)), _) => self.core.handle_stream_summary(self.now, &request, Err(lost())),
             (None, _) => {}
         }
     }
@@ -133,7 +133,7 @@ impl Subject for CoreSubject {
     fn settle(&mut self) {
         while self.is_turn_due || self.core.has_actions() {
             self.take_turn();
-            self.carry_out();
+            self.carry_out_actions();
         }
         if self.closing && self.core.is_drained() {
             self.closing = false;
@@ -170,7 +170,7 @@ impl Subject for CoreSubject {
 
 impl CoreSubject {
     pub(super) fn new(config: Config, now: Instant) -> Self {
-        // Everything is measured, and a report comes at the end: a world is shorter than the interval.
+        // With all metrics and an interval longer than a world, a report at the end has everything.
         let measured = config.to_builder().metrics_level(MetricsLevel::Detailed).metrics_upload_interval(HOUR).build();
         let config = measured.unwrap_or(config);
         Self {
@@ -182,15 +182,15 @@ impl CoreSubject {
             reported: (0.0, 0),
             now,
             core: Producer::new(config, now),
-            questions: BTreeMap::new(),
-            asked: 0,
+            requests: BTreeMap::new(),
+            requests_sent: 0,
             flushes: Vec::new(),
             closing: false,
             effects: VecDeque::new(),
         }
     }
 
-    /// What the drive loop does in a turn.
+    /// Runs one turn of the drive loop.
     fn take_turn(&mut self) {
         self.is_turn_due = false;
         self.drain();
@@ -199,47 +199,47 @@ impl CoreSubject {
         self.next_turn = self.buffers.iter_mut().map(|buffer| buffer.expect_drain(next)).fold(next, Instant::min);
     }
 
-    /// Carries out what the state machine wants done.
-    fn carry_out(&mut self) {
+    /// Carries out the actions of the state machine.
+    fn carry_out_actions(&mut self) {
         while let Some(action) = self.core.poll_action() {
             match action {
                 Action::SendBatch(batch) => {
                     let (stream, records) = (batch.stream().clone(), wire(&batch));
-                    let id = self.ask(Question::Put(batch));
+                    let id = self.register(Request::Put(batch));
                     self.effects.push_back(Effect::PutRecords { id, stream, records });
                 }
                 Action::ListShards(request) => {
-                    let id = self.ask(Question::List(request.clone()));
+                    let id = self.register(Request::List(request.clone()));
                     self.effects.push_back(Effect::ListShards { id, request });
                 }
                 Action::DescribeStream(request) => {
                     let stream = request.stream.clone();
-                    let id = self.ask(Question::Describe(request));
+                    let id = self.register(Request::Describe(request));
                     self.effects.push_back(Effect::DescribeStream { id, stream });
                 }
                 Action::Resolve(records) => {
                     self.effects.extend(records.map(|(ticket, result)| Effect::Resolved(ticket, result)));
                 }
-                // There are no puts that wait.
+                // Puts do not wait at this level.
                 Action::RoomFreed(_) => {}
                 Action::FlushDone(flush) => {
                     let effect = match self.flushes.iter().position(|(id, _)| *id == flush) {
                         Some(position) => Effect::Flushed(self.flushes.swap_remove(position).1),
-                        None => Effect::Broken(format!("{flush:?} ends, which is not under way")),
+                        None => Effect::Broken(format!("{flush:?} ends but is not in progress")),
                     };
                     self.effects.push_back(effect);
                 }
                 Action::CancelRequests => self.cancel(),
                 Action::Log(_) => {}
                 Action::ExportMetrics(snapshot) => {
-                    let ended = snapshot.roll_up().global(Metric::UserRecordsPut);
-                    self.reported = (self.reported.0 + ended.sum, self.reported.1 + ended.count);
+                    let resolved = snapshot.roll_up().global(Metric::UserRecordsPut);
+                    self.reported = (self.reported.0 + resolved.sum, self.reported.1 + resolved.count);
                 }
             }
         }
     }
 
-    /// Gives to the state machine what is buffered.
+    /// Moves the buffered puts to the state machine.
     fn drain(&mut self) {
         let Self { core, buffers, drain, keys, now, .. } = self;
         if drain.start(core.buffer_room()) {
@@ -252,39 +252,44 @@ impl CoreSubject {
         while core.put_drained(*now, drain, keys) {}
     }
 
-    /// Whether metrics and counts, which are kept apart, agree; and whether reports have told of all.
+    /// Checks that the metrics, the metrics reports and the counts agree.
+    ///
+    /// # Errors
+    ///
+    /// Returns a description of the first difference.
     fn check_metrics(&mut self) -> Result<(), String> {
         let metrics = self.core.metrics(self.now, MetricsWindow::Total).roll_up();
         let stats = self.core.stats();
-        let ended = metrics.global(Metric::UserRecordsPut);
+        let resolved = metrics.global(Metric::UserRecordsPut);
         let succeeded = stats.user_records_succeeded;
         let counts = [
             ("user records put", metrics.global(Metric::UserRecordsReceived).count, stats.user_records_put),
-            ("user records stored", ended.sum as u64, succeeded),
-            ("user records ended", ended.count, succeeded + stats.user_records_failed),
+            ("user records stored", resolved.sum as u64, succeeded),
+            ("user records resolved", resolved.count, succeeded + stats.user_records_failed),
             ("Kinesis records stored", metrics.global(Metric::KinesisRecordsPut).sum as u64, stats.kinesis_records),
             ("requests", metrics.global(Metric::RequestTime).count, stats.requests),
             ("latencies", metrics.latency().map_or(0, |latency| latency.put_to_ack.count()), succeeded),
-            ("user records stored, by reports", self.reported.0 as u64, succeeded),
-            ("user records ended, by reports", self.reported.1, succeeded + stats.user_records_failed),
+            ("user records stored, in reports", self.reported.0 as u64, succeeded),
+            ("user records resolved, in reports", self.reported.1, succeeded + stats.user_records_failed),
         ];
         match counts.iter().find(|(_, measured, counted)| measured != counted) {
             None => Ok(()),
-            Some((what, measured, counted)) => Err(format!("{what}: the metrics say {measured}, the counts {counted}")),
+            Some((what, metric, count)) => Err(format!("{what}: {metric} in the metrics, {count} in the counts")),
         }
     }
 
-    fn ask(&mut self, question: Question) -> u64 {
-        self.asked += 1;
-        self.questions.insert(self.asked, question);
-        self.asked
+    /// Keeps a request until its response. Returns its id.
+    fn register(&mut self, request: Request) -> u64 {
+        self.requests_sent += 1;
+        self.requests.insert(self.requests_sent, request);
+        self.requests_sent
     }
 
-    /// Gives back every batch, as a driver has to.
+    /// Returns every batch to the state machine, as the contract of a driver requires.
     fn cancel(&mut self) {
-        for (id, question) in std::mem::take(&mut self.questions) {
-            let Question::Put(batch) = question else { continue };
-            self.effects.push_back(Effect::Dropped(id));
+        for (id, request) in std::mem::take(&mut self.requests) {
+            let Request::Put(batch) = request else { continue };
+            self.effects.push_back(Effect::RequestDropped(id));
             let error = RequestError::new(Delivery::Unanswered, "Cancelled", "the close's deadline has passed");
             self.core.handle_reply(self.now, batch, Reply::Failed(error));
             self.is_turn_due = true;

@@ -1,4 +1,4 @@
-//! Level (b): what ships, the handle and the drive loop of kpl-driver, on a simulated runtime and transport.
+//! The level `driver`: the handle and the drive loop of kpl-driver, on a simulated runtime and transport.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
@@ -16,30 +16,31 @@ use kpl_driver::{Outcome, Producer, PutError, Runtime, Transport};
 use tokio::sync::oneshot;
 
 use super::executor::{Executor, lock};
-use super::{Answer, Counts, Effect, End, Refusal, Subject, wire};
+use super::{Counts, Effect, End, Refusal, Response, Subject, wire};
 use crate::options::Callers;
 
-/// The producer with its drive loop, and tasks of callers that put, wait, flush and close.
+/// The producer with its drive loop, and callers' tasks that put, flush and close.
 pub(super) struct DriverSubject {
     executor: Executor,
-    mail: Mail,
-    /// Until the handle is dropped.
+    transport: WorldTransport,
+    /// `None` after the handle is dropped.
     producer: Option<Producer<Executor>>,
-    /// How long puts wait for room; `None`: they do not.
-    put_patience: Option<Duration>,
-    /// The handle was dropped, and the drive loop has not ended yet.
-    fades: bool,
+    /// The time that a put waits for room; `None` if puts do not wait.
+    put_timeout: Option<Duration>,
+    /// Whether the handle is dropped and the drive loop has not ended yet.
+    is_ending: bool,
 }
 
-/// What comes out, and whom answers go to.
+/// The connection to the world: the effects of the subject, and its requests.
 #[derive(Clone, Default)]
-struct Mail(Arc<Mutex<Letters>>);
+struct WorldTransport(Arc<Mutex<TransportState>>);
 
 #[derive(Default)]
-struct Letters {
+struct TransportState {
     effects: VecDeque<Effect>,
-    questions: BTreeMap<u64, oneshot::Sender<Answer>>,
-    asked: u64,
+    /// The tasks that wait for a response, by request id.
+    requests: BTreeMap<u64, oneshot::Sender<Response>>,
+    requests_sent: u64,
     waiting_puts: usize,
 }
 
@@ -49,26 +50,26 @@ impl Subject for DriverSubject {
     }
 
     fn put(&mut self, ticket: u64, record: UserRecord) {
-        let mail = self.mail.clone();
+        let transport = self.transport.clone();
         let Some(producer) = self.producer.clone() else {
-            return mail.write(Effect::Refused(ticket, Refusal::Closed, record));
+            return transport.push(Effect::Refused(ticket, Refusal::Closed, record));
         };
-        match self.put_patience {
+        match self.put_timeout {
             None => {
-                if let Some(outcome) = mail.tell(ticket, producer.try_put_record(record)) {
-                    self.executor.spawn_caller(async move { mail.follow(ticket, outcome).await });
+                if let Some(outcome) = transport.report_put(ticket, producer.try_put_record(record)) {
+                    self.executor.spawn_caller(async move { transport.report_result(ticket, outcome).await });
                 }
             }
-            Some(patience) => {
-                let sleep = self.executor.sleep_exactly_until(self.executor.now() + patience);
+            Some(timeout) => {
+                let sleep = self.executor.sleep_exactly_until(self.executor.now() + timeout);
                 self.executor.spawn_caller(async move {
-                    lock(&mail.0).waiting_puts += 1;
-                    let put = before(producer.put_record(record), sleep).await;
-                    lock(&mail.0).waiting_puts -= 1;
+                    lock(&transport.0).waiting_puts += 1;
+                    let put = with_timeout(producer.put_record(record), sleep).await;
+                    lock(&transport.0).waiting_puts -= 1;
                     drop(producer);
-                    let Some(put) = put else { return mail.write(Effect::GivenUp(ticket)) };
-                    if let Some(outcome) = mail.tell(ticket, put) {
-                        mail.follow(ticket, outcome).await;
+                    let Some(put) = put else { return transport.push(Effect::PutTimedOut(ticket)) };
+                    if let Some(outcome) = transport.report_put(ticket, put) {
+                        transport.report_result(ticket, outcome).await;
                     }
                 });
             }
@@ -76,12 +77,12 @@ impl Subject for DriverSubject {
     }
 
     fn flush(&mut self, number: u64) {
-        let (producer, mail) = (self.producer.clone(), self.mail.clone());
+        let (producer, transport) = (self.producer.clone(), self.transport.clone());
         self.executor.spawn_caller(async move {
             if let Some(producer) = producer {
                 producer.flush().await;
             }
-            mail.write(Effect::Flushed(number));
+            transport.push(Effect::Flushed(number));
         });
     }
 
@@ -90,7 +91,7 @@ impl Subject for DriverSubject {
             End::Close(within) => within,
             End::Drop => {
                 self.producer = None;
-                self.fades = true;
+                self.is_ending = true;
                 return;
             }
             End::Runtime => {
@@ -98,40 +99,40 @@ impl Subject for DriverSubject {
                 Duration::MAX
             }
         };
-        let (producer, mail) = (self.producer.clone(), self.mail.clone());
+        let (producer, transport) = (self.producer.clone(), self.transport.clone());
         self.executor.spawn_caller(async move {
             match producer {
                 Some(producer) if within == Duration::MAX => producer.close().await,
                 Some(producer) => producer.close_or_fail(within).await,
                 None => {}
             }
-            mail.write(Effect::Closed);
+            transport.push(Effect::Closed);
         });
     }
 
-    fn answer(&mut self, id: u64, answer: Answer) {
-        if let Some(question) = lock(&self.mail.0).questions.remove(&id) {
-            // Whoever asked may have gone.
-            let _ = question.send(answer);
+    fn respond(&mut self, id: u64, response: Response) {
+        if let Some(sender) = lock(&self.transport.0).requests.remove(&id) {
+            // The receiver may be dropped.
+            let _ = sender.send(response);
         }
     }
 
     fn settle(&mut self) {
         if let Err(how) = self.executor.run() {
-            self.mail.write(Effect::Broken(how));
+            self.transport.push(Effect::Broken(how));
         }
-        if self.fades && !self.executor.is_busy() {
-            self.fades = false;
-            self.mail.write(Effect::Closed);
+        if self.is_ending && !self.executor.is_busy() {
+            self.is_ending = false;
+            self.transport.push(Effect::Closed);
         }
-        // At one and the same time, tasks learn in any order what has become of their records: ends come last.
-        let mut letters = lock(&self.mail.0);
+        // Tasks that are woken at the same time report in any order. The oracle expects the results of records first.
+        let mut state = lock(&self.transport.0);
         let is_end = |effect: &Effect| matches!(effect, Effect::Flushed(_) | Effect::Closed);
-        letters.effects.make_contiguous().sort_by_key(is_end);
+        state.effects.make_contiguous().sort_by_key(is_end);
     }
 
     fn effect(&mut self) -> Option<Effect> {
-        lock(&self.mail.0).effects.pop_front()
+        lock(&self.transport.0).effects.pop_front()
     }
 
     fn next_wake(&self) -> Instant {
@@ -146,7 +147,7 @@ impl Subject for DriverSubject {
             bytes: producer.outstanding_bytes(),
             in_flight: None,
             oldest: producer.oldest_record_age().map(|age| Instant::from_nanos(before(age))),
-            waiting: lock(&self.mail.0).waiting_puts,
+            waiting: lock(&self.transport.0).waiting_puts,
             streams: None,
             stats: producer.stats(),
         })
@@ -154,24 +155,24 @@ impl Subject for DriverSubject {
 }
 
 impl DriverSubject {
-    pub(super) fn new(config: Config, now: Instant, callers: &Callers, dice: Rng) -> Self {
-        let executor = Executor::new(now, callers.any_order, callers.oversleep, dice);
-        let mail = Mail::default();
-        let producer = Producer::with_transport(executor.clone(), mail.clone(), config);
-        Self { executor, mail, producer: Some(producer), put_patience: callers.put_patience, fades: false }
+    pub(super) fn new(config: Config, now: Instant, callers: &Callers, rng: Rng) -> Self {
+        let executor = Executor::new(now, callers.any_order, callers.oversleep, rng);
+        let transport = WorldTransport::default();
+        let producer = Producer::with_transport(executor.clone(), transport.clone(), config);
+        Self { executor, transport, producer: Some(producer), put_timeout: callers.put_timeout, is_ending: false }
     }
 }
 
-impl Mail {
-    fn write(&self, effect: Effect) {
+impl WorldTransport {
+    fn push(&self, effect: Effect) {
         lock(&self.0).effects.push_back(effect);
     }
 
-    /// Tells what a put gave.
-    fn tell(&self, ticket: u64, put: Result<Outcome, PutError>) -> Option<Outcome> {
+    /// Reports whether a put was accepted. Returns its outcome if it was.
+    fn report_put(&self, ticket: u64, put: Result<Outcome, PutError>) -> Option<Outcome> {
         match put {
             Ok(outcome) => {
-                self.write(Effect::Taken(ticket));
+                self.push(Effect::Accepted(ticket));
                 Some(outcome)
             }
             Err(error) => {
@@ -182,90 +183,90 @@ impl Mail {
                     PutError::Invalid { .. } => Refusal::TooLarge,
                     _ => Refusal::Invalid,
                 };
-                self.write(Effect::Refused(ticket, refusal, error.into_record()));
+                self.push(Effect::Refused(ticket, refusal, error.into_record()));
                 None
             }
         }
     }
 
-    /// Tells what becomes of a record.
-    async fn follow(&self, ticket: u64, outcome: Outcome) {
+    /// Waits for the result of a record and reports it.
+    async fn report_result(&self, ticket: u64, outcome: Outcome) {
         let result = outcome.await;
-        self.write(Effect::Resolved(ticket, result));
+        self.push(Effect::Resolved(ticket, result));
     }
 
-    /// Asks the world a question, by the effect that `question` makes of its number.
-    async fn ask(&self, question: impl FnOnce(u64) -> Effect) -> Answer {
-        let (sender, answer) = oneshot::channel();
+    /// Sends a request to the world and waits for the response. `effect` creates the effect from the request's id.
+    async fn request(&self, effect: impl FnOnce(u64) -> Effect) -> Response {
+        let (sender, response) = oneshot::channel();
         let id = {
-            let mut letters = lock(&self.0);
-            letters.asked += 1;
-            let id = letters.asked;
-            letters.questions.insert(id, sender);
-            letters.effects.push_back(question(id));
+            let mut state = lock(&self.0);
+            state.requests_sent += 1;
+            let id = state.requests_sent;
+            state.requests.insert(id, sender);
+            state.effects.push_back(effect(id));
             id
         };
-        let _asking = Asking { mail: self, id };
-        match answer.await {
-            Ok(Answer::Panic) => Executor::panic(),
-            Ok(answer) => answer,
-            // The world is gone.
-            Err(_) => Answer::Put(Reply::Failed(lost())),
+        let _guard = RequestGuard { transport: self, id };
+        match response.await {
+            Ok(Response::Panic) => Executor::panic(),
+            Ok(response) => response,
+            // The world is dropped.
+            Err(_) => Response::Put(Reply::Failed(world_dropped())),
         }
     }
 }
 
-/// A question under way; dropped before its answer came, it tells so.
-struct Asking<'a> {
-    mail: &'a Mail,
+/// Reports a request that is dropped before its response.
+struct RequestGuard<'a> {
+    transport: &'a WorldTransport,
     id: u64,
 }
 
-impl Drop for Asking<'_> {
+impl Drop for RequestGuard<'_> {
     fn drop(&mut self) {
-        let mut letters = lock(&self.mail.0);
-        if letters.questions.remove(&self.id).is_some() {
-            letters.effects.push_back(Effect::Dropped(self.id));
+        let mut state = lock(&self.transport.0);
+        if state.requests.remove(&self.id).is_some() {
+            state.effects.push_back(Effect::RequestDropped(self.id));
         }
     }
 }
 
-impl Transport for Mail {
+impl Transport for WorldTransport {
     async fn put_records<T: Send + Sync>(&self, batch: &Batch<T>) -> Reply {
         let (stream, records) = (batch.stream().clone(), wire(batch));
-        match self.ask(|id| Effect::PutRecords { id, stream, records }).await {
-            Answer::Put(reply) => reply,
-            _ => Reply::Failed(lost()),
+        match self.request(|id| Effect::PutRecords { id, stream, records }).await {
+            Response::Put(reply) => reply,
+            _ => Reply::Failed(world_dropped()),
         }
     }
 
     async fn list_shards(&self, request: &ListShardsRequest) -> Result<ShardPage, RequestError> {
         let request = request.clone();
-        match self.ask(|id| Effect::ListShards { id, request }).await {
-            Answer::List(reply) => reply,
-            _ => Err(lost()),
+        match self.request(|id| Effect::ListShards { id, request }).await {
+            Response::List(reply) => reply,
+            _ => Err(world_dropped()),
         }
     }
 
     async fn describe_stream(&self, request: &DescribeStreamRequest) -> Result<StreamSummary, RequestError> {
         let stream = request.stream.clone();
-        match self.ask(|id| Effect::DescribeStream { id, stream }).await {
-            Answer::Describe(reply) => reply,
-            _ => Err(lost()),
+        match self.request(|id| Effect::DescribeStream { id, stream }).await {
+            Response::Describe(reply) => reply,
+            _ => Err(world_dropped()),
         }
     }
 }
 
-fn lost() -> RequestError {
-    RequestError::new(Delivery::Unanswered, "No World", "the world is gone")
+fn world_dropped() -> RequestError {
+    RequestError::new(Delivery::Unanswered, "No World", "the world is dropped")
 }
 
-/// A future's value, if it comes before another one ends.
-async fn before<V>(future: impl Future<Output = V>, end: impl Future<Output = ()>) -> Option<V> {
-    let (mut future, mut end) = (pin!(future), pin!(end));
+/// Returns the value of `future`; `None` if `timeout` ends first.
+async fn with_timeout<V>(future: impl Future<Output = V>, timeout: impl Future<Output = ()>) -> Option<V> {
+    let (mut future, mut timeout) = (pin!(future), pin!(timeout));
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(value) => Poll::Ready(Some(value)),
-        Poll::Pending => end.as_mut().poll(cx).map(|()| None),
+        Poll::Pending => timeout.as_mut().poll(cx).map(|()| None),
     })
     .await
 }

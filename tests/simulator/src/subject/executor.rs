@@ -1,4 +1,4 @@
-//! A runtime in which nothing happens by itself: tasks run when the world lets them, and time is what it says.
+//! A simulated runtime: the world runs its tasks and sets its time.
 
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,13 +15,13 @@ use kpl_core::Instant;
 use kpl_driver::Runtime;
 use rustc_hash::FxHashMap;
 
-/// Polls at one time after which tasks are taken to wake each other for ever.
+/// The maximum number of polls at one time. More are reported as an endless loop.
 const POLLS_MAX: u64 = 1_000_000;
 
-/// What [`Executor::panic`] panics with.
-struct Told;
+/// The payload of [`Executor::panic`].
+struct InjectedPanic;
 
-/// Tasks, and alarms that wake them. A handle, to be cloned.
+/// Tasks, and timers that wake them. Clones share the tasks.
 #[derive(Clone)]
 pub(super) struct Executor(Arc<Inner>);
 
@@ -29,34 +29,34 @@ struct Inner {
     now: AtomicU64,
     tasks: Mutex<FxHashMap<u64, Task>>,
     ready: Arc<Mutex<VecDeque<u64>>>,
-    alarms: Mutex<BTreeMap<(Instant, u64), Waker>>,
-    /// Numbers tasks and alarms.
-    numbers: AtomicU64,
-    dice: Mutex<Rng>,
-    /// Whether tasks that are ready run in any order, or first come, first served.
+    timers: Mutex<BTreeMap<(Instant, u64), Waker>>,
+    /// The next number of a task or a timer.
+    next_number: AtomicU64,
+    rng: Mutex<Rng>,
+    /// Whether ready tasks run in random order. Otherwise they run in the order in which they were woken.
     any_order: bool,
-    /// By how much sleeps end late at the most.
+    /// The maximum delay of the end of a sleep.
     oversleep: Duration,
-    /// The runtime has ended: what it is given is dropped.
+    /// Whether the runtime has ended. It then drops new tasks.
     ended: AtomicBool,
 }
 
 struct Task {
     future: Pin<Box<dyn Future<Output = ()> + Send>>,
     waker: Waker,
-    alarm: Arc<Alarm>,
-    /// Whether it goes when the runtime ends; else it is a caller's.
+    task_waker: Arc<TaskWaker>,
+    /// Whether the task ends with the runtime. Otherwise it is a caller's task.
     of_runtime: bool,
 }
 
-/// Makes a task ready, once until it runs.
-struct Alarm {
+/// Marks a task as ready, at most once until it runs.
+struct TaskWaker {
     task: u64,
     is_ready: AtomicBool,
     ready: Arc<Mutex<VecDeque<u64>>>,
 }
 
-impl Wake for Alarm {
+impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
         if !self.is_ready.swap(true, Ordering::Relaxed) {
             lock(&self.ready).push_back(self.task);
@@ -70,7 +70,7 @@ impl Runtime for Executor {
     }
 
     fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send {
-        let late = lock(&self.0.dice).u64(0..=self.0.oversleep.as_micros() as u64);
+        let late = lock(&self.0.rng).u64(0..=self.0.oversleep.as_micros() as u64);
         self.sleep_exactly_until(deadline + Duration::from_micros(late))
     }
 
@@ -82,36 +82,36 @@ impl Runtime for Executor {
 }
 
 impl Executor {
-    pub(super) fn new(now: Instant, any_order: bool, oversleep: Duration, dice: Rng) -> Self {
+    pub(super) fn new(now: Instant, any_order: bool, oversleep: Duration, rng: Rng) -> Self {
         Self(Arc::new(Inner {
             now: AtomicU64::new(now.as_nanos()),
             tasks: Mutex::default(),
             ready: Arc::default(),
-            alarms: Mutex::default(),
-            numbers: AtomicU64::new(0),
-            dice: Mutex::new(dice),
+            timers: Mutex::default(),
+            next_number: AtomicU64::new(0),
+            rng: Mutex::new(rng),
             any_order,
             oversleep,
             ended: AtomicBool::new(false),
         }))
     }
 
-    /// Runs a caller's future: it lives on when the runtime ends.
+    /// Spawns a caller's task, which does not end with the runtime.
     pub(super) fn spawn_caller(&self, future: impl Future<Output = ()> + Send + 'static) {
         self.start(Box::pin(future), false);
     }
 
     pub(super) fn sleep_exactly_until(&self, deadline: Instant) -> Sleep {
-        Sleep { executor: self.clone(), deadline, alarm: None }
+        Sleep { executor: self.clone(), deadline, timer: None }
     }
 
-    /// The time is now `now`. Wakes who wanted to be woken.
+    /// Sets the time to `now` and wakes the tasks whose timers are due.
     pub(super) fn advance(&self, now: Instant) {
         self.0.now.store(now.as_nanos(), Ordering::Relaxed);
         loop {
             let due = {
-                let mut alarms = lock(&self.0.alarms);
-                alarms.first_entry().filter(|entry| entry.key().0 <= now).map(|entry| entry.remove())
+                let mut timers = lock(&self.0.timers);
+                timers.first_entry().filter(|entry| entry.key().0 <= now).map(|entry| entry.remove())
             };
             let Some(waker) = due else { return };
             waker.wake();
@@ -119,34 +119,34 @@ impl Executor {
     }
 
     pub(super) fn next_wake(&self) -> Instant {
-        lock(&self.0.alarms).first_key_value().map_or(Instant::NEVER, |((at, _), _)| *at)
+        lock(&self.0.timers).first_key_value().map_or(Instant::NEVER, |((at, _), _)| *at)
     }
 
     /// Runs tasks until none is ready.
     ///
     /// # Errors
     ///
-    /// What a task said that panicked without being told to; or that they go on for ever.
+    /// Returns the message of a task's panic, unless it was injected; or an error after [`POLLS_MAX`] polls.
     pub(super) fn run(&self) -> Result<(), String> {
         for _ in 0..POLLS_MAX {
             let Some(number) = self.next_ready() else { return Ok(()) };
-            // Outside the lock: a task may start others.
+            // The task runs without the lock, because it may spawn other tasks.
             let Some(mut task) = lock(&self.0.tasks).remove(&number) else { continue };
-            task.alarm.is_ready.store(false, Ordering::Relaxed);
+            task.task_waker.is_ready.store(false, Ordering::Relaxed);
             let waker = task.waker.clone();
             let polled = catch_unwind(AssertUnwindSafe(|| task.future.as_mut().poll(&mut Context::from_waker(&waker))));
             match polled {
                 Ok(Poll::Pending) => drop(lock(&self.0.tasks).insert(number, task)),
                 Ok(Poll::Ready(())) => {}
                 // A runtime drops a task that panics.
-                Err(panic) if panic.is::<Told>() => drop(task),
-                Err(panic) => return Err(format!("a task panics: {}", said(&*panic))),
+                Err(panic) if panic.is::<InjectedPanic>() => drop(task),
+                Err(panic) => return Err(format!("a task panics: {}", panic_message(&*panic))),
             }
         }
-        Err(format!("tasks wake each other {POLLS_MAX} times without an end"))
+        Err(format!("tasks are polled {POLLS_MAX} times at one time"))
     }
 
-    /// Ends the runtime: its tasks are dropped where they are, and it takes no more.
+    /// Ends the runtime: drops its tasks and all tasks that are spawned later.
     pub(super) fn end(&self) {
         self.0.ended.store(true, Ordering::Relaxed);
         let mut numbers: Vec<u64> = {
@@ -155,46 +155,47 @@ impl Executor {
         };
         numbers.sort_unstable();
         for number in numbers {
-            // Outside the lock: what is dropped may wake others.
+            // The task is dropped without the lock, because the drop may wake other tasks.
             let task = lock(&self.0.tasks).remove(&number);
             drop(task);
         }
     }
 
-    /// Whether any task of the runtime is left.
+    /// Returns whether a task of the runtime is left.
     pub(super) fn is_busy(&self) -> bool {
         lock(&self.0.tasks).values().any(|task| task.of_runtime)
     }
 
-    /// Ends the task at work by a panic.
+    /// Ends the running task by a panic.
     pub(super) fn panic() -> ! {
-        // No hook: nothing is printed.
-        std::panic::resume_unwind(Box::new(Told))
+        // This does not call the panic hook, which would print a message.
+        std::panic::resume_unwind(Box::new(InjectedPanic))
     }
 
     fn start(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>, of_runtime: bool) {
-        let number = self.0.numbers.fetch_add(1, Ordering::Relaxed);
-        let alarm = Arc::new(Alarm { task: number, is_ready: AtomicBool::new(false), ready: self.0.ready.clone() });
-        let waker = Waker::from(alarm.clone());
+        let number = self.0.next_number.fetch_add(1, Ordering::Relaxed);
+        let task_waker =
+            Arc::new(TaskWaker { task: number, is_ready: AtomicBool::new(false), ready: self.0.ready.clone() });
+        let waker = Waker::from(task_waker.clone());
         waker.wake_by_ref();
-        lock(&self.0.tasks).insert(number, Task { future, waker, alarm, of_runtime });
+        lock(&self.0.tasks).insert(number, Task { future, waker, task_waker, of_runtime });
     }
 
     fn next_ready(&self) -> Option<u64> {
         let mut ready = lock(&self.0.ready);
         if self.0.any_order && ready.len() > 1 {
-            let any = lock(&self.0.dice).usize(0..ready.len());
-            return ready.swap_remove_front(any);
+            let index = lock(&self.0.rng).usize(0..ready.len());
+            return ready.swap_remove_front(index);
         }
         ready.pop_front()
     }
 }
 
-/// Ends at its deadline.
+/// A future that ends at its deadline.
 pub(super) struct Sleep {
     executor: Executor,
     deadline: Instant,
-    alarm: Option<(Instant, u64)>,
+    timer: Option<(Instant, u64)>,
 }
 
 impl Future for Sleep {
@@ -207,8 +208,9 @@ impl Future for Sleep {
         if self.deadline != Instant::NEVER {
             let inner = self.executor.0.clone();
             let deadline = self.deadline;
-            let key = *self.alarm.get_or_insert_with(|| (deadline, inner.numbers.fetch_add(1, Ordering::Relaxed)));
-            lock(&inner.alarms).insert(key, cx.waker().clone());
+            let next_number = || inner.next_number.fetch_add(1, Ordering::Relaxed);
+            let key = *self.timer.get_or_insert_with(|| (deadline, next_number()));
+            lock(&inner.timers).insert(key, cx.waker().clone());
         }
         Poll::Pending
     }
@@ -216,19 +218,19 @@ impl Future for Sleep {
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        if let Some(key) = self.alarm {
-            let alarm = lock(&self.executor.0.alarms).remove(&key);
-            drop(alarm);
+        if let Some(key) = self.timer {
+            let waker = lock(&self.executor.0.timers).remove(&key);
+            drop(waker);
         }
     }
 }
 
 pub(super) fn lock<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
-    // One thread, and panics are part of the game.
+    // There is one thread, and injected panics may poison the mutex.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn said(panic: &(dyn Any + Send)) -> &str {
-    let said = panic.downcast_ref::<String>().map(String::as_str);
-    said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("nothing")
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let message = panic.downcast_ref::<String>().map(String::as_str);
+    message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }

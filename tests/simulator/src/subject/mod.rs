@@ -1,4 +1,4 @@
-//! What is tested, as the world sees it: the state machine alone, or the drive loop around it.
+//! The code under test: the state machine alone, or the drive loop around it.
 
 mod core;
 #[cfg(feature = "driver")]
@@ -20,9 +20,9 @@ use self::core::CoreSubject;
 use crate::Level;
 use crate::options::Callers;
 
-/// A producer at one of the two levels. Everything that it does shows as an [`Effect`], after [`settle`](Self::settle).
+/// A producer at one of the two levels. After [`settle`](Self::settle), its outputs are available as [`Effect`]s.
 pub(crate) trait Subject {
-    /// The time is now `now`: does what is due.
+    /// Sets the time to `now` and runs what is due.
     fn advance(&mut self, now: Instant);
 
     fn put(&mut self, ticket: u64, record: UserRecord);
@@ -31,45 +31,45 @@ pub(crate) trait Subject {
 
     fn end(&mut self, end: End);
 
-    /// The answer to a question; it may come too late for anybody to be interested.
-    fn answer(&mut self, id: u64, answer: Answer);
+    /// Passes in the response to a request. Ignores it if the subject has dropped the request.
+    fn respond(&mut self, id: u64, response: Response);
 
-    /// Does everything that is to be done at this time.
+    /// Runs until nothing is due at this time.
     fn settle(&mut self);
 
     fn effect(&mut self) -> Option<Effect>;
 
-    /// When it wants to be advanced.
+    /// Returns the time of the next `advance`.
     fn next_wake(&self) -> Instant;
 
-    /// What it says of itself; `None` when there is nobody left to ask.
+    /// Returns the producer's own counts; `None` after the handle is dropped.
     fn counts(&self) -> Option<Counts>;
 }
 
-/// A subject at `level`; what callers do, and the order in which tasks run, counts where there are any.
-pub(crate) fn make(level: Level, config: Config, now: Instant, callers: &Callers, dice: Rng) -> Box<dyn Subject> {
+/// Creates a subject. `callers` and `rng` apply to the level `driver` only.
+pub(crate) fn make(level: Level, config: Config, now: Instant, callers: &Callers, rng: Rng) -> Box<dyn Subject> {
     #[cfg(not(feature = "driver"))]
-    let _ = (callers, dice);
+    let _ = (callers, rng);
     match level {
         Level::Core => Box::new(CoreSubject::new(config, now)),
         #[cfg(feature = "driver")]
-        Level::Driver => Box::new(driver::DriverSubject::new(config, now, callers, dice)),
+        Level::Driver => Box::new(driver::DriverSubject::new(config, now, callers, rng)),
     }
 }
 
-/// What the subject does to its surroundings.
+/// An output of the subject.
 #[derive(Debug)]
 pub(crate) enum Effect {
     /// The record is accepted.
-    Taken(u64),
-    /// The record is not accepted, and comes back.
+    Accepted(u64),
+    /// The record is refused and returned.
     Refused(u64, Refusal, UserRecord),
-    /// The caller lost patience.
+    /// The put has waited for room until the caller's timeout.
     #[cfg_attr(not(feature = "driver"), allow(dead_code, reason = "there are no callers without it"))]
-    GivenUp(u64),
+    PutTimedOut(u64),
     Resolved(u64, RecordResult),
     Flushed(u64),
-    /// The close has come to its end.
+    /// The close is complete.
     Closed,
     PutRecords {
         id: u64,
@@ -84,17 +84,17 @@ pub(crate) enum Effect {
         id: u64,
         stream: Arc<str>,
     },
-    /// Nobody waits for the answer to this question any more.
-    Dropped(u64),
-    /// What no subject may do.
+    /// The subject has dropped this request.
+    RequestDropped(u64),
+    /// The subject has broken a rule of its contract.
     Broken(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Refusal {
-    /// The producer has no room.
+    /// The limit on outstanding records or bytes is reached.
     Full,
-    /// The record's shard has none.
+    /// The limit on the shard's backlog is reached.
     ShardFull,
     Closed,
     TooLarge,
@@ -102,40 +102,41 @@ pub(crate) enum Refusal {
 }
 
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub(crate) enum Response {
     Put(Reply),
     List(Result<ShardPage, RequestError>),
     Describe(Result<StreamSummary, RequestError>),
-    /// The task that asked ends by a panic.
+    /// The request's task panics.
     Panic,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum End {
-    /// A close, with so much time.
+    /// The producer is closed, with a time limit.
     Close(Duration),
-    /// The last handle goes.
+    /// The last handle is dropped.
     Drop,
-    /// The runtime goes.
+    /// The runtime ends.
     Runtime,
 }
 
-/// What a subject says of itself.
+/// The producer's own counts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counts {
     pub(crate) records: usize,
     pub(crate) bytes: usize,
-    /// `None` at a level that does not tell.
+    /// The number of requests in flight; `None` at the level `driver`.
     pub(crate) in_flight: Option<usize>,
+    /// The time of the oldest outstanding put.
     pub(crate) oldest: Option<Instant>,
-    /// Puts that wait for room.
+    /// The number of puts that wait for room.
     pub(crate) waiting: usize,
     /// The number of streams that take memory; `None` at a level that does not tell.
     pub(crate) streams: Option<usize>,
     pub(crate) stats: Stats,
 }
 
-/// A batch as it goes over the wire. The batch itself stays with whoever sends it.
+/// Returns the entries of a PutRecords request for `batch`.
 fn wire<T>(batch: &Batch<T>) -> Vec<PutRecordsEntry> {
     let entry = |record: &kpl_core::KinesisRecord<T>| PutRecordsEntry {
         partition_key: record.partition_key().to_owned(),

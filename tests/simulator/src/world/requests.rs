@@ -1,4 +1,4 @@
-//! The subject's questions, and what the world answers.
+//! The subject's requests and the world's responses.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -8,109 +8,110 @@ use std::time::Duration;
 use kpl_core::{Instant, ListShardsRequest, Reply};
 use kpl_emulator::api::PutRecordsEntry;
 
-use super::{Event, MISLED_FOR, REQUEST_TIMEOUT, World};
+use super::{Event, STALE_SHARDS_MAX, World};
 use crate::network::{self, Fate, Garbled};
-use crate::options::ms;
+use crate::options::{REQUEST_TIMEOUT, ms};
 use crate::oracle::Broken;
-use crate::subject::Answer;
+use crate::subject::Response;
 use crate::trace::note;
 
-/// What becomes of a request that the service has got.
+/// The handling of a request that has reached the service.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Then {
-    Http500 { stored: bool, back: Duration },
-    Served { back: Option<Duration>, garbled: Option<Garbled> },
+pub(super) enum Handling {
+    Http500 { stored: bool, reply_delay: Duration },
+    Served { reply_delay: Option<Duration>, garbled: Option<Garbled> },
 }
 
 #[derive(Debug)]
-pub(super) enum Question {
+pub(super) enum Request {
     Put { sent: Instant, stream: usize, records: Vec<PutRecordsEntry> },
     List { request: ListShardsRequest, incarnation: u32 },
     Describe { stream: Arc<str> },
 }
 
 impl World<'_, '_> {
-    /// Decides at once what will become of a request.
+    /// Sends a request and chooses its outcome.
     pub(super) fn send(&mut self, id: u64, stream: &str, records: Vec<PutRecordsEntry>) -> Result<(), Broken> {
         let stream = self.service.index_of(stream);
-        note!(self.trace, self.now, "request {} takes {} Kinesis records to s{}", id, records.len(), stream);
+        note!(self.trace, self.now, "request {} with {} Kinesis records is sent to s{}", id, records.len(), stream);
         let service = &self.service;
         self.oracle.sent(self.now, stream, &records, &|| service.open_shards(stream))?;
         let c = &mut self.choices;
         let fate = if self.healed { Fate::HEALED } else { Fate::choose(&self.options.network, c) };
         let panics = !self.healed && c.chance(self.options.callers.panics);
-        let arrives = |there, then| (self.now + there, Event::Arrives { id, stream, records: records.clone(), then });
+        let arrival =
+            |delay, handling| (self.now + delay, Event::Arrival { id, stream, records: records.clone(), handling });
         match fate {
             Fate::NotSent { after } => {
-                let answer = Answer::Put(Reply::Failed(network::not_sent()));
-                self.calendar.put_down(self.now + after, Event::Answered(id, answer));
+                let response = Response::Put(Reply::Failed(network::not_sent()));
+                self.calendar.schedule(self.now + after, Event::Response(id, response));
             }
             Fate::Lost => {}
-            Fate::Http500 { there, stored, back } => {
-                let (at, event) = arrives(there, Then::Http500 { stored, back });
-                self.calendar.put_down(at, event);
+            Fate::Http500 { request_delay, stored, reply_delay } => {
+                let (at, event) = arrival(request_delay, Handling::Http500 { stored, reply_delay });
+                self.calendar.schedule(at, event);
             }
-            Fate::Served { there, back, garbled } => {
-                let (at, event) = arrives(there, Then::Served { back, garbled });
-                self.calendar.put_down(at, event);
+            Fate::Served { request_delay, reply_delay, garbled } => {
+                let (at, event) = arrival(request_delay, Handling::Served { reply_delay, garbled });
+                self.calendar.schedule(at, event);
             }
         }
-        // Whatever else happens, the driver's time-out comes.
-        self.calendar.put_down(self.now + REQUEST_TIMEOUT, Event::TimeOut(id));
+        // The driver's timeout ends the request if no response does.
+        self.calendar.schedule(self.now + REQUEST_TIMEOUT, Event::Timeout(id));
         if panics {
             let after = c.up_to(ms(100));
-            self.calendar.put_down(self.now + after, Event::Answered(id, Answer::Panic));
+            self.calendar.schedule(self.now + after, Event::Response(id, Response::Panic));
         }
-        self.questions.insert(id, Question::Put { sent: self.now, stream, records });
+        self.requests.insert(id, Request::Put { sent: self.now, stream, records });
         Ok(())
     }
 
-    /// A request reaches the service.
-    pub(super) fn arrive(&mut self, id: u64, stream: usize, records: Vec<PutRecordsEntry>, then: Then) {
-        let Stored { back, reply } = match then {
-            Then::Http500 { stored, back } => {
+    /// Handles a request that reaches the service.
+    pub(super) fn handle_arrival(&mut self, id: u64, stream: usize, records: Vec<PutRecordsEntry>, handling: Handling) {
+        let (reply_delay, reply) = match handling {
+            Handling::Http500 { stored, reply_delay } => {
                 if stored {
                     self.store(stream, records);
                 }
-                Stored { back: Some(back), reply: Reply::Failed(network::http_500()) }
+                (Some(reply_delay), Reply::Failed(network::http_500()))
             }
-            Then::Served { back, garbled } => {
+            Handling::Served { reply_delay, garbled } => {
                 let mut reply = match self.service.refusal(&mut self.choices) {
                     Some(refusal) => Reply::Failed(refusal),
                     None => self.store(stream, records),
                 };
                 if let Some(garbled) = garbled.filter(|_| matches!(reply, Reply::Records(_))) {
                     garbled.apply(&mut reply);
-                    self.oracle.facts.miscounted = true;
-                    if let Some(Question::Put { records, .. }) = self.questions.get(&id) {
-                        self.oracle.disturbed(records);
+                    self.oracle.facts.count_mismatch = true;
+                    if let Some(Request::Put { records, .. }) = self.requests.get(&id) {
+                        self.oracle.unanswered(records);
                     }
                 }
-                Stored { back, reply }
+                (reply_delay, reply)
             }
         };
         note!(self.trace, self.now, "request {} arrives: {}", id, Brief(&reply));
-        if let Some(back) = back {
-            self.calendar.put_down(self.now + back, Event::Answered(id, Answer::Put(reply)));
+        if let Some(delay) = reply_delay {
+            self.calendar.schedule(self.now + delay, Event::Response(id, Response::Put(reply)));
         }
     }
 
     fn store(&mut self, stream: usize, records: Vec<PutRecordsEntry>) -> Reply {
         let incarnation = self.service.streams[stream].incarnation;
-        let (known, since) = self.shards_of[stream];
-        // What was packed by the shards of its predecessor may be on its way for a while.
-        if incarnation > 1 && (known != incarnation || self.now < since + MISLED_FOR) {
-            self.oracle.misled(&records);
+        let (listed, since) = self.listed_incarnations[stream];
+        // Aggregates by the old stream's shards may be in flight for a while.
+        if incarnation > 1 && (listed != incarnation || self.now < since + STALE_SHARDS_MAX) {
+            self.oracle.spans_recreation(&records);
         }
         let name = self.service.streams[stream].name.clone();
         self.service.put_records(self.now, &name, records)
     }
 
-    pub(super) fn answer(&mut self, id: u64, answer: Answer) {
-        let Some(question) = self.questions.remove(&id) else { return };
-        match (&question, &answer) {
-            (Question::Put { sent, stream, records }, Answer::Put(reply)) => {
-                note!(self.trace, self.now, "request {} is answered: {}", id, Brief(reply));
+    pub(super) fn handle_response(&mut self, id: u64, response: Response) {
+        let Some(request) = self.requests.remove(&id) else { return };
+        match (&request, &response) {
+            (Request::Put { sent, stream, records }, Response::Put(reply)) => {
+                note!(self.trace, self.now, "the reply to request {} arrives: {}", id, Brief(reply));
                 match reply {
                     Reply::Records(results) => {
                         for code in results.iter().filter_map(|result| result.error_code.as_ref()) {
@@ -120,93 +121,88 @@ impl World<'_, '_> {
                     Reply::Failed(error) => {
                         self.oracle.error(*stream, &error.code);
                         if error.delivery == kpl_core::Delivery::Unanswered {
-                            self.oracle.disturbed(records);
+                            self.oracle.unanswered(records);
                         }
                     }
                     _ => {}
                 }
-                self.oracle.answered(self.now, *sent);
+                self.oracle.request_ended(self.now, *sent);
             }
-            (Question::Put { sent, records, .. }, _) => {
-                note!(self.trace, self.now, "request {} ends by a panic", id);
-                self.oracle.disturbed(records);
-                self.oracle.answered(self.now, *sent);
+            (Request::Put { sent, records, .. }, _) => {
+                note!(self.trace, self.now, "the task of request {} panics", id);
+                self.oracle.unanswered(records);
+                self.oracle.request_ended(self.now, *sent);
             }
-            (Question::List { request, incarnation }, Answer::List(reply)) => {
+            (Request::List { request, incarnation }, Response::List(reply)) => {
                 let stream = self.service.index_of(&request.stream);
                 let listed = reply.as_ref().map_or(0, |page| page.shards.len());
                 note!(self.trace, self.now, "{} shards of s{} are listed", listed, stream);
-                if reply.is_ok() && self.shards_of[stream].0 != *incarnation {
-                    self.shards_of[stream] = (*incarnation, self.now);
+                if reply.is_ok() && self.listed_incarnations[stream].0 != *incarnation {
+                    self.listed_incarnations[stream] = (*incarnation, self.now);
                 }
                 match reply {
                     Ok(page) if page.next_token.is_some() => {}
-                    reply => self.oracle.list_answered(self.now, stream, reply),
+                    reply => self.oracle.list_ended(self.now, stream, reply),
                 }
             }
-            (Question::Describe { stream }, answer) => {
-                let well = matches!(answer, Answer::Describe(Ok(_)));
+            (Request::Describe { stream }, response) => {
+                let succeeded = matches!(response, Response::Describe(Ok(_)));
                 let stream = self.service.index_of(stream);
-                note!(self.trace, self.now, "s{} is described: {}", stream, well);
+                note!(self.trace, self.now, "the description of s{} arrives: {}", stream, succeeded);
                 self.oracle.described(self.now, stream);
             }
-            (Question::List { .. }, _) => {}
+            (Request::List { .. }, _) => {}
         }
-        self.subject.answer(id, answer);
+        self.subject.respond(id, response);
     }
 
-    pub(super) fn time_out(&mut self, id: u64) {
-        let answer = match self.questions.get(&id) {
-            Some(Question::Put { .. }) => Answer::Put(Reply::Failed(network::time_out())),
-            Some(Question::List { .. }) => Answer::List(Err(network::time_out())),
-            Some(Question::Describe { .. }) => Answer::Describe(Err(network::time_out())),
+    pub(super) fn handle_timeout(&mut self, id: u64) {
+        let response = match self.requests.get(&id) {
+            Some(Request::Put { .. }) => Response::Put(Reply::Failed(network::timeout())),
+            Some(Request::List { .. }) => Response::List(Err(network::timeout())),
+            Some(Request::Describe { .. }) => Response::Describe(Err(network::timeout())),
             None => return,
         };
-        self.answer(id, answer);
+        self.handle_response(id, response);
     }
 
     pub(super) fn list_shards(&mut self, id: u64, request: ListShardsRequest) -> Result<(), Broken> {
         let stream = self.service.index_of(&request.stream);
-        note!(self.trace, self.now, "the shards of s{} are asked for", stream);
-        self.oracle.asked_for_shards(self.now, stream, request.next_token.is_none())?;
+        note!(self.trace, self.now, "the shards of s{} are requested", stream);
+        self.oracle.list_requested(self.now, stream, request.next_token.is_none())?;
         let reply = self.service.list_shards(self.now, &request, &mut self.choices);
-        let late = if self.healed { Duration::ZERO } else { self.options.service.list_late };
-        self.answer_later(id, late, Answer::List(reply));
+        let delay = if self.healed { Duration::ZERO } else { self.options.service.list_delay };
+        self.schedule_response(id, delay, Response::List(reply));
         let incarnation = self.service.streams[stream].incarnation;
-        self.questions.insert(id, Question::List { request, incarnation });
+        self.requests.insert(id, Request::List { request, incarnation });
         Ok(())
     }
 
     pub(super) fn describe(&mut self, id: u64, stream: Arc<str>) -> Result<(), Broken> {
         let index = self.service.index_of(&stream);
-        note!(self.trace, self.now, "s{} is to be described", index);
-        self.oracle.asked_for_summary(self.now, index)?;
+        note!(self.trace, self.now, "the description of s{} is requested", index);
+        self.oracle.description_requested(self.now, index)?;
         let reply = self.service.describe(self.now, &stream, &mut self.choices);
-        self.answer_later(id, Duration::ZERO, Answer::Describe(reply));
-        self.questions.insert(id, Question::Describe { stream });
+        self.schedule_response(id, Duration::ZERO, Response::Describe(reply));
+        self.requests.insert(id, Request::Describe { stream });
         Ok(())
     }
 
-    fn answer_later(&mut self, id: u64, late: Duration, answer: Answer) {
-        self.calendar.put_down(self.now + REQUEST_TIMEOUT, Event::TimeOut(id));
-        if self.is_out() {
+    fn schedule_response(&mut self, id: u64, delay: Duration, response: Response) {
+        self.calendar.schedule(self.now + REQUEST_TIMEOUT, Event::Timeout(id));
+        if self.has_outage() {
             return;
         }
-        let delay = if self.healed { ms(10) } else { network::latency(&self.options.network, &mut self.choices) * 2 };
-        self.calendar.put_down(self.now + delay + late, Event::Answered(id, answer));
+        let latency = if self.healed { ms(10) } else { network::latency(&self.options.network, &mut self.choices) * 2 };
+        self.calendar.schedule(self.now + latency + delay, Event::Response(id, response));
     }
 
-    pub(super) fn is_out(&self) -> bool {
-        !self.healed && self.now < self.out_until
+    pub(super) fn has_outage(&self) -> bool {
+        !self.healed && self.now < self.outage_until
     }
 }
 
-struct Stored {
-    back: Option<Duration>,
-    reply: Reply,
-}
-
-/// A reply in short.
+/// A short form of a reply.
 struct Brief<'a>(&'a Reply);
 
 impl Hash for Brief<'_> {

@@ -85,12 +85,12 @@ impl Process {
         }
     }
 
-    /// Calls `ask` until it returns a value.
-    fn wait_for<T>(&self, what: &str, ask: impl Fn(&Self) -> Option<T>) -> T {
+    /// Calls `poll` until it returns a value.
+    fn wait_for<T>(&self, what: &str, poll: impl Fn(&Self) -> Option<T>) -> T {
         let deadline = Instant::now() + READY_WITHIN;
         loop {
-            if let Some(answer) = ask(self) {
-                return answer;
+            if let Some(value) = poll(self) {
+                return value;
             }
             let status = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
             if let Ok(Some(status)) = status {
@@ -113,7 +113,7 @@ impl Process {
     }
 
     fn is_healthy(&self) -> bool {
-        self.ask("GET /healthcheck", "", "").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        self.request("GET /healthcheck", "", "").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
     }
 
     fn is_active(&self, stream: &str) -> bool {
@@ -123,16 +123,16 @@ impl Process {
                        authorization: AWS4-HMAC-SHA256 Credential=test/20261101/us-east-1/kinesis/aws4_request, \
                        SignedHeaders=host, Signature=00\r\n";
         let body = serde_json::json!({ "StreamName": stream }).to_string();
-        self.ask("POST /", headers, &body).is_ok_and(|answer| answer.contains(r#""StreamStatus":"ACTIVE""#))
+        self.request("POST /", headers, &body).is_ok_and(|answer| answer.contains(r#""StreamStatus":"ACTIVE""#))
     }
 
     /// Sends one request over a new connection. The SDK could do it, but it needs a runtime.
-    fn ask(&self, what: &str, headers: &str, body: &str) -> io::Result<String> {
+    fn request(&self, line: &str, headers: &str, body: &str) -> io::Result<String> {
         let mut connection = TcpStream::connect(("127.0.0.1", self.http_port))?;
         connection.set_read_timeout(Some(Duration::from_secs(5)))?;
         let length = body.len();
         let request = format!(
-            "{what} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
+            "{line} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
         );
         connection.write_all(request.as_bytes())?;
         let mut answer = String::new();
