@@ -72,7 +72,7 @@
 //!
 //! | stage | what it does |
 //! |---|---|
-//! | [`UserRecord::prepare`] | checks the record and hashes its key, outside any lock ([`HashKeyCache`]: several at once) |
+//! | [`UserRecord::prepare`] | checks the record and hashes its key, without a lock ([`HashKeyCache`]: several keys) |
 //! | [`Producer::put`] | applies backpressure, predicts the shard |
 //! | aggregator | packs user records of one shard into one Kinesis record, until it is full or due |
 //! | limiter | keeps Kinesis records until their shard's rate limit allows them, oldest first |
