@@ -1,4 +1,5 @@
-//! `kpl-bench`: what a record costs, beside the AWS SDK alone and beside the least that the wire format forces.
+//! `kpl-bench`: measures the cost of a record with kpl, the AWS SDK alone, and the least work that the wire format
+//! requires.
 
 mod picture;
 mod setup;
@@ -22,79 +23,79 @@ use self::setup::{Measured, STREAM};
 use self::table::Table;
 use self::work::Work;
 
-/// Measures what a record costs, beside the AWS SDK alone and beside the least possible.
+/// Measures the cost of a record with kpl, the AWS SDK alone, and a floor: the least work possible.
 ///
-/// Each run is a process of its own that puts into an emulator in this one, from its first put until it knows what
-/// became of the last record. CPU is user and system time of that process. The floor is one thread that does only what
-/// the wire format forces: a key's MD5, one copy, the aggregate's MD5, base64, SHA-256, and a request. The AWS SDK sends
-/// 500 records a request, 24 at a time, without aggregation.
+/// Each run is a separate process that puts into an emulator in this process. It is measured from its first put to the
+/// result of its last record. CPU is user and system time of that process. The floor is one thread that does only what
+/// the wire format requires: a key's MD5, one copy, the aggregate's MD5, base64, SHA-256, and a request. The AWS SDK
+/// sends 500 records per request, 24 requests in flight, without aggregation.
 #[derive(Debug, Parser)]
 #[command(
     version,
     max_term_width = 120,
     after_help = "\
-The table: records a second; CPU time a record, and how many times the floor's; resident memory; requests; user records in \
-a Kinesis record; PUT payload units (25 KiB, which is what AWS counts) for a million records, and how many times the least \
-that their bytes need.
+Columns: records per second; CPU time per record, and its ratio to the floor's; resident memory; requests; user \
+records per Kinesis record; PUT payload units (25 KiB, which AWS charges for) per million records, and their ratio to \
+the minimum for these bytes.
 
 Examples:
-  kpl-bench                                             what records of 100 bytes cost, flat out
+  kpl-bench                                             cost of records of 100 bytes at full speed
   kpl-bench --rate 50000 --latency 20ms                 latency
-  kpl-bench --size 10000000 --records 100 --own-data    large records, and how many copies of them are alive
+  kpl-bench --size 10000000 --records 100 --own-data    large records, and the number of copies in memory
   kpl-bench --hold                                      memory of a million outstanding records
-  kpl-bench --picture bench.svg                         cost by size of record, and latency by rate"
+  kpl-bench --picture bench.svg                         cost by record size, and latency by rate"
 )]
 struct BenchArgs {
     #[command(flatten)]
     work: Work,
     #[command(flatten)]
-    how: How,
-    /// Internal: what a process of a run is to do
+    measurement: MeasureArgs,
+    /// Internal: the run of a child process
     #[arg(long, hide = true)]
     order: Option<String>,
 }
 
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "What is measured")]
-struct How {
-    /// Which producers [default: all that are built in]
+#[command(next_help_heading = "Measurement")]
+struct MeasureArgs {
+    /// The producers to measure [default: all that are built in]
     #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',', hide_possible_values = true)]
     #[arg(long_help = "\
-Which producers, separated by commas [default: all that are built in]
+The producers to measure, separated by commas [default: all that are built in]
 
-floor: one thread that does only what must be done, with MD5 in SIMD lanes as kpl has it; floor-scalar: with MD5 as the \
-crate md-5 computes it; tokio: kpl-tokio; async-std: kpl-async-std, if it is built in \
+floor: one thread that does only the required work, with MD5 in SIMD lanes as in kpl; floor-scalar: the same, with MD5 \
+of the crate md-5; tokio: kpl-tokio; async-std: kpl-async-std, if it is built in \
 (--features async-std); raw-sdk: aws-sdk-kinesis, without aggregation")]
     runtime: Vec<Subject>,
-    /// Rounds in which all take turns; the run in the middle is shown
+    /// Number of rounds, each with one run per producer; the median run is shown
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     rounds: u8,
-    /// How long the service takes for a request [default: 0s; for the latency of a picture, 20ms]
+    /// Time from a request to its reply [default: 0s; for the latency of a picture, 20ms]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     latency: Option<Duration>,
-    /// Memory of outstanding records: all are put, and only then they are sent
+    /// Measure the memory of outstanding records: requests start only after all records are put
     ///
-    /// Twice: an allocator keeps some of what it once had, so the first burst shows what a record takes, and the second
-    /// whether memory grows.
+    /// Puts two bursts, because the allocator keeps some freed memory: the first shows the memory of a record, the
+    /// second whether memory grows.
     #[arg(long, conflicts_with_all = ["rate", "tasks"])]
     hold: bool,
-    /// Measure many sizes and rates, and draw an SVG of cost and latency
+    /// Measure several sizes and rates, and write an SVG of cost and latency
     ///
-    /// A run has 150 MB of data, or puts for four seconds, but has no more than --records.
+    /// A run puts 150 MB of data, or for four seconds, but at most --records.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["hold", "size", "rate"])]
     picture: Option<PathBuf>,
-    /// Print JSON
+    /// Print JSON instead of text
     #[arg(long)]
     json: bool,
 }
 
-/// What is measured.
+/// The subject of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Subject {
-    /// One thread, only what must be done
+    /// One thread that does only the required work
     Floor,
-    /// The same, with each MD5 computed by itself
+    /// The same, with one MD5 at a time
     FloorScalar,
     /// kpl-tokio
     Tokio,
@@ -106,22 +107,22 @@ pub(crate) enum Subject {
 }
 
 impl Subject {
-    /// As on the command line.
+    /// Returns the name on the command line.
     fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// Whether it is a producer that holds records and tells of each of them.
-    fn is_ours(self) -> bool {
+    /// Returns whether it is a producer of kpl, which buffers records and returns a result for each.
+    fn is_kpl(self) -> bool {
         !matches!(self, Self::Floor | Self::FloorScalar | Self::RawSdk)
     }
 }
 
-/// What a process of a run is to do.
+/// The run of a child process.
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
     subject: Subject,
-    /// The emulator's.
+    /// The URL of the emulator.
     url: String,
     work: Work,
     hold: bool,
@@ -139,40 +140,40 @@ fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         println!("{}", serde_json::to_string(&subjects::run(serde_json::from_str(order)?)?)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let BenchArgs { work, how, .. } = args;
-    let rows = match &how.picture {
-        Some(file) => sweep::run(file, work, how)?,
+    let BenchArgs { work, measurement, .. } = args;
+    let rows = match &measurement.picture {
+        Some(file) => sweep::run(file, work, measurement)?,
         None => {
-            let rows = measure(work, how, how.latency.unwrap_or_default())?;
-            if !how.json {
+            let rows = measure(work, measurement, measurement.latency.unwrap_or_default())?;
+            if !measurement.json {
                 print!("{}", Table(&rows));
             }
             rows
         }
     };
-    if how.json {
+    if measurement.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     }
-    let whole = rows.iter().all(|row| row.measured.stored == row.work.records);
-    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let is_complete = rows.iter().all(|row| row.measured.stored == row.work.records);
+    Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A run of each subject: the one in the middle of all rounds.
-fn measure(work: &Work, how: &How, latency: Duration) -> anyhow::Result<Vec<Run>> {
-    let subjects = if how.runtime.is_empty() { Subject::value_variants() } else { &how.runtime };
-    // Of latency and of what is held, the others have nothing to tell.
-    let ours_only = work.rate > 0 || how.hold;
-    let subjects: Vec<Subject> = subjects.iter().copied().filter(|subject| !ours_only || subject.is_ours()).collect();
+/// Measures all subjects. Returns the median run of each.
+fn measure(work: &Work, measurement: &MeasureArgs, latency: Duration) -> anyhow::Result<Vec<Run>> {
+    let subjects = if measurement.runtime.is_empty() { Subject::value_variants() } else { &measurement.runtime };
+    // The other subjects have no latency per record and no outstanding records.
+    let is_kpl_only = work.rate > 0 || measurement.hold;
+    let subjects: Vec<Subject> = subjects.iter().copied().filter(|subject| !is_kpl_only || subject.is_kpl()).collect();
     let mut runs: Vec<Vec<Run>> = subjects.iter().map(|_| Vec::new()).collect();
-    for _ in 0..how.rounds {
+    for _ in 0..measurement.rounds {
         for (subject, runs) in subjects.iter().zip(&mut runs) {
-            runs.push(measure_once(*subject, work, how.hold, latency)?);
+            runs.push(measure_once(*subject, work, measurement.hold, latency)?);
         }
     }
-    Ok(runs.into_iter().filter_map(middle).collect())
+    Ok(runs.into_iter().filter_map(median).collect())
 }
 
-/// A run, with what the service saw of it.
+/// The result of a run, with the counts of the service.
 #[derive(Clone, Debug, Serialize)]
 struct Run {
     subject: Subject,
@@ -181,25 +182,26 @@ struct Run {
     requests: u64,
     kinesis_records: u64,
     payload_units: u64,
-    /// Bytes stored, by 25 KiB: fewer units there cannot be for them.
+    /// The stored bytes divided by 25 KiB: the minimum number of units for them.
     least_units: f64,
 }
 
 impl Run {
-    /// Nanoseconds of CPU a record.
+    /// Returns the CPU time per record, in nanoseconds.
     fn cpu(&self) -> f64 {
         self.measured.usage.cpu.as_nanos() as f64 / self.work.records as f64
     }
 
-    /// Data alive at most, in memory that grew, by the bytes that were outstanding at most: with data of their own only.
+    /// Returns the growth of resident memory at its peak, divided by the maximum of outstanding bytes. `None` without
+    /// `--own-data`.
     fn copies(&self) -> Option<f64> {
         let [before, peak, _] = self.measured.usage.resident.filter(|_| self.work.own_data)?;
         let outstanding = self.measured.outstanding.filter(|bytes| *bytes > 0)?;
         Some((peak.saturating_sub(before) * 1_024) as f64 / outstanding as f64)
     }
 
-    /// What counts most of it.
-    fn figure(&self) -> f64 {
+    /// Returns the value that selects the median run.
+    fn main_value(&self) -> f64 {
         match &self.measured {
             Measured { held: Some(held), .. } => held.bytes_per_record,
             Measured { latency: Some([_, p99, _]), .. } => *p99 as f64,
@@ -208,8 +210,9 @@ impl Run {
     }
 }
 
+/// Runs a subject once, in a child process.
 fn measure_once(subject: Subject, work: &Work, hold: bool, latency: Duration) -> anyhow::Result<Run> {
-    // Nothing is kept: the emulator's memory stays small.
+    // Keeps few records, so that the emulator's memory stays small.
     let emulator = Emulator::new(Options { retain_bytes_max: Some(1 << 20), ..Options::unlimited() });
     emulator.create_stream(STREAM, work.shards).with_context(|| format!("cannot create {} shards", work.shards))?;
     let mut largest = UpdateMaxRecordSize::default();
@@ -226,7 +229,7 @@ fn measure_once(subject: Subject, work: &Work, hold: bool, latency: Duration) ->
     if !child.status.success() {
         bail!("{}: {}", subject.name(), child.status);
     }
-    let measured: Measured = serde_json::from_slice(&child.stdout).context("what the child printed")?;
+    let measured: Measured = serde_json::from_slice(&child.stdout).context("the output of the child is invalid")?;
     let counters = emulator.with(|kinesis, _| kinesis.counters().clone());
     Ok(Run {
         subject,
@@ -239,9 +242,9 @@ fn measure_once(subject: Subject, work: &Work, hold: bool, latency: Duration) ->
     })
 }
 
-/// The run in the middle.
-fn middle(mut runs: Vec<Run>) -> Option<Run> {
-    runs.sort_unstable_by(|one, other| one.figure().total_cmp(&other.figure()));
+/// Returns the median run.
+fn median(mut runs: Vec<Run>) -> Option<Run> {
+    runs.sort_unstable_by(|a, b| a.main_value().total_cmp(&b.main_value()));
     let middle = runs.len() / 2;
     (middle < runs.len()).then(|| runs.swap_remove(middle))
 }

@@ -1,20 +1,20 @@
-//! The picture of what was measured, as SVG: cost by size of record, and latency by rate.
+//! The results as an SVG: cost by record size, and latency by rate.
 
 use std::fmt::{self, Write};
 
-/// Both panels, and what is under them.
+/// The data of both panels, and the text below them.
 pub(crate) struct Picture {
-    /// CPU time a record in microseconds, by its size in bytes.
+    /// CPU time per record in microseconds, by its size in bytes.
     pub(crate) cost: Vec<Line>,
-    /// Milliseconds from put to receipt, by records a second.
+    /// Milliseconds from put to receipt, by records per second.
     pub(crate) latency: Vec<Line>,
     pub(crate) latency_title: String,
-    /// What a record may wait for company, in milliseconds.
+    /// The maximum time that a record waits for a shared batch, in milliseconds.
     pub(crate) buffered: f64,
     pub(crate) measured_on: String,
 }
 
-/// A line of points, by x, with its name at its end.
+/// A line through points sorted by x, with its name at its end.
 pub(crate) struct Line {
     pub(crate) name: String,
     pub(crate) color: &'static str,
@@ -25,11 +25,11 @@ const WIDTH: f64 = 1_000.0;
 const HEIGHT: f64 = 440.0;
 const TOP: f64 = 66.0;
 const BOTTOM: f64 = 360.0;
-/// Of text that is not a title.
+/// The line height of text, except titles.
 const LINE_HEIGHT: f64 = 15.0;
-/// Keeps text readable over lines.
+/// Attributes that keep text readable over lines.
 const HALO: &str = "stroke=\"#fff\" stroke-width=\"3\" paint-order=\"stroke\"";
-/// Of each power of ten.
+/// The ticks of a logarithmic axis, per power of ten.
 const LOG_TICKS: [f64; 2] = [1.0, 3.0];
 
 impl fmt::Display for Picture {
@@ -38,23 +38,23 @@ impl fmt::Display for Picture {
             f,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
              font-family=\"Helvetica, Arial, sans-serif\" font-size=\"12\" fill=\"#222\">\n\
-             <title>kpl bench: CPU time a record by its size, and latency by rate</title>\n\
+             <title>kpl-bench: CPU time per record by its size, and latency by rate</title>\n\
              <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>"
         )?;
         let y = Axis::around(values(&self.cost, |point| point.1), BOTTOM, TOP);
         let cost = Panel {
-            titles: ["CPU time a record", "in microseconds, by its bytes of data"],
+            titles: ["CPU time per record", "in microseconds, by bytes of data"],
             x: Axis::within(values(&self.cost, |point| point.0), 60.0, 400.0),
             y,
             rule: None,
             lines: &self.cost,
         };
         cost.draw(f)?;
-        let most = values(&self.latency, |point| point.1).fold(self.buffered, f64::max);
+        let max = values(&self.latency, |point| point.1).fold(self.buffered, f64::max);
         let latency = Panel {
-            titles: ["From put to receipt", &format!("in milliseconds, by records a second {}", self.latency_title)],
+            titles: ["From put to receipt", &format!("in milliseconds, by records per second {}", self.latency_title)],
             x: Axis::within(values(&self.latency, |point| point.0), 560.0, 900.0),
-            y: Axis::linear(most, BOTTOM, TOP),
+            y: Axis::linear(max, BOTTOM, TOP),
             rule: Some((self.buffered, "record_max_buffered_time")),
             lines: &self.latency,
         };
@@ -64,16 +64,16 @@ impl fmt::Display for Picture {
     }
 }
 
-fn values(lines: &[Line], of: impl Fn(&(f64, f64)) -> f64) -> impl Iterator<Item = f64> {
-    lines.iter().flat_map(|line| &line.points).map(of)
+fn values(lines: &[Line], value: impl Fn(&(f64, f64)) -> f64) -> impl Iterator<Item = f64> {
+    lines.iter().flat_map(|line| &line.points).map(value)
 }
 
 struct Panel<'a> {
-    /// The second is smaller.
+    /// The title and the subtitle.
     titles: [&'a str; 2],
     x: Axis,
     y: Axis,
-    /// A height to compare with, and its name.
+    /// A value to draw as a dashed line, and its name.
     rule: Option<(f64, &'a str)>,
     lines: &'a [Line],
 }
@@ -109,19 +109,19 @@ impl Panel<'_> {
             }
             labels.extend(points.last().map(|end| (*end, name, color)));
         }
-        // From the top, each at its line's end, or below the one before.
-        labels.sort_by(|one, other| one.0.1.total_cmp(&other.0.1));
-        let mut free = f64::MIN;
+        // From the top: each at the end of its line, or below the previous one.
+        labels.sort_by(|a, b| a.0.1.total_cmp(&b.0.1));
+        let mut next_free = f64::MIN;
         for ((x, y), name, color) in labels {
-            let at = free.max(y);
-            free = at + LINE_HEIGHT;
+            let at = next_free.max(y);
+            next_free = at + LINE_HEIGHT;
             text(f, (x + 8.0, at + 4.0), "start", &format!("fill=\"{color}\" {HALO}"), name)?;
         }
         Ok(())
     }
 }
 
-/// Values from one to another, and where they are drawn.
+/// An axis: maps values in `from..=to` to coordinates in `start..=end`.
 struct Axis {
     is_log: bool,
     from: f64,
@@ -131,55 +131,56 @@ struct Axis {
 }
 
 impl Axis {
-    /// Logarithmic, from the least to the most.
+    /// Returns a logarithmic axis from the minimum to the maximum.
     fn within(values: impl Iterator<Item = f64>, start: f64, end: f64) -> Self {
-        let (from, to) = values.fold((f64::MAX, 0.0), |(least, most), value| (value.min(least), value.max(most)));
+        let (from, to) = values.fold((f64::MAX, 0.0), |(min, max), value| (value.min(min), value.max(max)));
         Self { is_log: true, from, to, start, end }
     }
 
-    /// Logarithmic, from the tick below the least to the tick above the most.
+    /// Returns a logarithmic axis from the tick at or below the minimum to the tick at or above the maximum.
     fn around(values: impl Iterator<Item = f64>, start: f64, end: f64) -> Self {
-        let Self { from: least, to: most, .. } = Self::within(values, start, end);
-        let from = rounds(&LOG_TICKS).take_while(|tick| *tick <= least).last().unwrap_or(1.0);
-        let to = rounds(&LOG_TICKS).find(|tick| *tick >= most && *tick > from).unwrap_or(10.0 * from);
+        let Self { from: min, to: max, .. } = Self::within(values, start, end);
+        let from = decade_multiples(&LOG_TICKS).take_while(|tick| *tick <= min).last().unwrap_or(1.0);
+        let to = decade_multiples(&LOG_TICKS).find(|tick| *tick >= max && *tick > from).unwrap_or(10.0 * from);
         Self { is_log: true, from, to, start, end }
     }
 
-    fn linear(most: f64, start: f64, end: f64) -> Self {
-        let step = step(most);
-        Self { is_log: false, from: 0.0, to: (most / step).ceil() * step, start, end }
+    /// Returns a linear axis from zero to the tick at or above the maximum.
+    fn linear(max: f64, start: f64, end: f64) -> Self {
+        let step = step(max);
+        Self { is_log: false, from: 0.0, to: (max / step).ceil() * step, start, end }
     }
 
     fn place(&self, value: f64) -> f64 {
-        let of = |value: f64| if self.is_log { value.log10() } else { value };
-        self.start + (of(value) - of(self.from)) / (of(self.to) - of(self.from)) * (self.end - self.start)
+        let scale = |value: f64| if self.is_log { value.log10() } else { value };
+        self.start + (scale(value) - scale(self.from)) / (scale(self.to) - scale(self.from)) * (self.end - self.start)
     }
 
     fn ticks(&self) -> Vec<f64> {
         if self.is_log {
-            return rounds(&LOG_TICKS).filter(|tick| (self.from..=self.to).contains(tick)).collect();
+            return decade_multiples(&LOG_TICKS).filter(|tick| (self.from..=self.to).contains(tick)).collect();
         }
         let step = step(self.to);
         (0..=(self.to / step).round() as u32).map(|n| f64::from(n) * step).collect()
     }
 }
 
-/// These factors of each power of ten, from a thousandth.
-fn rounds(factors: &[f64]) -> impl Iterator<Item = f64> {
-    let of = |exponent: i32, factor: f64| match exponent {
-        // Exact, as a product with 0.1 would not be.
+/// Returns the products of these factors with each power of ten, from 0.001.
+fn decade_multiples(factors: &[f64]) -> impl Iterator<Item = f64> {
+    let product = |exponent: i32, factor: f64| match exponent {
+        // A product with 0.1 would not be exact.
         ..0 => factor / 10_f64.powi(-exponent),
         _ => factor * 10_f64.powi(exponent),
     };
-    (-3..10).flat_map(move |exponent| factors.iter().map(move |factor| of(exponent, *factor)))
+    (-3..10).flat_map(move |exponent| factors.iter().map(move |factor| product(exponent, *factor)))
 }
 
-/// From one tick of a linear axis to the next: at most six of them.
-fn step(most: f64) -> f64 {
-    rounds(&[1.0, 2.0, 5.0]).find(|step| most / step <= 6.0).unwrap_or(most)
+/// Returns the distance of the ticks of a linear axis, which has at most six steps.
+fn step(max: f64) -> f64 {
+    decade_multiples(&[1.0, 2.0, 5.0]).find(|step| max / step <= 6.0).unwrap_or(max)
 }
 
-/// With a comma between thousands.
+/// Formats a number with commas between thousands.
 fn number(value: f64) -> String {
     if value < 1_000.0 {
         return value.to_string();
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn every_tag_is_closed_and_nothing_is_fetched() {
+    fn every_tag_is_closed_and_no_resource_is_external() {
         let svg = picture().to_string();
         let mut open = Vec::new();
         for tag in svg.split('<').skip(1) {
@@ -235,13 +236,13 @@ mod tests {
             assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
         }
         assert_eq!(open, [""; 0]);
-        assert_eq!(svg.matches("http").count(), 1, "the namespace");
+        assert_eq!(svg.matches("http").count(), 1, "only the namespace is a URL");
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         assert_eq!(svg, picture().to_string());
     }
 
     #[test]
-    fn lines_ticks_and_the_rule_have_names() {
+    fn lines_ticks_and_the_rule_have_labels() {
         let svg = picture().to_string();
         for label in
             ["kpl-tokio", "AWS SDK &lt;alone>", "floor", "p50", "p99", "record_max_buffered_time", "30,000", "2 cores"]
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn names_at_the_ends_do_not_overlap() {
+    fn names_of_lines_do_not_overlap() {
         let svg = picture().to_string();
         let height = |name: &str| -> f64 {
             let line = svg.lines().find(|line| line.ends_with(&format!(">{name}</text>"))).unwrap();
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn axes_end_at_ticks_around_all_values() {
+    fn axes_end_at_ticks_and_contain_all_values() {
         let log = Axis::around([0.31, 62.0].into_iter(), 0.0, 1.0);
         assert_eq!(log.ticks(), [0.3, 1.0, 3.0, 10.0, 30.0, 100.0]);
         let linear = Axis::linear(121.0, 0.0, 140.0);

@@ -1,4 +1,4 @@
-//! What all runs share: the stream, the client, the settings, and the form of the results.
+//! The stream, the client, the config, and the type of the results of all runs.
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::retry::RetryConfig;
@@ -13,19 +13,20 @@ use crate::usage::Usage;
 /// The stream of every run.
 pub(crate) const STREAM: &str = "bench";
 
-/// What a child prints for its parent.
+/// The results that a child process prints for its parent.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Measured {
     pub(crate) usage: Usage,
-    /// Records that were stored.
+    /// The number of records that were stored.
     pub(crate) stored: u64,
-    /// From put to receipt: median, 99 %, 99.9 %, in microseconds. With a rate only: flat out, it is the queue's length.
+    /// Time from put to receipt: median, 99 %, 99.9 %, in microseconds. Only with a rate: at full speed, it depends on
+    /// the queue's length.
     pub(crate) latency: Option<[u64; 3]>,
-    /// The same of requests, signing and encoding included.
+    /// Time of requests, including encoding and signing, as for `latency`.
     pub(crate) requests: Option<[u64; 3]>,
-    /// Bytes that were outstanding at most, data and keys.
+    /// The maximum of outstanding bytes, data and keys.
     pub(crate) outstanding: Option<u64>,
-    /// What memory held of records that were held back.
+    /// The memory of outstanding records, with `--hold`.
     pub(crate) held: Option<Held>,
 }
 
@@ -43,7 +44,7 @@ pub(crate) fn client<R: AwsRuntime>(url: &str) -> anyhow::Result<Client> {
     Ok(Client::from_conf(config.build()))
 }
 
-/// Defaults, but for shards that take what comes: what is measured is the producer.
+/// Returns the default config without rate limits of shards, so that the producer is measured.
 pub(crate) fn config() -> ConfigBuilder {
     Config::builder().rate_limit_records_per_shard(1_000_000).rate_limit_bytes_per_shard(1 << 30)
 }

@@ -1,4 +1,4 @@
-//! Many sizes and many rates, for a picture.
+//! Measures several sizes and rates, for a picture.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,36 +9,36 @@ use kpl_core::Config;
 use crate::picture::{Line, Picture};
 use crate::table::Table;
 use crate::work::Work;
-use crate::{How, Run, Subject, measure};
+use crate::{MeasureArgs, Run, Subject, measure};
 
-/// Bytes of data in a record.
+/// Bytes of data per record.
 const SIZES: [u64; 7] = [30, 100, 300, 1_000, 3_000, 10_000, 30_000];
-/// Bytes of data in a run.
+/// Bytes of data per run.
 const BYTES: u64 = 150_000_000;
-/// Records a second, of 100 bytes.
+/// Records per second.
 const RATES: [u64; 7] = [1_000, 3_000, 10_000, 30_000, 100_000, 200_000, 400_000];
-/// How long a run with a rate puts.
+/// The duration of the puts of a run with a rate.
 const SECONDS: u64 = 4;
-/// What the service takes for a request, unless it is said.
+/// The default time from a request to its reply.
 const LATENCY: Duration = Duration::from_millis(20);
 
-/// Measures, prints, and draws. Gives all runs.
-pub(crate) fn run(file: &Path, work: &Work, how: &How) -> anyhow::Result<Vec<Run>> {
+/// Measures, prints, and writes the picture. Returns all runs.
+pub(crate) fn run(file: &Path, work: &Work, measurement: &MeasureArgs) -> anyhow::Result<Vec<Run>> {
     let mut by_size = Vec::new();
     for size in SIZES {
         let work = Work { size, records: work.records.min(BYTES / size), ..work.clone() };
-        let rows = measure(&work, how, Duration::ZERO)?;
-        if !how.json {
+        let rows = measure(&work, measurement, Duration::ZERO)?;
+        if !measurement.json {
             println!("{size} bytes\n{}", Table(&rows));
         }
         by_size.extend(rows);
     }
-    let service = how.latency.unwrap_or(LATENCY);
+    let service = measurement.latency.unwrap_or(LATENCY);
     let mut by_rate = Vec::new();
     for rate in RATES {
         let work = Work { rate, records: work.records.min(SECONDS * rate), ..work.clone() };
-        let rows = measure(&work, &How { runtime: vec![Subject::Tokio], ..how.clone() }, service)?;
-        if !how.json {
+        let rows = measure(&work, &MeasureArgs { runtime: vec![Subject::Tokio], ..measurement.clone() }, service)?;
+        if !measurement.json {
             println!("{rate} records/s of {} bytes\n{}", work.size, Table(&rows));
         }
         by_rate.extend(rows);
@@ -50,18 +50,18 @@ pub(crate) fn run(file: &Path, work: &Work, how: &How) -> anyhow::Result<Vec<Run
 }
 
 fn draw(by_size: &[Run], by_rate: &[Run], service: Duration) -> Picture {
-    let of = |subject: Subject, name: &str, color: &'static str| {
+    let line = |subject: Subject, name: &str, color: &'static str| {
         let runs = by_size.iter().filter(|run| run.subject == subject);
         let points: Vec<_> = runs.map(|run| (run.work.size as f64, run.cpu() / 1e3)).collect();
         (!points.is_empty()).then(|| Line { name: name.into(), color, points })
     };
     let cost = [
-        of(Subject::RawSdk, "AWS SDK alone", "#b5470b"),
+        line(Subject::RawSdk, "AWS SDK alone", "#b5470b"),
         #[cfg(feature = "async-std")]
-        of(Subject::AsyncStd, "kpl-async-std", "#008060"),
-        of(Subject::Tokio, "kpl-tokio", "#0065a8"),
-        of(Subject::FloorScalar, "floor, MD5 one by one", "#aaaaaa"),
-        of(Subject::Floor, "floor", "#777777"),
+        line(Subject::AsyncStd, "kpl-async-std", "#008060"),
+        line(Subject::Tokio, "kpl-tokio", "#0065a8"),
+        line(Subject::FloorScalar, "floor, scalar MD5", "#aaaaaa"),
+        line(Subject::Floor, "floor", "#777777"),
     ];
     let quantile = |which: usize, name: &str, color| {
         let latency = |run: &Run| run.measured.latency.map(|micros| micros[which] as f64 / 1e3);

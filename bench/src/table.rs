@@ -1,19 +1,19 @@
-//! What was measured, as text.
+//! The results as text.
 
 use std::fmt;
 
 use crate::work::KEY_SIZE;
 use crate::{Run, Subject};
 
-/// A row for each run, and lines for what is no column.
+/// A table with a row per run, and further lines below it.
 pub(crate) struct Table<'a>(pub(crate) &'a [Run]);
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flat = self.0.iter().filter(|run| run.measured.held.is_none());
-        let of = |subject| self.0.iter().find(|run| run.subject == subject).map(Run::cpu);
-        let floors = [of(Subject::Floor), of(Subject::FloorScalar)];
-        write_table(f, &flat.map(|run| cells(run, floors)).collect::<Vec<_>>())?;
+        let without_hold = self.0.iter().filter(|run| run.measured.held.is_none());
+        let cpu_of = |subject| self.0.iter().find(|run| run.subject == subject).map(Run::cpu);
+        let floors = [cpu_of(Subject::Floor), cpu_of(Subject::FloorScalar)];
+        write_table(f, &without_hold.map(|run| cells(run, floors)).collect::<Vec<_>>())?;
         for run in self.0 {
             if let (Some(records), Some(requests)) = (run.measured.latency, run.measured.requests) {
                 let name = run.subject.name();
@@ -23,7 +23,7 @@ impl fmt::Display for Table<'_> {
                 let (name, records, size) = (run.subject.name(), run.work.records, run.work.size);
                 let data = if run.work.own_data { "" } else { " (slices of one buffer)" };
                 writeln!(f, "{name}: {records} records, keys of {KEY_SIZE} bytes, data of {size}{data}")?;
-                writeln!(f, "  {:.0} bytes for each that is outstanding, beyond those", held.bytes_per_record)?;
+                writeln!(f, "  {:.0} bytes per outstanding record, beyond keys and data", held.bytes_per_record)?;
                 write!(f, "{held}")?;
             }
             if run.measured.stored != run.work.records {
@@ -35,7 +35,7 @@ impl fmt::Display for Table<'_> {
     }
 }
 
-/// Columns by name; those that no run has something for are left out.
+/// Returns the cells of a row, with the names of their columns.
 fn cells(run: &Run, floors: [Option<f64>; 2]) -> Vec<(&'static str, Option<String>)> {
     let (records, usage) = (run.work.records as f64, run.measured.usage);
     let mib = |which: usize| usage.resident.map(|kib| format!("{:.0}", kib[which] as f64 / 1_024.0));
@@ -51,12 +51,13 @@ fn cells(run: &Run, floors: [Option<f64>; 2]) -> Vec<(&'static str, Option<Strin
         ("after", mib(2)),
         ("copies", run.copies().map(|copies| format!("{copies:.2}"))),
         ("requests", Some(run.requests.to_string())),
-        ("records in one", Some(format!("{:.1}", records / run.kinesis_records as f64))),
+        ("records/Kinesis record", Some(format!("{:.1}", records / run.kinesis_records as f64))),
         ("units/M", Some(format!("{:.0}", run.payload_units as f64 / records * 1e6))),
-        ("x least", Some(format!("{:.3}", run.payload_units as f64 / run.least_units))),
+        ("x min", Some(format!("{:.3}", run.payload_units as f64 / run.least_units))),
     ]
 }
 
+/// Writes a table. Omits columns without values.
 fn write_table(f: &mut fmt::Formatter<'_>, rows: &[Vec<(&str, Option<String>)>]) -> fmt::Result {
     let Some(first) = rows.first() else { return Ok(()) };
     let columns = (0..first.len()).filter(|i| rows.iter().any(|row| row[*i].1.is_some()));
@@ -80,7 +81,7 @@ fn write_table(f: &mut fmt::Formatter<'_>, rows: &[Vec<(&str, Option<String>)>])
     Ok(())
 }
 
-/// Quantiles in microseconds.
+/// Quantiles in microseconds, shown in milliseconds.
 struct Millis([u64; 3]);
 
 impl fmt::Display for Millis {

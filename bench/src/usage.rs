@@ -1,28 +1,28 @@
-//! What this process has used.
+//! CPU time and memory of this process.
 
 use std::time::Duration;
 
 use cpu_time::ProcessTime;
 use serde::{Deserialize, Serialize};
 
-/// Counts every allocation of the process.
+/// Counts all allocations of the process.
 #[cfg(feature = "count-allocations")]
 #[global_allocator]
 static ALLOCATOR: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;
 
-/// CPU time and allocations between two points, and what memory held.
+/// Time, CPU time and allocations between two points in time, and resident memory.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Usage {
     pub(crate) elapsed: Duration,
-    /// User and system.
+    /// User and system time.
     pub(crate) cpu: Duration,
-    /// Resident memory before, at its peak, and after, in KiB; none where the system does not tell.
+    /// Resident memory before, at its peak, and after, in KiB. `None` if the system does not report it.
     pub(crate) resident: Option<[u64; 3]>,
-    /// With the feature `count-allocations`.
+    /// The number of allocations, with the feature `count-allocations`.
     pub(crate) allocations: Option<u64>,
 }
 
-/// A point to measure from.
+/// The start of a measurement.
 pub(crate) struct Start {
     at: std::time::Instant,
     cpu: ProcessTime,
@@ -32,7 +32,7 @@ pub(crate) struct Start {
 
 impl Start {
     pub(crate) fn now() -> Self {
-        // From here on, the peak is the peak since.
+        // Resets the peak of resident memory (Linux).
         let _ = std::fs::write("/proc/self/clear_refs", "5");
         Self {
             resident: resident(),
@@ -53,7 +53,7 @@ impl Start {
     }
 }
 
-/// Resident memory, in KiB.
+/// Returns the resident memory, in KiB.
 pub(crate) fn resident() -> Option<u64> {
     memory("VmRSS:")
 }
@@ -70,7 +70,7 @@ fn allocations() -> Option<u64> {
     Some((stats.allocations + stats.reallocations) as u64)
 }
 
-/// What is allocated and not freed, in KiB.
+/// Returns the allocated memory that is not freed, in KiB.
 #[cfg(feature = "count-allocations")]
 pub(crate) fn heap() -> Option<u64> {
     let stats = ALLOCATOR.stats();

@@ -1,4 +1,4 @@
-//! `kpl-bench`, with little to do.
+//! Runs `kpl-bench` with few records.
 
 use std::process::{Command, Output};
 
@@ -8,13 +8,13 @@ fn bench(args: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_kpl-bench")).args(args.split_whitespace()).output().unwrap()
 }
 
-/// The rows that a run printed, one of each of these subjects, with all records stored.
+/// Runs `kpl-bench`, and returns the rows of these subjects. Checks that all records were stored.
 fn rows(args: &str, subjects: &[&str]) -> Vec<Value> {
     let run = bench(&format!("--json --rounds 1 {args}"));
     assert_eq!((run.status.code(), &*String::from_utf8_lossy(&run.stderr)), (Some(0), ""));
     let Value::Array(rows) = serde_json::from_slice(&run.stdout).unwrap() else { panic!("{run:?}") };
-    let is_wanted = |row: &Value| subjects.contains(&row["subject"].as_str().unwrap());
-    let rows: Vec<_> = rows.into_iter().filter(is_wanted).collect();
+    let is_selected = |row: &Value| subjects.contains(&row["subject"].as_str().unwrap());
+    let rows: Vec<_> = rows.into_iter().filter(is_selected).collect();
     assert_eq!(rows.iter().map(|row| &row["subject"]).collect::<Vec<_>>(), subjects);
     for row in &rows {
         assert_eq!(row["measured"]["stored"], row["work"]["records"], "{row:#}");
@@ -23,7 +23,7 @@ fn rows(args: &str, subjects: &[&str]) -> Vec<Value> {
 }
 
 #[test]
-fn bench_compares_the_floor_kpl_and_the_sdk() {
+fn bench_measures_the_floor_kpl_and_the_sdk() {
     let rows = rows("--records 3000", &["floor", "floor-scalar", "tokio", "raw-sdk"]);
     for row in &rows {
         let records = row["kinesis_records"].as_u64().unwrap();
@@ -32,8 +32,9 @@ fn bench_compares_the_floor_kpl_and_the_sdk() {
         assert!(row["requests"].as_u64() > Some(0), "{row:#}");
         assert!(row["measured"]["usage"]["cpu"]["nanos"].as_u64() > Some(0), "{row:#}");
     }
-    // 3,000 records of 100 bytes are seven aggregates or so, or each its own; and one that warms up.
-    let kinesis_records = |which: usize| rows[which]["kinesis_records"].as_u64().unwrap();
+    // 3,000 records of 100 bytes fit in about seven aggregates; unaggregated, each is a Kinesis record. One more is the
+    // record of the warm-up.
+    let kinesis_records = |row: usize| rows[row]["kinesis_records"].as_u64().unwrap();
     assert!(kinesis_records(0) < 10 && kinesis_records(1) < 10, "{:#}", rows[0]);
     assert!(kinesis_records(2) < 100, "{:#}", rows[2]);
     assert_eq!(kinesis_records(3), 3_001, "{:#}", rows[3]);
@@ -42,13 +43,14 @@ fn bench_compares_the_floor_kpl_and_the_sdk() {
 #[test]
 fn bench_measures_latency_at_a_rate() {
     let rows = rows("--records 1000 --rate 2000 --latency 20ms", &["tokio"]);
-    let latency = |of: &str| rows[0]["measured"][of].as_array().unwrap().iter().map(Value::as_u64).collect::<Vec<_>>();
+    let latency =
+        |name: &str| rows[0]["measured"][name].as_array().unwrap().iter().map(Value::as_u64).collect::<Vec<_>>();
     for micros in [latency("latency"), latency("requests")] {
         assert!(micros.is_sorted() && micros.len() == 3 && micros[0] >= Some(20_000), "{:#}", rows[0]);
     }
 }
 
-/// Where the system tells what memory a process has.
+// Only Linux reports the memory of a process.
 #[cfg(target_os = "linux")]
 #[test]
 fn bench_measures_memory() {
@@ -56,14 +58,14 @@ fn bench_measures_memory() {
     for burst in held["bursts"].as_array().unwrap() {
         assert!(["before", "full", "after"].iter().all(|at| burst[at]["resident"].as_u64() > Some(1_000)), "{held:#}");
     }
-    // 3 MiB each, of which Kinesis takes two in a request.
+    // 3 MiB each. Kinesis accepts two of them in a request.
     let large = &rows("--records 4 --size 3145728 --own-data", &["tokio"])[0];
     let outstanding = large["measured"]["outstanding"].as_u64().unwrap();
     assert!((3_145_740..=4 * 3_145_740).contains(&outstanding), "{large:#}");
 }
 
 #[test]
-fn bench_draws_a_picture() {
+fn bench_writes_a_picture() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("bench.svg");
     let rows = rows(&format!("--records 20 --runtime floor --latency 0s --picture {}", file.display()), &[]);
@@ -73,7 +75,7 @@ fn bench_draws_a_picture() {
 }
 
 #[test]
-fn wrong_use_of_bench_is_told() {
+fn wrong_usage_exits_with_status_2() {
     for (args, message) in [
         ("--records 0", "0 is not in 1.."),
         ("--size 10485749", "10485749 is not in"),

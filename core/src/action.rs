@@ -1,4 +1,4 @@
-//! What the state machine wants done.
+//! The actions of the state machine.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -11,48 +11,51 @@ use crate::outstanding::FlushId;
 use crate::record::kinesis_record::Batch;
 use crate::record::result::Resolution;
 
-/// An effect for the driver to carry out, from [`Producer::poll_action`](crate::Producer::poll_action).
+/// An action for the driver to carry out, returned by [`Producer::poll_action`](crate::Producer::poll_action).
 #[derive(Debug)]
 #[must_use = "an action that is not carried out loses records"]
 pub enum Action<T> {
-    /// Send these records with PutRecords, and give the batch back with the reply
-    /// ([`Producer::handle_reply`](crate::Producer::handle_reply)), whatever happens.
+    /// Send these records with PutRecords. In every case, pass the batch and the reply or error to
+    /// [`Producer::handle_reply`](crate::Producer::handle_reply).
     SendBatch(Batch<T>),
-    /// Ask for one page of the stream's shards ([`Producer::handle_shards`](crate::Producer::handle_shards)).
+    /// Request one page of the stream's shards, and pass it to
+    /// [`Producer::handle_shards`](crate::Producer::handle_shards).
     ListShards(ListShardsRequest),
-    /// Ask for the stream's summary ([`Producer::handle_stream_summary`](crate::Producer::handle_stream_summary)).
+    /// Request the stream's summary, and pass it to
+    /// [`Producer::handle_stream_summary`](crate::Producer::handle_stream_summary).
     DescribeStream(DescribeStreamRequest),
-    /// Tell the callers with these tickets what became of their records: all of one Kinesis record at once, since there
-    /// may be thousands in it.
+    /// Return the results of user records to the callers with these tickets. There is one action for all user records
+    /// of a Kinesis record, which may be thousands.
     Resolve(Resolution<T>),
-    /// The shard has room again, after a put for it was refused: see [`Full::Shard`](crate::Full::Shard). Other reasons for
-    /// which a put may succeed again are a resolved record and a close.
+    /// Retry puts for this shard: it has room again after a put was refused (see [`Full::Shard`](crate::Full::Shard)).
+    /// Also retry refused puts after a record is resolved, and after a close.
     RoomFreed(ShardName),
-    /// Everything that was put before this flush is resolved.
+    /// Complete this flush: all records that were put before it are resolved.
     FlushDone(FlushId),
-    /// The deadline of a close has passed: give back every batch under way now, as
+    /// Cancel all requests in flight, because the deadline of a close has passed. Pass their batches to
+    /// [`Producer::handle_reply`](crate::Producer::handle_reply) as
     /// [`Delivery::Unanswered`](crate::Delivery::Unanswered).
     CancelRequests,
-    /// Give these metrics to whoever wants them: all that was observed since the last time. Comes every
-    /// `metrics_upload_interval` in which something was observed, and when the producer is drained.
+    /// Export the metrics observed since the last export. Comes at the end of each `metrics_upload_interval` with
+    /// observations, and when the producer is drained.
     ExportMetrics(Box<MetricsSnapshot>),
-    /// Write this to the operator's log.
+    /// Write this event to the log.
     Log(LogEvent),
 }
 
-/// One page of ListShards to be asked for.
+/// A request for one page of ListShards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListShardsRequest {
-    /// The stream's name or ARN. With a `next_token`, the service wants neither.
+    /// The stream's name or ARN. With a `next_token`, it is not part of the request to the service.
     pub stream: Arc<str>,
-    /// Continues an earlier page. Everything else then stays out of the request.
+    /// The token from the previous page. If set, the request to the service has no other parameters.
     pub next_token: Option<String>,
-    /// Whether shards that were split or merged away are wanted too (no filter); else only open ones (`AT_LATEST`).
+    /// Whether the list includes closed shards (no filter), or only open ones (`AT_LATEST`).
     pub include_closed: bool,
 }
 
-/// A DescribeStreamSummary to be asked for.
+/// A request for DescribeStreamSummary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DescribeStreamRequest {
@@ -60,23 +63,23 @@ pub struct DescribeStreamRequest {
     pub stream: Arc<str>,
 }
 
-/// Something an operator should know. Notices come per event of the stream or per reply, never per record; the driver
-/// limits how often it writes one.
+/// An event for the operator's log. Events come per change of the stream or per reply, never per record. The driver
+/// limits how often it logs an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LogEvent {
-    /// The stream's shards are known, or known anew.
+    /// A new shard list was applied.
     ShardMapRefreshed {
         /// The stream's name or ARN.
         stream: Arc<str>,
-        /// Shards that take records now.
+        /// The number of open shards.
         open: usize,
-        /// Shards that took records before and do no more.
+        /// The number of shards that have closed since the last list.
         closed: usize,
-        /// User records that waited for a closed shard and were given to another.
+        /// The number of user records that waited for a closed or unknown shard and were routed again.
         moved: usize,
     },
-    /// The stream's shards, or its description, could not be had.
+    /// A request for the stream's shards or description failed.
     RefreshFailed {
         /// The stream's name or ARN.
         stream: Arc<str>,
@@ -84,13 +87,14 @@ pub enum LogEvent {
         operation: &'static str,
         /// The service's or the driver's error code.
         code: Box<str>,
-        /// In words.
+        /// The error message.
         message: Box<str>,
-        /// When it is tried again; `None` if it is not.
+        /// The time until the retry; `None` if there is none.
         retry_in: Option<Duration>,
     },
     /// The stream's first records are sent without its shard list: it was refused for good, or did not come within
-    /// `start_timeout`. They are aggregated by hash key at most, and the stream is paced as a whole. Logged once per stream.
+    /// `start_timeout`. They are aggregated by hash key at most, and one rate limit applies to the whole stream. Logged
+    /// once per stream.
     WithoutShardList {
         /// The stream's name or ARN.
         stream: Arc<str>,
@@ -98,34 +102,34 @@ pub enum LogEvent {
         code: Box<str>,
         /// The message of the last error.
         message: Box<str>,
-        /// Whether records are aggregated by hash key. They are not if it is unknown whether the stream ignores keys, because its
-        /// description is not known either.
+        /// Whether records are aggregated by hash key. They are not if the description is unknown, too: the stream may
+        /// ignore keys.
         aggregated: bool,
     },
     /// The stream was described.
     StreamDescribed {
         /// The stream's name or ARN.
         stream: Arc<str>,
-        /// Most bytes in a record.
+        /// The maximum size of a record in bytes.
         max_record_size: usize,
-        /// Whether Kinesis ignores keys, so that nothing is aggregated.
+        /// Whether the stream ignores keys. If so, records are not aggregated.
         auto_distribution: bool,
     },
-    /// The service throttled records.
+    /// The service throttled records. Logged once per reply.
     Throttled {
         /// The stream's name or ARN.
         stream: Arc<str>,
-        /// Kinesis records of one reply.
+        /// The number of Kinesis records.
         kinesis_records: usize,
     },
-    /// Aggregates landed on other shards than predicted; the shard map is out of date.
+    /// Records were stored on other shards than predicted: the shard map is out of date. Logged once per reply.
     WrongShard {
         /// The stream's name or ARN.
         stream: Arc<str>,
-        /// Kinesis records of one reply.
+        /// The number of Kinesis records.
         kinesis_records: usize,
     },
-    /// Records were not stored, and are sent again. Comes once per reply and error code.
+    /// Records were not stored, and are retried. Logged once per reply and error code.
     Retried {
         /// The stream's name or ARN.
         stream: Arc<str>,
@@ -136,7 +140,7 @@ pub enum LogEvent {
         /// The number of user records.
         user_records: usize,
     },
-    /// Records failed for good by the service's or the endpoint's answer. Comes once per reply and error code.
+    /// Records failed without a retry because of the reply. Logged once per reply and error code.
     Failed {
         /// The stream's name or ARN.
         stream: Arc<str>,
@@ -147,13 +151,13 @@ pub enum LogEvent {
         /// The number of user records.
         user_records: usize,
     },
-    /// Records failed because their time-to-live ran out.
+    /// Records failed because their `record_ttl` has passed.
     Expired {
         /// The stream's name or ARN.
         stream: Arc<str>,
         /// The number of user records.
         user_records: usize,
-        /// Why the last attempt of the last of them failed, as code and message; `None` if it was never sent.
+        /// The last error of the last of these records, as code and message; `None` if it was never sent.
         last_error: Option<Box<str>>,
     },
 }

@@ -1,4 +1,4 @@
-//! What a user can set. Names and defaults are the KPL's, sizes are bytes, durations are [`Duration`].
+//! The settings of a producer. Names and defaults are those of the KPL. Sizes are in bytes, times are [`Duration`]s.
 
 use alloc::string::{String, ToString};
 use core::fmt::Debug;
@@ -8,51 +8,52 @@ use core::time::Duration;
 use crate::limits;
 use crate::metrics::{MetricsGranularity, MetricsLevel};
 
-/// A value outside its range, found when a [`Config`] is built.
+/// The error of a [`Config`] with a value out of range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("config: {field} is {value}, but must be {range}")]
 #[non_exhaustive]
 pub struct ConfigError {
     /// The field's name, as in [`ConfigBuilder`].
     pub field: &'static str,
-    /// What it was set to.
+    /// The value.
     pub value: String,
-    /// What it may be.
+    /// The allowed range.
     pub range: String,
 }
 
-/// Which shard a stream puts a record into.
+/// How a stream distributes records over its shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum RecordDistribution {
-    /// Ask the stream (`DescribeStreamSummary`); by key where it does not say.
+    /// As in the stream's description (`DescribeStreamSummary`); by key if the description does not have it.
     #[default]
     Detect,
     /// By partition key or explicit hash key: records can be aggregated.
     ByKey,
-    /// The stream has `RecordDistributionStrategy = AUTO`: Kinesis ignores keys, and a consumer drops user records
-    /// that lie outside their shard's range. Nothing is aggregated, predicted, or retried as `Wrong Shard`.
+    /// The stream has `RecordDistributionStrategy = AUTO`: Kinesis ignores keys. Records are not aggregated, since a
+    /// consumer would drop user records outside the shard's range. No shard is predicted, and no record is retried as
+    /// `Wrong Shard`.
     Auto,
 }
 
-/// Which programs read the streams: they differ in what they do with an aggregate that was stored on another shard than its
-/// hash keys belong to, which happens while a stream is resharded.
+/// The consumers of the streams. They differ in how they handle an aggregate on another shard than its hash keys belong
+/// to. This happens while a stream is resharded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Consumers {
-    /// At least one consumer drops such an aggregate: the Kinesis Client Library (all versions), and what builds on its
-    /// deaggregation with hash key ranges, such as Flink's connector. The producer sends such an aggregate again.
+    /// At least one consumer drops such an aggregate: the Kinesis Client Library (all versions), and consumers that use
+    /// its deaggregation with hash key ranges, such as Flink's connector. The producer sends such an aggregate again.
     #[default]
     Kcl,
     /// Every consumer reads aggregates on any shard: Lambda functions and others with the deaggregation modules of AWS
-    /// Labs, Firehose. The producer accepts such an aggregate; sending it again would only make duplicates.
+    /// Labs, Firehose. The producer accepts such an aggregate, since a retry would only make duplicates.
     AnyShard,
 }
 
-/// One table for fields, defaults, ranges, setters and getters.
+/// The table of fields, with their defaults and ranges. It defines the fields, setters and getters.
 macro_rules! config {
     ($($(#[$doc:meta])* $field:ident: $type:ty = $default:expr $(, in $range:expr)?;)*) => {
-        /// The settings of a producer, checked.
+        /// The validated settings of a producer.
         ///
         /// ```
         /// use core::time::Duration;
@@ -78,7 +79,7 @@ macro_rules! config {
             }
         }
 
-        /// Sets what differs from the defaults; [`build`](Self::build) checks it.
+        /// A builder of a [`Config`]. It starts from the defaults.
         #[derive(Clone, Debug, Default)]
         pub struct ConfigBuilder { config: Config }
 
@@ -88,11 +89,11 @@ macro_rules! config {
                 self
             })*
 
-            /// Checks every range.
+            /// Validates the settings and returns the config.
             ///
             /// # Errors
             ///
-            /// [`ConfigError`] names the first field that is out of its range, its value and the range.
+            /// Returns the first field that is out of range, with its value and the range.
             pub fn build(self) -> Result<Config, ConfigError> {
                 $($(check(stringify!($field), &self.config.$field, &$range)?;)?)*
                 self.config.check_together()
@@ -102,88 +103,89 @@ macro_rules! config {
 }
 
 const MILLISECOND: Duration = Duration::from_millis(1);
-/// The longest backlog of a shard where records never expire.
+/// The longest backlog of a shard, if records never expire.
 const BACKLOG_WITHOUT_TTL: Duration = Duration::from_secs(15);
 
 config! {
     /// Whether several user records are packed into one Kinesis record. Default `true`.
     aggregation_enabled: bool = true;
-    /// Most user records in one aggregated record. Default 4,294,967,295.
+    /// The maximum number of user records in one aggregate. Default 4,294,967,295.
     aggregation_max_count: usize = u32::MAX as usize, in 1..=u32::MAX as usize;
-    /// Most bytes in one aggregated record, framing included. Default 51,200 (50 KiB: two PUT payload units).
+    /// The maximum bytes in one aggregate, framing included. Default 51,200 (50 KiB: two PUT payload units).
     aggregation_max_size: usize = 51_200, in 64..=limits::RECORD_SIZE_MAX;
-    /// Most Kinesis records in one PutRecords request. Default 500.
+    /// The maximum number of Kinesis records in one PutRecords request. Default 500.
     collection_max_count: usize = limits::REQUEST_RECORDS_MAX, in 1..=limits::REQUEST_RECORDS_MAX;
-    /// Most bytes in one PutRecords request, keys included. A larger single record goes alone. Default 5 MiB.
+    /// The maximum bytes in one PutRecords request, keys included. A larger record is sent alone. Default 5 MiB.
     collection_max_size: usize = 5 << 20, in 52_224..=limits::REQUEST_SIZE_MAX;
-    /// Most bytes for one shard in one PutRecords request. A larger single record still goes. Default 256 KiB.
+    /// The maximum bytes for one shard in one PutRecords request. A larger record is still sent. Default 256 KiB.
     collection_max_size_per_shard: usize = 256 << 10, in 1..=limits::REQUEST_SIZE_MAX;
-    /// How long a record may wait for company before it goes to the network. Default 100 ms.
+    /// The maximum time that a record waits for others before it is sent. Default 100 ms.
     record_max_buffered_time: Duration = Duration::from_millis(100), in Duration::ZERO..=Duration::from_secs(3600);
-    /// How long a record may take from put to success, retries included; [`Duration::MAX`] means for ever. Must be
-    /// more than `record_max_buffered_time`. Default 30 s.
+    /// The maximum time from the put of a record to its success, retries included; [`Duration::MAX`] is no limit. Must
+    /// be more than `record_max_buffered_time`. Default 30 s.
     record_ttl: Duration = Duration::from_secs(30), in 100 * MILLISECOND..=Duration::MAX;
-    /// How long the first records of a stream wait for its first shard list, also while the list or the credentials fail
-    /// for a while. At most half of `record_ttl`. When it is over, or the list is refused for good, records are aggregated
-    /// by hash key, and the stream is paced as a whole. Default 5 s.
+    /// The maximum time that the first records of a stream wait for its first shard list, at most half of `record_ttl`.
+    /// They wait also while requests for the list or the credentials fail temporarily. After this time, or when the
+    /// list is refused for good, records are aggregated by hash key, and one rate limit applies to the whole stream.
+    /// Default 5 s.
     start_timeout: Duration = Duration::from_secs(5), in Duration::ZERO..=Duration::from_secs(600);
-    /// The longest backlog of a shard, as the time that it takes at half the shard's present pace (other producers may
-    /// take the other half). No more records for the shard are accepted beyond that: they would expire before they are
-    /// sent. `None`: half of `record_ttl`, or 15 s if records never expire. Default `None`.
+    /// The longest backlog of a shard, as the time that it takes at half the shard's current rate (other producers may
+    /// use the other half). Beyond that, no records for the shard are accepted: they would expire before they are sent.
+    /// `None` is half of `record_ttl`, or 15 s if records never expire. Default `None`.
     max_shard_backlog: Option<Duration> = None, in OrNone(10 * MILLISECOND..=Duration::from_secs(86_400));
-    /// Which consumers read the streams. Default [`Consumers::Kcl`].
+    /// The consumers of the streams. Default [`Consumers::Kcl`].
     consumers: Consumers = Consumers::Kcl;
-    /// Whether a throttled record fails at once instead of waiting for its shard. Default `false`.
+    /// Whether a throttled record fails at once instead of being retried. Default `false`.
     fail_if_throttled: bool = false;
-    /// Kinesis records a second for one shard, as the service has it. Default 1,000.
+    /// The rate limit of a shard in Kinesis records per second. Default 1,000, the service's limit.
     rate_limit_records_per_shard: u64 = limits::SHARD_RECORDS_PER_SECOND, in 1..=1_000_000;
-    /// Bytes a second for one shard, as the service has it. Default 1 MiB.
+    /// The rate limit of a shard in bytes per second. Default 1 MiB, the service's limit.
     rate_limit_bytes_per_shard: u64 = limits::SHARD_BYTES_PER_SECOND, in 1_024..=1 << 30;
-    /// PutRecords requests under way at once, over all streams. Default 24.
+    /// The maximum number of PutRecords requests in flight, over all streams. Default 24.
     max_in_flight_requests: usize = 24, in 1..=1_024;
-    /// How long the driver waits for the reply to one request. Default 6 s.
+    /// The timeout of one request. Default 6 s.
     request_timeout: Duration = Duration::from_secs(6), in 100 * MILLISECOND..=Duration::from_secs(600);
-    /// The longest wait before the first retry of a failed record; it doubles with each. Default 50 ms.
+    /// The maximum backoff before the first retry of a record. It doubles with each retry. Default 50 ms.
     retry_backoff_min: Duration = Duration::from_millis(50), in MILLISECOND..=Duration::from_secs(60);
-    /// The longest wait before any retry. Default 5 s.
+    /// The maximum backoff before any retry. Default 5 s.
     retry_backoff_max: Duration = Duration::from_secs(5), in MILLISECOND..=Duration::from_secs(600);
-    /// User records accepted and not yet resolved, over all streams; more wait in `put`. Default 100,000.
+    /// The maximum number of outstanding user records, over all streams; further puts wait. Default 100,000.
     max_outstanding_records: usize = 100_000, in 1..=1 << 30;
-    /// Bytes (data and keys) accepted and not yet resolved, over all streams; more wait in `put`. A record larger
-    /// than that is taken when nothing else is outstanding. Default 128 MiB.
+    /// The maximum outstanding bytes (data and keys), over all streams; further puts wait. A larger record is accepted
+    /// when no others are outstanding. Default 128 MiB.
     max_outstanding_bytes: usize = 128 << 20, in 1_024..=1 << 40;
-    /// Most bytes in one record, data and partition key; `None` asks the stream (1 MiB where it does not say).
-    /// Default `None`.
+    /// The maximum size of one record in bytes, data and partition key. `None` is the limit in the stream's
+    /// description, or 1 MiB if the description does not have one. Default `None`.
     max_record_size: Option<usize> = None, in OrNone(1_024..=limits::RECORD_SIZE_MAX);
-    /// How the streams spread their records over shards. Default [`RecordDistribution::Detect`].
+    /// How the streams distribute records over their shards. Default [`RecordDistribution::Detect`].
     record_distribution: RecordDistribution = RecordDistribution::Detect;
-    /// Which metrics are kept and exported. Default [`MetricsLevel::None`] (the KPL's is detailed).
+    /// The level of detail of the metrics. Default [`MetricsLevel::None`] (the KPL's is detailed).
     metrics_level: MetricsLevel = MetricsLevel::None;
-    /// How finely they are told apart. Default [`MetricsGranularity::Shard`].
+    /// The granularity of the metrics. Default [`MetricsGranularity::Shard`].
     metrics_granularity: MetricsGranularity = MetricsGranularity::Shard;
-    /// Time from one export of metrics to the next. Default 60 s.
+    /// The time between two exports of metrics. Default 60 s.
     metrics_upload_interval: Duration = Duration::from_secs(60), in Duration::from_secs(1)..=Duration::from_secs(3600);
-    /// Seed of the jitter. Drivers set it at random; a simulator sets it to repeat a run. Default 0.
+    /// The seed of the jitter. A driver sets a random seed; a simulator sets a fixed one to repeat a run. Default 0.
     seed: u64 = 0;
 }
 
 impl Config {
-    /// Starts from the defaults.
+    /// Returns a builder with the defaults.
     pub fn builder() -> ConfigBuilder {
         ConfigBuilder::default()
     }
 
-    /// Starts from this config, for instance to set the seed of an otherwise given one.
+    /// Returns a builder with the settings of this config, for instance to change only the seed.
     pub fn to_builder(&self) -> ConfigBuilder {
         ConfigBuilder { config: self.clone() }
     }
 
-    /// How long a stream's first records wait for its shard list.
+    /// Returns the maximum time that a stream's first records wait for its shard list.
     pub(crate) fn start_wait(&self) -> Duration {
         self.start_timeout.min(self.record_ttl / 2)
     }
 
-    /// The longest backlog of a shard.
+    /// Returns the longest backlog of a shard.
     pub(crate) fn backlog_limit(&self) -> Duration {
         self.max_shard_backlog.unwrap_or(match self.record_ttl {
             Duration::MAX => BACKLOG_WITHOUT_TTL,
@@ -210,7 +212,7 @@ impl Config {
     }
 }
 
-/// The range of a value that may also be absent.
+/// The range of an optional value.
 struct OrNone<V>(RangeInclusive<V>);
 
 trait Range<V> {
@@ -252,19 +254,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_are_within_their_own_ranges() {
+    fn defaults_are_within_their_ranges() {
         assert_eq!(Config::builder().build(), Ok(Config::default()));
     }
 
     #[test]
-    fn a_builder_starts_from_the_config_that_it_is_given() {
+    fn to_builder_keeps_the_settings() {
         let config = Config::builder().record_ttl(Duration::MAX).build().unwrap();
         let seeded = config.to_builder().seed(7).build().unwrap();
         assert_eq!((seeded.record_ttl(), seeded.seed()), (Duration::MAX, 7));
     }
 
     #[test]
-    fn both_backoffs_may_be_the_same() {
+    fn both_backoffs_may_be_equal() {
         let (ms, config) = (Duration::from_millis(200), Config::builder());
         assert!(config.retry_backoff_min(ms).retry_backoff_max(ms).build().is_ok());
     }

@@ -1,4 +1,4 @@
-//! What all streams of a producer share.
+//! The state that all streams of a producer share.
 
 use alloc::collections::VecDeque;
 use alloc::string::ToString;
@@ -16,10 +16,11 @@ use crate::record::user_record::PartitionKey;
 use crate::stats::Stats;
 use crate::time::Instant;
 
-/// Time between two descriptions of streams: the service allows an account 20 a second, and other producers want some.
+/// The time between two requests for descriptions of streams. The service allows 20 per second and account, and other
+/// producers need some of them.
 const DESCRIPTION_SPACING: Duration = Duration::from_millis(100);
 
-/// The part of the state machine that is not a stream's.
+/// The part of the state machine that all streams share.
 #[derive(Debug)]
 pub(crate) struct Context<T> {
     pub(crate) config: Config,
@@ -27,16 +28,16 @@ pub(crate) struct Context<T> {
     pub(crate) outstanding: Outstanding,
     pub(crate) stats: Stats,
     pub(crate) actions: VecDeque<Action<T>>,
-    /// The producer is being closed: nothing waits for company any more.
+    /// Whether the producer is being closed: records no longer wait for others.
     pub(crate) closing: bool,
-    /// The deadline of the close has passed: nothing is tried any more.
+    /// Whether the deadline of the close has passed: nothing is sent or retried any more.
     pub(crate) abandoned: bool,
-    /// The number of shards, of all streams, for which puts have to be checked against the limit on a backlog.
+    /// The number of shards, over all streams, for which puts are checked against the backlog limit.
     pub(crate) slow_shards: usize,
     next_description: Instant,
-    /// User records that expired in this turn of the stream at work.
+    /// The number of expired user records that are not logged yet.
     expired: usize,
-    /// Why the last attempt of the last of them failed.
+    /// The last error of the last of these records.
     last_error: Option<Arc<AttemptError>>,
 }
 
@@ -57,7 +58,7 @@ impl<T> Context<T> {
         }
     }
 
-    /// How many more records and bytes the producer accepts before it is full.
+    /// Returns how many more records and bytes the producer accepts before it is full.
     pub(crate) fn room(&self) -> Room {
         let Self { outstanding, config, .. } = self;
         Room {
@@ -66,7 +67,7 @@ impl<T> Context<T> {
         }
     }
 
-    /// Whether a record is covered by a flush, or everything is.
+    /// Whether a flush or a close covers the record.
     pub(crate) fn is_urgent<U>(&self, user: &Pending<U>) -> bool {
         self.closing || self.outstanding.is_flushed(user.generation)
     }
@@ -75,14 +76,14 @@ impl<T> Context<T> {
         user.put_at + self.config.record_ttl()
     }
 
-    /// When the next description of a stream may be asked for.
-    pub(crate) fn description_turn(&mut self, now: Instant) -> Instant {
+    /// Reserves the next time for a request of a description, and returns it.
+    pub(crate) fn reserve_description(&mut self, now: Instant) -> Instant {
         let turn = self.next_description.max(now);
         self.next_description = turn + DESCRIPTION_SPACING;
         turn
     }
 
-    /// Counts a user record out that is stored.
+    /// Counts a stored user record, which is no longer outstanding.
     pub(crate) fn count_stored<U, K: PartitionKey>(&mut self, user: &Pending<U, K>) {
         self.outstanding.release(user.generation, user.entry.size());
         self.stats.user_records_succeeded += 1;
@@ -100,7 +101,7 @@ impl<T> Context<T> {
         self.resolve(Resolution::failed(user.ticket, failure));
     }
 
-    /// Counts a record whose time-to-live has run out, and says so.
+    /// Counts an expired record, and returns its error.
     pub(crate) fn expired<U>(&mut self, user: &Pending<U>) -> AttemptError {
         self.expired += 1;
         let ttl = self.config.record_ttl();
@@ -112,7 +113,7 @@ impl<T> Context<T> {
         AttemptError::new(code::EXPIRED, message)
     }
 
-    /// Says once for a turn how many records expired.
+    /// Logs how many records expired since the last call.
     pub(crate) fn log_expired(&mut self, stream: &Arc<str>) {
         let user_records = core::mem::take(&mut self.expired);
         if user_records > 0 {

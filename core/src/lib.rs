@@ -1,14 +1,15 @@
-//! A Kinesis producer as a pure state machine: what the Amazon Kinesis Producer Library decides, without its I/O.
+//! A Kinesis producer as a pure state machine: the logic of the Amazon Kinesis Producer Library, without its I/O.
 //!
-//! Records go in, requests come out, replies go in, and each record is resolved. In between they are packed into
-//! aggregated records, placed by predicted shard, paced, collected into requests by deadline, and retried by reason.
-//! This crate reads no clock, opens no socket, starts no thread and draws no random number; the compiler proves it
-//! (`no_std`). Drivers do all that: `kpl-tokio` is the one to start with, this crate is for those who write another,
-//! simulate, or fuzz.
+//! Records and replies are the input, requests and results the output. The state machine predicts the shard of each
+//! record, aggregates records, limits the rate of each shard, collects requests by deadline, and retries records.
+//!
+//! This crate has no clock, sockets, threads or source of randomness; the compiler checks this (`no_std`). A driver
+//! provides them. To send records, use a driver such as `kpl-tokio`. Use this crate to write a driver, a simulator or a
+//! fuzzer.
 //!
 //! # A run loop
 //!
-//! The whole contract in one piece, with a service that takes everything. See [`Producer`] for the rules.
+//! This is a complete example, with a service that accepts every record. See [`Producer`] for the rules.
 //!
 //! ```
 //! use core::time::Duration;
@@ -29,7 +30,7 @@
 //!     while let Some(action) = producer.poll_action() {
 //!         match action {
 //!             Action::SendBatch(batch) => {
-//!                 // A driver sends these with PutRecords, beside the loop, and comes back with the reply.
+//!                 // A driver sends these with PutRecords, outside the loop, and handles the reply later.
 //!                 let stored = batch.records().iter().map(|record| {
 //!                     let _wire = (record.partition_key(), record.explicit_hash_key(), record.data());
 //!                     RecordReply::stored("shardId-000000000000", "49590338271490256608559692538361571095")
@@ -53,7 +54,7 @@
 //!             }
 //!             Action::Resolve(records) => receipts += records.filter(|(_ticket, result)| result.is_ok()).count(),
 //!             Action::Log(event) => println!("{event:?}"),
-//!             // Nothing waits for room here.
+//!             // No put waits for room here.
 //!             Action::RoomFreed(_) => {}
 //!             // No flush, no close with a deadline, no metrics: see `Action`.
 //!             Action::FlushDone(_) | Action::CancelRequests | Action::ExportMetrics(_) => {}
@@ -67,18 +68,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # The way of a record
+//! # The stages of a record
 //!
 //! | stage | what it does |
 //! |---|---|
-//! | [`UserRecord::prepare`] | checks the record and hashes its key, outside any lock; [`HashKeyCache`] hashes several at once |
-//! | [`Producer::put`] | backpressure; predicts the shard |
+//! | [`UserRecord::prepare`] | checks the record and hashes its key, without a lock ([`HashKeyCache`]: several keys) |
+//! | [`Producer::put`] | applies backpressure, predicts the shard |
 //! | aggregator | packs user records of one shard into one Kinesis record, until it is full or due |
-//! | limiter | holds Kinesis records until their shard may take them, earliest deadline first |
-//! | collector | gathers Kinesis records of a stream into a request, until it is full or due |
+//! | limiter | keeps Kinesis records until their shard's rate limit allows them, oldest first |
+//! | collector | collects Kinesis records of a stream into a request, until it is full or due |
 //! | [`Action::SendBatch`] | the driver encodes ([`KinesisRecord::data`]), signs and sends, outside its lock |
-//! | [`Producer::handle_reply`] | the retrier judges each record; it is resolved, or goes back to the aggregator |
-//! | [`Action::Resolve`] | the callers are told |
+//! | [`Producer::handle_reply`] | the retrier resolves each record, or passes it to the aggregator again |
+//! | [`Action::Resolve`] | the driver returns the results to the callers |
 
 #![no_std]
 

@@ -1,4 +1,4 @@
-//! How many records and bytes are accepted and not yet resolved, how old they are, and whom a flush waits for.
+//! Outstanding records: accepted and not yet resolved. Their number, bytes and age, and which of them a flush covers.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use core::time::Duration;
@@ -6,15 +6,15 @@ use core::time::Duration;
 use crate::config::Config;
 use crate::time::Instant;
 
-/// Names a flush: see [`Producer::flush`](crate::Producer::flush).
+/// The id of a flush: see [`Producer::flush`](crate::Producer::flush).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlushId(pub(crate) u64);
 
-/// Records put within this time of each other are told apart by nobody: the resolution of the oldest record's age.
+/// The longest time span of a generation: the resolution of [`Outstanding::oldest`].
 const GENERATION_SPAN: Duration = Duration::from_millis(10);
 
-/// Records are counted by generation: those put between two flushes, or within a short span. The table holds only
-/// generations that are not yet resolved, so it stays small however many records are outstanding.
+/// Counts of outstanding records by generation: the records put between two flushes, or within [`GENERATION_SPAN`]. The
+/// table has only generations with outstanding records, so it stays small even with many records.
 #[derive(Debug, Default)]
 pub(crate) struct Outstanding {
     records: usize,
@@ -40,18 +40,18 @@ impl Outstanding {
         self.bytes
     }
 
-    /// When the oldest outstanding record was put, at most [`GENERATION_SPAN`] too early.
+    /// Returns when the oldest outstanding record was put, at most [`GENERATION_SPAN`] too early.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         self.older.first_key_value().map_or(self.current.since, |(_, generation)| generation.since)
     }
 
-    /// Whether there is room for a record of `size` bytes. One that is larger than all room goes alone.
+    /// Whether there is room for a record of `size` bytes. A record larger than the limit fits if it is the only one.
     pub(crate) fn has_room(&self, size: usize, config: &Config) -> bool {
         self.records < config.max_outstanding_records()
             && (self.records == 0 || self.bytes.saturating_add(size) <= config.max_outstanding_bytes())
     }
 
-    /// Counts a record in, and names its generation.
+    /// Counts a new record. Returns its generation.
     pub(crate) fn admit(&mut self, now: Instant, size: usize) -> u64 {
         if self.current.since.is_some_and(|since| now.saturating_since(since) > GENERATION_SPAN) {
             self.start_generation();
@@ -63,7 +63,7 @@ impl Outstanding {
         self.current_id
     }
 
-    /// Counts a record out.
+    /// Stops counting a record that is resolved.
     pub(crate) fn release(&mut self, generation: u64, size: usize) {
         self.records -= 1;
         self.bytes -= size;
@@ -80,7 +80,7 @@ impl Outstanding {
         }
     }
 
-    /// Starts a flush of all that is outstanding now.
+    /// Starts a flush of all outstanding records.
     pub(crate) fn flush(&mut self) -> FlushId {
         let flush = FlushId(self.current_id);
         self.start_generation();
@@ -88,12 +88,12 @@ impl Outstanding {
         flush
     }
 
-    /// Whether a flush has been asked for that covers `generation`.
+    /// Whether a flush covers `generation`.
     pub(crate) fn is_flushed(&self, generation: u64) -> bool {
         self.flushes.back().is_some_and(|flush| generation <= flush.0)
     }
 
-    /// Takes a flush that has nothing left to wait for.
+    /// Removes and returns a flush whose records are all resolved.
     pub(crate) fn pop_flushed(&mut self) -> Option<FlushId> {
         let flush = *self.flushes.front()?;
         if self.older.first_key_value().is_some_and(|(oldest, _)| *oldest <= flush.0) {
@@ -131,13 +131,13 @@ mod tests {
         generation: u64,
         put_at: Instant,
         size: usize,
-        /// How many flushes were asked for before it was put.
+        /// The number of flushes before the put.
         flushes_before: usize,
     }
 
     proptest! {
         #[test]
-        fn counts_ages_and_flushes_are_those_of_a_plain_list(
+        fn counts_ages_and_flushes_match_a_plain_list(
             steps in proptest::collection::vec(
                 prop_oneof![
                     5 => (0..2_000_usize).prop_map(|size| Step::Admit { size }),
@@ -172,10 +172,10 @@ mod tests {
                     Step::Pass { millis } => now += millis,
                 }
                 while let Some(flush) = outstanding.pop_flushed() {
-                    prop_assert_eq!(flush, flushes[done], "in the order in which they were asked for");
+                    prop_assert_eq!(flush, flushes[done], "flushes complete in order");
                     done += 1;
                 }
-                // A flush waits for what was put before it; those before it wait for no more than that.
+                // A flush waits for the records put before it, so flushes complete in order.
                 let waits_for = |flush: usize| list.iter().any(|record| record.flushes_before <= flush);
                 prop_assert_eq!(done, (0..flushes.len()).find(|flush| waits_for(*flush)).unwrap_or(flushes.len()));
                 for record in &list {
@@ -185,15 +185,15 @@ mod tests {
                 prop_assert_eq!(outstanding.bytes(), list.iter().map(|record| record.size).sum::<usize>());
                 let oldest = list.iter().map(|record| record.put_at).min();
                 prop_assert_eq!(outstanding.oldest().is_some(), oldest.is_some());
-                if let (Some(told), Some(oldest)) = (outstanding.oldest(), oldest) {
-                    prop_assert!(told <= oldest && oldest <= told + GENERATION_SPAN, "{:?} for {:?}", told, oldest);
+                if let (Some(found), Some(oldest)) = (outstanding.oldest(), oldest) {
+                    prop_assert!(found <= oldest && oldest <= found + GENERATION_SPAN, "{:?} for {:?}", found, oldest);
                 }
             }
         }
     }
 
     #[test]
-    fn a_flush_waits_for_what_came_before_it_and_for_nothing_else() {
+    fn a_flush_waits_only_for_records_put_before_it() {
         let mut outstanding = Outstanding::default();
         let before = outstanding.admit(ms(0), 1);
         let flush = outstanding.flush();
@@ -207,7 +207,7 @@ mod tests {
         outstanding.release(after, 1);
         assert_eq!(outstanding.pop_flushed(), Some(flush));
         let flush = outstanding.flush();
-        assert_eq!(outstanding.pop_flushed(), Some(flush), "nothing outstanding: done at once");
+        assert_eq!(outstanding.pop_flushed(), Some(flush), "nothing outstanding: completes at once");
     }
 
     #[test]

@@ -23,28 +23,27 @@ use crate::streams::Streams;
 use crate::time::Instant;
 use crate::time::timers::Timers;
 
-/// A driver's threads may read the clock before they lock the producer, and lose their core in between. If more time than
-/// this lies there, the clock was set.
+/// The maximum difference between the times of two puts that is due to threads: a thread may be suspended between
+/// reading the clock and locking the producer. A larger difference means that the clock was set.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(1);
 
-/// Streams freed in one turn: more of them would keep the lock of a driver for long.
+/// The maximum number of streams freed in one tick, so that a driver does not keep its lock for long.
 const RETIRED_PER_TURN_MAX: usize = 100;
 
-/// A Kinesis producer without clock, socket, thread or randomness of its own.
+/// A Kinesis producer as a state machine, without clock, sockets, threads or randomness.
 ///
-/// `T` is the caller's ticket: what it wants back with the fate of its record. A record and its ticket travel together
-/// by value; every accepted ticket comes back exactly once, in an [`Action::Resolve`], provided that every
-/// [`Action::SendBatch`] is answered.
+/// `T` is the ticket: a value of the caller that comes back with the result of its record. Every ticket of an accepted
+/// record comes back exactly once, in an [`Action::Resolve`], if every [`Action::SendBatch`] is answered.
 ///
 /// # The contract
 ///
 /// - **Events** change the state: [`put`](Self::put), [`tick`](Self::tick), [`handle_reply`](Self::handle_reply),
-///   [`handle_shards`](Self::handle_shards), [`handle_stream_summary`](Self::handle_stream_summary), [`flush`](Self::flush),
-///   [`close`](Self::close). Each takes the time at which it is called: read the clock after whatever took long, such as a
-///   blocking request. Time that goes backwards is harmless.
-/// - **Actions** tell what is to be done: drain [`poll_action`](Self::poll_action) after any event. Their order is the
-///   order of effects.
-/// - **Time**: call [`tick`](Self::tick) at [`next_tick`](Self::next_tick), or a bit later, or at any time.
+///   [`handle_shards`](Self::handle_shards), [`handle_stream_summary`](Self::handle_stream_summary),
+///   [`flush`](Self::flush), [`close`](Self::close). Each takes the current time: read the clock after slow operations,
+///   such as a blocking request. Time that goes backwards is harmless.
+/// - **Actions** are what the driver carries out, in order. Call [`poll_action`](Self::poll_action) after each event
+///   until it returns `None`.
+/// - **Time**: call [`tick`](Self::tick) at [`next_tick`](Self::next_tick) or a bit later. Other calls are harmless.
 /// - **Getters**, such as [`outstanding_records`](Self::outstanding_records), change nothing.
 ///
 /// The [crate's front page](crate) has a run loop.
@@ -54,24 +53,24 @@ pub struct Producer<T> {
     streams: Streams<T>,
     /// The latest time of a put.
     latest_put: Instant,
-    /// When which stream has something to do.
+    /// The timers of the streams, by number.
     timers: Timers,
-    /// Streams that have a request and no leave to send it, in turn.
+    /// The queue of streams that wait for a free request.
     waiting_streams: VecDeque<u32>,
     in_flight: usize,
     close_at: Option<Instant>,
     reporter: Reporter,
 }
 
-/// A record that [`Producer::put`] did not take, given back with its ticket.
+/// The error of [`Producer::put`], with the record and its ticket.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PutError<T> {
-    /// The producer, or the record's shard, has no room for it. Put it again when a record was resolved, or when
-    /// [`Action::RoomFreed`] names the shard.
+    /// The producer or the record's shard is full. Put the record again after a record was resolved, or after
+    /// [`Action::RoomFreed`] for the shard.
     #[error("{full}")]
     Full {
-        /// What is full.
+        /// The reason.
         full: Full,
         /// The record.
         record: PreparedRecord,
@@ -86,10 +85,10 @@ pub enum PutError<T> {
         /// Its ticket.
         ticket: T,
     },
-    /// The record can never be put.
+    /// The record is invalid.
     #[error("{reason}")]
     Invalid {
-        /// What is wrong with it.
+        /// The reason.
         reason: InvalidRecord,
         /// The record.
         record: PreparedRecord,
@@ -99,7 +98,7 @@ pub enum PutError<T> {
 }
 
 impl<T> Producer<T> {
-    /// A producer at `now`, idle.
+    /// Creates an idle producer.
     pub fn new(config: Config, now: Instant) -> Self {
         Self {
             reporter: Reporter::new(config.metrics_level(), config.metrics_upload_interval(), now),
@@ -113,13 +112,13 @@ impl<T> Producer<T> {
         }
     }
 
-    /// Takes a record. The stream's pipeline appears with its first record.
+    /// Accepts a record. The first record of a stream creates the stream's state.
     ///
     /// # Errors
     ///
-    /// [`PutError`] gives the record and the ticket back: the producer is full or closed, or the record is larger than
-    /// the stream allows.
-    #[expect(clippy::result_large_err, reason = "the record comes back as it was, without an allocation")]
+    /// Returns the record and the ticket if the producer or the shard is full, the producer is closed, or the record is
+    /// larger than the stream allows.
+    #[expect(clippy::result_large_err, reason = "the record is returned without an allocation")]
     pub fn put(&mut self, now: Instant, record: PreparedRecord, ticket: T) -> Result<(), PutError<T>> {
         if self.context.closing {
             return Err(PutError::Closed { record, ticket });
@@ -146,8 +145,8 @@ impl<T> Producer<T> {
 
     /// Puts the next record of a drain. Returns false if there is none.
     ///
-    /// Its caller was told that it is accepted, so it is never refused; a record that is larger than its stream allows
-    /// fails. Call this before [`close`](Self::close).
+    /// The buffer has accepted the record, so it is never refused. A record larger than its stream allows fails. Call
+    /// this before [`close`](Self::close).
     pub fn put_drained(&mut self, now: Instant, drain: &mut BufferDrain<T>, keys: &mut HashKeyCache) -> bool {
         let Some((put_at, record, ticket)) = drain.pop(keys) else { return false };
         let index = self.stream_index(now, &record.stream);
@@ -155,13 +154,13 @@ impl<T> Producer<T> {
         true
     }
 
-    /// How many more records and bytes the producer accepts before it is full.
+    /// Returns how many more records and bytes the producer accepts before it is full.
     pub fn room(&self) -> Room {
         self.context.room()
     }
 
-    /// The room for records in put buffers. There is none while a shard has a long backlog, so that each put is checked
-    /// against `max_shard_backlog`.
+    /// Returns the room for records in put buffers. There is none while a shard has a long backlog, since each put is
+    /// then checked against `max_shard_backlog`.
     pub fn buffer_room(&self) -> Room {
         if self.context.slow_shards > 0 { Room::default() } else { self.context.room() }
     }
@@ -170,7 +169,7 @@ impl<T> Producer<T> {
         let size = record.size();
         let (stream, context) = (self.streams.get_mut(index), &mut self.context);
         let max_wait = context.config.record_max_buffered_time();
-        // Deadlines are in the order of the puts, lest an aggregate overtakes the one before it.
+        // Deadlines are in the order of the puts, so that no aggregate overtakes an earlier one.
         let put_at = if self.latest_put <= put_at + CLOCK_SKEW_MAX { self.latest_put.max(put_at) } else { put_at };
         self.latest_put = put_at;
         context.stats.user_records_put += 1;
@@ -186,11 +185,11 @@ impl<T> Producer<T> {
         }
     }
 
-    /// Time has passed: does what is due. Ticks at other times than [`next_tick`](Self::next_tick) are harmless.
+    /// Handles everything that is due at `now`. Calls at other times than [`next_tick`](Self::next_tick) are harmless.
     pub fn tick(&mut self, now: Instant) {
         let mut retired = 0;
         while let Some(index) = self.timers.pop_due(now) {
-            // A timer may be left of a stream that is retired.
+            // The timer of a retired stream may still be armed.
             if !self.streams.contains(index) {
                 continue;
             }
@@ -205,7 +204,7 @@ impl<T> Producer<T> {
         self.finish(now);
     }
 
-    /// What became of a [`Batch`].
+    /// Handles the reply to a [`Batch`], or its error.
     pub fn handle_reply(&mut self, now: Instant, batch: Batch<T>, reply: Reply) {
         let Batch { stream_index, records, started, .. } = batch;
         self.in_flight -= 1;
@@ -217,7 +216,7 @@ impl<T> Producer<T> {
         self.finish(now);
     }
 
-    /// A page of the stream's shards, or why there is none.
+    /// Handles a page of the stream's shards, or the error of the request.
     pub fn handle_shards(&mut self, now: Instant, request: &ListShardsRequest, reply: Result<ShardPage, RequestError>) {
         if let Some(index) = self.streams.find(&request.stream) {
             self.streams.get_mut(index).on_shards(now, reply, &mut self.context);
@@ -226,7 +225,7 @@ impl<T> Producer<T> {
         self.finish(now);
     }
 
-    /// The stream's summary, or why there is none.
+    /// Handles the stream's summary, or the error of the request.
     pub fn handle_stream_summary(
         &mut self,
         now: Instant,
@@ -240,8 +239,8 @@ impl<T> Producer<T> {
         self.finish(now);
     }
 
-    /// Sends without waiting for more what has been put so far. [`Action::FlushDone`] tells when every record put
-    /// before this call is resolved, whatever was put after it.
+    /// Sends all records put so far, without waiting for more. [`Action::FlushDone`] follows when all of them are
+    /// resolved, independent of later records.
     pub fn flush(&mut self, now: Instant) -> FlushId {
         let flush = self.context.outstanding.flush();
         self.flush_streams(now);
@@ -249,8 +248,8 @@ impl<T> Producer<T> {
         flush
     }
 
-    /// Takes no more records, and sends what there is without waiting for more. Whatever is not resolved at `deadline`
-    /// fails as `Closed`; [`Instant::NEVER`] waits for as long as it takes. Called again, the earlier deadline counts.
+    /// Accepts no more records, and sends all records put so far. Records that are not resolved at `deadline` fail as
+    /// `Closed`; with [`Instant::NEVER`], there is no deadline. If called again, the earliest deadline applies.
     pub fn close(&mut self, now: Instant, deadline: Instant) {
         self.close_at = Some(self.close_at.map_or(deadline, |earlier| earlier.min(deadline)));
         if !self.context.closing {
@@ -260,13 +259,13 @@ impl<T> Producer<T> {
         self.tick(now);
     }
 
-    /// The next effect to carry out.
+    /// Returns the next action to carry out.
     pub fn poll_action(&mut self) -> Option<Action<T>> {
         self.context.actions.pop_front()
     }
 
-    /// When [`tick`](Self::tick) is to be called next; `None` if nothing is to come. After a tick it lies in the
-    /// future.
+    /// Returns when to call [`tick`](Self::tick) next; `None` if nothing is scheduled. After a tick, this time is in
+    /// the future.
     pub fn next_tick(&self) -> Option<Instant> {
         if self.is_drained() {
             return None;
@@ -275,7 +274,7 @@ impl<T> Producer<T> {
         Some(self.timers.next().min(close_at).min(self.reporter.due())).filter(|at| *at != Instant::NEVER)
     }
 
-    /// Whether actions wait to be polled.
+    /// Whether [`poll_action`](Self::poll_action) returns an action.
     pub fn has_actions(&self) -> bool {
         !self.context.actions.is_empty()
     }
@@ -285,33 +284,34 @@ impl<T> Producer<T> {
         self.context.closing && self.context.outstanding.records() == 0
     }
 
-    /// User records accepted and not yet resolved.
+    /// Returns the number of user records accepted and not yet resolved.
     pub fn outstanding_records(&self) -> usize {
         self.context.outstanding.records()
     }
 
-    /// Bytes (data and keys) accepted and not yet resolved.
+    /// Returns the number of bytes (data and keys) accepted and not yet resolved.
     pub fn outstanding_bytes(&self) -> usize {
         self.context.outstanding.bytes()
     }
 
-    /// When the oldest outstanding record was put: at most 10 ms too early, never too late.
+    /// Returns when the oldest outstanding record was put, at most 10 ms too early and never too late.
     pub fn oldest_put(&self) -> Option<Instant> {
         self.context.outstanding.oldest()
     }
 
-    /// The shard of a stream that takes a hash key, if that is known and means anything there.
+    /// Returns the shard of a hash key, if it is known and the stream does not ignore keys.
     pub fn shard(&self, stream: &str, hash_key: u128) -> Option<&Arc<str>> {
         self.streams.get(self.streams.find(stream)?).shard(hash_key)
     }
 
-    /// Returns the shard that a record is for, as [`Full::Shard`] names it; `None` if the stream was not put to yet.
+    /// Returns the shard that [`Full::Shard`] has for this record; `None` if the stream has no state: before its first
+    /// put, or after it is retired.
     pub fn shard_name(&self, record: &PreparedRecord) -> Option<ShardName> {
         Some(self.streams.get(self.streams.find(&record.stream)?).shard_name(record.entry.hash_key()))
     }
 
-    /// Refuses to put a record, as if its shard were full: for a driver in which other records wait for that shard.
-    /// [`Action::RoomFreed`] follows. If the producer is full, the error says that.
+    /// Refuses a record as if its shard were full, for a driver in which other records wait for that shard.
+    /// [`Action::RoomFreed`] follows. If the producer is full, returns that error instead.
     pub fn refuse(&mut self, now: Instant, record: PreparedRecord, ticket: T) -> PutError<T> {
         let full = self.full(record.size()).unwrap_or_else(|| {
             let index = self.stream_index(now, &record.stream);
@@ -320,19 +320,19 @@ impl<T> Producer<T> {
         PutError::Full { full, record, ticket }
     }
 
-    /// Returns that the producer is full, if it has no room for a record of `size` bytes.
+    /// Returns [`Full::Producer`] if the producer has no room for a record of `size` bytes.
     fn full(&self, size: usize) -> Option<Full> {
         let Context { outstanding, config, .. } = &self.context;
         let full = || Full::Producer { records: outstanding.records(), bytes: outstanding.bytes() };
         (!outstanding.has_room(size, config)).then(full)
     }
 
-    /// Counts since the producer was made.
+    /// Returns the counters since the creation of the producer.
     pub fn stats(&self) -> Stats {
         self.context.stats
     }
 
-    /// What has been measured, to be rolled up outside any lock. Empty with `metrics_level` none.
+    /// Returns the observations in `window`, to be summed up outside any lock. Empty with `metrics_level` none.
     pub fn metrics(&mut self, now: Instant, window: MetricsWindow) -> MetricsSnapshot {
         let start = match window {
             MetricsWindow::Total => None,
@@ -345,17 +345,17 @@ impl<T> Producer<T> {
         snapshot
     }
 
-    /// The number of streams that take memory: those that were put to in the last five minutes, or have records outstanding.
+    /// Returns the number of streams that use memory: those with a put in the last five minutes or outstanding records.
     pub fn streams(&self) -> usize {
         self.streams.len()
     }
 
-    /// PutRecords requests under way.
+    /// Returns the number of PutRecords requests in flight.
     pub fn requests_in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub fn config(&self) -> &Config {
         &self.context.config
     }
@@ -368,7 +368,7 @@ impl<T> Producer<T> {
         index
     }
 
-    /// Frees a stream that is idle for long, unless many others were freed in this turn.
+    /// Frees an idle stream, unless many others were freed in this tick.
     fn retire(&mut self, now: Instant, index: u32, retired: &mut usize) {
         if *retired < RETIRED_PER_TURN_MAX {
             self.streams.retire(index);
@@ -378,13 +378,13 @@ impl<T> Producer<T> {
         }
     }
 
-    /// Lets a stream do what is due and send what it may.
+    /// Handles what is due in a stream, and sends its requests.
     fn advance(&mut self, now: Instant, index: u32) {
         self.streams.get_mut(index).handle_timeout(now, &mut self.context);
         self.send(now, index);
     }
 
-    /// Sends a stream's requests, as far as the cap on requests under way allows, and sets its alarm.
+    /// Sends a stream's requests, as far as `max_in_flight_requests` allows, and arms its timer.
     fn send(&mut self, now: Instant, index: u32) {
         let stream = self.streams.get_mut(index);
         if !*stream.awaits_request() {
@@ -402,7 +402,7 @@ impl<T> Producer<T> {
         self.timers.arm(index, stream.next_timeout());
     }
 
-    /// Gives streams in line a request each, in turn.
+    /// Sends one request per stream in the queue, in turn, as far as `max_in_flight_requests` allows.
     fn serve_waiting_streams(&mut self, now: Instant) {
         while self.in_flight < self.context.config.max_in_flight_requests()
             && let Some(index) = self.waiting_streams.pop_front()
@@ -439,7 +439,8 @@ impl<T> Producer<T> {
         }
     }
 
-    /// The deadline of a close has passed: nothing waits any more, and what is under way is called back.
+    /// Fails all records that are not in flight and cancels the requests in flight, when the deadline of a close has
+    /// passed.
     fn abandon(&mut self, now: Instant) {
         self.context.abandoned = true;
         self.waiting_streams.clear();
@@ -453,7 +454,7 @@ impl<T> Producer<T> {
         }
     }
 
-    /// Tells what an event has brought to its end: flushes, and the time for a report.
+    /// Adds the actions for flushes that are complete and for metrics that are due, after an event.
     fn finish(&mut self, now: Instant) {
         while let Some(flush) = self.context.outstanding.pop_flushed() {
             self.context.actions.push_back(Action::FlushDone(flush));

@@ -1,9 +1,8 @@
-//! Buffers in front of the state machine: puts that nobody has to act on yet are collected here and given to it together.
+//! Buffers in front of the state machine. They collect puts, which the state machine then processes together.
 //!
-//! A driver that puts from several threads keeps a few [`PutBuffer`]s, each behind a lock of its own. A put that may be
-//! buffered takes only that lock. A [`BufferDrain`] then moves what the buffers hold to the [`Producer`](crate::Producer),
-//! in the order of the puts: the keys of 16 records are hashed side by side, and the state machine is touched once for
-//! many records.
+//! A driver that puts from several threads has a few [`PutBuffer`]s, each with its own lock. A buffered put takes only
+//! that lock. A [`BufferDrain`] then moves the records to the [`Producer`](crate::Producer), in the order of the puts:
+//! it hashes the keys of 16 records at once, and the driver locks the state machine once for many records.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -18,27 +17,27 @@ use crate::record::hash_key::HashKeyCache;
 use crate::record::user_record::{CheckedRecord, PreparedRecord};
 use crate::time::Instant;
 
-/// A buffer that holds this many records wants to be drained: as many as the widest SIMD registers have lanes for MD5.
+/// A buffer with this many records is due to be drained: the number of MD5 lanes in the widest SIMD registers.
 const DRAIN_RECORDS: usize = 16;
 
-/// A buffer that holds this many bytes wants to be drained: they may fill an aggregate.
+/// A buffer with this many bytes is due to be drained: they may fill an aggregate.
 const DRAIN_BYTES: usize = 16 << 10;
 
-/// The most records that a buffer holds, while another thread is draining.
+/// The maximum number of records in a buffer, while another thread is draining.
 const BUFFER_RECORDS_MAX: usize = 128;
 
-/// The most streams that a buffer knows. When there are more, it learns all of them anew.
+/// The maximum number of streams that a buffer knows. Beyond that, it clears the set.
 const KNOWN_STREAMS_MAX: usize = 1_024;
 
-/// Records above this size are not buffered: hashing their key is a negligible part of their cost. No stream on AWS has a
-/// lower record limit.
+/// Records above this size are not buffered: hashing their key is a negligible part of their cost. No stream on AWS has
+/// a lower record limit.
 const RECORD_SIZE_MAX: usize = 4_096;
 
-/// Puts that were accepted and that the state machine has not seen yet, in the order in which they came.
+/// A queue of accepted puts that the state machine has not processed yet.
 ///
-/// A record may be buffered if nobody can tell the difference: the producer has room for it, knows its stream and its
-/// limit, and is drained before the record would be due. [`push`](Self::push) refuses all others; they go to
-/// [`Producer::put`](crate::Producer::put), after a drain.
+/// A record may be buffered if this has no visible effect: the producer has room for it, knows its stream and its size
+/// limit, and the buffer is drained before the record is due. [`push`](Self::push) refuses all others: drain the
+/// buffers, and pass them to [`Producer::put`](crate::Producer::put).
 ///
 /// ```
 /// use core::time::Duration;
@@ -51,10 +50,10 @@ const RECORD_SIZE_MAX: usize = 4_096;
 ///
 /// drain.start(producer.buffer_room()); // allows the buffer to accept records
 /// drain.take(0, &mut buffer, now);
-/// buffer.expect_drain(now + Duration::from_millis(50)); // when the next drain comes at the latest
+/// buffer.expect_drain(now + Duration::from_millis(50)); // the latest time of the next drain
 ///
 /// let first = UserRecord::new("events", "a", "hello").check()?;
-/// let (first, ticket) = buffer.push(now, first, 1).unwrap_err(); // the producer has to learn of its stream
+/// let (first, ticket) = buffer.push(now, first, 1).unwrap_err(); // the producer does not know the stream yet
 /// producer.put(now, first.prepare(&mut keys), ticket)?;
 /// assert!(buffer.push(now, UserRecord::new("events", "b", "hello").check()?, 2).is_ok());
 ///
@@ -67,22 +66,23 @@ const RECORD_SIZE_MAX: usize = 4_096;
 /// ```
 #[derive(Debug)]
 pub struct PutBuffer<T> {
-    /// In the order of their times.
+    /// The puts, ordered by time.
     puts: VecDeque<Put<T>>,
     bytes: usize,
-    /// Streams whose first record went to the producer: with it, the producer asks for the stream's shards.
+    /// The streams whose first record went to the producer directly: it makes the producer request the stream's
+    /// metadata.
     known_streams: HashSet<Arc<str>>,
-    /// Whether the producer has room for all that all buffers can hold.
+    /// Whether the producer has room for the capacity of all buffers.
     has_room: bool,
-    /// When the buffer is drained at the latest.
+    /// The latest time of the next drain.
     drained_by: Instant,
     is_closed: bool,
-    /// How long a record may stay.
+    /// The maximum time that a record stays in the buffer.
     max_wait: Duration,
     max_record_size: usize,
 }
 
-/// A put that the state machine has not seen yet.
+/// An accepted put that the state machine has not processed yet.
 #[derive(Debug)]
 struct Put<T> {
     at: Instant,
@@ -90,21 +90,21 @@ struct Put<T> {
     ticket: T,
 }
 
-/// What became of a put that was buffered.
+/// The result of a buffered put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Buffered {
-    /// It waits for more.
+    /// The record waits for more.
     Waiting,
-    /// It is time to drain the buffer: enough records or bytes wait. If another thread is draining already, the next put
-    /// says so again.
+    /// The buffer is due to be drained: it has enough records or bytes. If another thread is already draining, the next
+    /// put returns this again.
     DrainDue,
 }
 
 impl<T> PutBuffer<T> {
-    /// Creates a buffer, which accepts nothing before its first [`BufferDrain::take`].
+    /// Creates a buffer. It accepts no records before the first [`BufferDrain::take`].
     pub fn new(config: &Config) -> Self {
-        // Where a few records fill an aggregate or a request, they are sent at once.
-        let few_are_enough = config.aggregation_max_count().min(config.collection_max_count()) <= DRAIN_RECORDS
+        // If a few records fill an aggregate or a request, they have to be sent at once.
+        let few_records_fill = config.aggregation_max_count().min(config.collection_max_count()) <= DRAIN_RECORDS
             || config.aggregation_max_size().min(config.collection_max_size_per_shard()) <= DRAIN_BYTES;
         Self {
             puts: VecDeque::new(),
@@ -112,26 +112,26 @@ impl<T> PutBuffer<T> {
             known_streams: HashSet::new(),
             has_room: false,
             drained_by: Instant::NEVER,
-            is_closed: few_are_enough || !config.aggregation_enabled(),
-            // Until a record is due; with a short time-to-live, it must be on its way by half of that.
+            is_closed: few_records_fill || !config.aggregation_enabled(),
+            // Until a record is due. With a short time-to-live, it has to be sent after half of it.
             max_wait: config.record_max_buffered_time().min(config.record_ttl() / 2),
             max_record_size: config.max_record_size().map_or(RECORD_SIZE_MAX, |size| size.min(RECORD_SIZE_MAX)),
         }
     }
 
-    /// Accepts a record that is put at `now`, if it may be buffered.
+    /// Accepts a record that is put at `now`.
     ///
     /// # Errors
     ///
-    /// Gives the record and its ticket back: drain the buffers, and put it.
+    /// Returns the record and its ticket if it may not be buffered: drain the buffers, and put it directly.
     pub fn push(&mut self, now: Instant, record: CheckedRecord, ticket: T) -> Result<Buffered, (CheckedRecord, T)> {
         let size = record.size();
-        let may_buffer = self.has_room
+        let can_buffer = self.has_room
             && (now..=now + self.max_wait).contains(&self.drained_by)
             && size <= self.max_record_size
             && self.puts.len() < BUFFER_RECORDS_MAX
             && !self.is_closed;
-        if !may_buffer || self.is_first_of_stream(record.stream()) {
+        if !can_buffer || self.add_stream(record.stream()) {
             return Err((record, ticket));
         }
         self.bytes += size;
@@ -140,41 +140,42 @@ impl<T> PutBuffer<T> {
         Ok(if is_drain_due { Buffered::DrainDue } else { Buffered::Waiting })
     }
 
-    /// Sets when the buffer is drained next: at `next`, or earlier if a record in it needs that. Returns the earlier one.
+    /// Sets the latest time of the next drain to `next`, or to when the first record is due if that is earlier. Returns
+    /// that time.
     pub fn expect_drain(&mut self, next: Instant) -> Instant {
         let due = self.puts.front().map_or(Instant::NEVER, |put| put.at + self.max_wait);
         self.drained_by = next.min(due);
         self.drained_by
     }
 
-    /// Refuses every record from now on. What is in the buffer stays, to be drained.
+    /// Refuses further records. The records in the buffer stay until they are drained.
     pub fn close(&mut self) {
         self.is_closed = true;
     }
 
-    /// The number of records in the buffer.
+    /// Returns the number of records in the buffer.
     pub fn records(&self) -> usize {
         self.puts.len()
     }
 
-    /// The bytes of their data and partition keys.
+    /// Returns the number of bytes in the buffer, data and partition keys.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// When the oldest record in the buffer was put.
+    /// Returns when the oldest record in the buffer was put.
     pub fn oldest_put(&self) -> Option<Instant> {
         self.puts.front().map(|put| put.at)
     }
 
-    /// Returns true once for each stream.
-    fn is_first_of_stream(&mut self, stream: &Arc<str>) -> bool {
-        // Mostly it is the stream of the put before.
+    /// Adds a stream to the known ones. Returns whether it was unknown.
+    fn add_stream(&mut self, stream: &Arc<str>) -> bool {
+        // Most puts are for the same stream as the put before.
         let is_last = self.puts.back().is_some_and(|last| Arc::ptr_eq(last.record.stream(), stream));
         if is_last || self.known_streams.contains(stream) {
             return false;
         }
-        // The names of streams may have no end.
+        // The number of different stream names has no limit.
         if self.known_streams.len() >= KNOWN_STREAMS_MAX {
             self.known_streams.clear();
         }
@@ -182,18 +183,18 @@ impl<T> PutBuffer<T> {
     }
 }
 
-/// Room for more records: see [`Producer::room`](crate::Producer::room) and
+/// The free room for records: see [`Producer::room`](crate::Producer::room) and
 /// [`Producer::buffer_room`](crate::Producer::buffer_room).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
-    /// Records that the producer accepts before it is full.
+    /// The number of records that the producer accepts before it is full.
     pub records: usize,
-    /// Bytes that the producer accepts before it is full.
+    /// The number of bytes that the producer accepts before it is full.
     pub bytes: usize,
 }
 
 impl Room {
-    /// Returns what is left of the room when a record of `size` bytes has taken its part.
+    /// Returns the room that is left after a record of `size` bytes.
     #[must_use]
     pub fn without(self, size: usize) -> Self {
         Self { records: self.records.saturating_sub(1), bytes: self.bytes.saturating_sub(size) }
@@ -202,55 +203,56 @@ impl Room {
 
 /// Moves puts from buffers to the state machine, in the order in which they were put.
 ///
-/// One drain at a time: a driver keeps it behind a lock. The steps are [`start`](Self::start), [`take`](Self::take) for
-/// each buffer, [`hash_keys`](Self::hash_keys), and [`Producer::put_drained`](crate::Producer::put_drained) until it
-/// returns false.
+/// There is one drain at a time, so a driver protects it by a lock. The steps are [`start`](Self::start),
+/// [`take`](Self::take) for each buffer, [`hash_keys`](Self::hash_keys), and
+/// [`Producer::put_drained`](crate::Producer::put_drained) until it returns false.
 #[derive(Debug)]
 pub struct BufferDrain<T> {
-    /// What was taken from each buffer, in the order of its puts.
+    /// The puts taken from each buffer, ordered by time.
     taken: Vec<VecDeque<Put<T>>>,
-    /// The buffers from which something is left.
+    /// The buffers with puts left in `taken`.
     nonempty: Vec<usize>,
     /// Whether buffers may accept records.
     has_room: bool,
 }
 
 impl<T> BufferDrain<T> {
-    /// Creates a drain for so many buffers.
+    /// Creates a drain for `buffers` buffers.
     pub fn new(buffers: usize) -> Self {
         let taken = (0..buffers).map(|_| VecDeque::new()).collect();
         Self { taken, nonempty: Vec::with_capacity(buffers), has_room: false }
     }
 
-    /// Starts a drain. `room` is at least what the producer has, without what is in the buffers.
+    /// Starts a drain. `room` is at most the room of the producer, which does not count the records in the buffers.
     ///
-    /// Returns true if the buffers may no longer accept records. Then call [`stop`](Self::stop) for each, before the clock
-    /// is read for [`take`](Self::take): so they are empty after it, and the producer decides about every record itself.
+    /// Returns true if the buffers may no longer accept records. Then call [`stop`](Self::stop) for each of them before
+    /// reading the clock for [`take`](Self::take). So they are empty after it, and the producer checks every further
+    /// put.
     pub fn start(&mut self, room: Room) -> bool {
-        // For what the buffers hold now, and for as much again until the next drain.
+        // For the records in the buffers now, and for as many again until the next drain.
         let records = 2 * self.taken.len() * BUFFER_RECORDS_MAX;
         let had_room = self.has_room;
         self.has_room = room.records > records && room.bytes > records * RECORD_SIZE_MAX;
         had_room && !self.has_room
     }
 
-    /// Lets a buffer accept no more records: see [`start`](Self::start).
+    /// Makes a buffer refuse records: see [`start`](Self::start).
     pub fn stop(&self, buffer: &mut PutBuffer<T>) {
         buffer.has_room = self.has_room;
     }
 
-    /// Takes what was put into the buffer until `now`.
+    /// Takes the records that were put into the buffer until `now`.
     ///
-    /// `now` is the same for all buffers of a drain, and is read before the first of them is locked. Each put reads the
-    /// clock while its buffer is locked. So of two puts of which one came after the other, through whatever buffers, the
-    /// later one is never taken without the earlier one: if its time is not after `now`, the earlier one was in its buffer
+    /// Use the same `now` for all buffers of a drain, and read the clock before locking the first of them. For each
+    /// put, read the clock while its buffer is locked. Then a later put is never taken without an earlier one, even
+    /// from different buffers: if the time of the later put is not after `now`, the earlier one was in its buffer
     /// before `now`.
     pub fn take(&mut self, number: usize, buffer: &mut PutBuffer<T>, now: Instant) {
         let taken = &mut self.taken[number];
-        // A panic in the state machine leaves the rest of an earlier drain here.
+        // After a panic in the state machine, the rest of an earlier drain is left here.
         let was_empty = taken.is_empty();
         if was_empty && buffer.puts.back().is_some_and(|last| last.at <= now) {
-            // The two lists are exchanged, so that neither is allocated again.
+            // Swapping the lists avoids an allocation.
             mem::swap(&mut buffer.puts, taken);
             buffer.bytes = 0;
         } else {
@@ -265,20 +267,20 @@ impl<T> BufferDrain<T> {
         }
     }
 
-    /// Hashes the partition keys of all that was taken, side by side.
+    /// Hashes the partition keys of all taken records, several at once.
     pub fn hash_keys(&mut self, keys: &mut HashKeyCache) {
         CheckedRecord::hash_keys(self.taken.iter_mut().flatten().map(|put| &mut put.record), keys);
     }
 
-    /// Whether all that was taken has been put.
+    /// Whether all taken records have been put.
     pub fn is_empty(&self) -> bool {
         self.nonempty.is_empty()
     }
 
-    /// Removes the next put, in the order of all buffers together.
+    /// Removes and returns the earliest put of all buffers.
     pub(crate) fn pop(&mut self, keys: &mut HashKeyCache) -> Option<(Instant, PreparedRecord, T)> {
         let at = |buffer: &usize| self.taken[*buffer].front().map(|put| put.at);
-        // Mostly one task puts at a time.
+        // Often only one task puts, so only one buffer has records.
         let next = match self.nonempty.len() {
             1 => 0,
             _ => (0..self.nonempty.len()).min_by_key(|next| at(&self.nonempty[*next]))?,
@@ -311,7 +313,7 @@ mod tests {
     }
 
     impl Rig {
-        /// Buffers that may accept records, with a drain that comes in time for records that are put from 0 to 50 ms.
+        /// Creates buffers that accept records which are put from 0 to 50 ms.
         fn new(config: ConfigBuilder) -> Self {
             let config = config.record_max_buffered_time(Duration::from_millis(100)).build().unwrap();
             let buffers = (0..BUFFERS).map(|_| PutBuffer::new(&config)).collect();
@@ -337,7 +339,7 @@ mod tests {
             self.buffers.iter_mut().map(|buffer| buffer.expect_drain(next)).min().unwrap()
         }
 
-        /// Takes what was put until `now` and returns when each record was put, and its size.
+        /// Drains the records that were put until `now`. Returns the time and size of each.
         fn drain_until(&mut self, room: Room, now: Instant) -> Vec<(Instant, usize)> {
             let Self { buffers, drain } = self;
             if drain.start(room) {
@@ -375,23 +377,23 @@ mod tests {
     }
 
     #[test]
-    fn a_record_leaves_the_buffer_by_half_of_its_time_to_live() {
+    fn a_record_is_drained_within_half_of_its_time_to_live() {
         let mut rig = Rig::new(Config::builder().record_ttl(Duration::from_millis(120)));
         rig.expect_drain(ms(70));
         assert!(!rig.is_buffered(9, 10) && rig.is_buffered(10, 10));
     }
 
     #[test]
-    fn a_record_that_is_pushed_before_the_next_drain_is_known_counts_for_it() {
+    fn a_buffered_record_that_is_due_makes_the_drain_earlier() {
         let mut rig = Rig::new(Config::builder());
         assert!(rig.is_buffered(20, 10));
-        assert_eq!(rig.expect_drain(Instant::NEVER), ms(120), "when that record is due");
+        assert_eq!(rig.expect_drain(Instant::NEVER), ms(120), "the time at which the record is due");
         assert!(rig.is_buffered(21, 10));
         assert_eq!(rig.expect_drain(ms(110)), ms(110));
     }
 
     #[test]
-    fn the_producer_has_room_for_all_that_is_buffered_until_it_is_asked_again() {
+    fn the_producer_has_room_for_two_times_the_capacity_of_the_buffers() {
         let mut rig = Rig::new(Config::builder());
         for room in [Room { records: 2_048, ..AMPLE }, Room { bytes: 8 << 20, ..AMPLE }] {
             rig.drain(room);
@@ -411,13 +413,13 @@ mod tests {
         assert!(rig.is_buffered(10, 10));
         assert!(rig.drain.start(Room::default()));
         rig.drain.stop(&mut rig.buffers[0]);
-        assert!(!rig.is_buffered(20, 10), "it would have a later time than the drain");
-        assert!(!rig.drain.start(Room::default()), "they have been stopped");
+        assert!(!rig.is_buffered(20, 10), "its time would be after the drain");
+        assert!(!rig.drain.start(Room::default()), "already stopped");
         assert_eq!(rig.drain_until(Room::default(), ms(20)), [(ms(10), 10)]);
     }
 
     #[test]
-    fn sixteen_records_or_sixteen_kibibytes_are_to_be_drained() {
+    fn a_drain_is_due_after_16_records_or_16_kib() {
         let mut rig = Rig::new(Config::builder());
         let pushed: Vec<_> = (0..DRAIN_RECORDS).filter_map(|_| rig.push(0, 0, 10)).collect();
         assert_eq!(pushed.iter().position(|buffered| *buffered == Buffered::DrainDue), Some(DRAIN_RECORDS - 1));
@@ -426,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_drained_in_the_order_of_their_puts_through_whatever_buffers() {
+    fn records_of_all_buffers_are_drained_in_the_order_of_the_puts() {
         let mut rig = Rig::new(Config::builder());
         let puts: Vec<_> = (0..30).map(|n| (n, n as usize * 7 % 3)).collect();
         for (n, buffer) in &puts {
@@ -438,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_put_after_the_drain_began_stays() {
+    fn records_put_after_the_start_of_a_drain_stay() {
         let mut rig = Rig::new(Config::builder());
         for at in [10, 20, 30, 40] {
             assert!(rig.push(at as usize / 10 % 2, at, 100 + at as usize).is_some());
@@ -451,14 +453,14 @@ mod tests {
     }
 
     #[test]
-    fn records_of_one_time_and_one_buffer_keep_their_order() {
+    fn records_of_one_buffer_with_equal_times_keep_their_order() {
         let mut rig = Rig::new(Config::builder());
         (10..20).for_each(|size| assert!(rig.is_buffered(0, size)));
         assert!(rig.drain(AMPLE).into_iter().eq((10..20).map(|size| (ms(0), size))));
     }
 
     #[test]
-    fn a_record_that_gains_nothing_is_not_buffered() {
+    fn records_are_not_buffered_without_a_benefit() {
         assert!(!Rig::new(Config::builder()).is_buffered(0, RECORD_SIZE_MAX + 1));
         assert!(!Rig::new(Config::builder().max_record_size(Some(2_000))).is_buffered(0, 2_001));
         assert!(!Rig::new(Config::builder().aggregation_enabled(false)).is_buffered(0, 10));

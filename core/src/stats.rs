@@ -1,21 +1,21 @@
-//! Counts that only grow.
+//! Counters of a producer.
 
-/// Counts since the producer was made. Every one only grows.
+/// Counters since the creation of the producer. They never decrease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// User records accepted by `put`.
+    /// The number of user records accepted by `put`.
     pub user_records_put: u64,
-    /// User records that got a receipt.
+    /// The number of user records that succeeded.
     pub user_records_succeeded: u64,
-    /// User records that failed.
+    /// The number of user records that failed.
     pub user_records_failed: u64,
-    /// User records whose attempt failed and that were tried again.
+    /// The number of retries of user records.
     pub user_records_retried: u64,
-    /// PutRecords requests sent.
+    /// The number of PutRecords requests sent.
     pub requests: u64,
-    /// Kinesis records that the service accepted.
+    /// The number of stored Kinesis records.
     pub kinesis_records: u64,
-    /// Kinesis records that the service throttled.
+    /// The number of throttled Kinesis records.
     pub kinesis_records_throttled: u64,
 }

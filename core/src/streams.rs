@@ -13,17 +13,17 @@ use crate::metrics::{MetricsSnapshot, MetricsWindow, StreamMetrics};
 use crate::stream::Stream;
 use crate::time::Instant;
 
-/// All streams that were put to lately. A stream that is idle for long is [retired](Self::retire): its memory is freed, and
-/// its next record starts it anew.
+/// The streams with recent puts. A stream that is idle for a long time is [retired](Self::retire), which frees its
+/// memory. The next put creates it again.
 #[derive(Debug)]
 pub(crate) struct Streams<T> {
     streams: Slab<Box<Stream<T>>>,
     by_name: HashMap<Arc<str>, u32>,
-    /// The stream of the last put.
+    /// The number of the stream of the last put.
     last_put: u32,
-    /// The metrics of retired streams that are not reported yet.
+    /// The metrics of retired streams that are not exported yet.
     unreported: BTreeMap<Arc<str>, Box<StreamMetrics>>,
-    /// The metrics of all other retired streams together.
+    /// The sum of the metrics of all other retired streams.
     retired: Option<Box<StreamMetrics>>,
 }
 
@@ -34,14 +34,14 @@ impl<T> Default for Streams<T> {
 }
 
 impl<T> Streams<T> {
-    /// Returns the number of the stream with this name, if it is there.
+    /// Returns the number of the stream with this name, if it exists.
     pub(crate) fn find(&self, name: &str) -> Option<u32> {
         self.by_name.get(name).copied()
     }
 
-    /// Returns the number of the stream with this name, and whether it is there since this call.
+    /// Returns the number of the stream with this name, and whether this call created it.
     pub(crate) fn find_or_create(&mut self, now: Instant, name: &Arc<str>, context: &mut Context<T>) -> (u32, bool) {
-        // Mostly it is the stream of the put before.
+        // Most puts are for the same stream as the put before.
         if self.streams.get(self.last_put as usize).is_some_and(|stream| stream.name() == name) {
             return (self.last_put, false);
         }
@@ -80,7 +80,7 @@ impl<T> Streams<T> {
         self.streams.iter().map(|(number, _)| number as u32).collect()
     }
 
-    /// Frees a stream. Its metrics stay until they are reported, and are then counted over all streams only.
+    /// Frees a stream. Its metrics are kept until the next export, then only as part of the sum of all streams.
     pub(crate) fn retire(&mut self, number: u32) {
         let stream = self.streams.remove(number as usize);
         self.by_name.remove(stream.name());
@@ -94,7 +94,7 @@ impl<T> Streams<T> {
         }
     }
 
-    /// Copies what has been measured since the last report.
+    /// Adds the observations since the last export to `snapshot`.
     pub(crate) fn report_metrics(&mut self, now: Instant, snapshot: &mut MetricsSnapshot) {
         for (name, mut metrics) in core::mem::take(&mut self.unreported) {
             snapshot.report(now, &name, &mut metrics);
@@ -105,7 +105,7 @@ impl<T> Streams<T> {
         }
     }
 
-    /// Copies what has been measured in a window.
+    /// Adds the observations in `window` to `snapshot`.
     pub(crate) fn read_metrics(&mut self, now: Instant, window: MetricsWindow, snapshot: &mut MetricsSnapshot) {
         for stream in self.iter_mut() {
             stream.snapshot_metrics(now, snapshot, window);

@@ -1,4 +1,4 @@
-//! What memory holds of records that are outstanding: all are put, none is sent, and only then they go.
+//! Measures the memory of outstanding records: requests start only after all records are put.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,36 +14,36 @@ use crate::setup::{Measured, STREAM, client, config};
 use crate::usage::{Start, heap, resident};
 use crate::work::Work;
 
-/// Resident memory around two bursts. The first shows what a record takes; the second, whether memory grows: an allocator
-/// keeps some of what it once had.
+/// Resident memory before, during and after two bursts. The first burst shows the memory of a record. The second shows
+/// whether memory grows, because the allocator keeps some freed memory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Held {
     bursts: [Burst; 2],
-    /// Bytes of resident memory that an outstanding record of the first burst takes beyond its key, and its data where
-    /// they are its own. The outcome that the application holds is in it.
+    /// Bytes of resident memory per outstanding record of the first burst, without its key, and without its own data.
+    /// Includes the outcome that the application keeps.
     pub(crate) bytes_per_record: f64,
 }
 
-/// Memory around a burst.
+/// Memory before, during and after a burst.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Burst {
-    /// Nothing is outstanding.
+    /// No record is outstanding.
     before: Memory,
-    /// Everything is.
+    /// All records are outstanding.
     full: Memory,
-    /// Everything is stored, and all receipts are dropped.
+    /// All records are stored, and all receipts are dropped.
     after: Memory,
 }
 
-/// In KiB.
+/// Memory in KiB.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Memory {
     resident: u64,
-    /// Of that, what is in use and not kept by the allocator: with the feature `count-allocations`.
+    /// The part that is allocated and not freed, with the feature `count-allocations`.
     heap: Option<u64>,
 }
 
-/// The service behind a gate: a request waits there before it is encoded, as it were at the end of a long queue.
+/// A transport whose requests wait until a gate is open, before they are encoded, as at the end of a long queue.
 struct Gated {
     service: AwsTransport,
     open: watch::Receiver<bool>,
@@ -51,7 +51,7 @@ struct Gated {
 
 impl Transport for Gated {
     async fn put_records<T: Send + Sync>(&self, batch: &Batch<T>) -> Reply {
-        // An error means that nobody will open it any more: the run has ended.
+        // An error means that the run has ended, and the gate stays closed.
         let _ = self.open.clone().wait_for(|open| *open).await;
         self.service.put_records(batch).await
     }
@@ -66,9 +66,9 @@ impl Transport for Gated {
 }
 
 pub(super) async fn run<R: AwsRuntime>(url: &str, work: &Work) -> anyhow::Result<Measured> {
-    let room = usize::try_from(work.records)?;
-    // What waits is not to expire.
-    let config = config().max_outstanding_records(room).max_outstanding_bytes(1 << 40).record_ttl(Duration::MAX);
+    let records = usize::try_from(work.records)?;
+    // Records must not expire while they wait.
+    let config = config().max_outstanding_records(records).max_outstanding_bytes(1 << 40).record_ttl(Duration::MAX);
     let config = config.build()?;
     let (gate, open) = watch::channel(true);
     let service = AwsTransport::new::<R>(&client::<R>(url)?, config.request_timeout());
@@ -81,14 +81,14 @@ pub(super) async fn run<R: AwsRuntime>(url: &str, work: &Work) -> anyhow::Result
     let (second, _, _) = burst(&producer, &gate, work, &source).await?;
     let usage = start.usage();
     producer.close().await;
-    let given = if work.own_data { work.record_size() } else { work.record_size() - work.size };
-    let grown = first.full.resident.saturating_sub(first.before.resident) * 1_024;
-    let bytes_per_record = grown as f64 / work.records as f64 - given as f64;
+    let allocated_by_caller = if work.own_data { work.record_size() } else { work.record_size() - work.size };
+    let growth = first.full.resident.saturating_sub(first.before.resident) * 1_024;
+    let bytes_per_record = growth as f64 / work.records as f64 - allocated_by_caller as f64;
     let held = Some(Held { bursts: [first, second], bytes_per_record });
     Ok(Measured { usage, stored, outstanding: Some(outstanding), held, ..Measured::default() })
 }
 
-/// Memory, the bytes that were outstanding, and the records that were stored.
+/// Puts a burst. Returns memory, the outstanding bytes, and the number of stored records.
 async fn burst<R: AwsRuntime>(
     producer: &Producer<R>,
     gate: &watch::Sender<bool>,
@@ -97,12 +97,12 @@ async fn burst<R: AwsRuntime>(
 ) -> anyhow::Result<(Burst, u64, u64)> {
     let stream = Arc::<str>::from(STREAM);
     gate.send_replace(false);
-    let before = at_rest::<R>().await?;
+    let before = idle_memory::<R>().await?;
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(work.records as usize);
     for n in 0..work.records {
         outcomes.push(producer.put(stream.clone(), work.key(n), work.data(source, n)).await?);
     }
-    let full = at_rest::<R>().await?;
+    let full = idle_memory::<R>().await?;
     let outstanding = producer.outstanding_bytes() as u64;
     gate.send_replace(true);
     producer.flush().await;
@@ -110,15 +110,15 @@ async fn burst<R: AwsRuntime>(
     for outcome in outcomes {
         stored += u64::from(outcome.await.is_ok());
     }
-    let after = at_rest::<R>().await?;
+    let after = idle_memory::<R>().await?;
     Ok((Burst { before, full, after }, outstanding, stored))
 }
 
-/// Memory, when tasks have come to their ends or to their gate.
-async fn at_rest<R: AwsRuntime>() -> anyhow::Result<Memory> {
+/// Returns the memory after 200 ms, when all tasks have ended or wait at the gate.
+async fn idle_memory<R: AwsRuntime>() -> anyhow::Result<Memory> {
     let runtime = R::default();
     kpl_driver::Runtime::sleep_until(&runtime, kpl_driver::Runtime::now(&runtime) + Duration::from_millis(200)).await;
-    let resident = resident().context("this system does not tell what memory a process has")?;
+    let resident = resident().context("this system does not report the memory of a process")?;
     Ok(Memory { resident, heap: heap() })
 }
 

@@ -1,4 +1,4 @@
-//! kpl's drivers: flat out, and at a rate.
+//! kpl's drivers, at full speed and at a rate.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::setup::{Measured, STREAM, client, config};
 use crate::usage::Start;
 use crate::work::Work;
 
-/// kpl: everything that an application pays for, the awaiting of all outcomes included.
+/// Measures kpl with all costs of an application, including the wait for all outcomes.
 pub(super) async fn run<R: AwsRuntime>(url: &str, work: &Work) -> anyhow::Result<Measured> {
     let producer = Producer::<R>::new(client::<R>(url)?, config().build()?);
-    // Connected, and the shards are known.
+    // Opens a connection and reads the shard list before the measurement.
     producer.put(STREAM, "warm", "up").await?.await?;
     let source = work.source();
 
@@ -33,7 +33,7 @@ pub(super) async fn run<R: AwsRuntime>(url: &str, work: &Work) -> anyhow::Result
             let put = if work.rate > 0 {
                 at_rate(&producer, &work, &source, task).await
             } else {
-                flat_out(&producer, &work, &source, task).await
+                at_full_speed(&producer, &work, &source, task).await
             };
             let _ = sender.send(put);
         };
@@ -52,7 +52,7 @@ pub(super) async fn run<R: AwsRuntime>(url: &str, work: &Work) -> anyhow::Result
 
 struct Latencies {
     stored: u64,
-    /// Bytes, at most.
+    /// The maximum of outstanding bytes.
     outstanding: u64,
     records: Histogram<u64>,
     requests: Histogram<u64>,
@@ -68,7 +68,7 @@ impl Latencies {
         })
     }
 
-    fn take(&mut self, since: Instant, result: &RecordResult) {
+    fn record(&mut self, since: Instant, result: &RecordResult) {
         let Ok(receipt) = result else { return };
         self.stored += 1;
         self.records.saturating_record(since.elapsed().as_micros() as u64);
@@ -89,27 +89,27 @@ fn quantiles(histogram: &Histogram<u64>) -> [u64; 3] {
     [0.5, 0.99, 0.999].map(|quantile| histogram.value_at_quantile(quantile))
 }
 
-/// Puts as fast as the producer takes records. Outcomes are awaited in order, some way behind.
-async fn flat_out<R: AwsRuntime>(
+/// Puts as fast as the producer accepts records. Awaits outcomes in order, up to `OUTCOMES_MAX` puts later.
+async fn at_full_speed<R: AwsRuntime>(
     producer: &Producer<R>,
     work: &Work,
     source: &Bytes,
     task: u64,
 ) -> anyhow::Result<Latencies> {
-    // All tasks together: less than the producer takes, so that none waits for room.
-    const BEHIND: u64 = 60_000;
-    let behind = (BEHIND / work.tasks) as usize;
-    // One look at what is outstanding for each so many records: looking costs a lock.
-    let looks = ((1 << 20) / work.record_size()).max(1) as usize;
+    // Of all tasks: less than the limit of the producer, so that no put waits.
+    const OUTCOMES_MAX: u64 = 60_000;
+    let outcomes_max = (OUTCOMES_MAX / work.tasks) as usize;
+    // The number of records per sample of the outstanding bytes, which takes a lock.
+    let sample_interval = ((1 << 20) / work.record_size()).max(1) as usize;
     let stream = Arc::<str>::from(STREAM);
     let mut latencies = Latencies::new()?;
-    let mut outcomes: VecDeque<Outcome> = VecDeque::with_capacity(behind + 1);
+    let mut outcomes: VecDeque<Outcome> = VecDeque::with_capacity(outcomes_max + 1);
     for (i, n) in (task..work.records).step_by(work.tasks as usize).enumerate() {
         outcomes.push_back(producer.put(stream.clone(), work.key(n), work.data(source, n)).await?);
-        if i % looks == 0 {
+        if i % sample_interval == 0 {
             latencies.outstanding = latencies.outstanding.max(producer.outstanding_bytes() as u64);
         }
-        if outcomes.len() > behind
+        if outcomes.len() > outcomes_max
             && let Some(outcome) = outcomes.pop_front()
         {
             latencies.stored += u64::from(outcome.await.is_ok());
@@ -121,8 +121,8 @@ async fn flat_out<R: AwsRuntime>(
     Ok(latencies)
 }
 
-/// Puts so many records each millisecond, and waits for each of them by itself. Time counts from a record's put, or from
-/// when it was due, if that was earlier: what a producer holds up is not left out.
+/// Puts records at a rate, in steps of a millisecond, and awaits each outcome separately. A record's latency starts at
+/// its put, or at its due time if that was earlier, so that it includes the time in which the producer delays puts.
 async fn at_rate<R: AwsRuntime>(
     producer: &Producer<R>,
     work: &Work,
@@ -131,23 +131,23 @@ async fn at_rate<R: AwsRuntime>(
 ) -> anyhow::Result<Latencies> {
     let (stream, runtime) = (Arc::<str>::from(STREAM), R::default());
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-    let awaiting = {
+    let waiter = {
         let (done, end) = tokio::sync::oneshot::channel();
         kpl_driver::Runtime::spawn(&runtime, async move {
             let latencies = async {
                 let mut latencies = Latencies::new()?;
                 let mut outcomes = FuturesUnordered::new();
-                let mut putting = true;
-                while putting || !outcomes.is_empty() {
+                let mut is_putting = true;
+                while is_putting || !outcomes.is_empty() {
                     tokio::select! {
-                        put = receiver.recv(), if putting => match put {
+                        put = receiver.recv(), if is_putting => match put {
                             Some((since, outcome)) => {
                                 let outcome: Outcome = outcome;
                                 outcomes.push(async move { (since, outcome.await) });
                             }
-                            None => putting = false,
+                            None => is_putting = false,
                         },
-                        Some((since, result)) = outcomes.next() => latencies.take(since, &result),
+                        Some((since, result)) = outcomes.next() => latencies.record(since, &result),
                     }
                 }
                 Ok(latencies)
@@ -160,7 +160,7 @@ async fn at_rate<R: AwsRuntime>(
     for n in (task..work.records).step_by(work.tasks as usize) {
         let due = Duration::from_nanos((u128::from(n) * 1_000_000_000 / u128::from(work.rate)) as u64);
         let early = due.saturating_sub(start.elapsed());
-        // Whatever is due within a millisecond goes now.
+        // Puts everything that is due within a millisecond.
         if early > Duration::from_millis(1) {
             kpl_driver::Runtime::sleep_until(&runtime, kpl_driver::Runtime::now(&runtime) + early).await;
         }
@@ -169,5 +169,5 @@ async fn at_rate<R: AwsRuntime>(
         let _ = sender.send((since, outcome));
     }
     drop(sender);
-    awaiting.await.context("the waiting task panicked")?
+    waiter.await.context("the waiting task panicked")?
 }

@@ -1,4 +1,4 @@
-//! What is measured, in a process of its own: kpl's drivers, the AWS SDK alone, and the least that there is to do.
+//! The subjects, each in a separate process: kpl's drivers, the AWS SDK alone, and the floor.
 
 mod floor;
 pub(crate) mod held;
@@ -11,15 +11,16 @@ use kpl_driver::AwsRuntime;
 use crate::setup::Measured;
 use crate::{Order, Subject};
 
+/// Runs the subject of a child process.
 pub(crate) fn run(order: Order) -> anyhow::Result<Measured> {
     match order.subject {
-        Subject::Tokio => tokio()?.block_on(ours::<kpl_tokio::Tokio>(&order)),
+        Subject::Tokio => tokio()?.block_on(run_kpl::<kpl_tokio::Tokio>(&order)),
         #[cfg(feature = "async-std")]
         Subject::AsyncStd => {
             let (done, end) = std::sync::mpsc::channel();
-            // In a task of its executor's threads, as an application would.
+            // In a task on the executor's threads, as in an application.
             kpl_driver::Runtime::spawn(&kpl_async_std::AsyncStd::default(), async move {
-                let _ = done.send(ours::<kpl_async_std::AsyncStd>(&order).await);
+                let _ = done.send(run_kpl::<kpl_async_std::AsyncStd>(&order).await);
             });
             end.recv().context("the task panicked")?
         }
@@ -29,7 +30,7 @@ pub(crate) fn run(order: Order) -> anyhow::Result<Measured> {
     }
 }
 
-async fn ours<R: AwsRuntime>(order: &Order) -> anyhow::Result<Measured> {
+async fn run_kpl<R: AwsRuntime>(order: &Order) -> anyhow::Result<Measured> {
     if order.hold {
         held::run::<R>(&order.url, &order.work).await
     } else {

@@ -9,12 +9,12 @@ use crate::setup::{Measured, STREAM, client};
 use crate::usage::Start;
 use crate::work::Work;
 
-/// The AWS SDK alone: requests of 500 records, 24 under way.
+/// Measures the AWS SDK alone: requests of 500 records, 24 in flight.
 pub(super) async fn run(url: &str, work: &Work) -> anyhow::Result<Measured> {
-    const RECORDS: u64 = 500;
-    const UNDER_WAY: usize = 24;
-    // A request has at most 10 MiB.
-    let most = RECORDS.min((9 << 20) / work.record_size()).max(1);
+    const RECORDS_MAX: u64 = 500;
+    const REQUESTS_IN_FLIGHT: usize = 24;
+    // The limit of a request is 10 MiB.
+    let records_per_request = RECORDS_MAX.min((9 << 20) / work.record_size()).max(1);
     let client = client::<kpl_tokio::Tokio>(url)?;
     let source = work.source();
     let warm = client.put_record().stream_name(STREAM).partition_key("warm").data(Blob::new("up"));
@@ -24,11 +24,11 @@ pub(super) async fn run(url: &str, work: &Work) -> anyhow::Result<Measured> {
     let mut requests = JoinSet::new();
     let (mut stored, mut first, mut outstanding) = (0, 0, 0);
     while first < work.records || !requests.is_empty() {
-        if first == work.records || requests.len() == UNDER_WAY {
-            stored += requests.join_next().await.context("a request")???;
+        if first == work.records || requests.len() == REQUESTS_IN_FLIGHT {
+            stored += requests.join_next().await.context("no request is in flight")???;
             continue;
         }
-        let end = work.records.min(first + most);
+        let end = work.records.min(first + records_per_request);
         let entries = (first..end).map(|n| {
             let data = Blob::new(Vec::from(work.data(&source, n)));
             PutRecordsRequestEntry::builder().partition_key(work.key(n)).data(data).build()
@@ -39,7 +39,7 @@ pub(super) async fn run(url: &str, work: &Work) -> anyhow::Result<Measured> {
             let output = call.send().await?;
             anyhow::Ok(output.records.iter().filter(|record| record.sequence_number.is_some()).count() as u64)
         });
-        outstanding = outstanding.max(requests.len() as u64 * most * work.record_size());
+        outstanding = outstanding.max(requests.len() as u64 * records_per_request * work.record_size());
         first = end;
     }
     Ok(Measured { usage: start.usage(), stored, outstanding: Some(outstanding), ..Measured::default() })

@@ -69,7 +69,11 @@ impl Metadata {
             listed: Vec::new(),
             pages: 0,
             include_closed: false,
-            description: RefreshSchedule::new(if described { Instant::NEVER } else { context.description_turn(now) }),
+            description: RefreshSchedule::new(if described {
+                Instant::NEVER
+            } else {
+                context.reserve_description(now)
+            }),
             // Until the description is known, the service's hard limit: larger records that it refuses are handled.
             max_record_size: max_record_size.unwrap_or(limits::RECORD_SIZE_MAX),
             auto_distribution: auto,

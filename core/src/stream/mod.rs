@@ -152,7 +152,7 @@ impl<T> Stream<T> {
         self.metrics.as_deref_mut()
     }
 
-    /// Adds the observations since the last report to `snapshot`.
+    /// Adds the observations since the last export to `snapshot`.
     pub(crate) fn report_metrics(&mut self, now: Instant, snapshot: &mut MetricsSnapshot) {
         if let Some(metrics) = self.metrics.as_deref_mut().filter(|metrics| metrics.is_dirty()) {
             snapshot.report(now, &self.name, metrics);
