@@ -11,7 +11,7 @@ use crate::choices::Choices;
 use crate::options::{Callers, ms};
 use crate::oracle::Broken;
 use crate::service::Service;
-use crate::subject::{self, Response, Effect, End, Subject};
+use crate::subject::{self, Effect, End, Response, Subject};
 use crate::workload::OTHERS;
 
 /// The time from a request to its response.

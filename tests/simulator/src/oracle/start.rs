@@ -1,6 +1,6 @@
 use kpl_core::Instant;
 
-use super::{Facts, Check, broken};
+use super::{Check, Facts, broken};
 
 const PROMISE: &str = "records wait for their first shard list until it is there, it is refused for good, or \
                        start_timeout has passed";

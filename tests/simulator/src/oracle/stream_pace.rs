@@ -3,7 +3,7 @@ use std::time::Duration;
 use kpl_core::Instant;
 use kpl_emulator::api::PutRecordsEntry;
 
-use super::{Facts, Check, broken};
+use super::{Check, Facts, broken};
 use crate::options::ms;
 
 const PROMISE: &str = "without a shard list, a stream is sent no more than the rate of its shards; if their number is not \
