@@ -1,10 +1,10 @@
-//! The producer for code without an event loop: from any thread, by calls that wait.
+//! The blocking producer, for threads without an event loop.
 //!
-//! The same names as the [async producer's](crate::Producer), with time-outs. A time-out is an error of the call only: the
-//! record stays on its way, and the call can be made again.
+//! It has the methods of the [async producer](crate::Producer), with timeouts. A timeout ends only the call: the
+//! operation continues, and the call can be repeated.
 //!
-//! Called inside an async task, a call that waits could stop the very thread that it waits for. It does not; it gives an
-//! error that says so. Threads for blocking code, such as those of `spawn_blocking`, are no async tasks.
+//! Inside an async task, a blocking call could block the thread that it waits for, so it returns an error. Threads for
+//! blocking code, such as those of `spawn_blocking`, are not async tasks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,25 +23,25 @@ use crate::park::wait_for;
 use crate::producer::WaitingPut;
 use crate::runtime::{AwsRuntime, Runtime};
 
-/// What a blocking producer needs of a runtime.
+/// A runtime for the blocking producer.
 pub trait BlockingRuntime: Runtime {
-    /// A runtime for threads that have none. It outlives every producer.
+    /// Returns a runtime for threads that have none. It outlives every producer.
     fn for_threads() -> Self;
 
-    /// Whether this thread is running an async task, which must not be blocked.
+    /// Whether this thread runs an async task, which must not block.
     fn in_async_task() -> bool;
 }
 
-/// A producer whose calls wait. A handle, to be cloned and shared between threads; see [`crate::Producer`] for what it
-/// does with records.
+/// A producer with blocking calls. It is a handle: clone it to share it between threads. [`crate::Producer`] describes
+/// how it processes records.
 ///
 /// ```no_run
 /// # use kpl_driver::{AwsRuntime, blocking};
 /// # fn example<R: AwsRuntime + blocking::BlockingRuntime>() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::Duration;
 ///
-/// let producer = blocking::Producer::<R>::from_env()?; // a driver says what R is: `kpl_tokio::blocking::Producer`
-/// let mut outcome = producer.put("events", "user-123", "hello")?; // waits for room, then hands back at once
+/// let producer = blocking::Producer::<R>::from_env()?; // a driver sets R: `kpl_tokio::blocking::Producer`
+/// let mut outcome = producer.put("events", "user-123", "hello")?; // waits for room only
 /// let receipt = outcome.wait(Duration::from_secs(30))?;
 /// println!("{} at {}", receipt.shard_id(), receipt.sequence_number());
 /// producer.close(Duration::from_secs(60))?;
@@ -59,46 +59,47 @@ impl<R> Clone for Producer<R> {
 }
 
 impl<R> From<crate::Producer<R>> for Producer<R> {
-    /// A second face of a producer that an async application has: for its threads that block.
+    /// Creates a blocking handle of an async producer, for the threads of an async application that may block.
     fn from(producer: crate::Producer<R>) -> Self {
         Self { producer }
     }
 }
 
 impl<R: AwsRuntime + BlockingRuntime> Producer<R> {
-    /// As [`crate::Producer::from_env`]. It waits for what the environment has to say, which may be a metadata service.
+    /// Creates a producer as [`crate::Producer::from_env`] does. Waits until the settings are loaded, which may need a
+    /// request to a metadata service.
     ///
     /// # Errors
     ///
-    /// As there, and [`FromEnvError::AsyncTask`].
+    /// The errors of [`crate::Producer::from_env`], and [`FromEnvError::AsyncTask`].
     pub fn from_env() -> Result<Self, FromEnvError> {
         Self::from_env_with(Config::default())
     }
 
-    /// As [`from_env`](Self::from_env), with settings.
+    /// Creates a producer as [`from_env`](Self::from_env) does, with `config`.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The errors of [`from_env`](Self::from_env).
     pub fn from_env_with(config: Config) -> Result<Self, FromEnvError> {
         if R::in_async_task() {
             return Err(FromEnvError::AsyncTask);
         }
-        let (sender, made) = oneshot::channel();
-        // Where the runtime is: the SDK's HTTP client and sleep need it.
+        let (sender, receiver) = oneshot::channel();
+        // The SDK's HTTP client and sleep have to run in the runtime.
         R::for_threads().spawn(async move {
             let _ = sender.send(crate::Producer::from_env_with(config).await);
         });
-        let made = wait_for(made, None).and_then(Result::ok);
-        Ok(made.unwrap_or_else(|| panic!("the task that made the producer has panicked"))?.into())
+        let producer = wait_for(receiver, None).and_then(Result::ok);
+        Ok(producer.unwrap_or_else(|| panic!("the task that creates the producer panicked"))?.into())
     }
 
-    /// As [`crate::Producer::from_sdk_config`], from any thread.
+    /// Creates a producer as [`crate::Producer::from_sdk_config`] does, from any thread.
     pub fn from_sdk_config(sdk_config: &SdkConfig, config: Config) -> Self {
         Self::new(crate::aws::client::<R>(sdk_config), config)
     }
 
-    /// As [`crate::Producer::new`], from any thread.
+    /// Creates a producer as [`crate::Producer::new`] does, from any thread.
     pub fn new(client: Client, config: Config) -> Self {
         let transport = AwsTransport::new::<R>(&client, config.request_timeout());
         crate::Producer::with_transport(R::for_threads(), transport, config).into()
@@ -106,13 +107,14 @@ impl<R: AwsRuntime + BlockingRuntime> Producer<R> {
 }
 
 impl<R: BlockingRuntime> Producer<R> {
-    /// Puts a record: waits until there is room for it, and gives the promise of its outcome.
+    /// Puts a record. Waits until there is room for it, and returns its outcome.
     ///
-    /// Threads and tasks that wait get in in the order of their coming. [`put_timeout`](Self::put_timeout) has a time-out.
+    /// Waiting threads and tasks are served in the order of their calls. [`put_timeout`](Self::put_timeout) has a
+    /// timeout.
     ///
     /// # Errors
     ///
-    /// [`PutError::Invalid`], [`PutError::Closed`], [`PutError::AsyncTask`]; all give the record back.
+    /// [`PutError::Invalid`], [`PutError::Closed`], [`PutError::AsyncTask`]; all contain the record.
     pub fn put(
         &self,
         stream: impl Into<Arc<str>>,
@@ -122,36 +124,36 @@ impl<R: BlockingRuntime> Producer<R> {
         self.put_record(UserRecord::new(stream, partition_key, data))
     }
 
-    /// Puts a record, with an explicit hash key if it has one: waits until there is room for it.
+    /// Puts a record, which may have an explicit hash key. Waits until there is room for it.
     ///
     /// # Errors
     ///
-    /// As [`put`](Self::put).
+    /// The errors of [`put`](Self::put).
     pub fn put_record(&self, record: UserRecord) -> Result<Outcome<R>, PutError> {
         self.put_timeout(record, Duration::MAX)
     }
 
-    /// Puts a record, unless there is no room for it in all of `timeout`.
+    /// Puts a record. Waits at most `timeout` until there is room for it.
     ///
     /// # Errors
     ///
-    /// [`PutError::Full`] then, and those of [`put`](Self::put); all give the record back.
+    /// [`PutError::Full`] after `timeout`, and the errors of [`put`](Self::put); all contain the record.
     pub fn put_timeout(&self, record: UserRecord, timeout: Duration) -> Result<Outcome<R>, PutError> {
         if R::in_async_task() {
             return Err(PutError::AsyncTask { record: Box::new(record) });
         }
         let mut waiting = WaitingPut::new(record)?;
-        if let Some(done) = wait_for(self.producer.put_waiting(&mut waiting), Some(timeout)) {
-            return Ok(Outcome::new(done?));
+        if let Some(result) = wait_for(self.producer.put_waiting(&mut waiting), Some(timeout)) {
+            return Ok(Outcome::new(result?));
         }
         Err(waiting.into_error(|| self.producer.full()))
     }
 
-    /// Puts a record if there is room for it. It never waits, and works anywhere.
+    /// Puts a record if there is room for it. Never waits, and may be called in an async task.
     ///
     /// # Errors
     ///
-    /// As [`crate::Producer::try_put`]; all give the record back.
+    /// The errors of [`crate::Producer::try_put`]; all contain the record.
     pub fn try_put(
         &self,
         stream: impl Into<Arc<str>>,
@@ -161,94 +163,95 @@ impl<R: BlockingRuntime> Producer<R> {
         self.try_put_record(UserRecord::new(stream, partition_key, data))
     }
 
-    /// Puts a record, with an explicit hash key if it has one, if there is room for it.
+    /// Puts a record, which may have an explicit hash key, if there is room for it.
     ///
     /// # Errors
     ///
-    /// As [`try_put`](Self::try_put).
+    /// The errors of [`try_put`](Self::try_put).
     pub fn try_put_record(&self, record: UserRecord) -> Result<Outcome<R>, PutError> {
         Ok(Outcome::new(self.producer.try_put_record(record)?))
     }
 
-    /// Sends without waiting for company what has been put so far, and waits until each of those records is resolved.
+    /// Sends all records put so far, without waiting for more, and waits until they are resolved.
     ///
     /// # Errors
     ///
-    /// [`WaitError::TimedOut`], and the flush goes on; [`WaitError::AsyncTask`], and it has not begun.
+    /// [`WaitError::TimedOut`]: the flush continues. [`WaitError::AsyncTask`]: the flush did not start.
     pub fn flush(&self, timeout: Duration) -> Result<(), WaitError> {
         wait::<R, _>(self.producer.flush(), timeout)
     }
 
-    /// Takes no more records, and waits until all are resolved.
+    /// Accepts no more records, and waits until all are resolved.
     ///
     /// # Errors
     ///
-    /// [`WaitError::TimedOut`], and the close goes on: call it again, or [`close_or_fail`](Self::close_or_fail).
-    /// [`WaitError::AsyncTask`], and it has not begun.
+    /// [`WaitError::TimedOut`]: the close continues; call this again, or [`close_or_fail`](Self::close_or_fail).
+    /// [`WaitError::AsyncTask`]: the close did not start.
     pub fn close(&self, timeout: Duration) -> Result<(), WaitError> {
         wait::<R, _>(self.producer.close(), timeout)
     }
 
-    /// Takes no more records, and waits until all are resolved: what is not after `timeout` fails as `Closed`, with the
-    /// record.
+    /// Accepts no more records, and waits until all are resolved. Records that are not resolved after `timeout` fail as
+    /// `Closed`; the failure contains the record.
     ///
     /// # Errors
     ///
-    /// [`WaitError::AsyncTask`], and it has not begun.
+    /// [`WaitError::AsyncTask`]: the close did not start.
     pub fn close_or_fail(&self, timeout: Duration) -> Result<(), WaitError> {
         wait::<R, _>(self.producer.close_or_fail(timeout), Duration::MAX)
     }
 
-    /// User records accepted and not yet resolved.
+    /// Returns the number of user records accepted and not yet resolved.
     pub fn outstanding_records(&self) -> usize {
         self.producer.outstanding_records()
     }
 
-    /// Bytes (data and partition keys) accepted and not yet resolved.
+    /// Returns the number of bytes (data and partition keys) accepted and not yet resolved.
     pub fn outstanding_bytes(&self) -> usize {
         self.producer.outstanding_bytes()
     }
 
-    /// How long ago the oldest outstanding record was put, within 10 ms; `None` if none is outstanding.
+    /// Returns the time since the oldest outstanding record was put, within 10 ms; `None` if none is outstanding.
     pub fn oldest_record_age(&self) -> Option<Duration> {
         self.producer.oldest_record_age()
     }
 
-    /// Counts since the producer was made.
+    /// Returns the counters since the creation of the producer.
     pub fn stats(&self) -> Stats {
         self.producer.stats()
     }
 
-    /// As [`crate::Producer::metrics`].
+    /// Returns the same as [`crate::Producer::metrics`].
     pub fn metrics(&self) -> MetricsReport {
         self.producer.metrics()
     }
 
-    /// As [`crate::Producer::metrics_of_last`].
+    /// Returns the same as [`crate::Producer::metrics_of_last`].
     pub fn metrics_of_last(&self, seconds: u64) -> MetricsReport {
         self.producer.metrics_of_last(seconds)
     }
 
-    /// As [`crate::Producer::export_metrics_to`].
+    /// Adds a sink as [`crate::Producer::export_metrics_to`] does.
     pub fn export_metrics_to(&self, sink: impl MetricsSink) {
         self.producer.export_metrics_to(sink);
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub fn config(&self) -> Config {
         self.producer.config()
     }
 
-    /// The async producer behind this one.
+    /// Returns the async producer behind this handle.
     pub fn as_async(&self) -> &crate::Producer<R> {
         &self.producer
     }
 }
 
-/// What will become of a record. It can be waited for more than once, and dropped: the record goes out all the same.
+/// The future result of a record. [`wait`](Self::wait) can be called again after a timeout. Dropping the outcome does
+/// not cancel the record.
 ///
-/// Awaited, by `.await` in async code, it is a [`crate::Outcome`].
-#[must_use = "dropping the outcome means never to know; the record goes out all the same"]
+/// In async code, `.await` turns it into a [`crate::Outcome`].
+#[must_use = "without the outcome, the result of the record is unknown; the record is sent anyway"]
 pub struct Outcome<R> {
     outcome: crate::Outcome,
     is_taken: bool,
@@ -264,9 +267,9 @@ impl<R: BlockingRuntime> Outcome<R> {
     ///
     /// # Errors
     ///
-    /// [`WaitError::Failed`] with the record, if it failed. [`WaitError::TimedOut`] if nothing is known yet: the record
-    /// is on its way all the same, and the call can be made again. [`WaitError::AsyncTask`], and
-    /// [`WaitError::AlreadyTaken`] when the end has been given by an earlier call.
+    /// [`WaitError::Failed`], with the record, if the record failed. [`WaitError::TimedOut`] if there is no result yet:
+    /// the record is still being sent, and the call can be repeated. [`WaitError::AlreadyTaken`] if an earlier call
+    /// returned the result. [`WaitError::AsyncTask`] inside an async task.
     pub fn wait(&mut self, timeout: Duration) -> Result<Receipt, WaitError> {
         if self.is_taken {
             return Err(WaitError::AlreadyTaken);
@@ -276,7 +279,7 @@ impl<R: BlockingRuntime> Outcome<R> {
         result.map_err(WaitError::Failed)
     }
 
-    /// The result, if it is there already. Once given, the outcome has nothing more to give.
+    /// Takes the result, if there is one yet. Afterwards the outcome has no result.
     pub fn try_result(&mut self) -> Option<RecordResult> {
         let result = self.outcome.try_result();
         self.is_taken |= result.is_some();
@@ -299,28 +302,28 @@ impl<R> fmt::Debug for Outcome<R> {
     }
 }
 
-/// Why a call that waits has nothing to give.
+/// The error of a blocking call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WaitError {
-    /// Not yet. What was waited for goes on.
-    #[error("not done within {timeout:?}; it goes on")]
+    /// The operation is not finished yet. It continues.
+    #[error("not finished within {timeout:?}; the operation continues")]
     TimedOut {
-        /// How long the call has waited.
+        /// The timeout of the call.
         timeout: Duration,
     },
     /// The record failed.
     #[error(transparent)]
     Failed(Box<PutFailure>),
-    /// Inside an async task, waiting might stop the thread that it waits for.
+    /// The call was made inside an async task, where it could block the thread that it waits for.
     #[error("a blocking call inside an async task: use the async producer, or a thread for blocking code")]
     AsyncTask,
-    /// The outcome gave its result to an earlier call.
-    #[error("the outcome has given its result already")]
+    /// An earlier call returned the result.
+    #[error("an earlier call returned the result")]
     AlreadyTaken,
 }
 
-/// Waits on this thread, unless an async task is running on it.
+/// Waits for a future on this thread, unless the thread runs an async task.
 fn wait<R: BlockingRuntime, T>(future: impl Future<Output = T>, timeout: Duration) -> Result<T, WaitError> {
     if R::in_async_task() {
         return Err(WaitError::AsyncTask);

@@ -1,4 +1,4 @@
-//! Carries out the state machine's actions. Every kind of action is dispatched here and nowhere else.
+//! Carries out the state machine's actions. All kinds of actions are dispatched here.
 
 use std::collections::VecDeque;
 use std::iter;
@@ -9,7 +9,7 @@ use kpl_core::{Action, Batch, Delivery, DescribeStreamRequest, ListShardsRequest
 use crate::outcome::Ticket;
 use crate::shared::Shared;
 
-/// Starts what takes time. The drive loop starts tasks; without it, nothing is sent any more.
+/// Starts requests and exports. The drive loop starts tasks; after its end, nothing is sent.
 pub(crate) trait StartTasks {
     fn put_records(&mut self, batch: Batch<Ticket>);
     fn list_shards(&mut self, request: ListShardsRequest);
@@ -18,8 +18,8 @@ pub(crate) trait StartTasks {
 }
 
 impl Shared {
-    /// Carries out actions one by one, outside the lock. If one of them panics, the others and the rest of its own records
-    /// stay in `actions`.
+    /// Carries out actions one by one, outside the lock. If one of them panics, the later actions and the remaining
+    /// records of this one stay in `actions`.
     pub(crate) fn carry_out(&self, actions: &mut VecDeque<Action<Ticket>>, tasks: &mut impl StartTasks) {
         let mut is_room_freed = false;
         while let Some(action) = actions.front_mut() {
@@ -47,7 +47,8 @@ impl Shared {
         }
     }
 
-    /// Carries out everything without a drive loop: batches come back unsent, so that their records are resolved.
+    /// Carries out all actions without a drive loop. Batches are returned to the state machine unsent, so that their
+    /// records are resolved.
     pub(crate) fn resolve_all(&self, mut actions: VecDeque<Action<Ticket>>) {
         let _resolver = Resolver::new(self);
         loop {
@@ -67,7 +68,7 @@ impl Shared {
     }
 }
 
-/// The batches that nobody sends. Metadata and metrics are of no use any more.
+/// Collects batches without sending them. Drops metadata requests and metrics, which have no use after the end.
 #[derive(Default)]
 struct Unsent(Vec<Batch<Ticket>>);
 
@@ -83,7 +84,7 @@ impl StartTasks for Unsent {
     fn export_metrics(&mut self, _: Box<MetricsSnapshot>) {}
 }
 
-/// A thread that carries out actions after the drive loop has ended. The last one reports that all is resolved.
+/// A thread that carries out actions after the drive loop has ended. The last one sets `finished`.
 struct Resolver<'a>(&'a Shared);
 
 impl<'a> Resolver<'a> {
@@ -97,7 +98,7 @@ impl Drop for Resolver<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.resolvers -= 1;
-        // A batch in flight comes back through its guard, and that thread resolves it.
+        // If a batch is in flight, the thread that drops its guard resolves the records later.
         if state.core.is_drained() && state.resolvers == 0 {
             self.0.finished.set();
         }

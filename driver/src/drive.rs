@@ -1,4 +1,4 @@
-//! The drive loop: the only one there is, in production and under simulation.
+//! The drive loop. Production and simulation use the same one.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -16,13 +16,14 @@ use crate::runtime::Runtime;
 use crate::shared::Shared;
 use crate::transport::Transport;
 
-/// Actions taken under one lock. The rest waits for the next turn, so that puts get the lock in between.
+/// The maximum number of actions taken under one lock. The rest waits for the next turn, so that puts get the lock in
+/// between.
 const ACTIONS_PER_TURN: usize = 1_024;
 
 /// Ticks the state machine and carries out its actions, until it is closed and drained.
 ///
-/// However it ends, what is left is resolved: when it is drained, when its runtime drops it before or after the first poll,
-/// and when it panics.
+/// All remaining records are resolved in each case: when it is drained, when its runtime drops it before or after the
+/// first poll, and when it panics.
 pub(crate) struct DriveLoop {
     shared: Arc<Shared>,
     actions: VecDeque<Action<Ticket>>,
@@ -41,7 +42,7 @@ impl DriveLoop {
             let turn = shared.take_turn(ACTIONS_PER_TURN, &mut self.actions);
             shared.carry_out(&mut self.actions, &mut tasks);
             if turn.has_more {
-                // Other tasks of this thread get a turn, too.
+                // Other tasks of this thread have to run, too.
                 yield_now().await;
             } else if turn.is_drained {
                 return shared.exporter.finish(&runtime).await;
@@ -60,7 +61,7 @@ impl Drop for DriveLoop {
     }
 }
 
-/// Starts each request as a task of its own.
+/// Starts a task for each request.
 struct Tasks<R, X> {
     shared: Arc<Shared>,
     runtime: R,
@@ -110,8 +111,8 @@ impl<R: Runtime, X: Transport> StartTasks for Tasks<R, X> {
     }
 }
 
-/// A request in flight. However its task ends, by a reply, a panic, a cancellation or the end of its runtime, the request
-/// goes back to the state machine.
+/// A request in flight. It returns the request to the state machine when its task ends: by a reply, a panic, a
+/// cancellation or the end of its runtime.
 struct InFlight<Q, A> {
     shared: Arc<Shared>,
     request: Option<Q>,
@@ -128,8 +129,8 @@ impl<Q, A> InFlight<Q, A> {
 impl<Q, A> Drop for InFlight<Q, A> {
     fn drop(&mut self) {
         if let Some(request) = self.request.take() {
-            // A task may panic after its request went out: the records may be stored.
-            let task_ended = || Err(unanswered("Task Ended", "the request's task ended before the reply came"));
+            // A task may panic after its request was sent: the records may be stored.
+            let task_ended = || Err(unanswered("Task Ended", "the request's task ended before the reply arrived"));
             (self.give_back)(&self.shared, request, self.reply.take().unwrap_or_else(task_ended));
         }
     }
@@ -139,13 +140,13 @@ fn unanswered(code: &str, message: &str) -> RequestError {
     RequestError::new(Delivery::Unanswered, code, message)
 }
 
-/// Waits for a reply, but not past the deadline of a close.
+/// Waits for a reply until the deadline of a close.
 async fn unless_cancelled<A>(shared: &Shared, reply: impl Future<Output = A>) -> Result<A, RequestError> {
     let reply = race(reply, shared.cancelled.wait()).await;
-    reply.ok_or_else(|| unanswered("Cancelled", "the deadline of the close passed before the reply came"))
+    reply.ok_or_else(|| unanswered("Cancelled", "the deadline of the close passed before the reply arrived"))
 }
 
-/// Waits for the first of two futures and drops the other. Returns `None` if the second one was first.
+/// Waits until one of two futures ends, and drops the other. Returns `None` if `second` ended first.
 pub(crate) async fn race<T>(first: impl Future<Output = T>, second: impl Future<Output = ()>) -> Option<T> {
     let (mut first, mut second) = (pin!(first), pin!(second));
     poll_fn(|cx| {

@@ -1,15 +1,16 @@
-//! Why a record was not taken, and why a producer could not be made.
+//! The errors of puts and of the creation of producers.
 
 use kpl_core::{Full, InvalidRecord, UserRecord};
 
-/// A record that was not taken, with the record.
+/// The error of a put, with the record.
 ///
 /// ```no_run
-/// # fn example<R: kpl_driver::Runtime>(producer: kpl_driver::Producer<R>, mut later: Vec<kpl_driver::core::UserRecord>) {
+/// # use kpl_driver::{Producer, Runtime, core::UserRecord};
+/// # fn example<R: Runtime>(producer: Producer<R>, mut later: Vec<UserRecord>) {
 /// use kpl_driver::PutError;
 ///
 /// match producer.try_put("events", "user-123", "hello") {
-///     Ok(outcome) => drop(outcome), // it goes out all the same
+///     Ok(outcome) => drop(outcome), // the record is sent anyway
 ///     Err(full @ PutError::Full { .. }) => later.push(full.into_record()),
 ///     Err(error) => println!("{error}: {:?}", error.record()),
 /// }
@@ -18,15 +19,15 @@ use kpl_core::{Full, InvalidRecord, UserRecord};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PutError {
-    /// The record can never be put.
+    /// The record is invalid: no put can succeed.
     #[error("{reason}")]
     Invalid {
-        /// What is wrong with it: field, value and limit.
+        /// The reason: field, value and limit.
         reason: InvalidRecord,
-        /// The record as it was given.
+        /// The record, as it was put.
         record: Box<UserRecord>,
     },
-    /// The producer or the record's shard has no room for it. Only `try_put` and a put with a timeout return this; `put` waits.
+    /// The producer or the record's shard is full. Only `try_put` and a put with a timeout return this; `put` waits.
     #[error("{full}")]
     Full {
         /// What is full: the producer, or one shard.
@@ -34,8 +35,8 @@ pub enum PutError {
         /// The record.
         record: Box<UserRecord>,
     },
-    /// A put that waits was called inside an async task, whose thread may be the one that it would wait for. Only
-    /// [`blocking`](crate::blocking) says so.
+    /// A blocking put was called inside an async task, where it could block the thread that it waits for. Only
+    /// [`blocking`](crate::blocking) returns this.
     #[error("a blocking put inside an async task: use the async producer, or `try_put`, or a thread for blocking code")]
     AsyncTask {
         /// The record.
@@ -50,7 +51,7 @@ pub enum PutError {
 }
 
 impl PutError {
-    /// The record that was not taken.
+    /// Returns the record.
     pub fn record(&self) -> &UserRecord {
         match self {
             Self::Invalid { record, .. }
@@ -60,7 +61,7 @@ impl PutError {
         }
     }
 
-    /// Takes the record back.
+    /// Returns the record, without a copy.
     pub fn into_record(self) -> UserRecord {
         match self {
             Self::Invalid { record, .. }
@@ -71,36 +72,36 @@ impl PutError {
     }
 }
 
-/// Why [`Producer::from_env`](crate::Producer::from_env) failed.
+/// The error of [`Producer::from_env`](crate::Producer::from_env).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FromEnvError {
-    /// No region was found in the environment, the profile, or the machine's metadata.
+    /// The environment, the profile and the machine's metadata name no region.
     #[error("no AWS region is set: set AWS_REGION, or `region` in the profile")]
     NoRegion,
     /// The file named by `AWS_CA_BUNDLE` cannot be used.
     #[error("AWS_CA_BUNDLE is {path:?}, which cannot be used: {reason}")]
     CaBundle {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// Called inside an async task, where waiting may stop the thread that it waits for. Only
-    /// [`blocking`](crate::blocking) says so.
+    /// The call was made inside an async task, where it could block the thread that it waits for. Only
+    /// [`blocking`](crate::blocking) returns this.
     #[error("a blocking call inside an async task: use the async producer, or a thread for blocking code")]
     AsyncTask,
-    /// The HTTP client could not be made.
-    #[error("the HTTP client could not be made: {0}")]
+    /// The HTTP client could not be created.
+    #[error("the HTTP client could not be created: {0}")]
     HttpClient(String),
 }
 
-/// A file of certificate authorities that is none: why a driver's HTTP client could not be made.
+/// A driver's HTTP client could not be created because the CA bundle is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the CA bundle of {len} bytes cannot be used: {reason}")]
 pub struct CaBundleError {
-    /// Its length.
+    /// The length of the bundle in bytes.
     pub len: usize,
-    /// What is wrong with it.
+    /// The reason.
     pub reason: String,
 }

@@ -1,4 +1,4 @@
-//! What an operator must know, as `tracing` events: never a line a record, and no flood of the same.
+//! Log events for operators, written with `tracing`: never one per record, and limited per kind and stream.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -9,10 +9,10 @@ use tracing::{error, info, warn};
 
 use crate::sync::lock;
 
-/// The same kind of event about the same stream is written at most this often.
+/// The minimum time between two events of one kind and stream.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Limits events by kind and stream.
+/// Writes events, limited per kind and stream.
 #[derive(Debug, Default)]
 pub(crate) struct EventLog {
     written: Mutex<BTreeMap<(Kind, Arc<str>), Written>>,
@@ -29,20 +29,21 @@ enum Kind {
     RefreshFailed(&'static str),
 }
 
-/// Streams and kinds of which is known when they were written. Above this number, old ones are forgotten.
+/// The number of kinds and streams above which entries older than [`INTERVAL`] are removed.
 const WRITTEN_MAX: usize = 1_024;
 
 #[derive(Clone, Copy, Debug)]
 struct Written {
     at: Instant,
-    /// Records, or failures, since then.
+    /// The number of records or failures since then.
     since: usize,
 }
 
 impl EventLog {
-    /// Writes a event, unless one of its kind was written a short while ago; then its count is added to the next one's.
+    /// Writes an event, unless one of its kind was written less than [`INTERVAL`] ago: then its count is added to the
+    /// next one's.
     ///
-    /// A refreshed shard map is always written: the core refreshes seldom, and what follows is read by it.
+    /// A refreshed shard map is always written: refreshes are rare, and they explain the events that follow.
     pub(crate) fn write(&self, now: Instant, event: &LogEvent) {
         match event {
             LogEvent::ShardMapRefreshed { stream, open, closed, moved } => {
@@ -58,29 +59,29 @@ impl EventLog {
                     let retry_in_ms = retry_in.map(|wait| wait.as_millis() as u64);
                     warn!(
                         stream = %stream, operation, code = %code, error = %message, retry_in_ms, failures,
-                        "cannot ask about the stream; records go on by what is known"
+                        "metadata request failed; the metadata known so far stays in use"
                     );
                 }
             }
             LogEvent::WithoutShardList { stream, code, message, aggregated } => {
                 let consequence = match aggregated {
-                    true => "records are aggregated by hash key only",
-                    // Whether keys count is not known either.
-                    false => "nor a description (permission kinesis:DescribeStreamSummary): records are not aggregated",
+                    true => ": records are aggregated by hash key only",
+                    // Without a description, it is unknown whether the stream distributes records by key.
+                    false => ", no description (permission kinesis:DescribeStreamSummary): records are not aggregated",
                 };
                 warn!(
                     stream = %stream, code = %code, error = %message, once = true,
-                    "no shard list (permission kinesis:ListShards): {consequence}, and the stream is paced as a whole"
+                    "no shard list (permission kinesis:ListShards){consequence}; one rate limit applies to the stream"
                 );
             }
             LogEvent::Throttled { stream, kinesis_records } => {
                 if let Some(kinesis_records) = self.due(now, Kind::Throttled, stream, *kinesis_records) {
-                    warn!(stream = %stream, kinesis_records, "throttled: shards are sent to more slowly");
+                    warn!(stream = %stream, kinesis_records, "throttled: the pace of the shards is reduced");
                 }
             }
             LogEvent::WrongShard { stream, kinesis_records } => {
                 if let Some(kinesis_records) = self.due(now, Kind::WrongShard, stream, *kinesis_records) {
-                    warn!(stream = %stream, kinesis_records, "records landed on other shards than predicted");
+                    warn!(stream = %stream, kinesis_records, "records were stored on other shards than predicted");
                 }
             }
             LogEvent::Retried { stream, code, message, user_records } => {
@@ -103,7 +104,8 @@ impl EventLog {
         }
     }
 
-    /// Whether to write now; then, how many there were since the last time, these included.
+    /// Returns the number of records or failures since the last event, including `count`; `None` if it is too early to
+    /// write an event.
     fn due(&self, now: Instant, kind: Kind, stream: &Arc<str>, count: usize) -> Option<usize> {
         let mut written = lock(&self.written);
         let key = (kind, stream.clone());
@@ -139,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    /// Keeps each event as a line.
+    /// A layer that keeps each event as a line.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<String>>>);
 
@@ -159,7 +161,7 @@ mod tests {
         }
     }
 
-    /// The lines that come of events, each at a second.
+    /// Returns the lines that are written for events, each at its second.
     fn lines(events: &[(u64, LogEvent)]) -> Vec<String> {
         let lines = Lines::default();
         with_default(tracing_subscriber::registry().with(lines.clone()), || {
@@ -176,15 +178,15 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_one_kind_is_a_line_every_ten_seconds_with_the_sum() {
-        let flood: Vec<_> = (0..1_000).map(|n| (100 + n / 40, throttled("events", 2))).collect();
-        let message = "throttled: shards are sent to more slowly";
+    fn many_events_of_one_kind_are_one_line_every_ten_seconds_with_the_sum() {
+        let events: Vec<_> = (0..1_000).map(|n| (100 + n / 40, throttled("events", 2))).collect();
+        let message = "throttled: the pace of the shards is reduced";
         let line = |records| format!("WARN message={message} stream=events kinesis_records={records}");
-        assert_eq!(lines(&flood), [line(2), line(800), line(800)]);
+        assert_eq!(lines(&events), [line(2), line(800), line(800)]);
     }
 
     #[test]
-    fn kinds_and_streams_do_not_hide_each_other() {
+    fn kinds_and_streams_are_limited_separately() {
         let stream = || Arc::from("events");
         let failed = |operation| LogEvent::RefreshFailed {
             stream: stream(),
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_and_retried_records_are_told_apart_by_code() {
+    fn failed_and_retried_records_are_limited_per_code() {
         let retried = |code: &str| LogEvent::Retried {
             stream: "events".into(),
             code: code.into(),
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_streams_without_end_take_no_memory_without_end() {
+    fn memory_is_bounded_with_unlimited_stream_names() {
         let log = EventLog::default();
         for n in 0..100_000_u64 {
             log.write(Instant::from_nanos(n * 10_000_000), &throttled(&format!("stream-{n}"), 1));
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_shard_list_the_permission_is_named() {
+    fn an_event_without_a_shard_list_names_the_permissions() {
         let without = |aggregated| LogEvent::WithoutShardList {
             stream: "events".into(),
             code: "AccessDeniedException".into(),
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refreshed_shard_map_is_written_and_a_description_now_and_then() {
+    fn each_refreshed_shard_map_is_written_and_descriptions_are_limited() {
         let refreshed = LogEvent::ShardMapRefreshed { stream: "events".into(), open: 4, closed: 2, moved: 7 };
         let described =
             LogEvent::StreamDescribed { stream: "events".into(), max_record_size: 1 << 20, auto_distribution: false };

@@ -1,16 +1,16 @@
-//! What every kpl driver shares. Applications use a driver: `kpl-tokio`.
+//! The common part of all kpl drivers. Applications use a driver, such as `kpl-tokio`.
 //!
-//! A driver brings an async runtime ([`Runtime`]) and an HTTP client ([`AwsRuntime`]), both in a few lines, and gets the
-//! rest from here: the [`Producer`] handle, the drive loop around the state machine of `kpl-core`, the mapping to and from
-//! the AWS SDK ([`AwsTransport`]), and the log. Of tokio only the channels are used, which need no runtime.
+//! A driver implements an async runtime ([`Runtime`]) and an HTTP client ([`AwsRuntime`]), both in a few lines. This
+//! crate has the rest: the [`Producer`] handle, the drive loop around the state machine of `kpl-core`, the mapping to
+//! and from the AWS SDK ([`AwsTransport`]), and the log. It uses only tokio's channels, which need no runtime.
 //!
-//! What happens to a record:
+//! The way of a record:
 //!
-//! 1. [`Producer::put`] checks it and hashes its key in the caller's task, without a lock; then, under the lock, the
-//!    state machine takes it.
-//! 2. The drive loop, one task, ticks the state machine when something is due and carries out what it wants.
-//! 3. Each request is a task of its own: it encodes, signs and sends outside the lock, and gives its batch back with the
-//!    reply, also when it panics or its runtime ends.
+//! 1. [`Producer::put`] checks it in the caller's task, and puts it into the submission queue or the state machine.
+//!    Keys are hashed outside the state machine's lock.
+//! 2. The drive loop, one task, ticks the state machine when something is due, and carries out its actions.
+//! 3. Each request is a separate task. It encodes, signs and sends outside the lock, and returns its batch with the
+//!    reply, even if it panics or its runtime ends.
 //! 4. The drive loop resolves the [`Outcome`].
 
 mod aws;

@@ -1,4 +1,4 @@
-//! What a put gives at once: the promise of an outcome.
+//! The outcome of a put, and the ticket that resolves it.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -10,10 +10,10 @@ use std::task::{Context, Poll, Waker};
 
 use kpl_core::RecordResult;
 
-/// What will become of a record: a future of its [`Receipt`](kpl_core::Receipt), or of its
-/// [`PutFailure`](kpl_core::PutFailure) with the record in it.
+/// The future result of a record: its [`Receipt`](kpl_core::Receipt), or its [`PutFailure`](kpl_core::PutFailure),
+/// which contains the record.
 ///
-/// It resolves in any case: by success, by failure, when the producer is closed, and when its runtime is shut down.
+/// It is always resolved: by success, by failure, when the producer is closed, and when its runtime is shut down.
 /// Dropping it does not cancel the record.
 ///
 /// ```no_run
@@ -24,34 +24,34 @@ use kpl_core::RecordResult;
 /// }
 /// # }
 /// ```
-#[must_use = "dropping the outcome means never to know; the record goes out all the same"]
+#[must_use = "without the outcome, the result of the record is unknown; the record is sent anyway"]
 pub struct Outcome(SlotRef);
 
-/// The other end, which travels with the record.
+/// The other end of an outcome, which travels with the record. It resolves the outcome.
 pub(crate) struct Ticket(SlotRef);
 
-/// One of the two that share a slot.
+/// A reference to a slot: the outcome and the ticket have one each.
 struct SlotRef {
     block: Arc<Block>,
     slot: u8,
 }
 
-/// Slots for records that were put one after the other by one thread. To allocate and free them together costs a fraction
-/// of what it costs one by one; and what is resolved together lies together.
+/// Slots for records that one thread puts in sequence. One allocation per block costs a fraction of one per record, and
+/// records that are resolved together are close together in memory.
 struct Block([Mutex<State>; BLOCK_SIZE as usize]);
 
 const BLOCK_SIZE: u8 = 32;
 
 thread_local! {
-    /// The block whose slots are given out, and how many are.
+    /// The current block of the thread, and the number of its slots that are in use.
     static BLOCK: RefCell<(Arc<Block>, u8)> = RefCell::new((Block::new(), 0));
 }
 
-/// What a slot holds. A record that is outstanding has one, so it is small.
+/// The state of a slot. Each outstanding record has a slot, so it is small.
 enum State {
     Open(Option<Waker>),
     Resolved(RecordResult),
-    /// The ticket is gone without a result.
+    /// The ticket was dropped without a result.
     Lost,
     Taken,
 }
@@ -63,12 +63,12 @@ impl Block {
 }
 
 impl SlotRef {
-    /// Changes the state under its lock, which nobody holds for more than this.
+    /// Changes the state under its lock. The lock is held for nothing else.
     fn with<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         change(&mut self.block.0[usize::from(self.slot)].lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Ends an open slot, and wakes whoever waits.
+    /// Sets the final state of an open slot, and wakes the task that waits.
     fn end(&self, state: State) {
         let waker = self.with(|open| match open {
             State::Open(waker) => {
@@ -85,7 +85,7 @@ impl SlotRef {
 }
 
 impl Ticket {
-    /// Hands the result over. Nobody may be waiting for it; the record went its way all the same.
+    /// Passes the result to the outcome, which may have been dropped.
     pub(crate) fn complete(mut self, result: RecordResult) {
         self.0.end(State::Resolved(result));
         self.0.slot = BLOCK_SIZE;
@@ -103,20 +103,20 @@ impl Drop for Ticket {
 impl Outcome {
     pub(crate) fn new() -> (Ticket, Self) {
         let next = BLOCK.try_with(|current| {
-            let (block, given) = &mut *current.borrow_mut();
-            if *given == BLOCK_SIZE {
-                (*block, *given) = (Block::new(), 0);
+            let (block, used) = &mut *current.borrow_mut();
+            if *used == BLOCK_SIZE {
+                (*block, *used) = (Block::new(), 0);
             }
-            let slot = *given;
-            *given += 1;
+            let slot = *used;
+            *used += 1;
             (block.clone(), slot)
         });
-        // A thread that is about to end has none any more.
+        // A thread that is about to end has no thread-local block any more.
         let (block, slot) = next.unwrap_or_else(|_| (Block::new(), 0));
         (Ticket(SlotRef { block: block.clone(), slot }), Self(SlotRef { block, slot }))
     }
 
-    /// The result, if it is there already. Once given, the outcome has nothing more to give.
+    /// Takes the result, if there is one yet. Afterwards the outcome has no result.
     pub fn try_result(&mut self) -> Option<RecordResult> {
         self.0.with(State::take)
     }
@@ -139,8 +139,8 @@ impl Future for Outcome {
 
     /// # Panics
     ///
-    /// When it is polled again after it has given its result; and when the state machine has panicked with the record
-    /// in it, which is a bug.
+    /// If it is polled again after it has returned its result, or if the state machine panicked with the record in it,
+    /// which is a bug.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RecordResult> {
         self.0.with(|state| match state {
             State::Open(waker) => {
@@ -150,9 +150,9 @@ impl Future for Outcome {
                 }
                 Poll::Pending
             }
-            // Every ticket is resolved by whoever has it last: the drive loop, its guard, or that of a request.
+            // The last owner resolves each ticket: the drive loop, its guard, or the guard of a request.
             State::Lost => panic!("the record was lost by a panic in the state machine"),
-            State::Taken => panic!("the outcome has given its result already"),
+            State::Taken => panic!("the outcome was polled after it returned its result"),
             State::Resolved(_) => state.take().map_or(Poll::Pending, Poll::Ready),
         })
     }
@@ -181,13 +181,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outstanding_record_has_little_to_carry() {
+    fn a_ticket_an_outcome_and_a_slot_have_at_most_72_bytes() {
         let ends = size_of::<Ticket>() + size_of::<Outcome>();
         assert!(ends + size_of::<Block>() / usize::from(BLOCK_SIZE) <= 72, "{} bytes", size_of::<Block>());
     }
 
     #[test]
-    fn each_record_has_a_slot_of_its_own() {
+    fn each_record_has_its_own_slot() {
         let ends: Vec<(Ticket, Outcome)> = (0..100).map(|_| Outcome::new()).collect();
         let (tickets, outcomes): (Vec<_>, Vec<_>) = ends.into_iter().unzip();
         let mut lost: Vec<bool> = Vec::new();
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "lost by a panic")]
-    fn a_ticket_that_is_dropped_leaves_nobody_waiting() {
+    fn a_dropped_ticket_does_not_leave_its_outcome_pending() {
         let (ticket, outcome) = Outcome::new();
         let mut outcome = std::pin::pin!(outcome);
         let mut context = Context::from_waker(Waker::noop());

@@ -1,4 +1,4 @@
-//! Waiting for a future on a thread that has no runtime.
+//! Waits for a future on a thread that has no runtime.
 
 use std::future::Future;
 use std::pin::pin;
@@ -8,15 +8,15 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// Polls a future on this thread, which sleeps in between, until it ends; `None` if that takes longer than `timeout`.
+/// Waits until a future ends, and parks the thread between polls. Returns `None` if that takes longer than `timeout`.
 ///
-/// A future that is ready costs one poll, and no allocation.
+/// A future that is ready needs one poll and no allocation.
 pub(crate) fn wait_for<T>(future: impl Future<Output = T>, timeout: Option<Duration>) -> Option<T> {
     let mut future = pin!(future);
     if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         return Some(value);
     }
-    // A timeout beyond what the clock can show has no end.
+    // If the deadline exceeds the range of the clock, there is none.
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let parked = Arc::new(Parked { thread: thread::current(), woken: AtomicBool::new(false) });
     let waker = Waker::from(parked.clone());
@@ -34,7 +34,7 @@ pub(crate) fn wait_for<T>(future: impl Future<Output = T>, timeout: Option<Durat
     }
 }
 
-/// A thread that waits. The flag is what counts: others may unpark the thread, too, or use up an unpark.
+/// A thread that waits. It needs the flag because other code may unpark the thread, or use up an unpark.
 struct Parked {
     thread: Thread,
     woken: AtomicBool,
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_ready_needs_no_timeout_and_what_is_not_uses_it_up() {
+    fn a_ready_future_needs_no_time_and_a_pending_one_times_out() {
         assert_eq!(wait_for(async { 1 }, Some(Duration::ZERO)), Some(1));
         assert_eq!(wait_for(pending::<()>(), Some(Duration::ZERO)), None);
         let start = Instant::now();
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn another_thread_ends_the_wait() {
+    fn another_thread_can_end_the_wait() {
         for timeout in [None, Some(Duration::from_secs(60)), Some(Duration::MAX)] {
             let (sender, receiver) = oneshot::channel();
             let thread = thread::spawn(move || {
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_who_unpark_and_wakes_during_the_poll_do_no_harm() {
+    fn unparks_by_other_code_and_wakes_during_the_poll_are_harmless() {
         let mut polls = 0;
         let woken_at_once = poll_fn(|cx| {
             polls += 1;

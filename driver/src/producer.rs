@@ -1,4 +1,4 @@
-//! The handle that an application holds.
+//! The application's handle of a producer.
 
 use std::hash::{BuildHasher, RandomState};
 use std::marker::PhantomData;
@@ -22,16 +22,17 @@ use crate::submission::LaneId;
 use crate::transport::Transport;
 use crate::wait_queue::WaitQueue;
 
-/// Puts records into Kinesis Data Streams: aggregated, paced, batched and retried as the Kinesis Producer Library does.
+/// Puts records into Kinesis Data Streams. Aggregates, rate-limits, batches and retries as the Kinesis Producer Library
+/// does.
 ///
-/// One producer serves any number of streams and tasks: clone it, it is a handle. Each `put` gives an [`Outcome`] at
-/// once, which tells later what became of the record. [`close`](Self::close) it before the program ends; when the last
-/// handle is dropped, what is outstanding still goes out as long as the runtime lives.
+/// One producer serves any number of streams and tasks. It is a handle: clone it to share it. Each put returns an
+/// [`Outcome`], the future result of the record. Call [`close`](Self::close) before the program ends. After the last
+/// handle is dropped, outstanding records are still sent while the runtime exists.
 ///
 /// ```no_run
 /// # async fn example<R: kpl_driver::AwsRuntime>() -> Result<(), Box<dyn std::error::Error>> {
-/// let producer = kpl_driver::Producer::<R>::from_env().await?; // a driver says what R is: `kpl_tokio::Producer`
-/// let outcome = producer.put("events", "user-123", "hello").await?; // waits for room, then hands back at once
+/// let producer = kpl_driver::Producer::<R>::from_env().await?; // a driver sets R: `kpl_tokio::Producer`
+/// let outcome = producer.put("events", "user-123", "hello").await?; // waits for room only
 /// let receipt = outcome.await?;
 /// println!("{} at {}", receipt.shard_id(), receipt.sequence_number());
 /// producer.close().await;
@@ -50,7 +51,7 @@ impl<R> Clone for Producer<R> {
     }
 }
 
-/// The handles' part of the producer: when it goes, nobody can put any more.
+/// The part that all handles share. It is dropped with the last handle, and closes the producer.
 #[derive(Debug)]
 struct Handle {
     shared: Arc<Shared>,
@@ -63,8 +64,8 @@ impl Drop for Handle {
 }
 
 impl<R: AwsRuntime> Producer<R> {
-    /// A producer by the environment: region, credentials, endpoint, retries of the credentials and all else that
-    /// the AWS SDK's default chain finds; with [`Config::default`]. `AWS_CA_BUNDLE` is honoured.
+    /// Creates a producer from the environment, with [`Config::default`]. The AWS SDK's default chain sets the region,
+    /// the credentials and their retries, the endpoint, and so on. `AWS_CA_BUNDLE` is supported.
     ///
     /// # Errors
     ///
@@ -73,21 +74,21 @@ impl<R: AwsRuntime> Producer<R> {
         Self::from_env_with(Config::default()).await
     }
 
-    /// As [`from_env`](Self::from_env), with settings.
+    /// Creates a producer as [`from_env`](Self::from_env) does, with `config`.
     ///
     /// # Errors
     ///
-    /// As [`from_env`](Self::from_env).
+    /// The errors of [`from_env`](Self::from_env).
     pub async fn from_env_with(config: Config) -> Result<Self, FromEnvError> {
         Ok(Self::from_sdk_config(&Self::sdk_config_from_env().await?, config))
     }
 
-    /// What [`from_env`](Self::from_env) goes by: for other clients of the AWS SDK beside the producer, such as that of a sink
-    /// for metrics.
+    /// Returns the SDK config that [`from_env`](Self::from_env) uses, for other clients of the AWS SDK, such as that of
+    /// a metrics sink.
     ///
     /// # Errors
     ///
-    /// As [`from_env`](Self::from_env).
+    /// The errors of [`from_env`](Self::from_env).
     pub async fn sdk_config_from_env() -> Result<SdkConfig, FromEnvError> {
         let ca_pem = match std::env::var("AWS_CA_BUNDLE") {
             Ok(path) if !path.is_empty() => {
@@ -105,23 +106,24 @@ impl<R: AwsRuntime> Producer<R> {
             .sleep_impl(R::sleep_impl())
             .load()
             .await;
-        // An empty one comes from a variable that is set to nothing; no request could be made with it.
+        // A variable that is set to an empty string sets an empty region, with which every request fails.
         if sdk_config.region().is_none_or(|region| region.as_ref().is_empty()) {
             return Err(FromEnvError::NoRegion);
         }
         Ok(aws::with_containers_by_name(sdk_config))
     }
 
-    /// A producer by an SDK config that the application has loaded itself. Where it has no sleep, or no HTTP client,
-    /// the runtime's is taken.
+    /// Creates a producer from an SDK config that the application has loaded. If it has no sleep or no HTTP client, the
+    /// runtime's is used.
     pub fn from_sdk_config(sdk_config: &SdkConfig, config: Config) -> Self {
         Self::new(aws::client::<R>(sdk_config), config)
     }
 
-    /// A producer over a client of the AWS SDK, whose region, endpoint, credentials and HTTP client count. Its retries
-    /// and time-outs do not: the producer retries by itself, knowing more, and `request_timeout` is the time-out.
+    /// Creates a producer with the region, endpoint, credentials and HTTP client of a client of the AWS SDK. The
+    /// client's retries and timeouts are ignored: the producer retries records itself, and `request_timeout` is the
+    /// timeout.
     ///
-    /// To be called where the runtime is, since the drive loop is started here; on tokio, it panics elsewhere.
+    /// Call this inside the runtime, since it starts the drive loop. With tokio, it panics outside the runtime.
     pub fn new(client: Client, config: Config) -> Self {
         let transport = AwsTransport::new::<R>(&client, config.request_timeout());
         Self::with_transport(R::default(), transport, config)
@@ -129,12 +131,12 @@ impl<R: AwsRuntime> Producer<R> {
 }
 
 impl<R: Runtime> Producer<R> {
-    /// A producer on any runtime over any transport.
+    /// Creates a producer with any runtime and any transport.
     ///
-    /// If the config's seed is 0, a random one is taken, so that no two producers draw the same jitter.
+    /// If the config's seed is 0, a random one is used, so that no two producers have the same jitter.
     pub fn with_transport(runtime: R, transport: impl Transport, config: Config) -> Self {
         let config = match config.seed() {
-            // Only ranges are checked, and a seed has none.
+            // This does not fail: every seed is valid.
             0 => config.to_builder().seed(RandomState::new().hash_one(0)).build().unwrap_or(config),
             _ => config,
         };
@@ -149,18 +151,18 @@ impl<R: Runtime> Producer<R> {
         Self { handle: Arc::new(Handle { shared }), lane, runtime: PhantomData }
     }
 
-    /// Puts a record: waits until there is room for it, and gives the promise of its outcome.
+    /// Puts a record. Waits until there is room for it, and returns its outcome.
     ///
-    /// It waits while the producer is full (`max_outstanding_records`, `max_outstanding_bytes`), or while the record's shard has
-    /// a backlog of `max_shard_backlog`; waiting for one shard holds up no put to another. Puts that wait for the same are
-    /// accepted in the order in which they came; while more than half of all room is free, they do not queue. A put that is
-    /// dropped while it waits puts nothing.
+    /// It waits while the producer is full (`max_outstanding_records`, `max_outstanding_bytes`), or while the record's
+    /// shard has a backlog of `max_shard_backlog`. Waiting for one shard does not delay puts to other shards. Puts that
+    /// wait for the same room are accepted in the order of their calls; while more than half of all room is free, they
+    /// do not queue. A put that is dropped while it waits puts nothing.
     ///
     /// `stream` is a name or an ARN. A shared `Arc<str>` for it, and `Bytes` for the data, are not copied.
     ///
     /// # Errors
     ///
-    /// [`PutError::Invalid`] names field, value and limit; [`PutError::Closed`]; both give the record back.
+    /// [`PutError::Invalid`], which names field, value and limit; [`PutError::Closed`]; both contain the record.
     pub async fn put(
         &self,
         stream: impl Into<Arc<str>>,
@@ -170,42 +172,43 @@ impl<R: Runtime> Producer<R> {
         self.put_record(UserRecord::new(stream, partition_key, data)).await
     }
 
-    /// Puts a record, with an explicit hash key if it has one: waits until there is room for it.
+    /// Puts a record, which may have an explicit hash key. Waits until there is room for it.
     ///
     /// # Errors
     ///
-    /// As [`put`](Self::put).
+    /// The errors of [`put`](Self::put).
     pub async fn put_record(&self, record: UserRecord) -> Result<Outcome, PutError> {
         self.put_waiting(&mut WaitingPut::new(record)?).await
     }
 
-    /// Puts the record in `waiting`, which stays there as long as there is no room for it: also when this is dropped.
+    /// Puts the record in `waiting`. The record stays there until there is room for it, even if the future is dropped.
     pub(crate) async fn put_waiting(&self, waiting: &mut WaitingPut) -> Result<Outcome, PutError> {
         let shared = self.shared();
         if (shared.wait_queue.is_empty() || shared.has_ample_room())
-            && let Some(done) = self.put_if_room(waiting, None)
+            && let Some(result) = self.put_if_room(waiting, None)
         {
-            return done;
+            return result;
         }
         loop {
-            let done = match waiting.full_shard() {
+            let result = match waiting.full_shard() {
                 None => self.put_in_turn(&shared.wait_queue, waiting).await,
                 Some(shard) => self.put_in_turn(&shared.shard_queues.queue(&shard), waiting).await,
             };
-            if let Some(done) = done {
-                return done;
+            if let Some(result) = result {
+                return result;
             }
         }
     }
 
-    /// Waits in a queue, and at its front until the record is put. Returns `None` if the record has to wait in another queue.
+    /// Waits in a queue, and at its front until the record is put. Returns `None` if the record has to wait in another
+    /// queue.
     async fn put_in_turn(&self, queue: &WaitQueue, waiting: &mut WaitingPut) -> Option<Result<Outcome, PutError>> {
         let full = waiting.full_shard();
         let _front = queue.reach_front().await;
         loop {
             let room_freed = queue.listen(); // before the try, so that no wake-up is lost
-            if let Some(done) = self.put_if_room(waiting, full.as_ref()) {
-                return Some(done);
+            if let Some(result) = self.put_if_room(waiting, full.as_ref()) {
+                return Some(result);
             }
             if waiting.full_shard() != full {
                 return None;
@@ -218,7 +221,7 @@ impl<R: Runtime> Producer<R> {
     ///
     /// # Errors
     ///
-    /// [`PutError::Full`] if there is none, and those of [`put`](Self::put); all give the record back.
+    /// [`PutError::Full`] if there is none, and the errors of [`put`](Self::put); all contain the record.
     pub fn try_put(
         &self,
         stream: impl Into<Arc<str>>,
@@ -228,81 +231,84 @@ impl<R: Runtime> Producer<R> {
         self.try_put_record(UserRecord::new(stream, partition_key, data))
     }
 
-    /// Puts a record, with an explicit hash key if it has one, if there is room for it.
+    /// Puts a record, which may have an explicit hash key, if there is room for it.
     ///
     /// # Errors
     ///
-    /// As [`try_put`](Self::try_put).
+    /// The errors of [`try_put`](Self::try_put).
     pub fn try_put_record(&self, record: UserRecord) -> Result<Outcome, PutError> {
         Ok(self.try_put_checked(check(record)?, None)?)
     }
 
-    /// Sends without waiting for company what has been put so far, and ends when each of those records is resolved,
-    /// whatever is put in the meantime. Dropped early, the flush goes on.
+    /// Sends all records put so far, without waiting for more, and waits until they are resolved. Later puts do not
+    /// delay it. If the future is dropped, the flush continues.
     pub async fn flush(&self) {
-        // An error means that the producer has ended, and with it every record.
+        // An error means that the producer has ended and every record is resolved.
         let _ = self.shared().flush().await;
     }
 
-    /// Takes no more records, and ends when all are resolved and the sinks of metrics have had time for a last report (up to
-    /// 10 s). Each record ends by its time-to-live at the latest.
+    /// Accepts no more records, and waits until all are resolved and the metrics sinks have had up to 10 s for a last
+    /// report. Each record is resolved after its time-to-live at the latest.
     ///
-    /// Any handle can close; the others' puts are refused from then on. Dropped early, the close goes on.
+    /// A close through one handle closes all of them. If the future is dropped, the close continues.
     pub async fn close(&self) {
         self.shared().close(|_| Instant::NEVER);
         self.shared().finished.wait().await;
     }
 
-    /// As [`close`](Self::close), but what is not resolved after `timeout` fails as `Closed`, with the record.
+    /// Closes the producer as [`close`](Self::close) does. Records that are not resolved after `timeout` fail as
+    /// `Closed`; the failure contains the record.
     pub async fn close_or_fail(&self, timeout: Duration) {
         self.shared().close(|now| now + timeout);
         self.shared().finished.wait().await;
     }
 
-    /// User records accepted and not yet resolved.
+    /// Returns the number of user records accepted and not yet resolved.
     pub fn outstanding_records(&self) -> usize {
         self.shared().outstanding().records
     }
 
-    /// Bytes (data and partition keys) accepted and not yet resolved.
+    /// Returns the number of bytes (data and partition keys) accepted and not yet resolved.
     pub fn outstanding_bytes(&self) -> usize {
         self.shared().outstanding().bytes
     }
 
-    /// How long ago the oldest outstanding record was put, within 10 ms; `None` if none is outstanding.
+    /// Returns the time since the oldest outstanding record was put, within 10 ms; `None` if none is outstanding.
     pub fn oldest_record_age(&self) -> Option<Duration> {
         let now = self.shared().now();
         self.shared().outstanding().oldest_put.map(|oldest| now.saturating_since(oldest))
     }
 
-    /// Counts since the producer was made.
+    /// Returns the counters since the creation of the producer.
     pub fn stats(&self) -> Stats {
         self.shared().stats()
     }
 
-    /// What has been measured since the producer was made: metrics by name, by stream and by shard, and latencies. Empty
+    /// Returns the metrics since the creation of the producer: per name, per stream and per shard, and latencies. Empty
     /// with `metrics_level` none, the default.
     pub fn metrics(&self) -> MetricsReport {
         self.shared().metrics(MetricsWindow::Total).roll_up()
     }
 
-    /// What has been measured in the last `seconds`, the current one included; at most 60 are kept. Without latencies.
+    /// Returns the metrics of the last `seconds`, including the current one, without latencies. The last 60 seconds are
+    /// kept.
     pub fn metrics_of_last(&self, seconds: u64) -> MetricsReport {
         self.shared().metrics(MetricsWindow::Seconds(seconds)).roll_up()
     }
 
-    /// Gives this sink a report every `metrics_upload_interval` in which something was measured, and a last one when the
-    /// producer is closed. Any number of sinks can be added, best before the first put. See [`crate::metrics`].
+    /// Adds a sink. It receives a report after each `metrics_upload_interval` with observations, and a last one when
+    /// the producer is closed. Any number of sinks can be added, preferably before the first put. See
+    /// [`crate::metrics`].
     pub fn export_metrics_to(&self, sink: impl MetricsSink) {
         self.shared().exporter.add(Arc::new(sink));
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub fn config(&self) -> Config {
         self.shared().lock().core.config().clone()
     }
 
-    /// What is outstanding, as the reason for which a record waits.
+    /// Returns the outstanding records and bytes, as the reason why a record waits.
     pub(crate) fn full(&self) -> Full {
         let outstanding = self.shared().outstanding();
         Full::Producer { records: outstanding.records, bytes: outstanding.bytes }
@@ -312,7 +318,7 @@ impl<R: Runtime> Producer<R> {
         &self.handle.shared
     }
 
-    /// `None`, and the record stays where it is, if there is no room for it.
+    /// Puts a record if there is room for it. Returns `None` if there is none, and the record stays in `waiting`.
     fn put_if_room(
         &self,
         waiting: &mut WaitingPut,
@@ -324,11 +330,11 @@ impl<R: Runtime> Producer<R> {
                 *waiting = WaitingPut { record: Some(record), full: Some(full) };
                 None
             }
-            done => Some(done.map_err(PutError::from)),
+            result => Some(result.map_err(PutError::from)),
         }
     }
 
-    #[expect(clippy::result_large_err, reason = "the record comes back as it was, without an allocation")]
+    #[expect(clippy::result_large_err, reason = "the record is returned without an allocation")]
     fn try_put_checked(&self, record: CheckedRecord, in_turn_for: Option<&ShardName>) -> Result<Outcome, Refused> {
         use kpl_core::PutError as Core;
         self.shared().try_put(self.lane, record, in_turn_for).map_err(|refused| match refused {
@@ -337,7 +343,7 @@ impl<R: Runtime> Producer<R> {
                 Refused::Ended(PutError::Invalid { reason, record: Box::new(record.into()) })
             }
             Core::Closed { record, .. } => Refused::Ended(PutError::Closed { record: Box::new(record.into()) }),
-            _ => unreachable!("the core has no other refusals"),
+            _ => unreachable!("the core returns no other errors"),
         })
     }
 }
@@ -346,7 +352,7 @@ impl<R: Runtime> Producer<R> {
 pub(crate) struct WaitingPut {
     /// `None` once it is put.
     record: Option<CheckedRecord>,
-    /// What was full at the last try.
+    /// The reason why the last try failed.
     full: Option<Full>,
 }
 
@@ -355,7 +361,7 @@ impl WaitingPut {
         Ok(Self { record: Some(check(record)?), full: None })
     }
 
-    /// Gives up waiting. `producer` is what is full if the record never got so far as to try.
+    /// Stops waiting. `producer` returns the reason if there was no try yet.
     pub(crate) fn into_error(self, producer: impl FnOnce() -> Full) -> PutError {
         let record = self.record.unwrap_or_else(|| unreachable!("a record that is not put waits"));
         PutError::Full { full: self.full.unwrap_or_else(producer), record: Box::new(record.into()) }
@@ -370,7 +376,7 @@ impl WaitingPut {
     }
 }
 
-/// A refused record, still checked and hashed if it may be put again.
+/// A refused record. It stays checked and hashed if it may be put again.
 enum Refused {
     Full { full: Full, record: CheckedRecord },
     Ended(PutError),

@@ -1,4 +1,4 @@
-//! What a driver needs of an async runtime, and of an HTTP client.
+//! The traits that a driver implements: an async runtime and an HTTP client.
 
 use std::error::Error;
 use std::future::Future;
@@ -9,9 +9,9 @@ use kpl_core::Instant;
 
 pub use aws_sdk_kinesis::config::SharedAsyncSleep;
 
-/// An async runtime: a clock, a sleep, and a way to run something beside.
+/// An async runtime: a clock, a sleep, and a way to spawn tasks.
 ///
-/// Implementing it takes about ten lines; [`Clock`] has the clock.
+/// An implementation has about ten lines. [`Clock`] is a clock for it.
 ///
 /// ```
 /// use kpl_driver::core::Instant;
@@ -42,41 +42,42 @@ pub use aws_sdk_kinesis::config::SharedAsyncSleep;
 /// # fn block_on(_: impl Future<Output = ()>) {}
 /// ```
 pub trait Runtime: Clone + Send + Sync + 'static {
-    /// The time: it never goes backwards, from whatever threads it is asked.
+    /// Returns the current time. It never goes backwards, on any thread.
     fn now(&self) -> Instant;
 
-    /// Ends at `deadline` or a little later, never before.
+    /// Waits until `deadline` or a little longer, never shorter.
     fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send;
 
-    /// Runs a future beside the caller, to its end, whether or not anybody looks. A future that can not be run, or that
-    /// panics, must be dropped: that is how its records get back.
+    /// Runs a future in a new task until it ends. A future that cannot be run, or that panics, must be dropped: this
+    /// returns its records to the producer.
     fn spawn(&self, future: impl Future<Output = ()> + Send + 'static);
 }
 
-/// A runtime with what the AWS SDK needs of it: [`Producer::from_env`](crate::Producer::from_env) works with it.
+/// A runtime for the AWS SDK. [`Producer::from_env`](crate::Producer::from_env) needs it.
 pub trait AwsRuntime: Runtime + Default {
-    /// An HTTP client that trusts the machine's certificate authorities, or those of `ca_pem` if it is given.
+    /// Returns an HTTP client that trusts the machine's certificate authorities, or those of `ca_pem` if it is given.
     ///
     /// # Errors
     ///
-    /// If `ca_pem` is no certificate.
+    /// If `ca_pem` has no valid certificate.
     fn http_client(ca_pem: Option<&[u8]>) -> Result<SharedHttpClient, Box<dyn Error + Send + Sync>>;
 
-    /// The runtime's sleep, as the SDK wants it.
+    /// Returns the runtime's sleep, for the SDK.
     fn sleep_impl() -> SharedAsyncSleep;
 
-    /// Whether an error of this HTTP client says that no connection came about, so that nothing was sent. It is asked
-    /// for each error of the chain; what every client has in common is known already. Unsure means no.
+    /// Whether an error of this HTTP client means that no connection was established, so that nothing was sent. If that
+    /// is not certain, return false. Called for each error of the chain. The errors that all clients have in common are
+    /// handled elsewhere.
     fn never_connected(error: &(dyn Error + 'static)) -> bool {
         let _ = error;
         false
     }
 }
 
-/// A clock for runtimes: the wall clock read once, then the monotonic one.
+/// A clock for runtimes. It reads the wall clock once, and then the monotonic clock.
 ///
-/// Its instants are nanoseconds since the Unix epoch, so that those of an attempt mean something to a reader, and never
-/// go backwards, whatever somebody does to the wall clock.
+/// Its instants are nanoseconds since the Unix epoch, so that the times of an attempt are readable. They never go
+/// backwards, even if the wall clock is changed.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     origin: Duration,
@@ -84,18 +85,18 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that shows the wall clock's time now.
+    /// Creates a clock with the current time of the wall clock.
     pub fn new() -> Self {
         let origin = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { origin, started: std::time::Instant::now() }
     }
 
-    /// The time.
+    /// Returns the current time.
     pub fn now(&self) -> Instant {
         Instant::from_nanos(0) + (self.origin + self.started.elapsed())
     }
 
-    /// How long it is until `deadline`; zero if it has passed.
+    /// Returns the time until `deadline`; zero if it has passed.
     pub fn until(&self, deadline: Instant) -> Duration {
         deadline.saturating_since(self.now())
     }

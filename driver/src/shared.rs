@@ -1,7 +1,7 @@
-//! What the handles, the drive loop and the requests in flight share: the state machine behind its lock.
+//! The state machine behind its lock, shared by the handles, the drive loop and the requests in flight.
 //!
-//! Lock order: combiner, then a lane or the state; never two of the latter. ARCHITECTURE.md, "Concurrency in the driver",
-//! tells who may wait for whom, and why no wake-up is lost.
+//! Lock order: combiner, then a lane or the state; never a lane and the state together. ARCHITECTURE.md, "Concurrency
+//! in the driver", describes which threads may wait for which, and why no wake-up is lost.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,10 +20,10 @@ use crate::submission::{Combiner, LaneId, Queued, SubmissionQueue};
 use crate::sync::{Latch, lock, try_lock};
 use crate::wait_queue::{ShardQueues, WaitQueue};
 
-/// Drained puts for one lock of the state machine: it is held for less than a microsecond.
+/// The number of drained puts per lock of the state machine. The lock is held for less than 1 µs.
 const PUTS_PER_LOCK: usize = 4;
 
-/// The state machine, the submission queue before it, and the events around both.
+/// The state machine, the submission queue in front of it, and the wait queues and events of both.
 pub(crate) struct Shared {
     pub(crate) submission: SubmissionQueue,
     state: Mutex<State>,
@@ -34,9 +34,9 @@ pub(crate) struct Shared {
     pub(crate) wait_queue: WaitQueue,
     /// Puts that wait for room in their shard.
     pub(crate) shard_queues: ShardQueues,
-    /// The deadline of a close has passed: requests in flight end at once.
+    /// Set when the deadline of a close has passed: requests in flight end at once.
     pub(crate) cancelled: Latch,
-    /// Every outcome is resolved, and there will be no more.
+    /// Set when the producer is closed and every outcome is resolved.
     pub(crate) finished: Latch,
     pub(crate) event_log: EventLog,
     pub(crate) exporter: Exporter,
@@ -44,10 +44,10 @@ pub(crate) struct Shared {
 
 pub(crate) struct State {
     pub(crate) core: kpl_core::Producer<Ticket>,
-    /// When the drive loop takes its next turn without being woken.
+    /// The time of the drive loop's next turn, unless it is woken earlier.
     next_turn: Instant,
     flushes: Vec<(FlushId, oneshot::Sender<()>)>,
-    /// The drive loop has ended: whoever changes the state also carries out the actions.
+    /// Whether the drive loop has ended. Then each thread that changes the state also carries out the actions.
     pub(crate) is_abandoned: bool,
     /// The number of threads that carry out actions after the drive loop has ended.
     pub(crate) resolvers: usize,
@@ -81,9 +81,9 @@ impl Shared {
 
     /// Puts a record if there is room for it: into the submission queue, or else into the state machine.
     ///
-    /// If other puts wait for the record's shard, this one does not overtake them. `in_turn_for` is the shard at the front of
-    /// whose queue it is.
-    #[expect(clippy::result_large_err, reason = "the record comes back as it was, without an allocation")]
+    /// If other puts wait for the record's shard, this one does not overtake them. If it is at the front of a shard's
+    /// queue, `in_turn_for` is that shard.
+    #[expect(clippy::result_large_err, reason = "the record is returned without an allocation")]
     pub(crate) fn try_put(
         &self,
         lane: LaneId,
@@ -94,7 +94,7 @@ impl Shared {
         match self.submission.submit(lane, || self.now(), record, ticket) {
             Ok(Buffered::Waiting) => {}
             Ok(Buffered::DrainDue) => {
-                // If another thread holds one of the locks, the next put tries again, and the drive loop comes in time.
+                // If another thread holds a lock, the next put tries again, and the drive loop drains in time.
                 if let Some(combiner) = self.submission.try_combiner()
                     && try_lock(&self.state).is_some()
                 {
@@ -120,7 +120,7 @@ impl Shared {
         Ok(outcome)
     }
 
-    /// Whether other puts wait for the record's shard.
+    /// Whether other puts wait for the record's shard, and this one is not at the front of their queue.
     fn has_to_queue(
         &self,
         core: &kpl_core::Producer<Ticket>,
@@ -131,13 +131,13 @@ impl Shared {
             && core.shard_name(record).is_some_and(|shard| in_turn_for != Some(&shard) && self.shard_queues.has(&shard))
     }
 
-    /// Gives all puts so far to the state machine, then applies an event to it.
+    /// Moves all puts so far to the state machine, then applies an event to it.
     pub(crate) fn after_all_puts<R>(&self, event: impl FnOnce(&mut State, Instant) -> R) -> R {
         self.combine(self.submission.combiner(), |room| room, event)
     }
 
-    /// Gives all puts so far to the state machine, then applies an event to it, and wakes the drive loop if it has to take
-    /// an earlier turn than planned. `reserve` takes from the room what the event may need.
+    /// Moves all puts so far to the state machine, then applies an event to it. Wakes the drive loop if it has to take
+    /// an earlier turn than planned. `reserve` subtracts from the room what the event may need.
     fn combine<R>(
         &self,
         mut combiner: MutexGuard<'_, Combiner>,
@@ -163,13 +163,13 @@ impl Shared {
         result
     }
 
-    /// Closes the submission queue: every later put goes to the state machine by itself.
+    /// Closes the submission queue: every later put goes directly to the state machine.
     fn close_submission(&self) {
         self.submission.close();
         self.after_all_puts(|_, _| {});
     }
 
-    /// What is accepted and not yet resolved, in the submission queue and in the state machine.
+    /// Returns the outstanding records and bytes: those in the submission queue and in the state machine.
     pub(crate) fn outstanding(&self) -> Queued {
         self.read(|core, queued| Queued {
             records: core.outstanding_records() + queued.records,
@@ -186,34 +186,34 @@ impl Shared {
         })
     }
 
-    /// Reads the state machine together with what is queued before it. Changes nothing.
+    /// Reads the state machine and the size of the submission queue, consistently. Changes nothing.
     fn read<R>(&self, read: impl FnOnce(&kpl_core::Producer<Ticket>, Queued) -> R) -> R {
         let _combiner = self.submission.combiner();
         let queued = self.submission.queued();
         read(&self.lock().core, queued)
     }
 
-    /// Copies the metrics, to be rolled up outside the lock.
+    /// Returns a copy of the metrics, to be rolled up outside the lock.
     pub(crate) fn metrics(&self, window: MetricsWindow) -> MetricsSnapshot {
         self.after_all_puts(|state, now| state.core.metrics(now, window))
     }
 
-    /// Takes a turn of the drive loop: see [`State::take_turn`].
+    /// Takes a turn of the drive loop, with [`State::take_turn`].
     pub(crate) fn take_turn(&self, actions_max: usize, actions: &mut VecDeque<Action<Ticket>>) -> Turn {
         let mut turn = self.after_all_puts(|state, now| state.take_turn(now, actions_max, actions));
         turn.next = self.submission.expect_drain(turn.next);
         turn
     }
 
-    /// Whether more than half of all room is free. Then puts do not queue behind those that are about to take it: the queue
-    /// would never end, and each put would wake a task.
+    /// Whether more than half of all room is free. Then puts do not join the queue: it would never end during a flood,
+    /// and each put would wake a task.
     pub(crate) fn has_ample_room(&self) -> bool {
         let state = self.lock();
         let (room, config) = (state.core.room(), state.core.config());
         room.records > config.max_outstanding_records() / 2 && room.bytes > config.max_outstanding_bytes() / 2
     }
 
-    /// Starts a flush. The receiver ends when it is done.
+    /// Starts a flush. The receiver completes when the flush is done.
     pub(crate) fn flush(&self) -> oneshot::Receiver<()> {
         let (done, receiver) = oneshot::channel();
         self.after_all_puts(|_, _| {});
@@ -225,7 +225,7 @@ impl Shared {
         receiver
     }
 
-    /// Tells the caller of a flush that it is done.
+    /// Notifies the caller of a flush that it is done.
     pub(crate) fn end_flush(&self, flush: FlushId) {
         let mut state = self.lock();
         if let Some(position) = state.flushes.iter().position(|(id, _)| *id == flush) {
@@ -259,10 +259,10 @@ impl Shared {
         }
     }
 
-    /// Takes over from a drive loop that has ended: closes the state machine and resolves all that it has, now and from now
-    /// on. `actions` are those that it has not carried out.
+    /// Replaces a drive loop that has ended: closes the state machine, resolves all its records, and makes later events
+    /// do the same. `actions` are those that the loop has not carried out.
     pub(crate) fn abandon(&self, actions: VecDeque<Action<Ticket>>) {
-        // If a queued record makes the state machine panic, the others get there with the next try.
+        // If a queued record makes the state machine panic, the next try moves the other records.
         while catch_unwind(AssertUnwindSafe(|| self.close_submission())).is_err()
             && !self.submission.combiner().drain.is_empty()
         {}
@@ -276,7 +276,7 @@ impl Shared {
         self.notify_waiting_puts();
     }
 
-    /// Wakes the puts at the front of all queues: they find the producer closed and leave, and then the next ones do.
+    /// Wakes the puts at the front of all queues. They fail because the producer is closed; then the next ones do.
     fn notify_waiting_puts(&self) {
         self.wait_queue.notify();
         self.shard_queues.notify_all();
@@ -292,7 +292,7 @@ impl State {
         Turn { next: self.next_turn, has_more: self.core.has_actions(), is_drained: self.core.is_drained() }
     }
 
-    /// Returns true if the drive loop has to be woken: there are actions, or its next turn is too late. Mostly neither is so.
+    /// Returns true if the drive loop has to be woken: there are actions, or its next turn is too late. Mostly false.
     fn plan_turn(&mut self) -> bool {
         let next = self.core.next_tick().unwrap_or(Instant::NEVER);
         let is_earlier = next < self.next_turn;
@@ -303,11 +303,11 @@ impl State {
     }
 }
 
-/// What the drive loop does after a turn.
+/// The result of a turn: what the drive loop does next.
 pub(crate) struct Turn {
-    /// When its next turn is due.
+    /// The time of the next turn.
     pub(crate) next: Instant,
-    /// Whether there are actions left, so that it is due at once.
+    /// Whether there are more actions, so that the next turn is due at once.
     pub(crate) has_more: bool,
     pub(crate) is_drained: bool,
 }
@@ -322,7 +322,7 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// Wakes the drive loop if the state machine panics while drained puts are left: the loop drains the rest.
+/// Wakes the drive loop if the state machine panics: the loop processes the remaining drained puts.
 struct WakeOnPanic<'a>(&'a Event);
 
 impl Drop for WakeOnPanic<'_> {

@@ -1,8 +1,8 @@
-//! The submission queue: where handles put records without the state machine's lock.
+//! The submission queue, into which handles put records without the state machine's lock.
 //!
-//! This is flat combining (Hendler, Incze, Shavit, Tzafrir: "Flat combining and the synchronization-parallelism
-//! tradeoff", 2010): threads publish what they want done in lists of their own, and the one that holds the combiner's lock
-//! does it for all of them. ARCHITECTURE.md, "Concurrency in the driver", has the whole picture.
+//! It uses flat combining (Hendler, Incze, Shavit, Tzafrir: "Flat combining and the synchronization-parallelism
+//! tradeoff", 2010): threads write their operations into separate lists, and the thread that holds the combiner's lock
+//! executes them all. See ARCHITECTURE.md, "Concurrency in the driver".
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -13,33 +13,33 @@ use kpl_core::{BufferDrain, Buffered, CheckedRecord, Config, HashKeyCache, Insta
 use crate::outcome::Ticket;
 use crate::sync::{lock, try_lock};
 
-/// Two cores that share a lane pay more for handing its cache line to and fro than for the put. Eight lanes keep that rare
-/// on the machines that were measured.
+/// The number of lanes. If two cores share a lane, moving its cache line between them costs more than the put. With 8
+/// lanes, that was rare on the measured machines.
 const LANES: usize = 8;
 
-/// A few [`PutBuffer`]s, each behind a lock of its own, and the lock of the thread that empties them.
+/// The lanes, each a [`PutBuffer`] with its own lock, and the combiner, which drains them.
 #[derive(Debug)]
 pub(crate) struct SubmissionQueue {
     lanes: [CachePadded<Mutex<PutBuffer<Ticket>>>; LANES],
-    /// Handles are given lanes in turn.
+    /// The number of lanes assigned so far. They are assigned in turn.
     next_lane: AtomicUsize,
     combiner: Mutex<Combiner>,
 }
 
-/// What the thread that empties the lanes needs. Its lock is taken before any other.
+/// The state of the thread that drains the lanes. Its lock is taken before any other.
 #[derive(Debug)]
 pub(crate) struct Combiner {
     pub(crate) drain: BufferDrain<Ticket>,
     pub(crate) keys: HashKeyCache,
-    /// The least room that the state machine has: only the combiner fills it.
+    /// A lower bound of the state machine's room, since only the combiner adds records.
     pub(crate) room: Room,
 }
 
-/// The lane that a handle puts into.
+/// The lane of a handle.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LaneId(usize);
 
-/// What the lanes hold.
+/// The records and bytes in the lanes, and the oldest put.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Queued {
     pub(crate) records: usize,
@@ -58,12 +58,13 @@ impl SubmissionQueue {
         }
     }
 
-    /// Chooses a lane for a new handle.
+    /// Returns a lane for a new handle.
     pub(crate) fn assign_lane(&self) -> LaneId {
         LaneId(self.next_lane.fetch_add(1, Ordering::Relaxed) % LANES)
     }
 
-    /// Queues a record, if it may be queued. Reads the clock while the lane is locked: see [`BufferDrain::take`].
+    /// Queues a record. Returns the record and its ticket if it may not be queued. Reads the clock while the lane is
+    /// locked: see [`BufferDrain::take`].
     pub(crate) fn submit(
         &self,
         lane: LaneId,
@@ -80,12 +81,12 @@ impl SubmissionQueue {
         lock(&self.combiner)
     }
 
-    /// Takes the combiner's lock if nobody has it.
+    /// Takes the combiner's lock, unless another thread holds it.
     pub(crate) fn try_combiner(&self) -> Option<MutexGuard<'_, Combiner>> {
         try_lock(&self.combiner)
     }
 
-    /// Takes what was queued until now out of all lanes, and hashes the keys. Returns the time.
+    /// Takes all records that were queued until now out of the lanes, and hashes their keys. Returns the current time.
     pub(crate) fn drain(&self, combiner: &mut Combiner, room: Room, clock: impl FnOnce() -> Instant) -> Instant {
         let Combiner { drain, keys, .. } = combiner;
         if drain.start(room) {
@@ -99,12 +100,14 @@ impl SubmissionQueue {
         now
     }
 
-    /// Tells the lanes when they are emptied next: at `next`, or earlier if a record in one needs that. Returns the earlier.
+    /// Sets the time of the lanes' next drain to `next`. Returns it, or an earlier time if a queued record requires
+    /// that.
     pub(crate) fn expect_drain(&self, next: Instant) -> Instant {
         self.lanes.iter().map(|lane| lock(lane).expect_drain(next)).fold(next, Instant::min)
     }
 
-    /// Counts what the lanes hold. With the combiner's lock held, nothing is between the lanes and the state machine.
+    /// Counts the records in the lanes. While the combiner's lock is held, no record is between the lanes and the state
+    /// machine.
     pub(crate) fn queued(&self) -> Queued {
         let mut all = Queued::default();
         for lane in &self.lanes {
@@ -116,7 +119,7 @@ impl SubmissionQueue {
         all
     }
 
-    /// Queues nothing from now on.
+    /// Closes the lanes: no record is queued after this.
     pub(crate) fn close(&self) {
         self.lanes.iter().for_each(|lane| lock(lane).close());
     }

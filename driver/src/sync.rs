@@ -1,16 +1,16 @@
-//! Small tools for locks and events.
+//! Helpers for locks and events.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use event_listener::Event;
 
-/// Locks a mutex whether or not a thread has panicked with it: records must be resolved all the same.
+/// Locks a mutex, even if it is poisoned: records must be resolved after a panic, too.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Locks a mutex, as [`lock`] does, if no thread has it.
+/// Locks a mutex as [`lock`] does, unless another thread holds it.
 pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     match mutex.try_lock() {
         Ok(guard) => Some(guard),
@@ -19,7 +19,7 @@ pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     }
 }
 
-/// A flag that is set once, and that tasks wait for.
+/// A flag that is set once. Tasks can wait for it.
 #[derive(Debug, Default)]
 pub(crate) struct Latch {
     is_set: AtomicBool,
@@ -27,7 +27,7 @@ pub(crate) struct Latch {
 }
 
 impl Latch {
-    /// Sets the flag and wakes all who wait.
+    /// Sets the flag and wakes all waiting tasks.
     pub(crate) fn set(&self) {
         self.is_set.store(true, Ordering::Release);
         self.set.notify(usize::MAX);

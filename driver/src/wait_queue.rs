@@ -1,4 +1,4 @@
-//! Where puts wait while the producer, or their shard, is full.
+//! The queues in which puts wait while the producer or their shard is full.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -11,13 +11,14 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::sync::lock;
 
-/// A queue of puts that wait for room, first come, first served.
+/// A first-in, first-out queue of puts that wait for room.
 ///
-/// Only the put at the front looks for room. When it has got in it leaves, and the next one looks. So a resolved record
-/// wakes one task and not thousands, no put overtakes another, and small records do not starve a large one.
+/// Only the put at the front tries to put its record. When it succeeds, it leaves, and the next one tries. So a
+/// resolved record wakes one task and not thousands, no put overtakes another, and small records do not starve a large
+/// one.
 #[derive(Debug)]
 pub(crate) struct WaitQueue {
-    /// The put at the front has the only permit. Tokio's semaphore hands it on in the order of requests.
+    /// The put at the front has the only permit. Tokio's semaphore grants it in the order of requests.
     front: Semaphore,
     waiters: AtomicUsize,
     room_freed: Event,
@@ -30,7 +31,7 @@ impl Default for WaitQueue {
 }
 
 impl WaitQueue {
-    /// Whether no put waits, so that a new one may look for room at once.
+    /// Whether no put waits, so that a new one may try at once.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiters.load(Ordering::Relaxed) == 0
     }
@@ -44,7 +45,7 @@ impl WaitQueue {
         front
     }
 
-    /// Listens for the next [`notify`](Self::notify). Call it before looking for room, so that no wake-up is lost.
+    /// Listens for the next [`notify`](Self::notify). Call it before each try, so that no wake-up is lost.
     pub(crate) fn listen(&self) -> EventListener {
         self.room_freed.listen()
     }
@@ -55,7 +56,7 @@ impl WaitQueue {
     }
 }
 
-/// The front of the queue, until it is dropped.
+/// The place at the front of the queue, kept until it is dropped.
 pub(crate) struct Front<'a> {
     queue: &'a WaitQueue,
     _permit: Option<SemaphorePermit<'a>>,
@@ -67,7 +68,7 @@ impl Drop for Front<'_> {
     }
 }
 
-/// The queues of puts that wait for one shard. A queue exists while a put waits in it.
+/// One wait queue per shard. A queue exists while a put waits in it.
 #[derive(Debug, Default)]
 pub(crate) struct ShardQueues(Mutex<BTreeMap<ShardName, Arc<WaitQueue>>>);
 
@@ -101,7 +102,7 @@ impl ShardQueues {
     }
 }
 
-/// A shard's queue, for as long as a put uses it.
+/// A shard's queue, used by one put. The last one that is dropped removes the queue.
 pub(crate) struct ShardQueue<'a> {
     queues: &'a ShardQueues,
     shard: ShardName,
@@ -119,7 +120,7 @@ impl Deref for ShardQueue<'_> {
 impl Drop for ShardQueue<'_> {
     fn drop(&mut self) {
         let mut queues = lock(&self.queues.0);
-        // The map has one, and this put. Others join under the same lock.
+        // The map and this put have one reference each. Other puts join under the same lock.
         if Arc::strong_count(&self.queue) == 2 {
             queues.remove(&self.shard);
         }
@@ -131,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shards_queue_is_removed_when_the_last_put_leaves_it() {
+    fn a_shard_queue_is_removed_when_its_last_put_leaves() {
         let queues = ShardQueues::default();
         let shard = ShardName::new("events", Some("shardId-000000000000".into()));
         let (first, second) = (queues.queue(&shard), queues.queue(&shard));
