@@ -1,7 +1,7 @@
 //! The body of a PutRecords request.
 //!
-//! The SDK would copy the data of each record into a type of its own, encode that into a string of its own, and copy this
-//! into a body that grows. Here, the data go into a body of the right size, as base64 and at once: the only copy.
+//! The SDK copies the data of each record into its own type, encodes it into a string, and copies the string into a
+//! growing body. This encodes the data as base64 directly into a body of the right size, the only copy.
 
 use aws_sdk_kinesis::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents};
@@ -14,21 +14,23 @@ use kpl_core::Batch;
 
 use super::mapping::target;
 
-/// The longest name of a field with all that surrounds it, and an explicit hash key, for the first guess at the size.
-const AROUND_A_RECORD: usize = 100;
-const AROUND_ALL: usize = 400;
+/// The number of bytes reserved per record beside its data and keys: field names, punctuation and an explicit hash key.
+const OVERHEAD_PER_RECORD: usize = 100;
+
+/// The number of bytes reserved for the rest of the body.
+const OVERHEAD: usize = 400;
 
 const AWS_JSON: &str = "application/x-amz-json-1.1";
 
-/// The request of a batch, as awsJson1_1 has it.
+/// Returns the body of a batch's request, in the protocol awsJson1_1.
 pub(super) fn put_records<T>(batch: &Batch<T>) -> Bytes {
-    let sizes = batch.records().iter().map(|record| STANDARD.encoded_length(record.size()) + AROUND_A_RECORD);
-    let mut body = String::with_capacity(AROUND_ALL + sizes.sum::<usize>());
+    let sizes = batch.records().iter().map(|record| STANDARD.encoded_length(record.size()) + OVERHEAD_PER_RECORD);
+    let mut body = String::with_capacity(OVERHEAD + sizes.sum::<usize>());
     body.push_str("{\"Records\":[");
-    let mut before = "{\"Data\":\"";
+    let mut prefix = "{\"Data\":\"";
     batch.encode_each(|record, data| {
-        body.push_str(before);
-        before = ",{\"Data\":\"";
+        body.push_str(prefix);
+        prefix = ",{\"Data\":\"";
         STANDARD.encode_append(data, &mut body);
         body.push('"');
         field(&mut body, "ExplicitHashKey", &record.explicit_hash_key().to_string());
@@ -54,7 +56,7 @@ fn field(body: &mut String, name: &str, value: &str) {
     JsonValueWriter::new(body).string(value);
 }
 
-/// Puts a body in the place of the one that the SDK has written, before it is signed.
+/// Replaces the body that the SDK has written, before the request is signed.
 #[derive(Debug)]
 pub(super) struct Body(pub(super) Bytes);
 
@@ -63,7 +65,7 @@ impl Intercept for Body {
         "kpl body"
     }
 
-    /// After the request was written, and before it is sent for the first time; there is no second.
+    /// Runs after the request was written and before it is sent. There are no retries.
     fn modify_before_retry_loop(
         &self,
         context: &mut BeforeTransmitInterceptorContextMut<'_>,
@@ -73,9 +75,7 @@ impl Intercept for Body {
         let request = context.request_mut();
         let protocol = request.headers().get("content-type");
         if protocol != Some(AWS_JSON) {
-            return Err(
-                format!("the client's protocol is {protocol:?}, but must be Kinesis's own, {AWS_JSON:?}").into()
-            );
+            return Err(format!("the client's protocol is {protocol:?}, but Kinesis requires {AWS_JSON:?}").into());
         }
         request.headers_mut().insert("content-length", self.0.len().to_string());
         *request.body_mut() = SdkBody::from(self.0.clone());

@@ -1,7 +1,7 @@
 //! Credentials of a container whose endpoint has a host name.
 //!
-//! The SDK's default chain asks such an endpoint only if it may have, and for that it must know the address. The one
-//! resolver that it brings needs tokio's threads; this one needs none of a runtime.
+//! The SDK's default chain requests credentials only from allowed addresses, so it must resolve the host name. The
+//! SDK's only resolver needs tokio's threads. The resolver here needs no runtime.
 
 use std::env::var_os;
 use std::net::ToSocketAddrs;
@@ -17,10 +17,11 @@ use aws_sdk_kinesis::config::SharedCredentialsProvider;
 use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
 use tokio::sync::oneshot;
 
-/// The default chain again, with a resolver, if the environment tells where a container's credentials are.
+/// Replaces the credentials by a default chain with a resolver, if the environment has the URI of a container's
+/// credentials.
 pub(crate) fn with_containers_by_name(sdk_config: SdkConfig) -> SdkConfig {
     let is_set = |name| var_os(name).is_some();
-    // The first of the two wins, and is a path on a fixed address.
+    // The relative URI takes precedence. It is a path on a fixed address.
     if is_set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") || !is_set("AWS_CONTAINER_CREDENTIALS_FULL_URI") {
         return sdk_config;
     }
@@ -41,7 +42,7 @@ pub(crate) fn with_containers_by_name(sdk_config: SdkConfig) -> SdkConfig {
     if let Some(timeouts) = sdk_config.timeout_config() {
         settings = settings.with_timeout_config(timeouts.clone());
     }
-    // The machine's metadata, which the default chain has last, would never be asked: the container's turn ends it.
+    // The default chain ends with the machine's metadata, which is never reached: the container's endpoint comes first.
     let chain = CredentialsProviderChain::first_try("Environment", EnvironmentVariableCredentialsProvider::new())
         .or_else("Profile", ProfileFileCredentialsProvider::builder().configure(&settings).build())
         .or_else("WebIdentityToken", WebIdentityTokenCredentialsProvider::builder().configure(&settings).build())
@@ -49,22 +50,22 @@ pub(crate) fn with_containers_by_name(sdk_config: SdkConfig) -> SdkConfig {
     sdk_config.into_builder().credentials_provider(SharedCredentialsProvider::new(chain)).build()
 }
 
-/// The machine's resolver, asked on a thread of its own. The SDK asks once for all credentials of a producer.
+/// The machine's resolver, called in a separate thread. The SDK resolves once for all credentials of a producer.
 #[derive(Debug)]
 struct SystemDns;
 
 impl ResolveDns for SystemDns {
     fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let name = name.to_owned();
         let thread = std::thread::Builder::new().name("kpl-dns".into()).spawn(move || {
-            let found = (&*name, 0).to_socket_addrs();
-            // Whoever asked may have gone.
-            let _ = tell.send(found.map(|addrs| addrs.map(|addr| addr.ip()).collect()));
+            let addrs = (&*name, 0).to_socket_addrs();
+            // The receiver may have been dropped.
+            let _ = sender.send(addrs.map(|addrs| addrs.map(|addr| addr.ip()).collect()));
         });
         DnsFuture::new(async move {
             thread.map_err(ResolveDnsError::new)?;
-            told.await.map_err(ResolveDnsError::new)?.map_err(ResolveDnsError::new)
+            receiver.await.map_err(ResolveDnsError::new)?.map_err(ResolveDnsError::new)
         })
     }
 }

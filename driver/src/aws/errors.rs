@@ -1,4 +1,5 @@
-//! What an error of the SDK says: was anything sent, and did the service answer? The core judges what follows.
+//! Maps an error of the SDK to a [`Delivery`]: was anything sent, and did the service answer? The core decides what
+//! follows.
 
 use std::error::Error;
 use std::io;
@@ -8,15 +9,16 @@ use aws_smithy_runtime_api::client::dns::ResolveDnsError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use kpl_core::{Delivery, RequestError, code};
 
-/// Whether an error of the HTTP client says that no connection came about.
+/// Whether an error of the HTTP client means that no connection was established.
 pub(super) type NeverConnected = fn(&(dyn Error + 'static)) -> bool;
 
-/// How much of a body that is none of Kinesis's is quoted.
+/// The maximum number of characters quoted from a body or header that is not from Kinesis.
 const QUOTED_CHARS_MAX: usize = 200;
 
-/// Tells how far a failed request came. Where that is not certain, it may have arrived.
+/// Returns the code, message and delivery of a failed request. If the delivery is uncertain, the request may have
+/// arrived.
 ///
-/// `has_started`: whether the request was given to the HTTP client.
+/// `has_started` is whether the request was passed to the HTTP client.
 pub(super) fn request_error<E>(
     error: &SdkError<E, HttpResponse>,
     has_started: bool,
@@ -33,7 +35,7 @@ where
         };
     }
     let (delivery, code) = match error {
-        // No region, no credentials in time, nothing that could be signed.
+        // The region is missing, the credentials are missing or late, or signing failed.
         _ if !has_started => (Delivery::NotSent, "Request Not Sent"),
         SdkError::TimeoutError(_) => (Delivery::Unanswered, "Request Timeout"),
         SdkError::DispatchFailure(failure) => {
@@ -51,14 +53,14 @@ where
     RequestError::new(delivery, code, one_line(error))
 }
 
-/// An error as the service tells one.
+/// Maps an error that the service returned.
 fn service_error<E: Error + ProvideErrorMetadata + 'static>(error: &E, response: &HttpResponse) -> RequestError {
     let code = error.code().map_or_else(|| format!("HTTP {}", response.status()), str::to_owned);
     let message = error.message().map_or_else(|| quote(response), str::to_owned);
     RequestError::new(delivery(response), code, message)
 }
 
-/// A redirect. Kinesis sends none, and the SDK follows none.
+/// Maps a redirect. Kinesis sends none, and the SDK follows none.
 fn redirected(response: &HttpResponse) -> RequestError {
     let status = response.status();
     let target = match response.headers().get("location") {
@@ -69,7 +71,7 @@ fn redirected(response: &HttpResponse) -> RequestError {
     RequestError::new(Delivery::Refused, code::REDIRECTED, message)
 }
 
-/// Something that the service would not answer: a proxy's page, or a body that was cut off.
+/// Maps a response that is not from the service, such as a proxy's page, or whose body was cut off.
 fn unreadable_response(error: &(dyn Error + 'static), response: &HttpResponse) -> RequestError {
     match response.status() {
         status if status.is_success() => {
@@ -80,7 +82,7 @@ fn unreadable_response(error: &(dyn Error + 'static), response: &HttpResponse) -
     }
 }
 
-/// The status, and how the body starts.
+/// Returns the status and the start of the body.
 fn quote(response: &HttpResponse) -> String {
     let status = response.status();
     match response.body().bytes() {
@@ -98,13 +100,14 @@ fn shortened(text: &str) -> String {
     text.chars().take(QUOTED_CHARS_MAX).collect()
 }
 
-/// A 4xx refuses. A 5xx tells nothing about what was done before it, and a success that cannot be read is one.
+/// Returns the delivery of a response. A 4xx is a refusal. After a 5xx, or a success that cannot be read, records may
+/// be stored.
 fn delivery(response: &HttpResponse) -> Delivery {
     if response.status().is_client_error() { Delivery::Refused } else { Delivery::Unanswered }
 }
 
-/// What every HTTP client has in common when no connection came about. An unreachable host is not among it: connections
-/// that have stood for a while end like that too.
+/// Whether an error of any HTTP client means that no connection was established. An unreachable host does not:
+/// established connections can end with it, too.
 fn is_never_connected(error: &(dyn Error + 'static)) -> bool {
     error.is::<ResolveDnsError>()
         || error.downcast_ref::<io::Error>().is_some_and(|error| {
@@ -112,9 +115,10 @@ fn is_never_connected(error: &(dyn Error + 'static)) -> bool {
         })
 }
 
+/// Returns an error and its sources.
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error: &&'a (dyn Error + 'static)| {
-        // An I/O error hides what is in it, and goes on with the source of that.
+        // The source of an I/O error is that of its inner error, so it would skip the inner error.
         match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             Some(inner) => Some(inner),
             None => error.source(),
@@ -122,7 +126,7 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     })
 }
 
-/// The error with all that caused it, each said once.
+/// Returns the messages of an error and its sources in one line, without repetition.
 pub fn one_line(error: &(dyn Error + 'static)) -> String {
     let mut line = String::new();
     for part in chain(error).map(ToString::to_string) {

@@ -1,4 +1,4 @@
-//! The core's records and replies to and from the SDK's types.
+//! Maps between the core's and the SDK's types.
 
 use aws_sdk_kinesis::operation::describe_stream_summary::DescribeStreamSummaryOutput;
 use aws_sdk_kinesis::operation::list_shards::ListShardsOutput;
@@ -6,7 +6,7 @@ use aws_sdk_kinesis::operation::put_records::PutRecordsOutput;
 use aws_sdk_kinesis::types::{RecordDistributionStrategy, Shard, StreamDescriptionSummary};
 use kpl_core::{ListedShard, RecordReply, ShardPage, StreamSummary};
 
-/// A stream's name and ARN: one of the two.
+/// Returns a stream's name or ARN; the other one is `None`.
 pub(super) fn target(stream: &str) -> (Option<String>, Option<String>) {
     if stream.starts_with("arn:") { (None, Some(stream.to_owned())) } else { (Some(stream.to_owned()), None) }
 }
@@ -26,7 +26,7 @@ pub(super) fn shard_page(output: ListShardsOutput) -> ShardPage {
     ShardPage { shards: shards.into_iter().filter_map(listed_shard).collect(), next_token: output.next_token }
 }
 
-/// A shard with a range that can be read; the map copes with the hole that another one leaves.
+/// Maps a shard. Returns `None` if its range is missing or invalid: the shard map tolerates gaps.
 fn listed_shard(shard: Shard) -> Option<ListedShard> {
     let range = shard.hash_key_range?;
     Some(ListedShard {

@@ -1,4 +1,4 @@
-//! The real service, through the AWS SDK.
+//! The transport to Kinesis, with the AWS SDK.
 
 mod body;
 mod credentials;
@@ -29,21 +29,22 @@ use crate::transport::Transport;
 
 pub(crate) use self::credentials::with_containers_by_name;
 
-/// A client by a config, whose sleep, if it has none, is the runtime's: the SDK panics without one.
+/// Creates a client. If the config has no sleep, the client has the runtime's: without one, the SDK panics.
 pub(crate) fn client<R: AwsRuntime>(sdk_config: &SdkConfig) -> Client {
     let mut config = aws_sdk_kinesis::config::Builder::from(sdk_config);
     config.set_sleep_impl(Some(sdk_config.sleep_impl().unwrap_or_else(R::sleep_impl)));
     Client::from_conf(config.build())
 }
 
-/// PutRecords, ListShards and DescribeStreamSummary of an [`aws_sdk_kinesis::Client`].
+/// A transport that sends requests with an [`aws_sdk_kinesis::Client`]: PutRecords, ListShards and
+/// DescribeStreamSummary.
 ///
 /// ```no_run
 /// # use kpl_driver::{AwsRuntime, AwsTransport, Producer, core::Config};
 /// # fn example<R: AwsRuntime>(client: &aws_sdk_kinesis::Client) {
 /// let config = Config::default();
 /// let transport = AwsTransport::new::<R>(client, config.request_timeout());
-/// let producer = Producer::with_transport(R::default(), transport, config); // what `Producer::new` does
+/// let producer = Producer::with_transport(R::default(), transport, config); // as `Producer::new` does
 /// # }
 /// ```
 #[derive(Clone, Debug)]
@@ -53,26 +54,26 @@ pub struct AwsTransport {
 }
 
 impl AwsTransport {
-    /// Takes region, endpoint, credentials and HTTP client from `client`; where it has no HTTP client, the runtime's is
-    /// taken. Retries are switched off and time-outs are set here.
+    /// Creates a transport with the region, endpoint, credentials and HTTP client of `client`. If it has no HTTP
+    /// client, the runtime's is used. Disables the client's retries and sets its timeouts.
     ///
-    /// A request ends after `request_timeout`, everything included. Connecting gets half of that, so that a connection
-    /// that does not come about is told from a reply that does not come.
+    /// A request takes at most `request_timeout` in total, and connecting at most half of it. So a failed connection is
+    /// distinguished from a missing reply.
     pub fn new<R: AwsRuntime>(client: &Client, request_timeout: Duration) -> Self {
         let timeouts = TimeoutConfig::builder()
             .operation_timeout(request_timeout)
             .connect_timeout(request_timeout / 2)
-            // For HTTP clients that go on with a request when the SDK has dropped it: theirs ends then, too.
+            // Ends requests that HTTP clients continue after the SDK has dropped them.
             .read_timeout(request_timeout)
             .build();
         let mut config = client
             .config()
             .to_builder()
-            // A retry by the SDK would send the records again without telling anybody.
+            // The producer would not know of a retry by the SDK, which may store the records twice.
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
             .sleep_impl(R::sleep_impl())
-            // It fails slow links that get along; the one time-out bounds them.
+            // It fails requests on slow connections that make progress. The timeout limits these.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
         if client.config().http_client().is_none()
             && let Ok(http_client) = R::http_client(None)
@@ -82,13 +83,13 @@ impl AwsTransport {
         Self { client: Client::from_conf(config.build()), never_connected: R::never_connected }
     }
 
-    /// The client with all that was set.
+    /// Returns the client, with its settings.
     #[cfg(feature = "conformance")]
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 
-    /// What an error says of a request that `transmission` watched.
+    /// Maps the error of a request that `transmission` observed.
     fn request_error<E>(&self, error: &SdkError<E, HttpResponse>, transmission: &Transmission) -> RequestError
     where
         E: Error + ProvideErrorMetadata + 'static,
@@ -99,7 +100,7 @@ impl AwsTransport {
 
 impl Transport for AwsTransport {
     async fn put_records<T: Send + Sync>(&self, batch: &Batch<T>) -> Reply {
-        // Aggregates are encoded here. The SDK gets no records: the whole body is made in one go, and takes its place.
+        // The SDK gets no records. `Body` replaces its body by this one, which is encoded in one pass.
         let body = Body(body::put_records(batch));
         let (name, arn) = mapping::target(batch.stream());
         let call = self.client.put_records().set_stream_name(name).set_stream_arn(arn).set_records(Some(Vec::new()));
@@ -113,7 +114,7 @@ impl Transport for AwsTransport {
     async fn list_shards(&self, request: &ListShardsRequest) -> Result<ShardPage, RequestError> {
         let call = self.client.list_shards();
         let call = match &request.next_token {
-            // The service refuses a token together with anything else.
+            // The service refuses a token together with other parameters.
             Some(token) => call.next_token(token),
             None => {
                 let (name, arn) = mapping::target(&request.stream);

@@ -1,4 +1,4 @@
-//! What goes over the wire, and what each kind of answer or failure is taken for. The HTTP client is a closure.
+//! Tests of the requests that are sent, and of the mapping of responses and failures. The HTTP client is a closure.
 
 use std::future::{pending, ready};
 use std::io;
@@ -24,21 +24,21 @@ use serde_json::{Value, json};
 use super::*;
 use crate::runtime::Runtime;
 
-type Answer = Pin<Box<dyn Future<Output = Result<HttpResponse, ConnectorError>> + Send>>;
+type Response = Pin<Box<dyn Future<Output = Result<HttpResponse, ConnectorError>> + Send>>;
 
-/// An HTTP client that answers by a closure and keeps the bodies of the requests.
+/// An HTTP client that responds with a closure and keeps the bodies of the requests.
 #[derive(Clone)]
-struct Wire {
-    answer: Arc<dyn Fn() -> Answer + Send + Sync>,
+struct FakeHttp {
+    respond: Arc<dyn Fn() -> Response + Send + Sync>,
     requests: Arc<Mutex<Vec<Value>>>,
 }
 
-impl Wire {
-    fn new(answer: impl Fn() -> Answer + Send + Sync + 'static) -> Self {
-        Self { answer: Arc::new(answer), requests: Arc::default() }
+impl FakeHttp {
+    fn new(respond: impl Fn() -> Response + Send + Sync + 'static) -> Self {
+        Self { respond: Arc::new(respond), requests: Arc::default() }
     }
 
-    fn answering(status: u16, body: impl ToString) -> Self {
+    fn responding(status: u16, body: impl ToString) -> Self {
         let body = body.to_string();
         Self::new(move || {
             let response = HttpResponse::new(StatusCode::try_from(status).unwrap(), SdkBody::from(body.as_str()));
@@ -60,7 +60,7 @@ impl Wire {
         Self::new(move || Box::pin(ready(Err(error()))))
     }
 
-    fn io(kind: io::ErrorKind) -> Self {
+    fn failing_with_io(kind: io::ErrorKind) -> Self {
         Self::failing(move || ConnectorError::io(Box::new(io::Error::from(kind))))
     }
 
@@ -77,10 +77,10 @@ impl Wire {
             .sleep_impl(TokioSleep)
             .http_client(self.clone());
         config.set_credentials_provider(credentials);
-        AwsTransport::new::<Rig>(&Client::from_conf(config.build()), Duration::from_secs(6))
+        AwsTransport::new::<TestRuntime>(&Client::from_conf(config.build()), Duration::from_secs(6))
     }
 
-    /// How a request over it fails.
+    /// Returns the error of a request.
     async fn error(&self) -> RequestError {
         self.transport().describe_stream(&describe_request("events")).await.unwrap_err()
     }
@@ -90,37 +90,37 @@ impl Wire {
     }
 }
 
-impl std::fmt::Debug for Wire {
+impl std::fmt::Debug for FakeHttp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Wire")
+        f.write_str("FakeHttp")
     }
 }
 
-impl HttpClient for Wire {
+impl HttpClient for FakeHttp {
     fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
         SharedHttpConnector::new(self.clone())
     }
 }
 
-impl HttpConnector for Wire {
+impl HttpConnector for FakeHttp {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let bytes = request.body().bytes().unwrap();
         assert_eq!(request.headers().get("content-length"), Some(&*bytes.len().to_string()));
         let body = serde_json::from_slice(bytes).unwrap();
         self.requests.lock().unwrap().push(body);
-        HttpConnectorFuture::new((self.answer)())
+        HttpConnectorFuture::new((self.respond)())
     }
 }
 
-/// What an HTTP client says of its own when there is no connection.
+/// An HTTP client's own error type for a failed connection.
 #[derive(Debug, thiserror::Error)]
 #[error("no handshake")]
 struct NoHandshake;
 
 #[derive(Clone, Debug, Default)]
-struct Rig;
+struct TestRuntime;
 
-impl Runtime for Rig {
+impl Runtime for TestRuntime {
     fn now(&self) -> Instant {
         Instant::from_nanos(0)
     }
@@ -130,9 +130,9 @@ impl Runtime for Rig {
     fn spawn(&self, _: impl Future<Output = ()> + Send + 'static) {}
 }
 
-impl AwsRuntime for Rig {
+impl AwsRuntime for TestRuntime {
     fn http_client(_: Option<&[u8]>) -> Result<SharedHttpClient, Box<dyn Error + Send + Sync>> {
-        Ok(SharedHttpClient::new(Wire::answering(418, "by the runtime's client")))
+        Ok(SharedHttpClient::new(FakeHttp::responding(418, "from the runtime's client")))
     }
 
     fn sleep_impl() -> SharedAsyncSleep {
@@ -153,13 +153,13 @@ impl AsyncSleep for TokioSleep {
     }
 }
 
-/// A producer that sends its first records without a shard list, and each as it is.
+/// Returns a producer that sends its first records without a shard list and without aggregation.
 fn producer() -> kpl_core::Producer<()> {
     let config = Config::builder().start_timeout(Duration::ZERO).aggregation_enabled(false).build().unwrap();
     kpl_core::Producer::new(config, Instant::from_nanos(0))
 }
 
-/// The first action of its kind that the core asks for, when it is given records of `stream`.
+/// Returns the first action that `wanted` selects, after records of `stream` were put.
 fn action<A>(stream: &str, data: &[&str], wanted: impl Fn(Action<()>) -> Option<A>) -> A {
     let mut core = producer();
     for data in data {
@@ -186,14 +186,14 @@ fn batch(stream: &str, data: &[&str]) -> Batch<()> {
 const ARN: &str = "arn:aws:kinesis:us-east-1:123456789012:stream/events";
 
 #[tokio::test]
-async fn put_records_says_what_the_batch_says_and_reads_each_result() {
-    let answer = json!({"FailedRecordCount": 1, "Records": [
+async fn put_records_sends_the_batch_and_reads_each_result() {
+    let response = json!({"FailedRecordCount": 1, "Records": [
         {"ShardId": "shardId-000000000001", "SequenceNumber": "49"},
         {"ErrorCode": "InternalFailure", "ErrorMessage": "Internal service failure."},
         {},
     ]});
-    let wire = Wire::answering(200, answer);
-    let reply = wire.transport().put_records(&batch("events", &["a", "b"])).await;
+    let http = FakeHttp::responding(200, response);
+    let reply = http.transport().put_records(&batch("events", &["a", "b"])).await;
     assert_eq!(
         reply,
         Reply::Records(vec![
@@ -204,14 +204,14 @@ async fn put_records_says_what_the_batch_says_and_reads_each_result() {
     );
     let record = |data| json!({"Data": data, "PartitionKey": "key", "ExplicitHashKey": "7"});
     let sent = json!({"StreamName": "events", "Records": [record("YQ=="), record("Yg==")]});
-    assert_eq!(wire.requests(), [sent]);
+    assert_eq!(http.requests(), [sent]);
 
-    let _ = wire.transport().put_records(&batch(ARN, &["a"])).await;
-    assert_eq!(wire.requests()[1], json!({"StreamARN": ARN, "Records": [record("YQ==")]}));
+    let _ = http.transport().put_records(&batch(ARN, &["a"])).await;
+    assert_eq!(http.requests()[1], json!({"StreamARN": ARN, "Records": [record("YQ==")]}));
 }
 
 #[tokio::test]
-async fn any_key_and_any_data_arrive_as_they_are() {
+async fn keys_and_data_are_sent_unchanged() {
     let keys = ["\"quoted\\\"", "\u{0}\u{1}\u{1f}\t\n\r\u{8}\u{c}", "あ🦀é\u{2028}\u{feff}", "</script>", "/"];
     let mut core = producer();
     for (n, key) in keys.into_iter().enumerate() {
@@ -221,9 +221,9 @@ async fn any_key_and_any_data_arrive_as_they_are() {
     core.tick(Instant::from_nanos(1_000_000_000));
     let mut actions = std::iter::from_fn(|| core.poll_action());
     let batch = actions.find_map(|action| if let Action::SendBatch(batch) = action { Some(batch) } else { None });
-    let wire = Wire::answering(200, json!({"FailedRecordCount": 0, "Records": []}));
-    let _ = wire.transport().put_records(batch.as_ref().unwrap()).await;
-    let sent = wire.requests()[0]["Records"].clone();
+    let http = FakeHttp::responding(200, json!({"FailedRecordCount": 0, "Records": []}));
+    let _ = http.transport().put_records(batch.as_ref().unwrap()).await;
+    let sent = http.requests()[0]["Records"].clone();
     for (n, key) in keys.into_iter().enumerate() {
         let data: Vec<u8> = (0..=255).cycle().take(n * 100).collect();
         let hash_key = kpl_core::hash_key(key).to_string();
@@ -235,24 +235,26 @@ async fn any_key_and_any_data_arrive_as_they_are() {
 }
 
 #[tokio::test]
-async fn a_client_of_another_protocol_sends_nothing() {
+async fn a_client_with_another_protocol_sends_nothing() {
     use aws_smithy_json::protocol::aws_json_rpc::AwsJsonRpcProtocol;
-    let wire = Wire::answering(200, "{}");
-    let config = wire.transport().client.config().to_builder().protocol(AwsJsonRpcProtocol::aws_json_1_0()).build();
-    let transport = AwsTransport::new::<Rig>(&Client::from_conf(config), Duration::from_secs(6));
-    let Reply::Failed(error) = transport.put_records(&batch("events", &["a"])).await else { panic!("it was sent") };
+    let http = FakeHttp::responding(200, "{}");
+    let config = http.transport().client.config().to_builder().protocol(AwsJsonRpcProtocol::aws_json_1_0()).build();
+    let transport = AwsTransport::new::<TestRuntime>(&Client::from_conf(config), Duration::from_secs(6));
+    let Reply::Failed(error) = transport.put_records(&batch("events", &["a"])).await else {
+        panic!("the batch was sent")
+    };
     assert_eq!(error.delivery, Delivery::NotSent);
     assert!(error.message.contains("application/x-amz-json-1.0"), "{error:?}");
-    assert!(wire.requests().is_empty());
+    assert!(http.requests().is_empty());
 }
 
 #[tokio::test]
-async fn list_shards_asks_page_by_page_and_skips_what_cannot_be_read() {
+async fn list_shards_requests_pages_and_skips_invalid_shards() {
     let range = |start: &str, end: &str| json!({"StartingHashKey": start, "EndingHashKey": end});
     let open = json!({"StartingSequenceNumber": "1"});
     let closed = json!({"StartingSequenceNumber": "1", "EndingSequenceNumber": "2"});
     let max = u128::MAX.to_string();
-    let answer = json!({"NextToken": "more", "Shards": [
+    let response = json!({"NextToken": "more", "Shards": [
         {"ShardId": "a", "HashKeyRange": range("0", "9"), "SequenceNumberRange": closed},
         {"ShardId": "b", "HashKeyRange": range("0", &max), "SequenceNumberRange": open,
          "ParentShardId": "a", "AdjacentParentShardId": "c"},
@@ -260,9 +262,9 @@ async fn list_shards_asks_page_by_page_and_skips_what_cannot_be_read() {
         {"ShardId": "too large", "HashKeyRange": range("0", &format!("{max}0")), "SequenceNumberRange": open},
         {"ShardId": "without a range"},
     ]});
-    let wire = Wire::answering(200, answer);
+    let http = FakeHttp::responding(200, response);
     let mut request = list_request("events");
-    let page = wire.transport().list_shards(&request).await.unwrap();
+    let page = http.transport().list_shards(&request).await.unwrap();
     assert_eq!(page.next_token.as_deref(), Some("more"));
     let [a, b] = &page.shards[..] else { panic!("{page:?}") };
     assert_eq!((&*a.id, a.start, a.end, a.closed, &a.parents), ("a", 0, 9, true, &[None, None]));
@@ -270,13 +272,13 @@ async fn list_shards_asks_page_by_page_and_skips_what_cannot_be_read() {
     assert_eq!(b.parents, [Some("a".into()), Some("c".into())]);
 
     request.include_closed = true;
-    wire.transport().list_shards(&request).await.unwrap();
+    http.transport().list_shards(&request).await.unwrap();
     request.next_token = page.next_token;
-    wire.transport().list_shards(&request).await.unwrap();
-    wire.transport().list_shards(&list_request(ARN)).await.unwrap();
+    http.transport().list_shards(&request).await.unwrap();
+    http.transport().list_shards(&list_request(ARN)).await.unwrap();
     let latest = json!({"Type": "AT_LATEST"});
     assert_eq!(
-        wire.requests(),
+        http.requests(),
         [
             json!({"StreamName": "events", "ShardFilter": latest}),
             json!({"StreamName": "events"}),
@@ -288,15 +290,15 @@ async fn list_shards_asks_page_by_page_and_skips_what_cannot_be_read() {
 
 #[tokio::test]
 async fn describe_stream_reads_record_limit_and_distribution() {
-    let answer = |extra: Value| {
+    let response = |extra: Value| {
         let mut summary = json!({
             "StreamName": "events", "StreamARN": ARN, "StreamStatus": "ACTIVE", "RetentionPeriodHours": 24,
             "StreamCreationTimestamp": 1, "EnhancedMonitoring": [], "OpenShardCount": 1,
         });
         summary.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        Wire::answering(200, json!({ "StreamDescriptionSummary": summary }))
+        FakeHttp::responding(200, json!({ "StreamDescriptionSummary": summary }))
     };
-    let large = answer(json!({"MaxRecordSizeInKiB": 10_240, "RecordDistributionStrategy": "AUTO"}));
+    let large = response(json!({"MaxRecordSizeInKiB": 10_240, "RecordDistributionStrategy": "AUTO"}));
     let summary = large.transport().describe_stream(&describe_request(ARN)).await.unwrap();
     assert_eq!(
         summary,
@@ -304,14 +306,16 @@ async fn describe_stream_reads_record_limit_and_distribution() {
     );
     assert_eq!(large.requests(), [json!({"StreamARN": ARN})]);
 
-    for silent in [answer(json!({})), answer(json!({"MaxRecordSizeInKiB": -1, "RecordDistributionStrategy": "NEW"}))] {
-        let summary = silent.transport().describe_stream(&describe_request("events")).await.unwrap();
+    for incomplete in
+        [response(json!({})), response(json!({"MaxRecordSizeInKiB": -1, "RecordDistributionStrategy": "NEW"}))]
+    {
+        let summary = incomplete.transport().describe_stream(&describe_request("events")).await.unwrap();
         assert_eq!(summary, StreamSummary { open_shards: Some(1), ..StreamSummary::default() });
     }
 }
 
 #[tokio::test]
-async fn what_the_service_refuses_is_refused_by_its_own_code() {
+async fn a_refusal_has_the_code_of_the_service() {
     for (status, code) in [
         (400, "ResourceNotFoundException"),
         (400, "ProvisionedThroughputExceededException"),
@@ -319,52 +323,52 @@ async fn what_the_service_refuses_is_refused_by_its_own_code() {
         (400, "ExpiredTokenException"),
         (400, "KMSAccessDeniedException"),
         (403, "AccessDeniedException"),
-        (400, "NobodyKnowsThisException"),
+        (400, "UnknownException"),
     ] {
-        let body = json!({"__type": format!("com.amazonaws.kinesis.v20131202#{code}"), "message": "so it is"});
-        let error = Wire::answering(status, body).error().await;
-        assert_eq!(error, RequestError::new(Delivery::Refused, code, "so it is"));
+        let body = json!({"__type": format!("com.amazonaws.kinesis.v20131202#{code}"), "message": "reason"});
+        let error = FakeHttp::responding(status, body).error().await;
+        assert_eq!(error, RequestError::new(Delivery::Refused, code, "reason"));
     }
-    let error = Wire::answering(403, "<html>by a proxy</html>").error().await;
+    let error = FakeHttp::responding(403, "<html>proxy</html>").error().await;
     assert_eq!((error.delivery, &*error.code), (Delivery::Refused, "HTTP 403"));
-    assert_eq!(&*error.message, "HTTP 403, and the body starts with \"<html>by a proxy</html>\"");
+    assert_eq!(&*error.message, "HTTP 403, and the body starts with \"<html>proxy</html>\"");
 }
 
 #[tokio::test]
-async fn a_server_error_may_come_after_the_records_were_stored() {
-    let wire = Wire::answering(500, json!({"__type": "InternalFailure", "message": "oh"}));
-    assert_eq!(wire.error().await, RequestError::new(Delivery::Unanswered, "InternalFailure", "oh"));
-    assert_eq!(wire.requests().len(), 1, "the SDK does not retry behind our back");
+async fn after_a_server_error_records_may_be_stored() {
+    let http = FakeHttp::responding(500, json!({"__type": "InternalFailure", "message": "oh"}));
+    assert_eq!(http.error().await, RequestError::new(Delivery::Unanswered, "InternalFailure", "oh"));
+    assert_eq!(http.requests().len(), 1, "the SDK does not retry");
     for (status, body, message) in [
         (503, "", "HTTP 503 with an empty body"),
         (502, "<html>", "HTTP 502, and the body starts with \"<html>\""),
         (500, "{}", "HTTP 500, and the body starts with \"{}\""),
     ] {
-        let error = Wire::answering(status, body).error().await;
+        let error = FakeHttp::responding(status, body).error().await;
         assert_eq!(error, RequestError::new(Delivery::Unanswered, format!("HTTP {status}"), message));
     }
 }
 
 #[tokio::test]
-async fn a_redirect_fails_at_once_and_names_its_target() {
+async fn a_redirect_is_refused_and_its_error_names_the_target() {
     for (location, message) in [
         (Some("https://elsewhere/"), "HTTP 301, a redirect to https://elsewhere/: the endpoint is not that of Kinesis"),
         (None, "HTTP 301, a redirect without a target: the endpoint is not that of Kinesis"),
     ] {
-        let error = Wire::redirecting(location).error().await;
+        let error = FakeHttp::redirecting(location).error().await;
         assert_eq!(error, RequestError::new(Delivery::Refused, code::REDIRECTED, message));
     }
 }
 
 #[tokio::test]
-async fn an_answer_that_cannot_be_read_may_come_after_the_records_were_stored() {
+async fn after_an_unreadable_response_records_may_be_stored() {
     for body in ["", "<html>", "{\"Records\": 7}", "{\"Records\": [{"] {
-        let reply = Wire::answering(200, body).transport().put_records(&batch("events", &["a"])).await;
+        let reply = FakeHttp::responding(200, body).transport().put_records(&batch("events", &["a"])).await;
         match reply {
             Reply::Failed(error) => {
                 assert_eq!((error.delivery, &*error.code), (Delivery::Unanswered, "Response Unreadable"), "{error}");
             }
-            // The SDK takes an empty body for an empty object; the core sees that a result is missing.
+            // The SDK reads an empty body as an empty object. The core detects the missing result.
             Reply::Records(replies) => assert_eq!((body, replies.len()), ("", 0)),
             other => panic!("{other:?}"),
         }
@@ -374,45 +378,45 @@ async fn an_answer_that_cannot_be_read_may_come_after_the_records_were_stored() 
 #[tokio::test]
 async fn without_a_connection_nothing_was_sent() {
     let dns = || ConnectorError::io(Box::new(ResolveDnsError::new(io::Error::other("no such host"))));
-    for wire in [
-        Wire::io(io::ErrorKind::ConnectionRefused),
-        Wire::io(io::ErrorKind::AddrNotAvailable),
-        Wire::failing(dns),
-        // What only the runtime's HTTP client knows, also where it says that it was a time-out.
-        Wire::failing(|| ConnectorError::io(Box::new(NoHandshake))),
-        Wire::failing(|| ConnectorError::timeout(Box::new(io::Error::other(NoHandshake)))),
+    for http in [
+        FakeHttp::failing_with_io(io::ErrorKind::ConnectionRefused),
+        FakeHttp::failing_with_io(io::ErrorKind::AddrNotAvailable),
+        FakeHttp::failing(dns),
+        // Only the runtime's HTTP client recognizes this error. It is recognized in a timeout, too.
+        FakeHttp::failing(|| ConnectorError::io(Box::new(NoHandshake))),
+        FakeHttp::failing(|| ConnectorError::timeout(Box::new(io::Error::other(NoHandshake)))),
     ] {
-        let error = wire.error().await;
+        let error = http.error().await;
         assert_eq!((error.delivery, &*error.code), (Delivery::NotSent, "Connection Failed"), "{error}");
     }
-    let error = Wire::failing(dns).error().await;
+    let error = FakeHttp::failing(dns).error().await;
     assert_eq!(&*error.message, "dispatch failure: io error: failed to perform DNS lookup: no such host");
 }
 
 #[tokio::test]
-async fn a_lost_connection_may_have_carried_the_request() {
+async fn after_a_lost_connection_records_may_be_stored() {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, HostUnreachable, NotConnected, Other, UnexpectedEof};
     for kind in [BrokenPipe, ConnectionReset, HostUnreachable, NotConnected, Other, UnexpectedEof] {
-        let error = Wire::io(kind).error().await;
+        let error = FakeHttp::failing_with_io(kind).error().await;
         assert_eq!((error.delivery, &*error.code), (Delivery::Unanswered, "Connection Lost"), "{error}");
     }
-    let error = Wire::failing(|| ConnectorError::other("who knows".into(), None)).error().await;
-    assert_eq!((error.delivery, &*error.message), (Delivery::Unanswered, "dispatch failure: other: who knows"));
+    let error = FakeHttp::failing(|| ConnectorError::other("unknown".into(), None)).error().await;
+    assert_eq!((error.delivery, &*error.message), (Delivery::Unanswered, "dispatch failure: other: unknown"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_answer_within_the_time_out_may_have_carried_the_request() {
+async fn after_a_timeout_records_may_be_stored() {
     let started = tokio::time::Instant::now();
-    let error = Wire::new(|| Box::pin(pending())).error().await;
+    let error = FakeHttp::new(|| Box::pin(pending())).error().await;
     assert_eq!(started.elapsed().as_secs(), 6);
     assert_eq!((error.delivery, &*error.code), (Delivery::Unanswered, "Request Timeout"), "{error}");
-    let error = Wire::io(io::ErrorKind::TimedOut).error().await;
+    let error = FakeHttp::failing_with_io(io::ErrorKind::TimedOut).error().await;
     assert_eq!(error.delivery, Delivery::Unanswered, "{error}");
-    let error = Wire::failing(|| ConnectorError::timeout("read timeout".into())).error().await;
+    let error = FakeHttp::failing(|| ConnectorError::timeout("read timeout".into())).error().await;
     assert_eq!((error.delivery, &*error.code), (Delivery::Unanswered, "Request Timeout"), "{error}");
 }
 
-/// Credentials that cannot be had, or do not come.
+/// A credentials provider that fails or never returns.
 #[derive(Debug)]
 struct NoCredentials {
     hangs: bool,
@@ -435,58 +439,58 @@ impl aws_sdk_kinesis::config::ProvideCredentials for NoCredentials {
 
 #[tokio::test(start_paused = true)]
 async fn without_credentials_nothing_was_sent() {
-    let wire = Wire::answering(200, "{}");
+    let http = FakeHttp::responding(200, "{}");
     for hangs in [false, true] {
-        let transport = wire.transport_with(Some(SharedCredentialsProvider::new(NoCredentials { hangs })));
+        let transport = http.transport_with(Some(SharedCredentialsProvider::new(NoCredentials { hangs })));
         let error = transport.describe_stream(&describe_request("events")).await.unwrap_err();
         assert_eq!((error.delivery, &*error.code), (Delivery::NotSent, "Request Not Sent"), "{error}");
         assert!(hangs || error.message.ends_with("the file is gone"), "{error}");
     }
-    let error = wire.transport_with(None).describe_stream(&describe_request("events")).await.unwrap_err();
+    let error = http.transport_with(None).describe_stream(&describe_request("events")).await.unwrap_err();
     assert_eq!(error.delivery, Delivery::NotSent, "{error}");
-    assert!(wire.requests().is_empty());
+    assert!(http.requests().is_empty());
 }
 
-/// Each operation watches its own request: a batch that may have arrived must not pass for one that was never sent.
+/// Each operation observes its own request: a batch that may have arrived must not be reported as never sent.
 #[tokio::test]
-async fn each_operation_tells_how_far_its_request_came() {
+async fn each_operation_reports_the_delivery_of_its_request() {
     let throttled = json!({"__type": "ProvisionedThroughputExceededException", "message": "slow down"});
-    for (wire, delivery, code) in [
-        (Wire::answering(400, throttled), Delivery::Refused, "ProvisionedThroughputExceededException"),
-        (Wire::answering(500, json!({"__type": "InternalFailure"})), Delivery::Unanswered, "InternalFailure"),
-        (Wire::answering(200, "garbage"), Delivery::Unanswered, "Response Unreadable"),
-        (Wire::io(io::ErrorKind::ConnectionReset), Delivery::Unanswered, "Connection Lost"),
-        (Wire::failing(|| ConnectorError::timeout("read".into())), Delivery::Unanswered, "Request Timeout"),
-        (Wire::io(io::ErrorKind::ConnectionRefused), Delivery::NotSent, "Connection Failed"),
+    for (http, delivery, code) in [
+        (FakeHttp::responding(400, throttled), Delivery::Refused, "ProvisionedThroughputExceededException"),
+        (FakeHttp::responding(500, json!({"__type": "InternalFailure"})), Delivery::Unanswered, "InternalFailure"),
+        (FakeHttp::responding(200, "garbage"), Delivery::Unanswered, "Response Unreadable"),
+        (FakeHttp::failing_with_io(io::ErrorKind::ConnectionReset), Delivery::Unanswered, "Connection Lost"),
+        (FakeHttp::failing(|| ConnectorError::timeout("read".into())), Delivery::Unanswered, "Request Timeout"),
+        (FakeHttp::failing_with_io(io::ErrorKind::ConnectionRefused), Delivery::NotSent, "Connection Failed"),
     ] {
-        let (transport, batch) = (wire.transport(), batch("events", &["a", "b"]));
+        let (transport, batch) = (http.transport(), batch("events", &["a", "b"]));
         let Reply::Failed(put) = transport.put_records(&batch).await else { panic!("{code}") };
         let list = transport.list_shards(&list_request("events")).await.unwrap_err();
         let describe = transport.describe_stream(&describe_request("events")).await.unwrap_err();
         for error in [put, list, describe] {
             assert_eq!((error.delivery, &*error.code), (delivery, code), "{error}");
         }
-        assert_eq!(wire.requests().len(), 3, "{code}: one request each");
+        assert_eq!(http.requests().len(), 3, "{code}: one request each");
     }
-    let wire = Wire::answering(200, "{}");
-    let nobody = || Some(SharedCredentialsProvider::new(NoCredentials { hangs: false }));
-    let Reply::Failed(error) = wire.transport_with(nobody()).put_records(&batch("events", &["a"])).await else {
-        panic!("sent")
+    let http = FakeHttp::responding(200, "{}");
+    let no_credentials = || Some(SharedCredentialsProvider::new(NoCredentials { hangs: false }));
+    let Reply::Failed(error) = http.transport_with(no_credentials()).put_records(&batch("events", &["a"])).await else {
+        panic!("the batch was sent")
     };
     assert_eq!((error.delivery, &*error.code), (Delivery::NotSent, "Request Not Sent"), "{error}");
-    let error = wire.transport_with(nobody()).list_shards(&list_request("events")).await.unwrap_err();
+    let error = http.transport_with(no_credentials()).list_shards(&list_request("events")).await.unwrap_err();
     assert_eq!((error.delivery, &*error.code), (Delivery::NotSent, "Request Not Sent"), "{error}");
-    assert!(wire.requests().is_empty());
+    assert!(http.requests().is_empty());
 }
 
 #[tokio::test]
-async fn a_client_without_http_client_gets_that_of_the_runtime() {
+async fn a_client_without_http_client_uses_that_of_the_runtime() {
     let config = aws_sdk_kinesis::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
         .sleep_impl(TokioSleep)
         .credentials_provider(Credentials::new("AKID", "secret", None, None, "test"));
-    let transport = AwsTransport::new::<Rig>(&Client::from_conf(config.build()), Duration::from_secs(6));
+    let transport = AwsTransport::new::<TestRuntime>(&Client::from_conf(config.build()), Duration::from_secs(6));
     let error = transport.describe_stream(&describe_request("events")).await.unwrap_err();
     assert_eq!(&*error.code, "HTTP 418");
 }

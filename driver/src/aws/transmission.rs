@@ -1,4 +1,4 @@
-//! Whether a request ever came to the HTTP client: if not, nothing was sent, whatever went wrong.
+//! Records whether a request reached the HTTP client. If not, nothing was sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,13 +7,13 @@ use aws_sdk_kinesis::config::interceptors::BeforeTransmitInterceptorContextRef;
 use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_kinesis::error::BoxError;
 
-/// Watches one request. The SDK's errors do not tell credentials that cannot be had, or that take too long, from a reply
-/// that does not come; this does.
+/// Observes one request. The SDK's errors do not distinguish missing or slow credentials from a missing reply; this
+/// does.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Transmission(Arc<AtomicBool>);
 
 impl Transmission {
-    /// Whether the request was given to the HTTP client.
+    /// Whether the request was passed to the HTTP client.
     pub(super) fn has_started(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -24,7 +24,7 @@ impl Intercept for Transmission {
         "kpl transmission"
     }
 
-    /// The last that happens before the HTTP client gets the request.
+    /// Runs directly before the HTTP client receives the request.
     fn read_before_transmit(
         &self,
         _: &BeforeTransmitInterceptorContextRef<'_>,
