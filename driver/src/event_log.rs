@@ -50,12 +50,12 @@ impl EventLog {
                 info!(stream = %stream, open, closed, moved_records = moved, "shard map refreshed");
             }
             LogEvent::StreamDescribed { stream, max_record_size, auto_distribution } => {
-                if let Some(times) = self.due(now, Kind::StreamDescribed, stream, 1) {
+                if let Some(times) = self.count_if_due(now, Kind::StreamDescribed, stream, 1) {
                     info!(stream = %stream, max_record_size, auto_distribution, times, "stream described");
                 }
             }
             LogEvent::RefreshFailed { stream, operation, code, message, retry_in } => {
-                if let Some(failures) = self.due(now, Kind::RefreshFailed(operation), stream, 1) {
+                if let Some(failures) = self.count_if_due(now, Kind::RefreshFailed(operation), stream, 1) {
                     let retry_in_ms = retry_in.map(|wait| wait.as_millis() as u64);
                     warn!(
                         stream = %stream, operation, code = %code, error = %message, retry_in_ms, failures,
@@ -75,27 +75,27 @@ impl EventLog {
                 );
             }
             LogEvent::Throttled { stream, kinesis_records } => {
-                if let Some(kinesis_records) = self.due(now, Kind::Throttled, stream, *kinesis_records) {
+                if let Some(kinesis_records) = self.count_if_due(now, Kind::Throttled, stream, *kinesis_records) {
                     warn!(stream = %stream, kinesis_records, "throttled: the pace of the shards is reduced");
                 }
             }
             LogEvent::WrongShard { stream, kinesis_records } => {
-                if let Some(kinesis_records) = self.due(now, Kind::WrongShard, stream, *kinesis_records) {
+                if let Some(kinesis_records) = self.count_if_due(now, Kind::WrongShard, stream, *kinesis_records) {
                     warn!(stream = %stream, kinesis_records, "records were stored on other shards than predicted");
                 }
             }
             LogEvent::Retried { stream, code, message, user_records } => {
-                if let Some(user_records) = self.due(now, Kind::Retried(code.clone()), stream, *user_records) {
+                if let Some(user_records) = self.count_if_due(now, Kind::Retried(code.clone()), stream, *user_records) {
                     warn!(stream = %stream, code = %code, error = %message, user_records, "records are sent again");
                 }
             }
             LogEvent::Failed { stream, code, message, user_records } => {
-                if let Some(user_records) = self.due(now, Kind::Failed(code.clone()), stream, *user_records) {
+                if let Some(user_records) = self.count_if_due(now, Kind::Failed(code.clone()), stream, *user_records) {
                     error!(stream = %stream, code = %code, error = %message, user_records, "records failed");
                 }
             }
             LogEvent::Expired { stream, user_records, last_error } => {
-                if let Some(user_records) = self.due(now, Kind::Expired, stream, *user_records) {
+                if let Some(user_records) = self.count_if_due(now, Kind::Expired, stream, *user_records) {
                     let error = last_error.as_deref().unwrap_or("never sent");
                     error!(stream = %stream, user_records, error, "records expired before they were stored");
                 }
@@ -106,7 +106,7 @@ impl EventLog {
 
     /// Returns the number of records or failures since the last event, including `count`; `None` if it is too early to
     /// write an event.
-    fn due(&self, now: Instant, kind: Kind, stream: &Arc<str>, count: usize) -> Option<usize> {
+    fn count_if_due(&self, now: Instant, kind: Kind, stream: &Arc<str>, count: usize) -> Option<usize> {
         let mut written = lock(&self.written);
         let key = (kind, stream.clone());
         match written.get_mut(&key) {

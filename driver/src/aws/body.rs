@@ -33,23 +33,23 @@ pub(super) fn put_records<T>(batch: &Batch<T>) -> Bytes {
         prefix = ",{\"Data\":\"";
         STANDARD.encode_append(data, &mut body);
         body.push('"');
-        field(&mut body, "ExplicitHashKey", &record.explicit_hash_key().to_string());
-        field(&mut body, "PartitionKey", record.partition_key());
+        push_field(&mut body, "ExplicitHashKey", &record.explicit_hash_key().to_string());
+        push_field(&mut body, "PartitionKey", record.partition_key());
         body.push('}');
     });
     body.push(']');
     let (name, arn) = target(batch.stream());
     if let Some(name) = name {
-        field(&mut body, "StreamName", &name);
+        push_field(&mut body, "StreamName", &name);
     }
     if let Some(arn) = arn {
-        field(&mut body, "StreamARN", &arn);
+        push_field(&mut body, "StreamARN", &arn);
     }
     body.push('}');
     body.into()
 }
 
-fn field(body: &mut String, name: &str, value: &str) {
+fn push_field(body: &mut String, name: &str, value: &str) {
     body.push_str(",\"");
     body.push_str(name);
     body.push_str("\":");

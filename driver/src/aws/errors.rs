@@ -29,7 +29,7 @@ where
 {
     if let Some(response) = error.raw_response() {
         return match error {
-            _ if (300..400).contains(&response.status().as_u16()) => redirected(response),
+            _ if (300..400).contains(&response.status().as_u16()) => redirect_error(response),
             SdkError::ServiceError(service) => service_error(service.err(), response),
             _ => unreadable_response(error, response),
         };
@@ -61,10 +61,10 @@ fn service_error<E: Error + ProvideErrorMetadata + 'static>(error: &E, response:
 }
 
 /// Maps a redirect. Kinesis sends none, and the SDK follows none.
-fn redirected(response: &HttpResponse) -> RequestError {
+fn redirect_error(response: &HttpResponse) -> RequestError {
     let status = response.status();
     let target = match response.headers().get("location") {
-        Some(location) => format!("to {}", shortened(location)),
+        Some(location) => format!("to {}", truncated(location)),
         None => "without a target".to_owned(),
     };
     let message = format!("HTTP {status}, a redirect {target}: the endpoint is not that of Kinesis");
@@ -90,13 +90,13 @@ fn quote(response: &HttpResponse) -> String {
         Some(body) => {
             // A character has up to four bytes.
             let body = String::from_utf8_lossy(&body[..body.len().min(4 * QUOTED_CHARS_MAX)]);
-            format!("HTTP {status}, and the body starts with {:?}", shortened(&body))
+            format!("HTTP {status}, and the body starts with {:?}", truncated(&body))
         }
         None => format!("HTTP {status}"),
     }
 }
 
-fn shortened(text: &str) -> String {
+fn truncated(text: &str) -> String {
     text.chars().take(QUOTED_CHARS_MAX).collect()
 }
 
