@@ -167,9 +167,9 @@ fn reshards_need_an_active_stream_and_puts_a_created_one() {
     assert_eq!(kinesis.split_shard(T0, &request).unwrap_err().code, "ResourceInUseException");
     assert_eq!(put(&mut kinesis, T0, vec![entry("k", 1)]).unwrap_err().code, "ResourceNotFoundException");
     let active_at = T0 + Duration::from_secs(1);
-    kinesis.split_shard(made, &request).unwrap();
-    assert_eq!(kinesis.split_shard(made, &request).unwrap_err().code, "ResourceInUseException");
-    let output = put(&mut kinesis, made, vec![entry("k", 1)]).unwrap();
+    kinesis.split_shard(active_at, &request).unwrap();
+    assert_eq!(kinesis.split_shard(active_at, &request).unwrap_err().code, "ResourceInUseException");
+    let output = put(&mut kinesis, active_at, vec![entry("k", 1)]).unwrap();
     assert_eq!(output.failed_record_count, 0, "records are accepted while it is UPDATING");
 }
 
