@@ -188,8 +188,8 @@ impl Options {
                 Ending::RuntimeEnds,
             ]),
         };
-        if c.chance(24) {
-            options.end_faults();
+        if c.chance(40) {
+            options.end_faults(c);
         }
         options.config.ttl = options.config.ttl.max(2 * options.config.buffered);
         options.config.description_given &= options.service.auto_switches == 0;
@@ -206,13 +206,21 @@ impl Options {
     }
 
     /// Leaves the load as the only trouble: some promises can be judged only where records are sent once.
-    fn end_faults(&mut self) {
-        let Network { latency, jitter, .. } = self.network;
-        self.network = Network { latency, jitter: jitter.min(ms(2_000)), ..Network::default() };
+    fn end_faults(&mut self, c: &mut Choices<'_, '_>) {
+        self.network = Network { latency: self.network.latency, ..Network::default() };
         let Service { list_delay, list_denied, small_pages, companion_puts, other_producers, .. } = self.service;
         self.service =
             Service { list_delay, list_denied, small_pages, companion_puts, other_producers, ..Service::default() };
         self.callers.panics = 0;
+        self.config.records_per_second = 50;
+        self.config.aggregation = c.chance(128);
+        if c.chance(128) {
+            // Slow replies, but within the request timeout.
+            self.config.in_flight_max = 1;
+            self.network.jitter = ms(2_500);
+        } else {
+            self.config.in_flight_max = 24;
+        }
     }
 }
 
