@@ -117,6 +117,14 @@ fn records_awaiting_the_shard_list_are_limited_as_if_for_one_shard() {
 }
 
 #[test]
+fn small_records_awaiting_the_shard_list_are_limited_by_number() {
+    let mut rig = Rig::new(Config::builder());
+    let (accepted, full) = fill(&mut rig, 0, 10);
+    assert!(matches!(full, Full::Shard { .. }), "{full}");
+    assert!((22_500..=22_503).contains(&accepted), "{accepted}: one shard takes them in 22.5 s");
+}
+
+#[test]
 fn a_throttled_record_is_sent_before_those_that_were_put_after_it() {
     let config = Config::builder().aggregation_enabled(false).rate_limit_records_per_shard(10);
     let mut rig = Rig::with_shards(config, 1);

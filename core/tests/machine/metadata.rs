@@ -313,6 +313,23 @@ fn an_incomplete_shard_list_is_used_and_requested_again() {
 }
 
 #[test]
+fn an_unpredicted_aggregate_on_a_shard_without_its_hash_key_is_sent_again() {
+    // The list lacks the shard of this hash key, and the stream ignores hash keys by the time of the request.
+    let mut rig = Rig::new(Config::builder().record_distribution(RecordDistribution::ByKey));
+    let tickets = [rig.put(1, "a"), rig.put(1, "b")];
+    rig.answer_refreshes(&equal_shards(2)[1..]);
+    rig.run_for(100 * MS);
+    assert_eq!(rig.shape(), [[2]]);
+    rig.answer_records([RecordReply::stored(shard_id(1), "1")]);
+    assert!(rig.results.is_empty(), "the KCL drops the aggregate: the range of the shard is known");
+    rig.run_for(100 * MS);
+    rig.answer_records([RecordReply::stored(shard_id(0), "2")]);
+    for ticket in tickets {
+        assert_eq!(rig.receipt(ticket).shard_id(), shard_id(0));
+    }
+}
+
+#[test]
 fn records_that_wait_for_a_closed_shard_move_to_its_children() {
     let config = Config::builder().rate_limit_records_per_shard(1).aggregation_max_count(2);
     let mut rig = Rig::with_shards(config, 1);

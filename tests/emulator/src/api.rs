@@ -160,6 +160,13 @@ pub struct PutRecordsEntry {
     pub data: Bytes,
 }
 
+impl PutRecordsEntry {
+    /// Returns the size that the limits of the service apply to: the bytes of the data and the partition key.
+    pub fn size(&self) -> usize {
+        self.data.len() + self.partition_key.len()
+    }
+}
+
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct PutRecordOutput {

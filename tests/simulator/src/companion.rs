@@ -1,4 +1,4 @@
-//! A second producer of ours, which puts into the same streams.
+//! A second producer of kpl-core that puts into the same streams.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use kpl_core::{Config, Instant, UserRecord};
 use crate::Level;
 use crate::choices::Choices;
 use crate::options::{Callers, ms};
-use crate::oracle::Broken;
+use crate::oracle::{Check, broken};
 use crate::service::Service;
 use crate::subject::{self, Effect, End, Response, Subject};
 use crate::workload::OTHERS;
@@ -17,9 +17,9 @@ use crate::workload::OTHERS;
 /// The time from a request to its response.
 pub(crate) const LATENCY: Duration = ms(20);
 
-const PROMISE: &str = "a producer beside another one resolves every record that it accepted";
+const PROMISE: &str = "a second producer follows its contract and resolves every accepted record";
 
-/// A producer on a network without faults. Its requests are served, paced and throttled as those of the subject are.
+/// A producer on a network without faults. The service handles its requests as those of the subject, with faults.
 pub(crate) struct Companion {
     subject: Box<dyn Subject>,
     puts: u64,
@@ -40,7 +40,7 @@ impl Companion {
         self.subject.next_wake()
     }
 
-    /// Puts up to 300 records of a few keys.
+    /// Puts up to 300 records with random hash keys.
     pub(crate) fn put(&mut self, stream: &Arc<str>, rng: &mut Rng) {
         for _ in 0..rng.usize(1..=300) {
             let record = UserRecord::new(stream.clone(), OTHERS, vec![0; rng.usize(0..=3_000)]);
@@ -57,14 +57,14 @@ impl Companion {
         self.subject.end(End::Close(Duration::MAX));
     }
 
-    /// Carries out what the producer does, and passes the responses to its requests to `responded`.
+    /// Runs the producer until nothing is due at this time, and passes the responses to its requests to `responded`.
     pub(crate) fn settle(
         &mut self,
         now: Instant,
         service: &mut Service,
         choices: &mut Choices<'_, '_>,
         mut responded: impl FnMut(u64, Response),
-    ) {
+    ) -> Check {
         self.subject.settle();
         while let Some(effect) = self.subject.effect() {
             match effect {
@@ -79,17 +79,18 @@ impl Companion {
                 Effect::DescribeStream { id, stream } => {
                     responded(id, Response::Describe(service.describe(now, &stream, choices)));
                 }
+                Effect::Broken(how) => return broken!("{how}"),
                 _ => {}
             }
         }
+        Ok(())
     }
 
-    /// Checks the run, after the last event.
-    pub(crate) fn judge(&self) -> Result<(), Broken> {
+    /// Checks the run as a whole, after the last event.
+    pub(crate) fn judge(&self) -> Check {
         if self.resolved == self.accepted {
             return Ok(());
         }
-        let how = format!("{} of {} records are resolved", self.resolved, self.accepted);
-        Err(Broken { promise: PROMISE, how })
+        broken!("{} of {} records are resolved", self.resolved, self.accepted)
     }
 }

@@ -227,14 +227,11 @@ impl<'u, 'b> World<'u, 'b> {
             Ending::Dropped => at_random_times(c, 1, &|_| Event::End(End::Drop)),
             Ending::RuntimeEnds => at_random_times(c, 1, &|_| Event::End(End::Runtime)),
         }
+        at_random_times(c, options.service.companion_puts, &|c| Event::CompanionPut(c.rng()));
         if options.service.other_producers {
             for n in 0..length.as_millis().min(20_000) / 100 {
                 calendar.schedule(START + ms(100 * n as u64), Event::OtherProducers);
             }
-        }
-        for _ in 0..options.service.companion_puts {
-            let at = START + c.up_to(length);
-            calendar.schedule(at, Event::CompanionPut(c.rng()));
         }
         calendar.schedule(START + length, Event::Heal);
     }
@@ -258,7 +255,7 @@ impl<'u, 'b> World<'u, 'b> {
             let (now, calendar) = (self.now, &mut self.calendar);
             companion.settle(now, &mut self.service, &mut self.choices, |id, response| {
                 calendar.schedule(now + companion::LATENCY, Event::CompanionResponse(id, response));
-            });
+            })?;
         }
         let (counts, next_wake) = (self.subject.counts(), self.subject.next_wake());
         self.oracle.step(self.now, woken, counts.as_ref(), next_wake)

@@ -54,7 +54,7 @@ impl Kinesis {
             let message = format!("Records must have 1 to {REQUEST_RECORDS_MAX} entries, not {}", records.len());
             return Err(ServiceError::validation(message));
         }
-        let size: usize = records.iter().map(|record| record.data.len() + record.partition_key.len()).sum();
+        let size: usize = records.iter().map(PutRecordsEntry::size).sum();
         if size > REQUEST_BYTES_MAX {
             let message = format!("Records must have at most {REQUEST_BYTES_MAX} bytes of data and keys, not {size}");
             return Err(ServiceError::invalid_argument(message));

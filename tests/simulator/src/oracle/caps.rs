@@ -1,4 +1,3 @@
-use kpl_core::Instant;
 use kpl_emulator::api::PutRecordsEntry;
 
 use super::{Check, Facts, Put, broken};
@@ -6,12 +5,12 @@ use crate::subject::{Counts, Refusal};
 
 const PROMISE: &str = "limits hold: outstanding records and bytes, requests in flight, sizes of requests and records";
 
-pub(super) fn refused(facts: &Facts, now: Instant, put: &Put, refusal: Refusal) -> Check {
+pub(super) fn refused(facts: &Facts, put: &Put, refusal: Refusal) -> Check {
     let settings = &facts.options.config;
     let (records, bytes) = (facts.outstanding_records, facts.outstanding_bytes);
     let has_reason = match refusal {
         Refusal::Full => records >= settings.outstanding_records || bytes + put.size > settings.outstanding_bytes,
-        Refusal::ShardFull => facts.has_long_backlog(put.stream, now),
+        Refusal::ShardFull => facts.has_long_backlog(put.stream),
         Refusal::Closed => facts.closing,
         Refusal::TooLarge => put.size > facts.record_size_max,
         Refusal::Invalid => false,
@@ -41,7 +40,7 @@ pub(super) fn sent(facts: &Facts, records: &[PutRecordsEntry]) -> Check {
     if records.is_empty() || records.len() > settings.collection_max_count {
         return broken!("a request has {} records", records.len());
     }
-    let size: usize = records.iter().map(|record| record.data.len() + record.partition_key.len()).sum();
+    let size: usize = records.iter().map(PutRecordsEntry::size).sum();
     if size > settings.collection_max_size && records.len() > 1 {
         return broken!("a request has {size} bytes");
     }
@@ -56,7 +55,7 @@ pub(super) fn sent(facts: &Facts, records: &[PutRecordsEntry]) -> Check {
 }
 
 /// Checks the limits on outstanding records, and that no put waits while there is room.
-pub(super) fn step(facts: &Facts, now: Instant, counts: &Counts) -> Check {
+pub(super) fn step(facts: &Facts, counts: &Counts) -> Check {
     let settings = &facts.options.config;
     let (records, bytes) = (facts.outstanding_records, facts.outstanding_bytes);
     // A single record may be larger than the limit on bytes.
@@ -64,7 +63,7 @@ pub(super) fn step(facts: &Facts, now: Instant, counts: &Counts) -> Check {
         return broken!("{records} records and {bytes} bytes are outstanding");
     }
     // Puts may also wait for the backlog of their shard.
-    let may_wait_for_shard = (0..facts.streams.len()).any(|stream| facts.has_long_backlog(stream, now));
+    let may_wait_for_shard = (0..facts.streams.len()).any(|stream| facts.has_long_backlog(stream));
     let waits = counts.waiting > 0 && !facts.closing && !may_wait_for_shard;
     let has_room = records == 0 || records < settings.outstanding_records && settings.outstanding_bytes > 1 << 20;
     if waits && has_room {

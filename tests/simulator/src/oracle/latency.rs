@@ -36,7 +36,7 @@ impl Latency {
         if facts.in_flight >= settings.in_flight_max {
             self.capped_at = Some(now);
         }
-        let bytes: usize = records.iter().map(|record| record.data.len() + record.partition_key.len()).sum();
+        let bytes: usize = records.iter().map(PutRecordsEntry::size).sum();
         let largest = settings.aggregation_max_size.max(facts.options.work.size_max + 256);
         let Load { paid_at, rate_limited_until } = &mut self.streams[stream];
         let costs = [(records.len(), 1, settings.records_per_second), (bytes, largest, settings.bytes_per_second)];

@@ -131,7 +131,7 @@ struct StreamFacts {
     deleted_at: Option<Instant>,
     /// The time of the first put, or of the first put after the stream was retired.
     started_at: Instant,
-    /// How often the stream was started.
+    /// The number of times that the stream was started.
     starts: u32,
     /// The time of the last put or result.
     last_used: Instant,
@@ -210,7 +210,7 @@ impl Facts {
 
     /// Returns whether a shard of the stream may have so long a backlog that puts have to wait. The producer calculates
     /// with half of the shard's current rate, and checks puts from a quarter of the limit on.
-    fn has_long_backlog(&self, stream: usize, _: Instant) -> bool {
+    fn has_long_backlog(&self, stream: usize) -> bool {
         let (settings, about) = (&self.options.config, &self.streams[stream]);
         let (records, bytes) = about.outstanding;
         let slowdown = if about.throttled { 64.0 } else { 1.0 };
@@ -347,7 +347,7 @@ impl Oracle {
         if refusal == Refusal::TooLarge {
             self.facts.streams[put.stream].touched(now);
         }
-        caps::refused(&self.facts, now, put, refusal)
+        caps::refused(&self.facts, put, refusal)
     }
 
     pub(crate) fn put_timed_out(&mut self, ticket: u64) -> Check {
@@ -426,7 +426,7 @@ impl Oracle {
         start::sent(&self.facts, now, stream)?;
         self.latency.sent(&self.facts, now, stream, records);
         let was_capped = self.latency.was_capped();
-        self.stream_pace.sent(&self.facts, now, stream, records, was_capped, &|| shards().len())?;
+        self.stream_pace.sent(&self.facts, now, stream, records, was_capped, shards)?;
         self.pace.sent(&self.facts, now, stream, records, was_capped, shards)
     }
 
@@ -516,7 +516,7 @@ impl Oracle {
         self.flushes.step()?;
         self.progress.step(&self.facts, now, woken, next_wake)?;
         if let Some(counts) = counts {
-            caps::step(&self.facts, now, counts)?;
+            caps::step(&self.facts, counts)?;
             resolved_once::step(&self.facts, now, counts)?;
         }
         Ok(())

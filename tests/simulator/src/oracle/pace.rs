@@ -58,14 +58,13 @@ impl Pace {
             let by_key = || kpl_core::hash_key(&record.partition_key);
             let hash_key = record.explicit_hash_key.as_ref().map_or_else(by_key, |key| key.parse().unwrap_or(0));
             let Some((_, sent)) = shards.by_end.range_mut(hash_key..).next() else { continue };
-            let size = record.data.len() + record.partition_key.len();
             // Records wait in the collector, and are then sent together with later ones. While the limit on requests in
             // flight delays them, up to one second's worth accumulates. Release times are rounded.
             let late = settings.buffered + facts.late + ms(50);
             let spread = late.as_nanos() as u64 + if capped { SECOND } else { 0 };
             for (paid_at, amount, rate) in [
                 (&mut sent.records_paid_at, 1, settings.records_per_second),
-                (&mut sent.bytes_paid_at, size as u64, settings.bytes_per_second),
+                (&mut sent.bytes_paid_at, record.size() as u64, settings.bytes_per_second),
             ] {
                 let cost = amount * SECOND / rate;
                 let before = now.as_nanos().max(*paid_at) - now.as_nanos();

@@ -5,7 +5,7 @@ use super::{Check, Facts, broken};
 const PROMISE: &str = "records wait for their first shard list until it is there, it is refused for good, or \
                        start_timeout has passed";
 
-/// Judged until a stream is retired for the first time, and where the clock is exact.
+/// Checks streams that were never retired, in worlds with an exact clock.
 pub(super) fn sent(facts: &Facts, now: Instant, stream: usize) -> Check {
     let about = &facts.streams[stream];
     let is_settled = about.list_settled_at <= now || about.starts > 1;

@@ -9,10 +9,10 @@ use crate::options::ms;
 const PROMISE: &str = "without a shard list, a stream is sent no more than the rate of its shards; if their number is not \
                        known, of one shard, and of twice as many after each second";
 
-/// The number of shards for which there is no longer a check.
+/// The largest estimate that is checked.
 const SHARDS_MAX: u64 = 1 << 20;
 
-/// What streams were sent before their shards were known.
+/// The records sent per stream before the first shard list.
 #[derive(Debug)]
 pub(super) struct StreamPace {
     streams: Vec<Sent>,
@@ -20,6 +20,7 @@ pub(super) struct StreamPace {
 
 #[derive(Clone, Debug, Default)]
 struct Sent {
+    /// The time of the first request.
     first_at: Option<Instant>,
     records: u64,
     bytes: u64,
@@ -37,24 +38,24 @@ impl StreamPace {
         stream: usize,
         records: &[PutRecordsEntry],
         was_capped: bool,
-        shards: &dyn Fn() -> usize,
+        shards: &dyn Fn() -> Vec<(String, (u128, u128))>,
     ) -> Check {
         let (settings, about) = (&facts.options.config, &facts.streams[stream]);
-        // The parts of a request that was split are sent at once.
-        let is_judged = about.starts == 1 && facts.options.service.record_kib.is_none() && about.has_fixed_shards;
-        if !is_judged || about.shards_known_at != Instant::NEVER {
+        // The parts of a split request skip the limiter.
+        let is_checked = about.starts == 1 && facts.options.service.record_kib.is_none() && about.has_fixed_shards;
+        if !is_checked || about.shards_known_at != Instant::NEVER {
             return Ok(());
         }
         let waited = if was_capped { Duration::from_secs(1) } else { Duration::ZERO };
         let sent = &mut self.streams[stream];
-        // Records wait for the pace while those before them are collected, or wait for a request.
+        // Records are released while earlier ones wait in the collector, or for a request.
         let elapsed = now.saturating_since(*sent.first_at.get_or_insert(now)) + settings.buffered + waited;
         let estimate = 1_u64.checked_shl(elapsed.as_secs() as u32).unwrap_or(SHARDS_MAX).min(SHARDS_MAX);
-        let shards = if about.described_at <= now { estimate.max(shards() as u64) } else { estimate };
-        let sizes = records.iter().map(|record| record.data.len() + record.partition_key.len());
+        let shards = if about.described_at <= now { estimate.max(shards().len() as u64) } else { estimate };
+        let sizes = records.iter().map(PutRecordsEntry::size);
         sent.records += records.len() as u64;
         sent.bytes += sizes.clone().sum::<usize>() as u64;
-        // A second's worth at once. Releases are rounded, and records wait in the collector and are then sent together.
+        // One second's worth is sent at once. Release times are rounded.
         let time = elapsed + Duration::from_secs(1) + facts.late + ms(50);
         let largest = sizes.max().unwrap_or(0) as u64;
         let of = |rate: u64| (time.as_secs_f64() * (rate * shards) as f64) as u64;
