@@ -6,10 +6,10 @@ mod connection;
 mod emulator;
 mod exit;
 mod interrupts;
+mod list_shards;
 mod put;
 mod settings;
 mod shards;
-mod stream_shards;
 mod verify;
 
 use std::future::Future;
@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-/// Puts records into Amazon Kinesis Data Streams: aggregated, paced, batched and retried as the KPL does.
+/// Puts records into Amazon Kinesis Data Streams: aggregated, rate-limited, batched and retried as the KPL does.
 #[derive(Debug, Parser)]
 #[command(
     version,

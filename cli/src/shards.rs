@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::connection::Connection;
 use crate::exit;
-use crate::stream_shards::{self, ShardRange, Which};
+use crate::list_shards::{self, ShardRange, Which};
 
 /// Shows the open shards of a stream, and the shard of a key.
 #[derive(Debug, Args)]
@@ -45,7 +45,7 @@ pub(crate) async fn run(args: ShardsArgs) -> anyhow::Result<ExitCode> {
     let has_key = args.key.is_some() || args.explicit_hash_key.is_some();
 
     let client = args.connection.client().await?;
-    let shards = stream_shards::list(&client, &args.stream, Which::Open).await?;
+    let shards = list_shards::list(&client, &args.stream, Which::Open).await?;
     let contains = |shard: &&ShardRange| (shard.start..=shard.end).contains(&hash_key);
     let place = has_key.then(|| Place { hash_key, shard: shards.iter().find(contains) });
     let render = if args.json { as_json } else { as_text };

@@ -28,7 +28,10 @@ pub enum Action<T> {
     /// of a Kinesis record, which may be thousands.
     Resolve(Resolution<T>),
     /// Retry puts for this shard: it has room again after a put was refused (see [`Full::Shard`](crate::Full::Shard)).
-    /// Also retry refused puts after a record is resolved, and after a close.
+    ///
+    /// There is no such action for [`Full::Producer`](crate::Full::Producer): retry those puts after a
+    /// [`Resolve`](Self::Resolve). After a close, retry all refused puts: they return
+    /// [`PutError::Closed`](crate::PutError::Closed).
     RoomFreed(ShardName),
     /// Complete this flush: all records that were put before it are resolved.
     FlushDone(FlushId),
@@ -85,7 +88,8 @@ pub enum LogEvent {
         stream: Arc<str>,
         /// The operation.
         operation: &'static str,
-        /// The service's or the driver's error code.
+        /// The error code: the service's, the driver's, or `No Shards` or `Too Many Pages` for a list that cannot be
+        /// used.
         code: Box<str>,
         /// The error message.
         message: Box<str>,

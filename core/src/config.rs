@@ -1,4 +1,5 @@
-//! The settings of a producer. Names and defaults are those of the KPL. Sizes are in bytes, times are [`Duration`]s.
+//! The settings of a producer. Names and defaults are those of the KPL, except those listed in docs/configuration.md.
+//! Sizes are in bytes, times are [`Duration`]s.
 
 use alloc::string::{String, ToString};
 use core::fmt::Debug;
@@ -79,7 +80,8 @@ macro_rules! config {
             }
         }
 
-        /// A builder of a [`Config`]. It starts from the defaults.
+        /// A builder of a [`Config`]. It starts from the defaults. [`build`](Self::build) checks the ranges; both ends
+        /// of a range are allowed.
         #[derive(Clone, Debug, Default)]
         pub struct ConfigBuilder { config: Config }
 
@@ -109,53 +111,61 @@ const BACKLOG_WITHOUT_TTL: Duration = Duration::from_secs(15);
 config! {
     /// Whether several user records are packed into one Kinesis record. Default `true`.
     aggregation_enabled: bool = true;
-    /// The maximum number of user records in one aggregate. Default 4,294,967,295.
+    /// The maximum number of user records in one aggregate. Default 4,294,967,295. Range 1 to 4,294,967,295.
     aggregation_max_count: usize = u32::MAX as usize, in 1..=u32::MAX as usize;
-    /// The maximum bytes in one aggregate, framing included. Default 51,200 (50 KiB: two PUT payload units).
+    /// The maximum bytes in one aggregate, framing included. Default 51,200 (50 KiB: two PUT payload units). Range 64
+    /// bytes to 10 MiB.
     aggregation_max_size: usize = 51_200, in 64..=limits::RECORD_SIZE_MAX;
-    /// The maximum number of Kinesis records in one PutRecords request. Default 500.
+    /// The maximum number of Kinesis records in one PutRecords request. Default 500. Range 1 to 500.
     collection_max_count: usize = limits::REQUEST_RECORDS_MAX, in 1..=limits::REQUEST_RECORDS_MAX;
-    /// The maximum bytes in one PutRecords request, keys included. A larger record is sent alone. Default 5 MiB.
+    /// The maximum bytes in one PutRecords request, keys included. A larger record is sent alone. Default 5 MiB. Range
+    /// 51 KiB to 10 MiB.
     collection_max_size: usize = 5 << 20, in 52_224..=limits::REQUEST_SIZE_MAX;
-    /// The maximum bytes for one shard in one PutRecords request. A larger record is still sent. Default 256 KiB.
+    /// The maximum bytes for one shard in one PutRecords request. A larger record is still sent. Default 256 KiB. Range
+    /// 1 byte to 10 MiB.
     collection_max_size_per_shard: usize = 256 << 10, in 1..=limits::REQUEST_SIZE_MAX;
-    /// The maximum time that a record waits for others before it is sent. Default 100 ms.
+    /// The maximum time that a record waits for others before it is sent. Default 100 ms. Range zero to 1 h.
     record_max_buffered_time: Duration = Duration::from_millis(100), in Duration::ZERO..=Duration::from_secs(3600);
     /// The maximum time from the put of a record to its success, retries included; [`Duration::MAX`] is no limit. Must
-    /// be more than `record_max_buffered_time`. Default 30 s.
+    /// be more than `record_max_buffered_time`. Default 30 s. Range 100 ms to [`Duration::MAX`].
     record_ttl: Duration = Duration::from_secs(30), in 100 * MILLISECOND..=Duration::MAX;
-    /// The maximum time that the first records of a stream wait for its first shard list, at most half of `record_ttl`.
-    /// They wait also while requests for the list or the credentials fail temporarily. After this time, or when the
-    /// list is refused for good, records are aggregated by hash key, and one rate limit applies to the whole stream.
-    /// Default 5 s.
+    /// The maximum time that the first records of a stream wait for its first shard list. If half of `record_ttl` is
+    /// shorter, it applies instead. The records wait also while requests for the list or the credentials fail
+    /// temporarily. After this time, or when the list is refused for good, records are aggregated by hash key, and one
+    /// rate limit applies to the whole stream. Default 5 s. Range zero to 600 s.
     start_timeout: Duration = Duration::from_secs(5), in Duration::ZERO..=Duration::from_secs(600);
     /// The longest backlog of a shard, as the time that it takes at half the shard's current rate (other producers may
-    /// use the other half). Beyond that, no records for the shard are accepted: they would expire before they are sent.
-    /// `None` is half of `record_ttl`, or 15 s if records never expire. Default `None`.
+    /// use the other half). Beyond that, no records for the shard are accepted, because they would expire before they
+    /// are sent: a driver's `put` waits, and its `try_put` returns `PutError::Full`. `None` is half of `record_ttl`, or
+    /// 15 s if records never expire. Default `None`. Range 10 ms to 86,400 s (one day).
     max_shard_backlog: Option<Duration> = None, in OrNone(10 * MILLISECOND..=Duration::from_secs(86_400));
     /// The consumers of the streams. Default [`Consumers::Kcl`].
     consumers: Consumers = Consumers::Kcl;
     /// Whether a throttled record fails at once instead of being retried. Default `false`.
     fail_if_throttled: bool = false;
-    /// The rate limit of a shard in Kinesis records per second. Default 1,000, the service's limit.
+    /// The rate limit of a shard in Kinesis records per second. If several producers write to the shard, set each one's
+    /// part. Default 1,000, the service's limit. Range 1 to 1,000,000.
     rate_limit_records_per_shard: u64 = limits::SHARD_RECORDS_PER_SECOND, in 1..=1_000_000;
-    /// The rate limit of a shard in bytes per second. Default 1 MiB, the service's limit.
+    /// The rate limit of a shard in bytes per second. If several producers write to the shard, set each one's part.
+    /// Default 1 MiB, the service's limit. Range 1 KiB to 1 GiB.
     rate_limit_bytes_per_shard: u64 = limits::SHARD_BYTES_PER_SECOND, in 1_024..=1 << 30;
-    /// The maximum number of PutRecords requests in flight, over all streams. Default 24.
+    /// The maximum number of PutRecords requests in flight, over all streams. Default 24. Range 1 to 1,024.
     max_in_flight_requests: usize = 24, in 1..=1_024;
-    /// The timeout of one request. Default 6 s.
+    /// The timeout of one request, of which connecting takes at most half. Default 6 s. Range 100 ms to 600 s.
     request_timeout: Duration = Duration::from_secs(6), in 100 * MILLISECOND..=Duration::from_secs(600);
-    /// The maximum backoff before the first retry of a record. It doubles with each retry. Default 50 ms.
+    /// The maximum backoff before the first retry of a record. It doubles with each retry. Default 50 ms. Range 1 ms to
+    /// 60 s.
     retry_backoff_min: Duration = Duration::from_millis(50), in MILLISECOND..=Duration::from_secs(60);
-    /// The maximum backoff before any retry. Default 5 s.
+    /// The maximum backoff before any retry. Must be at least `retry_backoff_min`. Default 5 s. Range 1 ms to 600 s.
     retry_backoff_max: Duration = Duration::from_secs(5), in MILLISECOND..=Duration::from_secs(600);
-    /// The maximum number of outstanding user records, over all streams; further puts wait. Default 100,000.
+    /// The maximum number of outstanding user records, over all streams; further puts wait. Default 100,000. Range 1 to
+    /// 1,073,741,824.
     max_outstanding_records: usize = 100_000, in 1..=1 << 30;
     /// The maximum outstanding bytes (data and keys), over all streams; further puts wait. A larger record is accepted
-    /// when no others are outstanding. Default 128 MiB.
+    /// when no others are outstanding. Default 128 MiB. Range 1 KiB to 1 TiB.
     max_outstanding_bytes: usize = 128 << 20, in 1_024..=1 << 40;
     /// The maximum size of one record in bytes, data and partition key. `None` is the limit in the stream's
-    /// description, or 1 MiB if the description does not have one. Default `None`.
+    /// description, or 1 MiB if the description does not have one. Default `None`. Range 1 KiB to 10 MiB.
     max_record_size: Option<usize> = None, in OrNone(1_024..=limits::RECORD_SIZE_MAX);
     /// How the streams distribute records over their shards. Default [`RecordDistribution::Detect`].
     record_distribution: RecordDistribution = RecordDistribution::Detect;
@@ -163,9 +173,10 @@ config! {
     metrics_level: MetricsLevel = MetricsLevel::None;
     /// The granularity of the metrics. Default [`MetricsGranularity::Shard`].
     metrics_granularity: MetricsGranularity = MetricsGranularity::Shard;
-    /// The time between two exports of metrics. Default 60 s.
+    /// The time between two exports of metrics. Default 60 s. Range 1 s to 1 h.
     metrics_upload_interval: Duration = Duration::from_secs(60), in Duration::from_secs(1)..=Duration::from_secs(3600);
-    /// The seed of the jitter. A driver sets a random seed; a simulator sets a fixed one to repeat a run. Default 0.
+    /// The seed of the jitter. 0, the default, makes kpl-driver choose a random seed. Any other seed is used as it is,
+    /// so that a simulator can repeat a run.
     seed: u64 = 0;
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Context<T> {
     /// Whether the deadline of the close has passed: nothing is sent or retried any more.
     pub(crate) abandoned: bool,
     /// The number of shards, over all streams, for which puts are checked against the backlog limit.
-    pub(crate) slow_shards: usize,
+    pub(crate) long_backlogs: usize,
     next_description: Instant,
     /// The number of expired user records that are not logged yet.
     expired: usize,
@@ -51,7 +51,7 @@ impl<T> Context<T> {
             actions: VecDeque::new(),
             closing: false,
             abandoned: false,
-            slow_shards: 0,
+            long_backlogs: 0,
             next_description: Instant::from_nanos(0),
             expired: 0,
             last_error: None,

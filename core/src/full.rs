@@ -27,18 +27,19 @@ pub enum Full {
     },
 }
 
-/// A shard of a stream, or the stream as a whole if its shards are not known or it ignores keys.
+/// A shard of a stream. Without a shard ID, it means the whole stream: the record's shard is not known, or the stream
+/// ignores keys.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub struct ShardName {
     /// The stream's name or ARN, as in the record.
     pub stream: Arc<str>,
-    /// The shard's id; `None` for the stream as a whole.
+    /// The shard's ID; `None` for the whole stream.
     pub shard_id: Option<Arc<str>>,
 }
 
 impl ShardName {
-    /// Creates the name of a shard, or of the stream as a whole.
+    /// Creates the name of a shard; without `shard_id`, that of the whole stream.
     pub fn new(stream: impl Into<Arc<str>>, shard_id: Option<Arc<str>>) -> Self {
         Self { stream: stream.into(), shard_id }
     }

@@ -40,10 +40,11 @@ const RETIRED_PER_TURN_MAX: usize = 100;
 /// - **Events** change the state: [`put`](Self::put), [`tick`](Self::tick), [`handle_reply`](Self::handle_reply),
 ///   [`handle_shards`](Self::handle_shards), [`handle_stream_summary`](Self::handle_stream_summary),
 ///   [`flush`](Self::flush), [`close`](Self::close). Each takes the current time: read the clock after slow operations,
-///   such as a blocking request. Time that goes backwards is harmless.
+///   such as a blocking request. Time that goes backwards is allowed.
 /// - **Actions** are what the driver carries out, in order. Call [`poll_action`](Self::poll_action) after each event
 ///   until it returns `None`.
-/// - **Time**: call [`tick`](Self::tick) at [`next_tick`](Self::next_tick) or a bit later. Other calls are harmless.
+/// - **Time**: call [`tick`](Self::tick) at [`next_tick`](Self::next_tick) or a bit later. An earlier call is allowed
+///   and has no effect.
 /// - **Getters**, such as [`outstanding_records`](Self::outstanding_records), change nothing.
 ///
 /// The [crate's front page](crate) has a run loop.
@@ -55,7 +56,7 @@ pub struct Producer<T> {
     latest_put: Instant,
     /// The timers of the streams, by number.
     timers: Timers,
-    /// The queue of streams that wait for a free request.
+    /// The queue of streams that wait because no more requests may be in flight.
     waiting_streams: VecDeque<u32>,
     in_flight: usize,
     close_at: Option<Instant>,
@@ -134,7 +135,7 @@ impl<T> Producer<T> {
             return Err(PutError::Invalid { reason: InvalidRecord::TooLarge { size, limit }, record, ticket });
         }
         let (room, config) = (self.context.room(), &self.context.config);
-        if self.context.slow_shards > 0
+        if self.context.long_backlogs > 0
             && let Some(full) = stream.full(now, record.entry.hash_key(), room, config)
         {
             return Err(PutError::Full { full, record, ticket });
@@ -145,8 +146,10 @@ impl<T> Producer<T> {
 
     /// Puts the next record of a drain. Returns false if there is none.
     ///
-    /// The buffer has accepted the record, so it is never refused. A record larger than its stream allows fails. Call
-    /// this before [`close`](Self::close).
+    /// The buffer has accepted the record, so it is never refused. A record larger than its stream allows fails.
+    ///
+    /// Call this until the drain is empty before [`close`](Self::close). After a close it accepts the record, so
+    /// [`is_drained`](Self::is_drained) may be false again, and the deadline of the close may not apply to it.
     pub fn put_drained(&mut self, now: Instant, drain: &mut BufferDrain<T>, keys: &mut HashKeyCache) -> bool {
         let Some((put_at, record, ticket)) = drain.pop(keys) else { return false };
         let index = self.stream_index(now, &record.stream);
@@ -162,7 +165,7 @@ impl<T> Producer<T> {
     /// Returns the room for records in put buffers. There is none while a shard has a long backlog, since each put is
     /// then checked against `max_shard_backlog`.
     pub fn buffer_room(&self) -> Room {
-        if self.context.slow_shards > 0 { Room::default() } else { self.context.room() }
+        if self.context.long_backlogs > 0 { Room::default() } else { self.context.room() }
     }
 
     fn admit(&mut self, now: Instant, put_at: Instant, index: u32, record: PreparedRecord, ticket: T) {
@@ -185,7 +188,8 @@ impl<T> Producer<T> {
         }
     }
 
-    /// Handles everything that is due at `now`. Calls at other times than [`next_tick`](Self::next_tick) are harmless.
+    /// Handles everything that is due at `now`. A call before [`next_tick`](Self::next_tick) is allowed and has no
+    /// effect.
     pub fn tick(&mut self, now: Instant) {
         let mut retired = 0;
         while let Some(index) = self.timers.pop_due(now) {
@@ -204,7 +208,11 @@ impl<T> Producer<T> {
         self.finish(now);
     }
 
-    /// Handles the reply to a [`Batch`], or its error.
+    /// Handles the reply to a [`Batch`], or its error. Call this for every batch, also after a close.
+    ///
+    /// # Panics
+    ///
+    /// Panics, or makes the state of the producer invalid, if the batch is from another producer.
     pub fn handle_reply(&mut self, now: Instant, batch: Batch<T>, reply: Reply) {
         let Batch { stream_index, records, started, .. } = batch;
         self.in_flight -= 1;
@@ -240,7 +248,7 @@ impl<T> Producer<T> {
     }
 
     /// Sends all records put so far, without waiting for more. [`Action::FlushDone`] follows when all of them are
-    /// resolved, independent of later records.
+    /// resolved, independent of later records; at once if there are none. Allowed after a close.
     pub fn flush(&mut self, now: Instant) -> FlushId {
         let flush = self.context.outstanding.flush();
         self.flush_streams(now);
@@ -250,6 +258,9 @@ impl<T> Producer<T> {
 
     /// Accepts no more records, and sends all records put so far. Records that are not resolved at `deadline` fail as
     /// `Closed`; with [`Instant::NEVER`], there is no deadline. If called again, the earliest deadline applies.
+    ///
+    /// After this, [`put`](Self::put) returns [`PutError::Closed`]. Continue the run loop until
+    /// [`is_drained`](Self::is_drained) returns true and there are no more actions.
     pub fn close(&mut self, now: Instant, deadline: Instant) {
         self.close_at = Some(self.close_at.map_or(deadline, |earlier| earlier.min(deadline)));
         if !self.context.closing {
@@ -310,8 +321,11 @@ impl<T> Producer<T> {
         Some(self.streams.get(self.streams.find(&record.stream)?).shard_name(record.entry.hash_key()))
     }
 
-    /// Refuses a record as if its shard were full, for a driver in which other records wait for that shard.
-    /// [`Action::RoomFreed`] follows. If the producer is full, returns that error instead.
+    /// Refuses a record as if its shard were full. [`Action::RoomFreed`] follows. If the producer is full, returns that
+    /// error instead.
+    ///
+    /// A driver calls this instead of [`put`](Self::put) while earlier records wait for the shard, so that the record
+    /// does not overtake them when the shard has room again.
     pub fn refuse(&mut self, now: Instant, record: PreparedRecord, ticket: T) -> PutError<T> {
         let full = self.full(record.size()).unwrap_or_else(|| {
             let index = self.stream_index(now, &record.stream);

@@ -37,8 +37,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[async_std::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8080".to_owned());
     let producer = Producer::from_env().await?;
-    let listener = TcpListener::bind("127.0.0.1:8080").await?;
+    let listener = TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let mut signals = Signals::new([Signal::Term, Signal::Int])?;
     serve(listener, producer, async move {

@@ -7,7 +7,8 @@
 //! #[async_std::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let producer = kpl_async_std::Producer::from_env().await?; // region and credentials as the AWS SDK finds them
-//!     let outcome = producer.put("events", "user-123", "hello").await?; // waits only while the producer is full
+//!     // Waits while the producer or the record's shard is full.
+//!     let outcome = producer.put("events", "user-123", "hello").await?;
 //!     let receipt = outcome.await?;
 //!     println!("{} at {}", receipt.shard_id(), receipt.sequence_number());
 //!     producer.close().await;
@@ -16,7 +17,7 @@
 //! ```
 //!
 //! The producer packs records into aggregates, which consumers deaggregate with the KCL or with AWS's deaggregation
-//! modules. It groups records per shard, paces them below the limits of the shard, sends them in full requests, and
+//! modules. It groups records per shard, keeps each shard below its rate limit, sends them in full requests, and
 //! retries them depending on the error.
 //!
 //! # Many records
@@ -37,8 +38,10 @@
 //!
 //! # Backpressure
 //!
-//! [`Producer::put`] waits while `max_outstanding_records` or `max_outstanding_bytes` are outstanding.
-//! [`Producer::try_put`] returns the record instead ([`PutError::Full`]). These two settings limit the memory.
+//! [`Producer::put`] waits while `max_outstanding_records` or `max_outstanding_bytes` are outstanding, or while the
+//! record's shard has a backlog of `max_shard_backlog`. [`Producer::try_put`] returns the record instead
+//! ([`PutError::Full`]). The first two settings limit the memory. The third one limits the backlog of each shard, and
+//! does not affect other shards.
 //!
 //! # Failures
 //!
@@ -89,7 +92,7 @@
 //!
 //! # Settings
 //!
-//! Names and defaults are the KPL's: [`Config::builder`].
+//! Names and defaults are those of the KPL, except those listed in docs/configuration.md: [`Config::builder`].
 //!
 //! ```no_run
 //! # #[async_std::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {

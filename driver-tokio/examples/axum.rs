@@ -36,8 +36,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3000".to_owned());
     let producer = Producer::from_env().await?;
-    let listener = TcpListener::bind("127.0.0.1:3000").await?;
+    let listener = TcpListener::bind(address).await?;
+    println!("listening on http://{}", listener.local_addr()?);
     let mut terminate = signal(SignalKind::terminate())?;
     serve(listener, producer, async move {
         tokio::select! {

@@ -5,7 +5,8 @@
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let producer = kpl_tokio::blocking::Producer::from_env()?; // region and credentials as the AWS SDK finds them
-//!     let mut outcome = producer.put("events", "user-123", "hello")?; // waits only while the producer is full
+//!     // Waits while the producer or the record's shard is full.
+//!     let mut outcome = producer.put("events", "user-123", "hello")?;
 //!     let receipt = outcome.wait(Duration::from_secs(30))?;
 //!     println!("{} at {}", receipt.shard_id(), receipt.sequence_number());
 //!     producer.close(Duration::from_secs(60))?;

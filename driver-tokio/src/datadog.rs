@@ -51,8 +51,8 @@ const SERVER_BY_SITE: usize = 2;
 /// - **Time**: the time of a point is the end of the report, in seconds. The interval of a count is the length of the
 ///   report. Datadog accepts points of the last hour.
 /// - **Limits**: a call has at most 500 kB before compression (gzip). Datadog's limits are 512,000 bytes compressed and
-///   5 MB before. A larger report takes several calls. Data that Datadog has confirmed are not sent again with the
-///   rest.
+///   5 MB before. A larger report takes several calls. Data points that Datadog has confirmed are not sent again with
+///   the rest.
 /// - **Errors**: the client does not retry; the report is offered again.
 ///
 /// The limits are those of Datadog's API reference, "Submit metrics". Datadog charges per name and tags;

@@ -23,12 +23,13 @@ use crate::park::wait_for;
 use crate::producer::WaitingPut;
 use crate::runtime::{AwsRuntime, Runtime};
 
-/// A runtime for the blocking producer.
+/// A runtime for the blocking producer. The function `blocking` of the module `conformance` checks an implementation.
 pub trait BlockingRuntime: Runtime {
-    /// Returns a runtime for threads that have none. It outlives every producer.
+    /// Returns a runtime for threads that have none. It must work on any thread, and outlive every producer.
     fn for_threads() -> Self;
 
-    /// Whether this thread runs an async task, which must not block.
+    /// Whether this thread runs an async task, which must not block. It must be true in every task, also after an
+    /// `await`, and false on plain threads.
     fn in_async_task() -> bool;
 }
 
@@ -72,6 +73,10 @@ impl<R: AwsRuntime + BlockingRuntime> Producer<R> {
     /// # Errors
     ///
     /// The errors of [`crate::Producer::from_env`], and [`FromEnvError::AsyncTask`].
+    ///
+    /// # Panics
+    ///
+    /// If the driver's runtime for threads cannot be started, or the task that creates the producer panics.
     pub fn from_env() -> Result<Self, FromEnvError> {
         Self::from_env_with(Config::default())
     }
@@ -95,11 +100,19 @@ impl<R: AwsRuntime + BlockingRuntime> Producer<R> {
     }
 
     /// Creates a producer as [`crate::Producer::from_sdk_config`] does, from any thread.
+    ///
+    /// # Panics
+    ///
+    /// If `sdk_config` has no behavior version, or the driver's runtime for threads cannot be started.
     pub fn from_sdk_config(sdk_config: &SdkConfig, config: Config) -> Self {
         Self::new(crate::aws::client::<R>(sdk_config), config)
     }
 
     /// Creates a producer as [`crate::Producer::new`] does, from any thread.
+    ///
+    /// # Panics
+    ///
+    /// If the driver's runtime for threads cannot be started.
     pub fn new(client: Client, config: Config) -> Self {
         let transport = AwsTransport::new::<R>(&client, config.request_timeout());
         crate::Producer::with_transport(R::for_threads(), transport, config).into()
@@ -125,6 +138,18 @@ impl<R: BlockingRuntime> Producer<R> {
     }
 
     /// Puts a record, which may have an explicit hash key. Waits until there is room for it.
+    ///
+    /// ```no_run
+    /// # use kpl_driver::{PutError, blocking};
+    /// # fn example<R: blocking::BlockingRuntime>(producer: blocking::Producer<R>) -> Result<(), PutError> {
+    /// use kpl_driver::core::UserRecord;
+    ///
+    /// // The record goes to the shard whose range contains 42.
+    /// let record = UserRecord::new("events", "user-123", "hello").explicit_hash_key("42");
+    /// let outcome = producer.put_record(record)?;
+    /// # drop(outcome);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -172,7 +197,8 @@ impl<R: BlockingRuntime> Producer<R> {
         Ok(Outcome::new(self.producer.try_put_record(record)?))
     }
 
-    /// Sends all records put so far, without waiting for more, and waits until they are resolved.
+    /// Sends all records put so far, without waiting for more, and waits until they are resolved, as
+    /// [`crate::Producer::flush`] does.
     ///
     /// # Errors
     ///
@@ -181,7 +207,8 @@ impl<R: BlockingRuntime> Producer<R> {
         wait::<R, _>(self.producer.flush(), timeout)
     }
 
-    /// Accepts no more records, and waits until all are resolved.
+    /// Accepts no more records, and waits until all are resolved and the metrics sinks have had up to 10 s for a last
+    /// report, as [`crate::Producer::close`] does.
     ///
     /// # Errors
     ///
@@ -193,6 +220,8 @@ impl<R: BlockingRuntime> Producer<R> {
 
     /// Accepts no more records, and waits until all are resolved. Records that are not resolved after `timeout` fail as
     /// `Closed`; the failure contains the record.
+    ///
+    /// With metrics sinks, this takes up to 1 s more than `timeout`: see [`crate::Producer::close_or_fail`].
     ///
     /// # Errors
     ///
@@ -231,7 +260,8 @@ impl<R: BlockingRuntime> Producer<R> {
         self.producer.metrics_of_last(seconds)
     }
 
-    /// Adds a sink as [`crate::Producer::export_metrics_to`] does.
+    /// Adds a sink as [`crate::Producer::export_metrics_to`] does. It receives nothing with `metrics_level` none, the
+    /// default.
     pub fn export_metrics_to(&self, sink: impl MetricsSink) {
         self.producer.export_metrics_to(sink);
     }
@@ -250,7 +280,8 @@ impl<R: BlockingRuntime> Producer<R> {
 /// The future result of a record. [`wait`](Self::wait) can be called again after a timeout. Dropping the outcome does
 /// not cancel the record.
 ///
-/// In async code, `.await` turns it into a [`crate::Outcome`].
+/// In async code, `.await` turns it into a [`crate::Outcome`]. To await it in a `select!`, call
+/// [`into_future`](IntoFuture::into_future) first, and await `&mut` of the result.
 #[must_use = "without the outcome, the result of the record is unknown; the record is sent anyway"]
 pub struct Outcome<R> {
     outcome: crate::Outcome,
@@ -279,7 +310,8 @@ impl<R: BlockingRuntime> Outcome<R> {
         result.map_err(WaitError::Failed)
     }
 
-    /// Takes the result, if there is one yet. Afterwards the outcome has no result.
+    /// Takes the result, if there is one yet. Afterwards the outcome has no result:
+    /// [`wait`](Self::wait) returns [`WaitError::AlreadyTaken`], and `.await` panics.
     pub fn try_result(&mut self) -> Option<RecordResult> {
         let result = self.outcome.try_result();
         self.is_taken |= result.is_some();
@@ -302,23 +334,25 @@ impl<R> fmt::Debug for Outcome<R> {
     }
 }
 
-/// The error of a blocking call.
+/// The error of a blocking call of a [`Producer`] or an [`Outcome`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WaitError {
-    /// The operation is not finished yet. It continues.
+    /// The operation is not finished yet. It continues. From [`Outcome::wait`], [`Producer::flush`] and
+    /// [`Producer::close`].
     #[error("not finished within {timeout:?}; the operation continues")]
     TimedOut {
         /// The timeout of the call.
         timeout: Duration,
     },
-    /// The record failed.
+    /// The record failed. From [`Outcome::wait`].
     #[error(transparent)]
     Failed(Box<PutFailure>),
-    /// The call was made inside an async task, where it could block the thread that it waits for.
+    /// The call was made inside an async task, where it could block the thread that it waits for. From every call that
+    /// waits and returns this type.
     #[error("a blocking call inside an async task: use the async producer, or a thread for blocking code")]
     AsyncTask,
-    /// An earlier call returned the result.
+    /// An earlier call returned the result. From [`Outcome::wait`].
     #[error("an earlier call returned the result")]
     AlreadyTaken,
 }

@@ -76,7 +76,7 @@ impl EventLog {
             }
             LogEvent::Throttled { stream, kinesis_records } => {
                 if let Some(kinesis_records) = self.count_if_due(now, Kind::Throttled, stream, *kinesis_records) {
-                    warn!(stream = %stream, kinesis_records, "throttled: the pace of the shards is reduced");
+                    warn!(stream = %stream, kinesis_records, "throttled: the rate of the shards is reduced");
                 }
             }
             LogEvent::WrongShard { stream, kinesis_records } => {
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn many_events_of_one_kind_are_one_line_every_ten_seconds_with_the_sum() {
         let events: Vec<_> = (0..1_000).map(|n| (100 + n / 40, throttled("events", 2))).collect();
-        let message = "throttled: the pace of the shards is reduced";
+        let message = "throttled: the rate of the shards is reduced";
         let line = |records| format!("WARN message={message} stream=events kinesis_records={records}");
         assert_eq!(lines(&events), [line(2), line(800), line(800)]);
     }

@@ -25,6 +25,7 @@ pub mod metrics;
 mod outcome;
 mod park;
 mod producer;
+mod requests;
 mod runtime;
 mod shared;
 mod submission;

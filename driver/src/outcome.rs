@@ -14,7 +14,8 @@ use kpl_core::RecordResult;
 /// which contains the record.
 ///
 /// It is always resolved: by success, by failure, when the producer is closed, and when its runtime is shut down.
-/// Dropping it does not cancel the record.
+/// Dropping it does not cancel the record. `&mut outcome` is a future, too: in a `select!` in which another branch
+/// completes first, the outcome is kept and can be awaited later.
 ///
 /// ```no_run
 /// # async fn example(outcome: kpl_driver::Outcome) {
@@ -27,7 +28,8 @@ use kpl_core::RecordResult;
 #[must_use = "without the outcome, the result of the record is unknown; the record is sent anyway"]
 pub struct Outcome(SlotRef);
 
-/// The other end of an outcome, which travels with the record. It resolves the outcome.
+/// The other end of an outcome. The state machine keeps it with the record and returns it with the result, which then
+/// resolves the outcome.
 pub(crate) struct Ticket(SlotRef);
 
 /// A reference to a slot: the outcome and the ticket have one each.
@@ -116,7 +118,7 @@ impl Outcome {
         (Ticket(SlotRef { block: block.clone(), slot }), Self(SlotRef { block, slot }))
     }
 
-    /// Takes the result, if there is one yet. Afterwards the outcome has no result.
+    /// Takes the result, if there is one yet. Afterwards the outcome has no result, and awaiting it panics.
     pub fn try_result(&mut self) -> Option<RecordResult> {
         self.0.with(State::take)
     }
@@ -150,7 +152,7 @@ impl Future for Outcome {
                 }
                 Poll::Pending
             }
-            // The last owner resolves each ticket: the drive loop, its guard, or the guard of a request.
+            // The drive loop resolves each ticket, or else the guard of the loop or of a request when it is dropped.
             State::Lost => panic!("the record was lost by a panic in the state machine"),
             State::Taken => panic!("the outcome was polled after it returned its result"),
             State::Resolved(_) => state.take().map_or(Poll::Pending, Poll::Ready),

@@ -69,7 +69,13 @@ impl<R: AwsRuntime> Producer<R> {
     ///
     /// # Errors
     ///
-    /// [`FromEnvError`] if there is no region, or `AWS_CA_BUNDLE` is not a file of certificates.
+    /// - [`FromEnvError::NoRegion`] if the environment, the profile and the machine's metadata have no region.
+    /// - [`FromEnvError::CaBundle`] if the file named by `AWS_CA_BUNDLE` cannot be read, or has no valid certificate.
+    /// - [`FromEnvError::HttpClient`] if the HTTP client cannot be created for another reason.
+    ///
+    /// # Panics
+    ///
+    /// With tokio, panics outside a tokio runtime.
     pub async fn from_env() -> Result<Self, FromEnvError> {
         Self::from_env_with(Config::default()).await
     }
@@ -79,6 +85,10 @@ impl<R: AwsRuntime> Producer<R> {
     /// # Errors
     ///
     /// The errors of [`from_env`](Self::from_env).
+    ///
+    /// # Panics
+    ///
+    /// With tokio, panics outside a tokio runtime.
     pub async fn from_env_with(config: Config) -> Result<Self, FromEnvError> {
         Ok(Self::from_sdk_config(&Self::sdk_config_from_env().await?, config))
     }
@@ -114,7 +124,12 @@ impl<R: AwsRuntime> Producer<R> {
     }
 
     /// Creates a producer from an SDK config that the application has loaded. If it has no sleep or no HTTP client, the
-    /// runtime's is used.
+    /// runtime's is used. Call this inside the runtime, since it starts the drive loop.
+    ///
+    /// # Panics
+    ///
+    /// If `sdk_config` has no behavior version; the loaders of `aws_config` set one. With tokio, also panics outside a
+    /// tokio runtime.
     pub fn from_sdk_config(sdk_config: &SdkConfig, config: Config) -> Self {
         Self::new(aws::client::<R>(sdk_config), config)
     }
@@ -123,7 +138,11 @@ impl<R: AwsRuntime> Producer<R> {
     /// client's retries and timeouts are ignored: the producer retries records itself, and `request_timeout` is the
     /// timeout.
     ///
-    /// Call this inside the runtime, since it starts the drive loop. With tokio, it panics outside the runtime.
+    /// Call this inside the runtime, since it starts the drive loop.
+    ///
+    /// # Panics
+    ///
+    /// With tokio, panics outside a tokio runtime.
     pub fn new(client: Client, config: Config) -> Self {
         let transport = AwsTransport::new::<R>(&client, config.request_timeout());
         Self::with_transport(R::default(), transport, config)
@@ -156,13 +175,19 @@ impl<R: Runtime> Producer<R> {
     /// It waits while the producer is full (`max_outstanding_records`, `max_outstanding_bytes`), or while the record's
     /// shard has a backlog of `max_shard_backlog`. Waiting for one shard does not delay puts to other shards. Puts that
     /// wait for the same room are accepted in the order of their calls; while more than half of all room is free, they
-    /// do not queue. A put that is dropped while it waits puts nothing.
+    /// do not queue.
     ///
     /// `stream` is a name or an ARN. A shared `Arc<str>` for it, and `Bytes` for the data, are not copied.
     ///
     /// # Errors
     ///
     /// [`PutError::Invalid`], which names field, value and limit; [`PutError::Closed`]; both contain the record.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it completes, as in a `select!` in which another branch completes first, the
+    /// record was not put, and it is dropped, too. To keep the record, use [`put_record`](Self::put_record) with a
+    /// clone: the clone shares the data.
     pub async fn put(
         &self,
         stream: impl Into<Arc<str>>,
@@ -174,9 +199,25 @@ impl<R: Runtime> Producer<R> {
 
     /// Puts a record, which may have an explicit hash key. Waits until there is room for it.
     ///
+    /// ```no_run
+    /// # use kpl_driver::{Producer, PutError, Runtime};
+    /// # async fn example<R: Runtime>(producer: Producer<R>) -> Result<(), PutError> {
+    /// use kpl_driver::core::UserRecord;
+    ///
+    /// // The record goes to the shard whose range contains 42.
+    /// let record = UserRecord::new("events", "user-123", "hello").explicit_hash_key("42");
+    /// let outcome = producer.put_record(record).await?;
+    /// # drop(outcome);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// The errors of [`put`](Self::put).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it completes, the record was not put, and it is dropped, too.
     pub async fn put_record(&self, record: UserRecord) -> Result<Outcome, PutError> {
         self.put_waiting(&mut WaitingPut::new(record)?).await
     }
@@ -241,16 +282,32 @@ impl<R: Runtime> Producer<R> {
     }
 
     /// Sends all records put so far, without waiting for more, and waits until they are resolved. Later puts do not
-    /// delay it. If the future is dropped, the flush continues.
+    /// delay it.
+    ///
+    /// A record is resolved when its `record_ttl` has passed, or when the request that is in flight at that time has
+    /// ended, at the latest. If `record_ttl` is [`Duration::MAX`], this may never return; then
+    /// [`close_or_fail`](Self::close_or_fail) resolves the records.
+    ///
+    /// On a closed producer, this waits until the remaining records are resolved, at most until the close has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped after its first poll, the flush continues.
     pub async fn flush(&self) {
         // An error means that the producer has ended and every record is resolved.
         let _ = self.shared().flush().await;
     }
 
     /// Accepts no more records, and waits until all are resolved and the metrics sinks have had up to 10 s for a last
-    /// report. Each record is resolved after its time-to-live at the latest.
+    /// report. A close through one handle closes all of them.
     ///
-    /// A close through one handle closes all of them. If the future is dropped, the close continues.
+    /// A record is resolved when its `record_ttl` has passed, or when the request that is in flight at that time has
+    /// ended, at the latest. If `record_ttl` is [`Duration::MAX`], this may never return: use
+    /// [`close_or_fail`](Self::close_or_fail), also while this waits.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped after its first poll, the close continues.
     pub async fn close(&self) {
         self.shared().close(|_| Instant::NEVER);
         self.shared().finished.wait().await;
@@ -258,6 +315,13 @@ impl<R: Runtime> Producer<R> {
 
     /// Closes the producer as [`close`](Self::close) does. Records that are not resolved after `timeout` fail as
     /// `Closed`; the failure contains the record.
+    ///
+    /// Without metrics sinks, this takes up to `timeout`. With them, it takes up to 1 s more: a sink has the rest of
+    /// `timeout` for its last report, but at least 1 s and at most 10 s.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped after its first poll, the close continues.
     pub async fn close_or_fail(&self, timeout: Duration) {
         self.shared().close(|now| now + timeout);
         self.shared().finished.wait().await;
@@ -290,15 +354,15 @@ impl<R: Runtime> Producer<R> {
         self.shared().metrics(MetricsWindow::Total).roll_up()
     }
 
-    /// Returns the metrics of the last `seconds`, including the current one, without latencies. The last 60 seconds are
-    /// kept.
+    /// Returns the metrics of the last `seconds`, including the current one, without latencies. `seconds` is from 1 to
+    /// 60: a larger number counts as 60, and with 0 the report is empty. Empty with `metrics_level` none, the default.
     pub fn metrics_of_last(&self, seconds: u64) -> MetricsReport {
         self.shared().metrics(MetricsWindow::Seconds(seconds)).roll_up()
     }
 
     /// Adds a sink. It receives a report after each `metrics_upload_interval` with observations, and a last one when
-    /// the producer is closed. Any number of sinks can be added, preferably before the first put. See
-    /// [`crate::metrics`].
+    /// the producer is closed. With `metrics_level` none, the default, it receives none. Any number of sinks can be
+    /// added, preferably before the first put. See [`crate::metrics`].
     pub fn export_metrics_to(&self, sink: impl MetricsSink) {
         self.shared().exporter.add(Arc::new(sink));
     }

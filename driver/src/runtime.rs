@@ -11,7 +11,8 @@ pub use aws_sdk_kinesis::config::SharedAsyncSleep;
 
 /// An async runtime: a clock, a sleep, and a way to spawn tasks.
 ///
-/// An implementation has about ten lines. [`Clock`] is a clock for it.
+/// An implementation has about ten lines. [`Clock`] is a clock for it. The module `conformance` (feature `conformance`)
+/// checks the requirements of each method.
 ///
 /// ```
 /// use kpl_driver::core::Instant;
@@ -42,20 +43,50 @@ pub use aws_sdk_kinesis::config::SharedAsyncSleep;
 /// # fn block_on(_: impl Future<Output = ()>) {}
 /// ```
 pub trait Runtime: Clone + Send + Sync + 'static {
-    /// Returns the current time. It never goes backwards, on any thread.
+    /// Returns the current time. It must never go backwards, across all threads, and must be as fast as the machine's
+    /// monotonic clock.
     fn now(&self) -> Instant;
 
     /// Waits until `deadline` or a little longer, never shorter.
+    ///
+    /// The future must
+    ///
+    /// - end soon after `deadline`, since the latency of every record depends on it, and at once if `deadline` has
+    ///   passed;
+    /// - accept every deadline up to [`Instant::NEVER`], as a long sleep and without a panic;
+    /// - wake the task that polled it last;
+    /// - have no effect on other sleeps when it is dropped: the drive loop drops one each time it is woken early.
     fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send;
 
     /// Runs a future in a new task until it ends. A future that cannot be run, or that panics, must be dropped: this
     /// returns its records to the producer.
+    ///
+    /// An implementation must
+    ///
+    /// - return at once and run the future concurrently with the caller, to its end, without a handle that holds it;
+    /// - work from any thread, inside the runtime and outside, and in spawned futures;
+    /// - run thousands of futures at once: a future that waits blocks no other, and one that yields lets others run;
+    /// - poll a future again when it is woken from any thread;
+    /// - continue with the other futures when one panics.
     fn spawn(&self, future: impl Future<Output = ()> + Send + 'static);
 }
 
 /// A runtime for the AWS SDK. [`Producer::from_env`](crate::Producer::from_env) needs it.
 pub trait AwsRuntime: Runtime + Default {
-    /// Returns an HTTP client that trusts the machine's certificate authorities, or those of `ca_pem` if it is given.
+    /// Returns an HTTP client that trusts the machine's certificate authorities. If `ca_pem` is given, it trusts those
+    /// in `ca_pem`, with or without the machine's.
+    ///
+    /// The client must
+    ///
+    /// - give each request its own reply: a reply that arrives after the timeout of its request reaches no other
+    ///   request;
+    /// - send bodies of several megabytes, with the correct `Content-Length`, which is signed, and without chunked
+    ///   encoding;
+    /// - reassemble a reply in pieces, and return an error for a reply that is cut off;
+    /// - follow no redirects: the signature is valid for one host only;
+    /// - reuse connections, and release the resources of requests that time out;
+    /// - distinguish a refused connection from a timeout and from a lost reply: see
+    ///   [`never_connected`](Self::never_connected).
     ///
     /// # Errors
     ///
@@ -66,8 +97,10 @@ pub trait AwsRuntime: Runtime + Default {
     fn sleep_impl() -> SharedAsyncSleep;
 
     /// Whether an error of this HTTP client means that no connection was established, so that nothing was sent. If that
-    /// is not certain, return false. Called for each error of the chain. The errors that all clients have in common are
-    /// handled elsewhere.
+    /// is not certain, return false. Called for each error of the chain.
+    ///
+    /// Two kinds of errors need no code here: a failed DNS lookup (`ResolveDnsError` of the SDK), and an
+    /// [`io::Error`](std::io::Error) of the kind `AddrNotAvailable` or `ConnectionRefused`.
     fn never_connected(error: &(dyn Error + 'static)) -> bool {
         let _ = error;
         false

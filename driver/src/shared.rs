@@ -1,4 +1,5 @@
-//! The state machine behind its lock, shared by the handles, the drive loop and the requests in flight.
+//! The state machine behind its lock: every event enters here. The handles, the drive loop and the requests in flight
+//! share it.
 //!
 //! Lock order: combiner, then a lane or the state; never a lane and the state together. ARCHITECTURE.md, "Concurrency
 //! in the driver", describes which threads may wait for which, and why no wake-up is lost.

@@ -17,7 +17,7 @@ use crate::sync::{lock, try_lock};
 /// lanes, that was rare on the measured machines.
 const LANES: usize = 8;
 
-/// The lanes, each a [`PutBuffer`] with its own lock, and the combiner, which drains them.
+/// The lanes and the combiner, which drains them. A lane is a [`PutBuffer`] with its lock.
 #[derive(Debug)]
 pub(crate) struct SubmissionQueue {
     lanes: [CachePadded<Mutex<PutBuffer<Ticket>>>; LANES],

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use kpl_tokio::Producer;
 
-use super::feed::Progress;
 use super::metrics::Counts;
+use super::put_lines::Progress;
 use crate::exit;
 
 /// The time between two updates of the progress.

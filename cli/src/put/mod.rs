@@ -1,19 +1,19 @@
 //! `kpl put`: puts each line as a record.
 //!
-//! A thread reads lines ([`lines`]). A task chooses a key for each line and puts it ([`feed`]). Another task awaits the
-//! outcomes ([`collect`]) and counts them ([`ledger`]). Every channel is bounded, so memory does not depend on the size
+//! A thread reads lines ([`lines`]). A task chooses a key for each line and puts it ([`put_lines`]). Another task awaits the
+//! outcomes ([`results`]) and counts them ([`line_counts`]). Every channel is bounded, so memory does not depend on the size
 //! of the input.
 
-mod collect;
 mod console;
 mod dead_letter;
 mod events;
-mod feed;
 mod keys;
-mod ledger;
+mod line_counts;
 mod lines;
 mod metrics;
-mod stall;
+mod put_lines;
+mod results;
+mod stall_report;
 mod summary;
 
 use std::path::PathBuf;
@@ -31,18 +31,18 @@ use kpl_tokio::Producer;
 use self::console::Console;
 use self::dead_letter::DeadLetters;
 use self::events::Events;
-use self::feed::{FeedEnd, Feeder, Place};
 use self::keys::{KeySource, Pointer};
-use self::ledger::Ledger;
+use self::line_counts::LineCounts;
 use self::lines::Source;
 use self::metrics::Counts;
+use self::put_lines::{FeedEnd, Feeder, Place};
 use self::summary::{Latency, Summary};
 use crate::connection::Connection;
 use crate::emulator::create_stream;
 use crate::exit;
 use crate::interrupts::Interrupts;
 use crate::settings::Settings;
-use crate::verify::{Tally, Verifier};
+use crate::verify::{Comparison, Verifier};
 
 /// The bytes that the emulator in this process keeps without `--verify`.
 const EMULATOR_RETAIN_BYTES_MAX: usize = 64 << 20;
@@ -144,20 +144,20 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
         (true, None) => Some(Verifier::from_latest(client.clone(), &args.stream).await?),
     };
 
-    let tally = verifier.as_ref().map(|_| Tally::default());
+    let comparison = verifier.as_ref().map(|_| Comparison::default());
     let console = Console::new();
     let names = sources.iter().map(|source| source.name.clone()).collect();
-    let ledger = Ledger::new(names, console.clone(), dead_letters, tally);
+    let counts = LineCounts::new(names, console.clone(), dead_letters, comparison);
     let producer = Producer::new(client, config);
     if let Some(port) = args.metrics_port {
         metrics::serve(&producer, port)?;
     }
-    let mut run = put(&args.stream, producer, keys, sources, ledger, interrupts).await?;
+    let mut run = put(&args.stream, producer, keys, sources, counts, interrupts).await?;
 
-    run.ledger.print_error_counts();
-    let mut ok = run.ledger.failed == 0 && run.is_read_completely;
-    if let (Some(verifier), Some(tally)) = (verifier, run.ledger.tally.take()) {
-        match verifier.verify(tally).await {
+    run.counts.print_error_counts();
+    let mut ok = run.counts.failed == 0 && run.is_read_completely;
+    if let (Some(verifier), Some(comparison)) = (verifier, run.counts.comparison.take()) {
+        match verifier.verify(comparison).await {
             Ok(verification) => {
                 ok &= verification.is_successful();
                 run.summary.verify = Some(verification);
@@ -168,7 +168,7 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    if let Some(Err(incomplete)) = run.ledger.dead_letters.map(DeadLetters::finish) {
+    if let Some(Err(incomplete)) = run.counts.dead_letters.map(DeadLetters::finish) {
         console.print_message(&incomplete);
     }
     let out = if args.json { serde_json::to_string(&run.summary)? + "\n" } else { run.summary.to_string() };
@@ -189,7 +189,7 @@ fn check(stream: &str, keys: &KeySource) -> anyhow::Result<()> {
 
 /// The result of a run.
 struct RunResult {
-    ledger: Ledger,
+    counts: LineCounts,
     summary: Summary,
     /// Whether all sources were read to their end, or until Ctrl-C.
     is_read_completely: bool,
@@ -202,21 +202,21 @@ async fn put(
     producer: Producer,
     keys: KeySource,
     sources: Vec<Source>,
-    ledger: Ledger,
+    counts: LineCounts,
     mut interrupts: Interrupts,
 ) -> anyhow::Result<RunResult> {
-    let console = ledger.console();
-    let fingerprints = ledger.tally.is_some();
+    let console = counts.console();
+    let fingerprints = counts.comparison.is_some();
     let (mut feeder, put_lines) = Feeder::new(producer.clone(), stream.into(), keys, fingerprints);
     let events = Events::install(console.clone());
     let display_task = tokio::spawn({
         let (console, producer, progress) = (console.clone(), producer.clone(), feeder.progress.clone());
         async move {
-            tokio::join!(console.show(&producer, &progress), stall::watch(&producer, &console, &events));
+            tokio::join!(console.show(&producer, &progress), stall_report::watch(&producer, &console, &events));
         }
     });
     let start = Instant::now();
-    let collector = tokio::spawn(collect::collect(put_lines, ledger));
+    let collector = tokio::spawn(results::collect(put_lines, counts));
 
     let stop = Arc::new(AtomicBool::new(false));
     let lines = lines::read(sources, stop.clone()).context("cannot start a thread")?;
@@ -232,33 +232,33 @@ async fn put(
     // Does not wait: after a flush, no record is outstanding; a second Ctrl-C stops at once.
     producer.close_or_fail(Duration::ZERO).await;
     let FeedEnd { last, ended, errors } = feeder.finish().await;
-    let ledger = collector.await.context("the collector task panicked")?;
+    let counts = collector.await.context("the collector task panicked")?;
     let elapsed = start.elapsed();
     display_task.abort();
     console.clear();
 
     for error in &errors {
-        let name = ledger.name(Place { source: error.source, number: error.after_line });
+        let name = counts.name(Place { source: error.source, number: error.after_line });
         console.print_message(&format!("read error after {name}: {}", error.error));
     }
     let metrics = producer.metrics();
     let Counts { succeeded, kinesis_records, requests, retries, throttled, .. } = Counts::new(&metrics);
     let summary = Summary {
-        put: succeeded + ledger.failed,
+        put: succeeded + counts.failed,
         succeeded,
         // Includes refused lines.
-        failed: ledger.failed,
+        failed: counts.failed,
         kinesis_records,
         requests,
         retries,
-        resent_unanswered: ledger.resent_unanswered,
+        resent_unanswered: counts.resent_unanswered,
         throttled,
         elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         latency_ms: Latency::new(&metrics),
-        interrupted_after: (!ended).then(|| last.map_or("no line".into(), |last| ledger.name(last))),
+        interrupted_after: (!ended).then(|| last.map_or("no line".into(), |last| counts.name(last))),
         verify: None,
     };
-    Ok(RunResult { ledger, summary, is_read_completely: errors.is_empty(), is_stopped })
+    Ok(RunResult { counts, summary, is_read_completely: errors.is_empty(), is_stopped })
 }
 
 impl KeyArgs {

@@ -1,7 +1,7 @@
 //! `--verify`: reads the stream back as the KCL does, and compares.
 
+mod comparison;
 mod reader;
-mod tally;
 
+pub(crate) use comparison::{Comparison, LineResult, Verification, fingerprint};
 pub(crate) use reader::Verifier;
-pub(crate) use tally::{LineResult, Tally, Verification, fingerprint};

@@ -14,9 +14,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use kpl_emulator::consumer::{OutOfRange, Reading};
 use tokio::time::{Instant, sleep};
 
-use super::tally::{Tally, Verification, fingerprint};
+use super::comparison::{Comparison, Verification, fingerprint};
 use crate::connection::{explain, target};
-use crate::stream_shards::{self, ShardRange, Which};
+use crate::list_shards::{self, ShardRange, Which};
 
 /// The number of shards that are read concurrently.
 const SHARDS_CONCURRENT_MAX: usize = 8;
@@ -59,7 +59,7 @@ impl Verifier {
     /// Returns a verifier that ignores the records that are already in the stream.
     pub(crate) async fn from_latest(client: Client, stream: &str) -> anyhow::Result<Self> {
         let mut verifier = Self::for_empty_stream(client, stream);
-        let shards = stream_shards::list(&verifier.client, stream, Which::All).await?;
+        let shards = list_shards::list(&verifier.client, stream, Which::All).await?;
         let iterators = stream::iter(shards.into_iter().map(|shard| {
             let call = verifier.get_shard_iterator(&shard.id).shard_iterator_type(ShardIteratorType::Latest);
             async move { Ok::<_, anyhow::Error>((shard.id, send(call).await?)) }
@@ -70,8 +70,8 @@ impl Verifier {
     }
 
     /// Reads until all lines that succeeded have arrived and the end of each shard is reached, or until a time limit.
-    pub(crate) async fn verify(mut self, mut tally: Tally) -> anyhow::Result<Verification> {
-        let shards = stream_shards::list(&self.client, &self.stream, Which::All).await?;
+    pub(crate) async fn verify(mut self, mut comparison: Comparison) -> anyhow::Result<Verification> {
+        let shards = list_shards::list(&self.client, &self.stream, Which::All).await?;
         let mut positions = Vec::with_capacity(shards.len());
         for shard in shards {
             let iterator = self.iterators.remove(&shard.id);
@@ -86,16 +86,20 @@ impl Verifier {
         }
         let deadline = Instant::now() + ARRIVAL_TIMEOUT;
         loop {
-            positions = self.read_to_end(positions, &mut tally).await?;
-            if !tally.is_waiting() || Instant::now() > deadline {
-                return Ok(tally.verification());
+            positions = self.read_to_end(positions, &mut comparison).await?;
+            if !comparison.is_waiting() || Instant::now() > deadline {
+                return Ok(comparison.verification());
             }
             sleep(READ_INTERVAL).await;
         }
     }
 
     /// Reads every shard to its end.
-    async fn read_to_end(&self, positions: Vec<Position>, tally: &mut Tally) -> anyhow::Result<Vec<Position>> {
+    async fn read_to_end(
+        &self,
+        positions: Vec<Position>,
+        comparison: &mut Comparison,
+    ) -> anyhow::Result<Vec<Position>> {
         let mut done = Vec::with_capacity(positions.len());
         let mut waiting = positions.into_iter();
         let mut reading = stream::FuturesUnordered::new();
@@ -106,7 +110,7 @@ impl Verifier {
                 reading.push(self.read(position));
             }
             let Some(read) = reading.next().await else { return Ok(done) };
-            let (position, end) = read?.take(tally);
+            let (position, end) = read?.take(comparison);
             if end { done.push(position) } else { reading.push(self.read(position)) }
         }
     }
@@ -179,7 +183,7 @@ struct Read {
 
 impl Read {
     /// Counts the user records as the KCL does. Returns whether the end of the shard is reached.
-    fn take(self, tally: &mut Tally) -> (Position, bool) {
+    fn take(self, comparison: &mut Comparison) -> (Position, bool) {
         let Self { mut position, output } = self;
         let Some(output) = output else { return (position, true) };
         let end = output.records.is_empty();
@@ -192,11 +196,11 @@ impl Read {
             let key = record.partition_key.unwrap_or_default();
             reading.take(&position.shard.id, range, &record.sequence_number, &key, &data);
             for user in reading.records.drain(..) {
-                tally.arrived(fingerprint(&user.partition_key, &user.data));
+                comparison.arrived(fingerprint(&user.partition_key, &user.data));
             }
             position.sequence_number = Some(record.sequence_number);
         }
-        tally.dropped(reading.dropped);
+        comparison.dropped(reading.dropped);
         position.iterator = output.next_shard_iterator;
         (position, end)
     }

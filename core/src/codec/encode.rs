@@ -21,7 +21,8 @@ pub(crate) struct EncodeItem<'a> {
     pub(crate) data: &'a [u8],
 }
 
-/// Encodes any number of user records as one aggregated record.
+/// Encodes any number of user records as one aggregated record. Its size is not limited, so it may exceed the limit of
+/// a stream, which is 1 MiB by default.
 ///
 /// This function aggregates a single user record, too; the producer sends it as it is.
 pub fn encode(records: &[AggregatedUserRecord]) -> Vec<u8> {
@@ -59,8 +60,8 @@ pub(crate) fn encode_message<'a>(items: impl Iterator<Item = EncodeItem<'a>> + C
     encoder.buffer
 }
 
-/// The maximum number of aggregated records that are encoded at a time: the number of messages that MD5 hashes side by
-/// side.
+/// The maximum number of aggregated records that are encoded at a time: the number of messages that MD5 hashes in
+/// parallel.
 const GROUP_MAX: usize = 32;
 /// No record is added to a group of this many bytes or more: the group should fit into a core's own cache, since it is
 /// copied from there.

@@ -57,8 +57,8 @@ impl Histogram {
         if self.count == 0 { None } else { Some(self.max) }
     }
 
-    /// Returns the duration that a share of `quantile` (0 to 1) of all durations did not exceed, at most 6.25 % too
-    /// high. `None` if there are no durations.
+    /// Returns the duration that a share of `quantile` of all durations did not exceed, at most 6.25 % too high. A
+    /// `quantile` below 0 counts as 0, and one above 1 as 1. `None` if there are no durations.
     pub fn quantile(&self, quantile: f64) -> Option<Duration> {
         if self.count == 0 {
             return None;

@@ -27,7 +27,8 @@ pub enum MetricsLevel {
     /// No metrics, at no cost.
     #[default]
     None,
-    /// The six metrics of success, failure and delay.
+    /// Six metrics, `UserRecordsPut`, `KinesisRecordsPut`, `AllErrors`, `UserRecordExpired`, `BufferingTime` and
+    /// `ErrorsByCode`, and the latencies.
     Summary,
     /// All metrics.
     Detailed,

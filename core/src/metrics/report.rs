@@ -16,11 +16,12 @@ use crate::time::Instant;
 pub enum MetricsWindow {
     /// The time since the producer was created.
     Total,
-    /// The last seconds, including the current one; at most 60 are kept. Such a report has no latencies.
+    /// The last seconds, including the current one. Only 60 are kept, so a larger number counts as 60, and 0 is empty.
+    /// Such a report has no latencies.
     Seconds(u64),
 }
 
-/// A metric of a shard, of a stream or of all streams. Reports contain only data with observations.
+/// A data point: a metric of a shard, of a stream or of all streams. Reports have only data points with observations.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Datum {
@@ -30,7 +31,7 @@ pub struct Datum {
     pub error_code: Option<Arc<str>>,
     /// The stream's name or ARN, as it was put; `None` means all streams.
     pub stream: Option<Arc<str>>,
-    /// The shard; `None` means the whole stream, including observations that belong to no shard.
+    /// The shard's ID; `None` means the whole stream, including observations that belong to no shard.
     pub shard: Option<Arc<str>>,
     /// The observations.
     pub statistics: StatisticSet,
@@ -40,7 +41,7 @@ pub struct Datum {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Latency {
-    /// The stream; `None` means all streams.
+    /// The stream's name or ARN, as it was put; `None` means all streams.
     pub stream: Option<Arc<str>>,
     /// The time from the put to the reply that confirmed the record, retries included.
     pub put_to_ack: Histogram,
@@ -50,8 +51,11 @@ pub struct Latency {
 
 /// Metrics of a period of time.
 ///
-/// Each observation is in up to three data: of all streams, of its stream, and of its shard, depending on
-/// `metrics_granularity`. So do not add up data: the report contains the sums.
+/// Each observation is in up to three data points: of all streams, of its stream, and of its shard, depending on
+/// `metrics_granularity`. So do not add up data points: the report contains the sums.
+///
+/// The getters return an empty set if there is no such value: nothing was observed, or the metric is not kept at this
+/// `metrics_level` or `metrics_granularity`.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct MetricsReport {
@@ -59,34 +63,35 @@ pub struct MetricsReport {
     pub start: Option<Instant>,
     /// The end of the period.
     pub end: Option<Instant>,
-    /// The data, sorted by metric, error code, stream and shard; `None` is first.
+    /// The data points, sorted by metric, error code, stream and shard; `None` is first.
     pub data: Vec<Datum>,
     /// The latencies: first those of all streams, then those of each stream.
     pub latencies: Vec<Latency>,
 }
 
 impl MetricsReport {
-    /// Returns a metric of all streams together.
+    /// Returns a metric of all streams together; empty if there is no such value.
     pub fn global(&self, metric: Metric) -> StatisticSet {
         self.find(metric, None, None, None)
     }
 
-    /// Returns a metric of a stream.
+    /// Returns a metric of a stream, given by name or ARN as it was put; empty if there is no such value.
     pub fn stream(&self, metric: Metric, stream: &str) -> StatisticSet {
         self.find(metric, None, Some(stream), None)
     }
 
-    /// Returns a metric of a shard.
+    /// Returns a metric of a shard. The stream is given by name or ARN as it was put, the shard by its ID. Empty if
+    /// there is no such value.
     pub fn shard(&self, metric: Metric, stream: &str, shard: &str) -> StatisticSet {
         self.find(metric, None, Some(stream), Some(shard))
     }
 
-    /// Returns the errors with a code, of all streams together.
+    /// Returns the errors with a code, of all streams together; empty if there is no such value.
     pub fn errors(&self, error_code: &str) -> StatisticSet {
         self.find(Metric::ErrorsByCode, Some(error_code), None, None)
     }
 
-    /// Returns the latencies of all streams together.
+    /// Returns the latencies of all streams together; `None` if the report has no latencies.
     pub fn latency(&self) -> Option<&Latency> {
         self.latencies.first()
     }
@@ -96,7 +101,7 @@ impl MetricsReport {
         self.data.is_empty()
     }
 
-    /// Returns the statistics of a datum; an empty set if there is no such datum.
+    /// Returns the statistics of a data point; an empty set if there is no such data point.
     fn find(&self, metric: Metric, code: Option<&str>, stream: Option<&str>, shard: Option<&str>) -> StatisticSet {
         let found = self.data.iter().find(|datum| {
             datum.metric == metric
@@ -307,7 +312,7 @@ fn number(codes: &mut Vec<Arc<str>>, code: &Arc<str>) -> usize {
     })
 }
 
-/// Appends a datum for each set that is not empty.
+/// Appends a data point for each set that is not empty.
 fn push_data(data: &mut Vec<Datum>, stream: Option<&Arc<str>>, sets: &Sets, codes: &[Arc<str>]) {
     let mut push = |metric: Metric, error_code: Option<&Arc<str>>, statistics: StatisticSet| {
         if !statistics.is_empty() {

@@ -8,6 +8,8 @@ use core::fmt;
 use crate::time::Instant;
 
 /// An attempt to put a user record into Kinesis.
+///
+/// Its times are those of the driver's clock: with the drivers of this project, nanoseconds since the Unix epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Attempt {
@@ -31,7 +33,20 @@ impl Attempt {
 #[error("{code}: {message}")]
 #[non_exhaustive]
 pub struct AttemptError {
-    /// The error code: one of Kinesis, or one of [`code`].
+    /// The error code: one of Kinesis, such as `InternalFailure`, one of [`code`], or one of the driver.
+    ///
+    /// These are the codes of the drivers of this project:
+    ///
+    /// | code | cause |
+    /// |---|---|
+    /// | `Request Not Sent` | nothing was sent: no region, missing or late credentials, or a signing error |
+    /// | `Connection Failed` | nothing was sent: no connection was established |
+    /// | `Connection Lost` | the HTTP client failed, and the request may have been sent |
+    /// | `Request Timeout` | the reply did not arrive within `request_timeout` |
+    /// | `Response Unreadable` | the reply has a success status, but cannot be parsed or is incomplete |
+    /// | `HTTP 503` or another status | the reply has this status and no error code of Kinesis |
+    /// | `Task Ended` | the task of the request panicked, or its runtime dropped it |
+    /// | `Cancelled` | the deadline of a close passed before the reply arrived |
     pub code: Box<str>,
     /// The error message, for people.
     pub message: Box<str>,
@@ -49,7 +64,8 @@ impl AttemptError {
     }
 }
 
-/// Error codes that kpl defines, not Kinesis. The first three are spelled as in the KPL.
+/// Error codes that kpl defines, not Kinesis. The first three are spelled as in the KPL. Drivers have further ones: see
+/// [`AttemptError::code`](crate::AttemptError::code).
 pub mod code {
     /// The record's time-to-live expired.
     pub const EXPIRED: &str = "Expired";
@@ -57,9 +73,10 @@ pub mod code {
     pub const WRONG_SHARD: &str = "Wrong Shard";
     /// The reply had fewer or more results than the request had records.
     pub const RECORD_COUNT_MISMATCH: &str = "Record Count Mismatch";
-    /// The producer was closed before the record could be put.
+    /// The producer was closed, or its runtime was shut down, before the record was stored.
     pub const CLOSED: &str = "Closed";
-    /// A result had neither a sequence number nor an error code.
+    /// A result had neither a sequence number nor an error code, or a request failed without a reply in a way that the
+    /// driver cannot classify.
     pub const UNKNOWN: &str = "Unknown";
     /// The endpoint answered with a redirect, so it is not an endpoint of Kinesis. Drivers set this code.
     pub const REDIRECTED: &str = "Redirected";

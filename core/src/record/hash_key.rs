@@ -72,7 +72,7 @@ impl HashKeyCache {
 
     /// Hashes partition keys and writes each hash key, big-endian, to the array of its item.
     ///
-    /// If the CPU has SIMD lanes for MD5, the keys are hashed side by side, which costs no more than a look-up.
+    /// If the CPU has SIMD lanes for MD5, the keys are hashed in parallel, which costs no more than a look-up.
     /// Otherwise each key is looked up.
     pub(crate) fn hash_each<'a>(&mut self, keys: impl Iterator<Item = (&'a str, &'a mut [u8; 16])>) {
         if kpl_md5::has_lanes() {

@@ -130,7 +130,7 @@ impl<T> Packed<T> {
     }
 }
 
-/// The predicted shard of a Kinesis record: its slot in the stream's tables, and its name, since slots are reused.
+/// The predicted shard of a Kinesis record: its slot in the stream's tables, and its ID, since slots are reused.
 #[derive(Clone, Debug)]
 pub(crate) struct ShardRef {
     pub(crate) slot: u32,
@@ -266,8 +266,8 @@ impl<T> Batch<T> {
     }
 
     /// Calls `visit` for each record with its [`KinesisRecord::data`], in order. This costs less than a call of `data`
-    /// for each record: several aggregates at a time are encoded into one buffer, and their MD5 sums are computed side
-    /// by side.
+    /// for each record: several aggregates at a time are encoded into one buffer, and their MD5 sums are computed in
+    /// parallel.
     pub fn encode_each(&self, mut visit: impl FnMut(&KinesisRecord<T>, &[u8])) {
         let mut encoder = Encoder::default();
         let mut rest = &self.records[..];

@@ -12,9 +12,10 @@ use crate::record::user_record::UserRecord;
 /// The result of a user record: a receipt, or a failure with the record.
 pub type RecordResult = Result<Receipt, Box<PutFailure>>;
 
-/// Proof that a user record is in the stream, where a consumer that follows the KCL's rules reads it.
+/// The shard, sequence number and attempts of a stored record.
 ///
-/// A receipt is small: the user records of one Kinesis record share their common data.
+/// With [`Consumers::Kcl`](crate::Consumers::Kcl), the default, a consumer that follows the KCL's rules reads the
+/// record there. A receipt is small: the user records of one Kinesis record share their common data.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Receipt {
     stored_at: Arc<StoredAt>,
@@ -23,7 +24,7 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Returns the name of the shard that stored the record.
+    /// Returns the ID of the shard that stored the record, such as `shardId-000000000000`.
     pub fn shard_id(&self) -> &str {
         &self.stored_at.shard_id
     }
@@ -66,6 +67,9 @@ pub(crate) struct StoredAt {
 }
 
 /// A failed user record, with its error and its attempts.
+///
+/// To put the record again, pass [`record`](Self::record) to the driver's `put_record`. If the failure is
+/// [ambiguous](Self::is_ambiguous), this may store a duplicate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{error} (after {} attempts)", attempts.len())]
 #[non_exhaustive]

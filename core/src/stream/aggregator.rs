@@ -20,12 +20,12 @@ pub(crate) struct AggregateLimits {
     pub(crate) size: usize,
 }
 
-/// What the caller does after a record was accepted.
+/// What the caller has to do after a record was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FollowUp {
     /// Nothing: the record was added to an open aggregate, and nothing is due earlier than before.
     None,
-    /// Sends requests that are due, and updates the stream's timer.
+    /// Send the requests that are due, and update the stream's timer: something may be due, or due earlier than before.
     Send,
 }
 

@@ -7,7 +7,7 @@ use core::time::Duration;
 use crate::config::Config;
 use crate::put_buffer::Room;
 use crate::record::kinesis_record::Pending;
-use crate::stream::token_bucket::{Pace, Rate};
+use crate::stream::shard_rate::{RateLimit, ShardRate};
 use crate::time::Instant;
 
 /// Records in the order of their puts, with their deadlines.
@@ -44,7 +44,7 @@ impl<T> AwaitingMetadata<T> {
     }
 
     /// Whether there are so many records that puts are checked against the limit.
-    pub(super) fn is_slow(&self, config: &Config) -> bool {
+    pub(super) fn has_long_backlog(&self, config: &Config) -> bool {
         !self.records.is_empty() && self.backlog(config) > config.backlog_limit() / 4
     }
 
@@ -53,7 +53,7 @@ impl<T> AwaitingMetadata<T> {
     pub(super) fn refuse(&mut self, room: Room, config: &Config) -> Option<Duration> {
         let backlog = self.backlog(config);
         let is_full = backlog > config.backlog_limit()
-            || self.is_slow(config) && (self.records.len() > room.records || self.bytes > room.bytes);
+            || self.has_long_backlog(config) && (self.records.len() > room.records || self.bytes > room.bytes);
         self.has_refused |= is_full;
         is_full.then_some(backlog)
     }
@@ -66,11 +66,11 @@ impl<T> AwaitingMetadata<T> {
 
     /// Returns how long the records take if all of them belong to one shard, at half the shard's rate.
     fn backlog(&self, config: &Config) -> Duration {
-        // Aggregated, they are few Kinesis records, unless there is no shard list: then each hash key needs its own. With the
-        // default settings, 22,500 records are accepted, which one shard takes in 22.5 s.
+        // Aggregated, they are few Kinesis records, unless there is no shard list: then each hash key needs its own.
+        // With the default settings, 22,500 records are accepted, which one shard takes in 22.5 s.
         let per_kinesis_record = if config.aggregation_enabled() { 3 } else { 1 };
         let kinesis_records = self.records.len() / per_kinesis_record;
-        let rate = Rate::of_shard(config);
-        Pace::new().time_for(Instant::from_nanos(0), kinesis_records, self.bytes, rate).saturating_mul(2)
+        let rate = RateLimit::of_shard(config);
+        ShardRate::new().time_for(Instant::from_nanos(0), kinesis_records, self.bytes, rate).saturating_mul(2)
     }
 }

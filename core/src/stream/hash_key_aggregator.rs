@@ -1,6 +1,6 @@
-//! Packs user records whose shard is not known into Kinesis records.
+//! Aggregates records whose shard is not known, as when there is no shard list: one aggregate per hash key.
 //!
-//! User records with the same hash key always go to the same shard, so each hash key has its own aggregate.
+//! User records with the same hash key always go to the same shard, so consumers accept such an aggregate.
 
 use alloc::vec::Vec;
 use core::time::Duration;

@@ -9,7 +9,7 @@ use core::time::Duration;
 use crate::config::Config;
 use crate::put_buffer::Room;
 use crate::record::kinesis_record::KinesisRecord;
-use crate::stream::token_bucket::{Pace, Rate};
+use crate::stream::shard_rate::{RateLimit, ShardRate};
 use crate::time::Instant;
 use crate::time::deadline_queue::DeadlineQueue;
 use crate::time::timers::Timers;
@@ -27,22 +27,22 @@ pub(crate) struct Limiter<T> {
     /// The shards by slot; `None` before a shard's first record.
     shards: Vec<Option<Box<ShardLimiter<T>>>>,
     timers: Timers,
-    /// Slots of shards whose records wait for a free request.
+    /// Slots of shards whose records wait because no more requests may be in flight.
     deferred: Vec<u32>,
-    /// Slots of shards that refused a put and have had no room since.
+    /// Slots of shards for which a put was refused, until they have room again.
     refused: Vec<u32>,
-    shard_rate: Rate,
-    /// The rate limit of the stream as a whole, in shards.
+    shard_limit: RateLimit,
+    /// The number of shards by which a shard's rate limit is multiplied to get that of the whole stream.
     stream_shards: u64,
     backlog_limit: Duration,
-    /// The number of slow shards.
-    slow: usize,
+    /// The number of shards with a long backlog.
+    long_backlogs: usize,
 }
 
 #[derive(Debug)]
 struct ShardLimiter<T> {
-    pace: Pace,
-    /// The backlog, ordered by when the oldest user record was put. So a retried record does not wait for all of it.
+    rate: ShardRate,
+    /// The backlog, ordered by when the oldest user record was put. So a retried record is sent before newer records.
     waiting: DeadlineQueue<KinesisRecord<T>>,
     /// The number of user records in `waiting`.
     user_records: usize,
@@ -52,8 +52,8 @@ struct ShardLimiter<T> {
     in_aggregates: Backlog,
     is_deferred: bool,
     /// Whether the backlog is so long that puts are checked against the limit.
-    is_slow: bool,
-    /// Set if a put was refused since the shard had room last.
+    has_long_backlog: bool,
+    /// Set when a put is refused, until the shard has room again.
     refused: Option<Refused>,
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct Backlog {
 /// A shard for which a put was refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
-    /// The shard's id; `None` for the stream as a whole.
+    /// The shard's ID; `None` for the stream as a whole.
     pub(crate) shard_id: Option<Arc<str>>,
 }
 
@@ -97,9 +97,9 @@ impl<T> ShardLimiter<T> {
     }
 
     /// Returns how long the backlog takes at half the current rate: other producers may use the other half.
-    fn backlog(&self, now: Instant, rate: Rate) -> Duration {
+    fn backlog(&self, now: Instant, limit: RateLimit) -> Duration {
         let Backlog { kinesis_records, bytes } = self.in_aggregates;
-        let time = self.pace.time_for(now, kinesis_records + self.waiting.len(), bytes + self.bytes, rate);
+        let time = self.rate.time_for(now, kinesis_records + self.waiting.len(), bytes + self.bytes, limit);
         time.saturating_mul(2)
     }
 }
@@ -111,15 +111,15 @@ impl<T> Limiter<T> {
             timers: Timers::default(),
             deferred: Vec::new(),
             refused: Vec::new(),
-            shard_rate: Rate::of_shard(config),
+            shard_limit: RateLimit::of_shard(config),
             stream_shards: 1,
             backlog_limit: config.backlog_limit(),
-            slow: 0,
+            long_backlogs: 0,
         }
     }
 
-    /// Passes a record on if the shard's rate limit allows it and a request is free (`can_release`). Otherwise the
-    /// record waits.
+    /// Passes a record on if the shard's rate limit allows it and another request may be in flight (`can_release`).
+    /// Otherwise the record waits.
     pub(crate) fn push(
         &mut self,
         now: Instant,
@@ -128,9 +128,9 @@ impl<T> Limiter<T> {
         can_release: bool,
         mut passed: impl FnMut(KinesisRecord<T>),
     ) {
-        let rate = self.rate(slot);
+        let rate_limit = self.rate_limit(slot);
         let shard = self.shard_mut(slot);
-        if can_release && shard.waiting.is_empty() && shard.pace.try_take(now, record.size(), rate).is_ok() {
+        if can_release && shard.waiting.is_empty() && shard.rate.try_take(now, record.size(), rate_limit).is_ok() {
             passed(record);
             return;
         }
@@ -140,8 +140,8 @@ impl<T> Limiter<T> {
 
     /// Releases the records that the rate limit allows at `now`, and arms the shard's timer for the others.
     ///
-    /// If no request is free (`can_release` is false), the records are deferred. Otherwise they would gather in the
-    /// collector, and all be sent at once later, regardless of the rate limit.
+    /// If no more requests may be in flight (`can_release` is false), the records are deferred. Otherwise they would
+    /// gather in the collector, and all be sent at once later, regardless of the rate limit.
     pub(crate) fn release(
         &mut self,
         now: Instant,
@@ -149,7 +149,7 @@ impl<T> Limiter<T> {
         can_release: bool,
         mut passed: impl FnMut(KinesisRecord<T>),
     ) {
-        let rate = self.rate(slot);
+        let rate_limit = self.rate_limit(slot);
         let shard = self.shard_mut(slot);
         let mut is_newly_deferred = false;
         let wake = loop {
@@ -158,7 +158,7 @@ impl<T> Limiter<T> {
                 is_newly_deferred = !mem::replace(&mut shard.is_deferred, true);
                 break shard.waiting.next_expiry();
             }
-            if let Err(ready) = shard.pace.try_take(now, first.size(), rate) {
+            if let Err(ready) = shard.rate.try_take(now, first.size(), rate_limit) {
                 break ready.round_up(RELEASE_INTERVAL).min(shard.waiting.next_expiry());
             }
             passed(shard.pop().unwrap_or_else(|| unreachable!("the first record was just read")));
@@ -167,7 +167,7 @@ impl<T> Limiter<T> {
             self.deferred.push(slot);
         }
         self.timers.arm(slot, wake);
-        self.update_slow(now, slot);
+        self.update_backlog(now, slot);
     }
 
     /// Makes the deadline of all waiting records `now` at the latest, so that they are sent as soon as they are
@@ -202,7 +202,7 @@ impl<T> Limiter<T> {
         let records = core::iter::from_fn(|| shard.pop()).collect();
         let refused = shard.refused.take();
         self.refused.retain(|other| *other != slot);
-        self.update_slow(now, slot);
+        self.update_backlog(now, slot);
         (records, refused)
     }
 
@@ -215,11 +215,12 @@ impl<T> Limiter<T> {
     /// negligible.
     pub(crate) fn set_in_aggregates(&mut self, now: Instant, slot: u32, in_aggregates: Backlog) {
         self.shard_mut(slot).in_aggregates = in_aggregates;
-        self.update_slow(now, slot);
+        self.update_backlog(now, slot);
     }
 
-    /// Refuses a put for the shard if its backlog takes longer than the limit, or has more records or bytes than the
-    /// producer's free room, which other shards need too. Returns how long the backlog takes if the put is refused.
+    /// Refuses a put for the shard if its backlog takes longer than the limit, or has more user records or bytes than
+    /// the producer still accepts: the rest is left to other shards. Returns how long the backlog takes if the put is
+    /// refused.
     pub(crate) fn refuse(
         &mut self,
         now: Instant,
@@ -227,18 +228,18 @@ impl<T> Limiter<T> {
         shard_id: Option<&Arc<str>>,
         room: Room,
     ) -> Option<Duration> {
-        let (rate, limit) = (self.rate(slot), self.backlog_limit);
-        let shard = self.shard(slot).filter(|shard| shard.is_slow)?;
-        let backlog = shard.backlog(now, rate);
-        let is_full = backlog > limit || shard.user_records > room.records || shard.bytes > room.bytes;
+        let (rate_limit, backlog_limit) = (self.rate_limit(slot), self.backlog_limit);
+        let shard = self.shard(slot).filter(|shard| shard.has_long_backlog)?;
+        let backlog = shard.backlog(now, rate_limit);
+        let is_full = backlog > backlog_limit || shard.user_records > room.records || shard.bytes > room.bytes;
         is_full.then(|| self.note_refused(now, slot, shard_id))
     }
 
     /// Records that a put for the shard was refused. Returns how long the shard's backlog takes.
     pub(crate) fn note_refused(&mut self, now: Instant, slot: u32, shard_id: Option<&Arc<str>>) -> Duration {
-        let rate = self.rate(slot);
+        let rate_limit = self.rate_limit(slot);
         let shard = self.shard_mut(slot);
-        let backlog = shard.backlog(now, rate);
+        let backlog = shard.backlog(now, rate_limit);
         if shard.refused.is_none() {
             shard.refused = Some(Refused { shard_id: shard_id.cloned() });
             self.refused.push(slot);
@@ -250,9 +251,9 @@ impl<T> Limiter<T> {
     /// are woken in groups.
     pub(crate) fn pop_freed(&mut self, now: Instant, room: Room) -> Option<Refused> {
         let position = self.refused.iter().position(|slot| {
-            let rate = self.rate(*slot);
+            let rate_limit = self.rate_limit(*slot);
             self.shard(*slot).is_none_or(|shard| {
-                shard.backlog(now, rate) <= self.backlog_limit / 8 * 7
+                shard.backlog(now, rate_limit) <= self.backlog_limit / 8 * 7
                     && shard.user_records <= room.records / 8 * 7
                     && shard.bytes <= room.bytes / 8 * 7
             })
@@ -262,24 +263,24 @@ impl<T> Limiter<T> {
     }
 
     /// Returns the number of shards whose backlog is so long that puts are checked against the limit.
-    pub(crate) fn slow_shards(&self) -> usize {
-        self.slow
+    pub(crate) fn long_backlogs(&self) -> usize {
+        self.long_backlogs
     }
 
-    /// Sets the rate limit of the stream as a whole, in shards.
+    /// Sets the number of shards by which a shard's rate limit is multiplied to get that of the whole stream.
     pub(crate) fn set_stream_shards(&mut self, shards: u64) {
         self.stream_shards = shards;
     }
 
     /// Reduces the shard's rate after the service throttled a record sent at `sent`.
-    pub(crate) fn slow_down(&mut self, now: Instant, slot: u32, sent: Instant) {
-        self.shard_mut(slot).pace.slow_down(now, sent);
-        self.update_slow(now, slot);
+    pub(crate) fn reduce_rate(&mut self, now: Instant, slot: u32, sent: Instant) {
+        self.shard_mut(slot).rate.reduce(now, sent);
+        self.update_backlog(now, slot);
     }
 
     /// Empties the shard's token buckets, so that no burst follows.
     pub(crate) fn end_burst(&mut self, now: Instant, slot: u32) {
-        self.shard_mut(slot).pace.empty(now);
+        self.shard_mut(slot).rate.empty(now);
     }
 
     /// Removes a shard whose slot is to be reused.
@@ -287,7 +288,7 @@ impl<T> Limiter<T> {
         if let Some(shard) = self.shards.get_mut(slot as usize)
             && let Some(forgotten) = shard.take()
         {
-            self.slow -= usize::from(forgotten.is_slow);
+            self.long_backlogs -= usize::from(forgotten.has_long_backlog);
         }
     }
 
@@ -304,19 +305,19 @@ impl<T> Limiter<T> {
         0..self.shards.len() as u32
     }
 
-    fn rate(&self, slot: u32) -> Rate {
-        if slot == WHOLE_STREAM { self.shard_rate.times(self.stream_shards) } else { self.shard_rate }
+    fn rate_limit(&self, slot: u32) -> RateLimit {
+        if slot == WHOLE_STREAM { self.shard_limit.times(self.stream_shards) } else { self.shard_limit }
     }
 
     /// Updates whether puts for the shard are checked. They are from a quarter of the limit on: below that, the puts in
     /// the put buffers cannot make the backlog exceed the limit.
-    fn update_slow(&mut self, now: Instant, slot: u32) {
-        let (rate, limit) = (self.rate(slot), self.backlog_limit);
+    fn update_backlog(&mut self, now: Instant, slot: u32) {
+        let (rate_limit, backlog_limit) = (self.rate_limit(slot), self.backlog_limit);
         let shard = self.shard_mut(slot);
         let is_empty = shard.waiting.is_empty() && shard.in_aggregates.kinesis_records == 0;
-        let is_slow = !is_empty && shard.backlog(now, rate) > limit / 4;
-        let was_slow = mem::replace(&mut shard.is_slow, is_slow);
-        self.slow = self.slow + usize::from(is_slow) - usize::from(was_slow);
+        let is_long = !is_empty && shard.backlog(now, rate_limit) > backlog_limit / 4;
+        let was_long = mem::replace(&mut shard.has_long_backlog, is_long);
+        self.long_backlogs = self.long_backlogs + usize::from(is_long) - usize::from(was_long);
     }
 
     fn shard(&self, slot: u32) -> Option<&ShardLimiter<T>> {
@@ -330,13 +331,13 @@ impl<T> Limiter<T> {
         }
         self.shards[index].get_or_insert_with(|| {
             Box::new(ShardLimiter {
-                pace: Pace::new(),
+                rate: ShardRate::new(),
                 waiting: DeadlineQueue::default(),
                 user_records: 0,
                 bytes: 0,
                 in_aggregates: Backlog::default(),
                 is_deferred: false,
-                is_slow: false,
+                has_long_backlog: false,
                 refused: None,
             })
         })
@@ -379,7 +380,7 @@ mod tests {
         waiting: Vec<(Instant, usize, u32, Instant)>,
         passed: Vec<(u32, Instant, usize)>,
         expired: usize,
-        slowed: [bool; 2],
+        reduced: [bool; 2],
     }
 
     impl Rig {
@@ -433,11 +434,11 @@ mod tests {
                 assert_eq!(self.limiter.is_backlogged(slot), waits);
                 // A rate that recovers may allow a record earlier than it returned.
                 if let Some(Some(shard)) = self.limiter.shards.get(slot as usize)
-                    && !self.slowed[slot as usize]
+                    && !self.reduced[slot as usize]
                     && let Some(first) = shard.waiting.first()
                 {
-                    let mut pace = shard.pace;
-                    let late = pace.try_take(release, first.size(), Rate::of_shard(&self.config)).is_ok();
+                    let mut rate = shard.rate;
+                    let late = rate.try_take(release, first.size(), RateLimit::of_shard(&self.config)).is_ok();
                     assert!(!late || self.limiter.next_timer() <= self.now, "no allowed record waits on");
                 }
             }
@@ -454,7 +455,7 @@ mod tests {
             let config =
                 Config::builder().rate_limit_records_per_shard(records).rate_limit_bytes_per_shard(2_048).build().unwrap();
             let (limiter, now) = (Limiter::new(&config), ms(1_000));
-            let mut rig = Rig { limiter, config, now, waiting: Vec::new(), passed: Vec::new(), expired: 0, slowed: [false; 2] };
+            let mut rig = Rig { limiter, config, now, waiting: Vec::new(), passed: Vec::new(), expired: 0, reduced: [false; 2] };
             let (mut put, mut popped) = (0, 0);
             for step in steps {
                 match step {
@@ -465,8 +466,8 @@ mod tests {
                     }
                     Step::Pass { millis } => rig.pass(Duration::from_millis(millis)),
                     Step::SlowDown { slot } => {
-                        rig.limiter.slow_down(rig.now, slot, rig.now);
-                        rig.slowed[slot as usize] = true;
+                        rig.limiter.reduce_rate(rig.now, slot, rig.now);
+                        rig.reduced[slot as usize] = true;
                     }
                     Step::PopAll { slot } => {
                         let (mut gone, kept): (Vec<_>, Vec<_>) =

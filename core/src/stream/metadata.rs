@@ -223,8 +223,8 @@ impl<T> Stream<T> {
                     metadata.distribution_known = true;
                 }
                 if let Some(shards) = summary.open_shards {
-                    self.rate.set_known(shards);
-                    self.limiter.set_stream_shards(self.rate.shards());
+                    self.shard_count.set_known(shards);
+                    self.limiter.set_stream_shards(self.shard_count.shards());
                 }
                 context.log(LogEvent::StreamDescribed {
                     stream: self.name.clone(),

@@ -9,9 +9,9 @@ mod limiter;
 mod metadata;
 mod refresh;
 mod retrier;
+mod shard_count;
 mod shard_map;
-mod stream_rate;
-mod token_bucket;
+mod shard_rate;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -38,7 +38,7 @@ use crate::stream::hash_key_aggregator::HashKeyAggregator;
 use crate::stream::limiter::{Limiter, WHOLE_STREAM};
 use crate::stream::metadata::Metadata;
 use crate::stream::retrier::Misrouted;
-use crate::stream::stream_rate::StreamRate;
+use crate::stream::shard_count::ShardCount;
 use crate::time::Instant;
 use crate::time::deadline_queue::DeadlineQueue;
 
@@ -56,8 +56,8 @@ pub(crate) struct Stream<T> {
     aggregator: Aggregator<T>,
     /// The aggregator of records whose shard is not known.
     hash_key_aggregator: HashKeyAggregator<T>,
-    /// The rate of records whose shard is not known.
-    rate: StreamRate,
+    /// The number of shards that sets the rate limit of records whose shard is not known.
+    shard_count: ShardCount,
     limiter: Limiter<T>,
     collector: Collector<T>,
     /// Parts of refused requests, each to be sent as one request.
@@ -74,9 +74,9 @@ pub(crate) struct Stream<T> {
     in_flight: usize,
     /// The time of the last accepted record or the last reply.
     last_used: Instant,
-    /// The part of [`Context::slow_shards`] that comes from this stream.
-    slow_shards: usize,
-    /// Whether the stream is queued for a free request. Until then, it sends nothing.
+    /// The part of [`Context::long_backlogs`] that comes from this stream.
+    long_backlogs: usize,
+    /// Whether the stream is queued because no more requests may be in flight. Until its turn, it sends nothing.
     awaits_request: bool,
 }
 
@@ -96,7 +96,7 @@ impl<T> Stream<T> {
             awaiting_metadata: AwaitingMetadata::default(),
             aggregator: Aggregator::default(),
             hash_key_aggregator: HashKeyAggregator::default(),
-            rate: StreamRate::default(),
+            shard_count: ShardCount::default(),
             limiter: Limiter::new(&context.config),
             collector: Collector::default(),
             split: VecDeque::new(),
@@ -106,7 +106,7 @@ impl<T> Stream<T> {
             outstanding: 0,
             in_flight: 0,
             last_used: now,
-            slow_shards: 0,
+            long_backlogs: 0,
             awaits_request: false,
         }
     }
@@ -298,7 +298,7 @@ impl<T> Stream<T> {
         !self.split.is_empty() || self.collector.is_due(now, &context.config)
     }
 
-    /// Whether the stream is queued for a free request.
+    /// Whether the stream is queued because no more requests may be in flight.
     pub(crate) fn awaits_request(&mut self) -> &mut bool {
         &mut self.awaits_request
     }
@@ -421,13 +421,13 @@ impl<T> Stream<T> {
         Full::Shard { shard, backlog }
     }
 
-    /// Reports shards that have room again, and updates [`Context::slow_shards`].
+    /// Reports shards that have room again, and updates [`Context::long_backlogs`].
     pub(crate) fn report_backlog(&mut self, now: Instant, context: &mut Context<T>) {
         while let Some(refused) = self.limiter.pop_freed(now, context.room()) {
             self.report_room(refused.shard_id, context);
         }
-        let slow = self.limiter.slow_shards() + usize::from(self.awaiting_metadata.is_slow(&context.config));
-        context.slow_shards = context.slow_shards + slow - mem::replace(&mut self.slow_shards, slow);
+        let slow = self.limiter.long_backlogs() + usize::from(self.awaiting_metadata.has_long_backlog(&context.config));
+        context.long_backlogs = context.long_backlogs + slow - mem::replace(&mut self.long_backlogs, slow);
     }
 
     /// Reports that a shard has room again, after a put for it was refused.
@@ -487,8 +487,8 @@ impl<T> Stream<T> {
             self.aggregator.resume(slot);
         } else if slot == WHOLE_STREAM {
             self.metadata.note_stream_limited(now);
-            if self.rate.note_waiting(now) {
-                self.limiter.set_stream_shards(self.rate.shards());
+            if self.shard_count.note_waiting(now) {
+                self.limiter.set_stream_shards(self.shard_count.shards());
             }
         }
     }

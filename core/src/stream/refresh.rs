@@ -75,12 +75,12 @@ impl RefreshSchedule {
         }
     }
 
-    /// Resets the backoff, because the last reply was good enough.
+    /// Resets the backoff, because the last reply was complete.
     pub(crate) fn settle(&mut self) {
         self.backoff = BACKOFF_MIN;
     }
 
-    /// Schedules a request after the backoff, because the last reply was not good enough.
+    /// Schedules a request after the backoff, because the last reply was not complete.
     pub(crate) fn request_after_backoff(&mut self, now: Instant, rng: &mut Rng) {
         if self.due == Instant::NEVER && self.sent_at.is_none() {
             self.due = now + self.next_backoff(rng);
@@ -110,7 +110,7 @@ impl RefreshSchedule {
         true
     }
 
-    /// Ends the request in flight with a reply; then call [`settle`](Self::settle) if the reply is good enough, or
+    /// Ends the request in flight with a reply; then call [`settle`](Self::settle) if the reply is complete, or
     /// [`request_after_backoff`](Self::request_after_backoff) if not. Returns false if no request is in flight.
     pub(crate) fn succeeded(&mut self) -> bool {
         let Some(sent_at) = self.sent_at.take() else { return false };

@@ -1,4 +1,5 @@
-//! Applies the reply to a request to its records. Error codes are classified in [`classify`](super::classify).
+//! Handles replies (the KPL's retrier): success, retry, split or failure of each record. Error codes are classified in
+//! [`classify`](super::classify).
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -165,7 +166,7 @@ impl<T> Stream<T> {
                 };
                 match slot {
                     Some(slot) => {
-                        self.slow_down(now, slot, sent);
+                        self.reduce_rate(now, slot, sent);
                         for user in record.into_users() {
                             self.retry(now, user, context);
                         }
@@ -186,12 +187,12 @@ impl<T> Stream<T> {
     }
 
     /// Reduces the rate of a slot after the service throttled a record sent at `sent`.
-    fn slow_down(&mut self, now: Instant, slot: u32, sent: Instant) {
-        if slot == WHOLE_STREAM && self.rate.note_throttled(now, sent) {
-            self.limiter.set_stream_shards(self.rate.shards());
+    fn reduce_rate(&mut self, now: Instant, slot: u32, sent: Instant) {
+        if slot == WHOLE_STREAM && self.shard_count.note_throttled(now, sent) {
+            self.limiter.set_stream_shards(self.shard_count.shards());
             self.limiter.end_burst(now, slot);
         } else {
-            self.limiter.slow_down(now, slot, sent);
+            self.limiter.reduce_rate(now, slot, sent);
         }
     }
 
@@ -221,7 +222,8 @@ impl<T> Stream<T> {
     fn is_stored_as_predicted(&self, stored: &Stored<T>) -> bool {
         let Stored { record, stored_at } = stored;
         let Some(predicted) = &record.shard else {
-            // The user records have one hash key, so they belong together, unless the stream ignores keys. A range shows it.
+            // The user records have one hash key, so they are on the right shard, unless the stream ignores keys. The
+            // range of the shard shows it.
             let range = self.metadata.map.range(&stored_at.shard_id).filter(|_| record.is_aggregated());
             let hash_key = record.users.first().map(|packed| packed.user.entry.hash_key());
             return range.zip(hash_key).is_none_or(|((first, last), hash_key)| first <= hash_key && hash_key <= last);

@@ -65,7 +65,8 @@ pub(crate) struct MapChange {
 /// same size, so a part has one or two of them, and a lookup searches only those.
 #[derive(Debug, Default)]
 struct Index {
-    /// Per part, the first open shard that ends in it or behind it; and the number of open shards at the end.
+    /// For each part, the first open shard that ends in it or in a later part. The last entry is the number of open
+    /// shards.
     firsts: Vec<u32>,
     bits: u32,
 }
@@ -85,7 +86,7 @@ impl Index {
         Self { firsts, bits }
     }
 
-    /// Returns the range of shards to search: the shard of the hash key is in this range or directly behind it.
+    /// Returns the range of shards to search. The shard of the hash key is in this range, or the next one.
     fn bounds(&self, hash_key: u128) -> (usize, usize) {
         let part = hash_key.checked_shr(128 - self.bits).unwrap_or(0) as usize;
         match self.firsts.get(part..part + 2) {

@@ -25,7 +25,7 @@ use core::time::Duration;
 pub struct Instant(u64);
 
 impl Instant {
-    /// A time that never comes: the value of a timer that is not set.
+    /// The maximum instant, used as "no deadline".
     pub const NEVER: Self = Self(u64::MAX);
 
     /// Creates the instant `nanos` nanoseconds after the driver's origin.

@@ -1,4 +1,4 @@
-//! Numbered timers: the earliest fires first, and none is polled.
+//! Numbered timers. The earliest fires first, and finding it does not check the others.
 
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;

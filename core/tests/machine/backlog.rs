@@ -41,7 +41,7 @@ fn a_shard_is_full_when_its_backlog_takes_longer_than_the_limit_at_half_its_pace
         let config = Config::builder().aggregation_enabled(false).rate_limit_records_per_shard(100).record_ttl(ttl);
         let mut rig = Rig::with_shards(config.max_shard_backlog(configured), 2);
         let (accepted, full) = fill(&mut rig, 0, 10);
-        // One second's worth is released at once. The backlog is computed at half the pace.
+        // One second's worth is released at once. The backlog is computed at half the rate.
         let expected = 100 + 100 * limit / 2;
         assert!((expected..=expected + 2).contains(&accepted), "{accepted} of {expected}");
         assert!(backlog(&full) > limit as u32 * SEC, "{full}");

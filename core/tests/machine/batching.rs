@@ -219,7 +219,7 @@ fn a_single_user_record_is_sent_as_it_is() {
 }
 
 #[test]
-fn without_aggregation_records_are_sent_as_they_are_and_shards_are_paced() {
+fn without_aggregation_records_are_sent_as_they_are_and_shards_have_rate_limits() {
     let mut rig = Rig::with_shards(Config::builder().aggregation_enabled(false), 2);
     for _ in 0..1_500 {
         rig.put(1, "a");
@@ -237,7 +237,7 @@ fn without_aggregation_records_are_sent_as_they_are_and_shards_are_paced() {
         rig.answer_all_stored(&equal_shards(2));
     }
     assert_eq!(rig.results.len(), 1_501);
-    assert!(requests <= 50, "{requests} requests: records that wait for the pace share requests");
+    assert!(requests <= 50, "{requests} requests: records that wait for the rate limit share requests");
 }
 
 #[test]

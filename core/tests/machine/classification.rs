@@ -152,13 +152,13 @@ fn a_throttled_record_slows_its_shard_down_and_is_retried() {
         let whole = failed(Delivery::Refused, THROTTLED);
         rig.answer(if whole_request { whole } else { Reply::Records(vec![error]) });
         rig.run_for(100 * MS);
-        assert!(rig.batches.is_empty(), "half the pace, from an empty bucket: 100 kB take 190 ms");
+        assert!(rig.batches.is_empty(), "half the rate, from an empty bucket: 100 kB take 190 ms");
         let other = rig.put(u128::MAX, "data");
         rig.run_for(200 * MS);
         assert_eq!(rig.shape().concat().len(), 2);
         rig.answer_all_stored(&equal_shards(2));
         assert_eq!(rig.receipt(ticket).attempts().len(), 2);
-        assert_eq!(rig.receipt(other).attempts().len(), 1, "the other shard keeps its pace");
+        assert_eq!(rig.receipt(other).attempts().len(), 1, "the other shard keeps its rate");
         assert!(rig.log.iter().any(|event| matches!(event, LogEvent::Throttled { kinesis_records: 1, .. })));
     }
 }

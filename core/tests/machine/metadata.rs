@@ -82,7 +82,7 @@ fn a_late_description_delays_no_record_beyond_its_deadline() {
 }
 
 #[test]
-fn without_a_shard_list_the_stream_is_paced_as_a_whole() {
+fn without_a_shard_list_the_stream_has_one_rate_limit() {
     for (open_shards, limit) in [(Some(3), 30), (None, 10)] {
         let config = Config::builder().rate_limit_records_per_shard(10).aggregation_enabled(false);
         let mut rig = Rig::new(config.max_shard_backlog(ANY_BACKLOG));
@@ -143,7 +143,7 @@ fn records_put_before_the_shard_list_move_to_their_shards_when_it_arrives() {
     let mut rig = Rig::new(config.aggregation_max_count(1));
     let tickets: Vec<u64> = (0..4).map(|shard| rig.put(start_of(shard, 4), "a")).collect();
     rig.run_for(100 * MS);
-    assert_eq!(rig.shape(), [[1]], "the pace of one shard");
+    assert_eq!(rig.shape(), [[1]], "the rate of one shard");
     rig.answer_refreshes(&equal_shards(4));
     rig.answer_all_stored(&equal_shards(4));
     rig.run_for(100 * MS);
@@ -154,7 +154,7 @@ fn records_put_before_the_shard_list_move_to_their_shards_when_it_arrives() {
 }
 
 #[test]
-fn an_auto_stream_is_paced_as_a_whole_and_described_again() {
+fn an_auto_stream_has_one_rate_limit_and_described_again() {
     let config = Config::builder().rate_limit_records_per_shard(10);
     let mut rig = Rig::new(config.max_shard_backlog(ANY_BACKLOG).record_ttl(600 * SEC));
     (0..4_000).for_each(|key| {

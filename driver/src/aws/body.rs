@@ -14,7 +14,8 @@ use kpl_core::Batch;
 
 use super::mapping::target;
 
-/// The number of bytes reserved per record beside its data and keys: field names, punctuation and an explicit hash key.
+/// The number of bytes reserved per record in addition to its data and partition key: field names, punctuation and an
+/// explicit hash key.
 const OVERHEAD_PER_RECORD: usize = 100;
 
 /// The number of bytes reserved for the rest of the body.

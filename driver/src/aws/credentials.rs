@@ -1,7 +1,7 @@
-//! Credentials of a container whose endpoint has a host name.
+//! Credentials from a container endpoint with a host name (`AWS_CONTAINER_CREDENTIALS_FULL_URI`).
 //!
-//! The SDK's default chain requests credentials only from allowed addresses, so it must resolve the host name. The
-//! SDK's only resolver needs tokio's threads. The resolver here needs no runtime.
+//! The SDK requests credentials only from allowed addresses, so it resolves the host name first. Its own resolver needs
+//! tokio. The resolver here needs no runtime.
 
 use std::env::var_os;
 use std::net::ToSocketAddrs;
@@ -17,8 +17,8 @@ use aws_sdk_kinesis::config::SharedCredentialsProvider;
 use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
 use tokio::sync::oneshot;
 
-/// Replaces the credentials by a default chain with a resolver, if the environment has the URI of a container's
-/// credentials.
+/// Replaces the credentials provider by a default chain with a resolver, if the credentials come from
+/// `AWS_CONTAINER_CREDENTIALS_FULL_URI`.
 pub(crate) fn with_containers_by_name(sdk_config: SdkConfig) -> SdkConfig {
     let is_set = |name| var_os(name).is_some();
     // The relative URI takes precedence. It is a path on a fixed address.
@@ -42,7 +42,8 @@ pub(crate) fn with_containers_by_name(sdk_config: SdkConfig) -> SdkConfig {
     if let Some(timeouts) = sdk_config.timeout_config() {
         settings = settings.with_timeout_config(timeouts.clone());
     }
-    // The default chain ends with the machine's metadata, which is never reached: the container's endpoint comes first.
+    // The SDK's default chain ends with the instance metadata service. It is not needed here, because the container
+    // endpoint comes before it and is set.
     let chain = CredentialsProviderChain::first_try("Environment", EnvironmentVariableCredentialsProvider::new())
         .or_else("Profile", ProfileFileCredentialsProvider::builder().configure(&settings).build())
         .or_else("WebIdentityToken", WebIdentityTokenCredentialsProvider::builder().configure(&settings).build())

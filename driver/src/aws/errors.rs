@@ -15,8 +15,8 @@ pub(super) type NeverConnected = fn(&(dyn Error + 'static)) -> bool;
 /// The maximum number of characters quoted from a body or header that is not from Kinesis.
 const QUOTED_CHARS_MAX: usize = 200;
 
-/// Returns the code, message and delivery of a failed request. If the delivery is uncertain, the request may have
-/// arrived.
+/// Returns the code, message and delivery of a failed request. If it is uncertain whether the request arrived, the
+/// delivery is [`Delivery::Unanswered`].
 ///
 /// `has_started` is whether the request was passed to the HTTP client.
 pub(super) fn request_error<E>(
@@ -106,8 +106,8 @@ fn delivery(response: &HttpResponse) -> Delivery {
     if response.status().is_client_error() { Delivery::Refused } else { Delivery::Unanswered }
 }
 
-/// Whether an error of any HTTP client means that no connection was established. An unreachable host does not:
-/// established connections can end with it, too.
+/// Whether an error of any HTTP client means that no connection was established. `HostUnreachable` does not: an
+/// established connection can end with it, too.
 fn is_never_connected(error: &(dyn Error + 'static)) -> bool {
     error.is::<ResolveDnsError>()
         || error.downcast_ref::<io::Error>().is_some_and(|error| {

@@ -4,9 +4,9 @@ mod body;
 mod credentials;
 pub(crate) mod errors;
 mod mapping;
+mod sent_flag;
 #[cfg(test)]
 mod tests;
-mod transmission;
 
 use std::error::Error;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use kpl_core::{Batch, DescribeStreamRequest, ListShardsRequest, Reply, RequestEr
 
 use self::body::Body;
 use self::errors::NeverConnected;
-use self::transmission::Transmission;
+use self::sent_flag::SentFlag;
 use crate::runtime::AwsRuntime;
 use crate::transport::Transport;
 
@@ -89,12 +89,12 @@ impl AwsTransport {
         &self.client
     }
 
-    /// Maps the error of a request that `transmission` observed.
-    fn request_error<E>(&self, error: &SdkError<E, HttpResponse>, transmission: &Transmission) -> RequestError
+    /// Maps the error of a request that `sent` observed.
+    fn request_error<E>(&self, error: &SdkError<E, HttpResponse>, sent: &SentFlag) -> RequestError
     where
         E: Error + ProvideErrorMetadata + 'static,
     {
-        errors::request_error(error, transmission.has_started(), self.never_connected)
+        errors::request_error(error, sent.is_set(), self.never_connected)
     }
 }
 
@@ -104,10 +104,10 @@ impl Transport for AwsTransport {
         let body = Body(body::put_records(batch));
         let (name, arn) = mapping::target(batch.stream());
         let call = self.client.put_records().set_stream_name(name).set_stream_arn(arn).set_records(Some(Vec::new()));
-        let transmission = Transmission::default();
-        match call.customize().interceptor(transmission.clone()).interceptor(body).send().await {
+        let sent = SentFlag::default();
+        match call.customize().interceptor(sent.clone()).interceptor(body).send().await {
             Ok(output) => Reply::Records(mapping::record_replies(output)),
-            Err(error) => Reply::Failed(self.request_error(&error, &transmission)),
+            Err(error) => Reply::Failed(self.request_error(&error, &sent)),
         }
     }
 
@@ -123,16 +123,16 @@ impl Transport for AwsTransport {
                 call.set_stream_name(name).set_stream_arn(arn).set_shard_filter(filter)
             }
         };
-        let transmission = Transmission::default();
-        let output = call.customize().interceptor(transmission.clone()).send().await;
-        output.map(mapping::shard_page).map_err(|error| self.request_error(&error, &transmission))
+        let sent = SentFlag::default();
+        let output = call.customize().interceptor(sent.clone()).send().await;
+        output.map(mapping::shard_page).map_err(|error| self.request_error(&error, &sent))
     }
 
     async fn describe_stream(&self, request: &DescribeStreamRequest) -> Result<StreamSummary, RequestError> {
         let (name, arn) = mapping::target(&request.stream);
         let call = self.client.describe_stream_summary().set_stream_name(name).set_stream_arn(arn);
-        let transmission = Transmission::default();
-        let output = call.customize().interceptor(transmission.clone()).send().await;
-        output.map(|output| mapping::stream_summary(&output)).map_err(|error| self.request_error(&error, &transmission))
+        let sent = SentFlag::default();
+        let output = call.customize().interceptor(sent.clone()).send().await;
+        output.map(|output| mapping::stream_summary(&output)).map_err(|error| self.request_error(&error, &sent))
     }
 }

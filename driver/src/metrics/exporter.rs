@@ -199,7 +199,7 @@ impl<'a> Worker<'a> {
         (!had_worker).then_some(Self(sink))
     }
 
-    /// Returns the oldest report. Without one, the worker resigns under the same lock, so the next report that is added
+    /// Returns the oldest report. Without one, the worker stops under the same lock, so the next report that is added
     /// starts another worker.
     fn next(&self) -> Option<Arc<MetricsReport>> {
         let mut queue = self.0.queue();

@@ -1,12 +1,12 @@
-//! The data of a report at the finest granularity, for backends that add over dimensions. Each observation is in
-//! exactly one datum.
+//! The data points of a report at the finest granularity, for backends that add over dimensions. Each observation is in
+//! exactly one data point.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kpl_core::metrics::{Datum, Latency, Metric, MetricsReport, StatisticSet};
 
-/// A metric at the finest granularity. Its observations are in no other such datum.
+/// A data point at the finest granularity. Its observations are in no other such data point.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FinestDatum<'a> {
@@ -22,10 +22,11 @@ pub struct FinestDatum<'a> {
     pub statistics: StatisticSet,
 }
 
-/// Returns the data of a report at the finest granularity. Their counts and sums add up to those of all streams.
+/// Returns the data points of a report at the finest granularity. Their counts and sums add up to those of all streams.
 ///
-/// These are the data of the shards, and for each stream the remainder that is in none of its shards: failed requests,
-/// and records that failed before their shard was known. Errors are included per code only, since each has a code.
+/// These are the data points of the shards, and for each stream the remainder that is in none of its shards: failed
+/// requests, and records that failed before their shard was known. Errors are included per code only, since each has a
+/// code.
 pub fn finest_data(report: &MetricsReport) -> Vec<FinestDatum<'_>> {
     let mut finest_data = Vec::with_capacity(report.data.len());
     for of_metric in report.data.chunk_by(|a, b| (a.metric, &a.error_code) == (b.metric, &b.error_code)) {

@@ -28,10 +28,9 @@ impl InMemorySink {
 impl MetricsSink for InMemorySink {
     fn export<'a>(&'a self, report: &'a MetricsReport) -> BoxFuture<'a, Result<(), SinkError>> {
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        if reports.len() >= self.reports_max {
-            reports.remove(0);
-        }
         reports.push(report.clone());
+        let excess = reports.len().saturating_sub(self.reports_max);
+        reports.drain(..excess);
         Box::pin(async { Ok(()) })
     }
 }

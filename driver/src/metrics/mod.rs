@@ -84,6 +84,9 @@ pub type SinkError = Box<dyn Error + Send + Sync>;
 pub trait MetricsSink: Send + Sync + 'static {
     /// Exports a report: the observations since the last report, rolled up, without empty metrics. After an error, or
     /// after [`EXPORT_TIMEOUT`], the same report is offered again with the next one.
+    ///
+    /// After [`EXPORT_TIMEOUT`], the future is dropped. So it must be cancel safe: whenever it waits, the sink must be
+    /// able to export again.
     fn export<'a>(&'a self, report: &'a MetricsReport) -> BoxFuture<'a, Result<(), SinkError>>;
 
     /// Returns the sink's name, for the log.

@@ -17,7 +17,7 @@ const REPORTS_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub struct Progress(Mutex<Vec<(ReportId, usize)>>);
 
-/// Identifies a report, also if several producers share a sink: start, end, and number of data.
+/// Identifies a report, also if several producers share a sink: start, end, and number of data points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ReportId(Option<Instant>, Option<Instant>, usize);
 

@@ -82,7 +82,7 @@ async fn a_thousand_throttled_replies_in_a_second_cause_one_warning() {
     for outcome in outcomes {
         assert_eq!(outcome.await.unwrap().attempts().len(), 2);
     }
-    assert_eq!(counts.of(Level::WARN, "throttled: the pace of the shards is reduced"), 1);
+    assert_eq!(counts.of(Level::WARN, "throttled: the rate of the shards is reduced"), 1);
     assert_eq!(counts.of(Level::INFO, "shard map refreshed"), 1);
     assert_eq!(counts.of(Level::INFO, "stream described"), 1);
     assert_eq!(counts.total(), 3, "{:?}", counts.0);

@@ -106,8 +106,10 @@ async fn metrics_can_be_read_at_any_time() {
 async fn sinks_receive_a_report_per_interval_and_a_last_one() {
     let producer = Service::replying_after(ms(5)).producer(config());
     let (sink, kept) = (Sink::new(SinkBehavior::Accept), Arc::new(InMemorySink::new(2)));
+    let none_kept = Arc::new(InMemorySink::new(0));
     producer.export_metrics_to(sink.clone());
     producer.export_metrics_to(kept.clone());
+    producer.export_metrics_to(none_kept.clone());
     producer.export_metrics_to(NullSink);
     put(&producer, 2).await;
     sleep(INTERVAL).await;
@@ -119,6 +121,7 @@ async fn sinks_receive_a_report_per_interval_and_a_last_one() {
     assert_eq!(sink.accepted(), [2.0, 3.0, 4.0], "the last report arrives before the close ends");
     let kept: Vec<f64> = kept.reports().iter().map(|report| report.global(Metric::UserRecordsPut).sum).collect();
     assert_eq!(kept, [3.0, 4.0], "two reports are kept");
+    assert!(none_kept.reports().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -84,7 +84,7 @@ fn put<R: AwsRuntime + BlockingRuntime>(url: &str, stream: &str, file: &Path, ti
         .credentials_provider(Credentials::new("AKIDTEST", "secret", None, None, "drivers"))
         .endpoint_url(url)
         .build();
-    // High limits, so that the producer is measured and not its pace.
+    // High limits, so that the producer is measured and not its rate limit.
     let config = Config::builder().rate_limit_records_per_shard(1_000_000).rate_limit_bytes_per_shard(1 << 30);
     let producer = Producer::<R>::new(Client::from_conf(sdk), config.build().expect("a config"));
     let file = Bytes::from(std::fs::read(file).expect("a file"));

@@ -54,16 +54,16 @@ impl Dimensions {
         Ok(())
     }
 
-    /// Returns one list of dimensions for each time that a datum is sent, or no list if it is not sent.
+    /// Returns one list of dimensions for each time that a data point is sent, or no list if it is not sent.
     ///
     /// As in the KPL, an observation also counts for the metrics with fewer of the added dimensions, down to the
-    /// datum's own dimensions: see `MetricsFinderBuilder` and `MetricsIndex::get_metric` there.
+    /// data point's own dimensions: see `MetricsFinderBuilder` and `MetricsIndex::get_metric` there.
     pub(super) fn lists(&self, datum: &Datum) -> Vec<Vec<Dimension>> {
         if datum.metric == Metric::ErrorsByCode && datum.error_code.is_none() && datum.stream.is_some() {
             return Vec::new();
         }
         let mut chain = Vec::new();
-        // The length up to the datum's own last dimension.
+        // The length up to the data point's own last dimension.
         let mut own = 0;
         self.extend(&mut chain, MetricsGranularity::Global);
         let parts = [
@@ -73,7 +73,7 @@ impl Dimensions {
         ];
         for (name, value, granularity) in parts {
             let Some(value) = value else { continue };
-            // Without this dimension, the datum would count as another metric.
+            // Without this dimension, the data point would count as another metric.
             let Some(value) = printable(value) else { return Vec::new() };
             chain.push(dimension(name.into(), value));
             own = chain.len();

@@ -20,14 +20,14 @@ const NAMESPACE: &str = "KinesisProducerLibrary";
 /// The maximum length of a namespace (API reference of PutMetricData).
 const NAMESPACE_CHARS_MAX: usize = 255;
 
-/// The maximum number of data in a call of PutMetricData (API reference).
+/// The maximum number of data points in a call of PutMetricData (API reference).
 const DATA_MAX: usize = 1_000;
 
 /// The maximum size of a call of PutMetricData before compression. The API reference says "1 MB"; this is the smaller
 /// reading of it.
 const BYTES_MAX: usize = 1_000_000;
 
-/// Upper bounds of the CBOR overhead of a call, a datum and a dimension.
+/// Upper bounds of the CBOR overhead of a call, a data point and a dimension.
 const CALL_OVERHEAD_BYTES: usize = 512;
 const DATUM_OVERHEAD_BYTES: usize = 256;
 const DIMENSION_OVERHEAD_BYTES: usize = 32;
@@ -35,18 +35,18 @@ const DIMENSION_OVERHEAD_BYTES: usize = 32;
 /// Sends metrics to Amazon CloudWatch with `PutMetricData`. Names, units and dimensions are those of the C++ KPL, so
 /// dashboards and alarms for the KPL keep working.
 ///
-/// - Each datum of a report is a statistic set (`SampleCount`, `Sum`, `Minimum`, `Maximum`) with its unit (`Count`,
-///   `Bytes` or `Milliseconds`) and the end time of the report. Metrics without observations are not sent. Latency
-///   histograms are not sent; `BufferingTime` and `RequestTime` are.
+/// - Each data point of a report is a statistic set (`SampleCount`, `Sum`, `Minimum`, `Maximum`) with its unit
+///   (`Count`, `Bytes` or `Milliseconds`) and the end time of the report. Metrics without observations are not sent.
+///   Latency histograms are not sent; `BufferingTime` and `RequestTime` are.
 /// - The namespace is `KinesisProducerLibrary` by default; [`namespace`](Self::namespace) changes it.
 /// - The dimensions are, in this order: `ErrorCode` (of `ErrorsByCode`), `StreamName`, `ShardId`, down to
 ///   `metrics_granularity`. For a stream given by ARN, `StreamName` is the name in the ARN. `ErrorsByCode` without a
 ///   code is sent for all streams together only; `AllErrors` is sent per stream, too. [`dimension`](Self::dimension)
 ///   adds more.
-/// - A call has at most 1,000 data and 1 MB before compression; a larger report takes several calls. The SDK compresses
-///   calls of more than 10 KB.
-/// - Data that CloudWatch has confirmed are not sent again with the rest of their report. A call whose reply was lost
-///   is sent again, so its data may count twice.
+/// - A call has at most 1,000 data points and 1 MB before compression; a larger report takes several calls. The SDK
+///   compresses calls of more than 10 KB.
+/// - Data points that CloudWatch has confirmed are not sent again with the rest of their report. A call whose reply was
+///   lost is sent again, so its data points may count twice.
 /// - The SDK retries calls according to its config. A report has 10 s, retries included; then it is offered again.
 ///
 /// The limits are those of the API references of `PutMetricData` and `Dimension`. The sink needs the permission
@@ -163,7 +163,7 @@ impl CloudWatchSink {
         Ok(self)
     }
 
-    /// Returns the data to send for a report, each with an upper bound of its size in bytes. The order is fixed,
+    /// Returns the data points to send for a report, each with an upper bound of its size in bytes. The order is fixed,
     /// because progress is a position in it.
     fn data<'a>(&'a self, report: &'a MetricsReport) -> impl Iterator<Item = (usize, MetricDatum)> + 'a {
         let timestamp = report.end.map(timestamp);
@@ -185,7 +185,7 @@ impl CloudWatchSink {
         })
     }
 
-    /// Sends the data of a report that CloudWatch has not accepted yet, call by call.
+    /// Sends the data points of a report that CloudWatch has not accepted yet, call by call.
     async fn send(&self, report: &MetricsReport) -> Result<(), SinkError> {
         let mut sent = self.progress.of(report);
         let mut data = self.data(report).skip(sent).peekable();

@@ -12,12 +12,12 @@ mod causes;
 mod consumed;
 mod flushes;
 mod latency;
-mod pace;
 mod progress;
 mod questions;
+mod rate_limit;
 mod resolved_once;
 mod start;
-mod stream_pace;
+mod stream_rate;
 mod time_to_live;
 
 use std::collections::BTreeSet;
@@ -231,10 +231,10 @@ pub(crate) struct Oracle {
     consumed: consumed::Consumed,
     flushes: flushes::Flushes,
     latency: latency::Latency,
-    pace: pace::Pace,
+    rate_limit: rate_limit::RateLimit,
     progress: progress::Progress,
     metadata_requests: questions::MetadataRequests,
-    stream_pace: stream_pace::StreamPace,
+    stream_rate: stream_rate::StreamRate,
     pub(crate) accepted: u64,
     pub(crate) succeeded: u64,
     failed: u64,
@@ -289,10 +289,10 @@ impl Oracle {
             consumed: consumed::Consumed::default(),
             flushes: flushes::Flushes::default(),
             latency: latency::Latency::new(options),
-            pace: pace::Pace::new(options),
+            rate_limit: rate_limit::RateLimit::new(options),
             progress: progress::Progress::default(),
             metadata_requests: questions::MetadataRequests::new(options.work.streams),
-            stream_pace: stream_pace::StreamPace::new(options.work.streams),
+            stream_rate: stream_rate::StreamRate::new(options.work.streams),
             accepted: 0,
             succeeded: 0,
             failed: 0,
@@ -426,8 +426,8 @@ impl Oracle {
         start::sent(&self.facts, now, stream)?;
         self.latency.sent(&self.facts, now, stream, records);
         let was_capped = self.latency.was_capped();
-        self.stream_pace.sent(&self.facts, now, stream, records, was_capped, shards)?;
-        self.pace.sent(&self.facts, now, stream, records, was_capped, shards)
+        self.stream_rate.sent(&self.facts, now, stream, records, was_capped, shards)?;
+        self.rate_limit.sent(&self.facts, now, stream, records, was_capped, shards)
     }
 
     /// A PutRecords request that was sent at `sent` has a response, or is dropped.

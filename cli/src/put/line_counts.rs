@@ -1,4 +1,4 @@
-//! Counts the results of all lines.
+//! LineCounts the results of all lines.
 
 use std::collections::BTreeMap;
 
@@ -6,19 +6,19 @@ use kpl_tokio::{PutFailure, RecordResult};
 
 use super::console::Console;
 use super::dead_letter::{Data, DeadLetter, DeadLetters};
-use super::feed::{InFlight, Place, Refused};
-use crate::verify::{LineResult, Tally};
+use super::put_lines::{InFlight, Place, Refused};
+use crate::verify::{Comparison, LineResult};
 
 /// The number of different messages shown per error code. Others are only counted.
 const MESSAGES_SHOWN: usize = 3;
 
 /// The counts of the lines that succeeded or failed, and their errors.
-pub(crate) struct Ledger {
+pub(crate) struct LineCounts {
     pub(crate) failed: u64,
     /// The number of lines that were retried after an ambiguous attempt.
     pub(crate) resent_unanswered: u64,
     pub(crate) dead_letters: Option<DeadLetters>,
-    pub(crate) tally: Option<Tally>,
+    pub(crate) comparison: Option<Comparison>,
     errors: BTreeMap<String, Errors>,
     sources: Vec<String>,
     console: Console,
@@ -31,14 +31,14 @@ struct Errors {
     shown: Vec<String>,
 }
 
-impl Ledger {
+impl LineCounts {
     pub(crate) fn new(
         sources: Vec<String>,
         console: Console,
         dead_letters: Option<DeadLetters>,
-        tally: Option<Tally>,
+        comparison: Option<Comparison>,
     ) -> Self {
-        Self { failed: 0, resent_unanswered: 0, dead_letters, tally, errors: BTreeMap::new(), sources, console }
+        Self { failed: 0, resent_unanswered: 0, dead_letters, comparison, errors: BTreeMap::new(), sources, console }
     }
 
     /// Records the result of a line that the producer had accepted.
@@ -57,8 +57,8 @@ impl Ledger {
                 if failure.is_ambiguous() { LineResult::FailedAmbiguous } else { LineResult::Failed }
             }
         };
-        if let Some(tally) = &mut self.tally {
-            tally.sent(line.fingerprint, result);
+        if let Some(comparison) = &mut self.comparison {
+            comparison.sent(line.fingerprint, result);
         }
     }
 
@@ -81,8 +81,8 @@ impl Ledger {
             dead_letters.write(&letter);
         }
         self.count_failure(line.place, line.code, &line.message);
-        if let Some(tally) = &mut self.tally {
-            tally.refused();
+        if let Some(comparison) = &mut self.comparison {
+            comparison.refused();
         }
     }
 
@@ -103,7 +103,7 @@ impl Ledger {
         self.count_failure(place, &error.code, &error.message);
     }
 
-    /// Counts a failure. Shows it if its message is new.
+    /// LineCounts a failure. Shows it if its message is new.
     fn count_failure(&mut self, place: Place, code: &str, message: &str) {
         self.failed += 1;
         if !self.errors.contains_key(code) {

@@ -10,7 +10,7 @@ const PROMISE: &str = "no shard is sent more than its rate limit: one second's w
 
 /// The records sent per shard. Only checked while the producer has the right shards.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct RateLimit {
     streams: Vec<Option<Shards>>,
 }
 
@@ -30,7 +30,7 @@ struct Sent {
 
 const SECOND: u64 = 1_000_000_000;
 
-impl Pace {
+impl RateLimit {
     pub(super) fn new(options: &Options) -> Self {
         Self { streams: (0..options.work.streams).map(|_| None).collect() }
     }

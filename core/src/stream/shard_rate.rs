@@ -1,4 +1,4 @@
-//! The rate limit of one shard, in records and bytes per second.
+//! The current rate of one shard, in records and bytes per second: its rate limit, reduced after throttling.
 
 use core::time::Duration;
 
@@ -34,12 +34,12 @@ impl TokenBucket {
 
 /// A rate limit, per second.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rate {
+pub(crate) struct RateLimit {
     pub(crate) records: u64,
     pub(crate) bytes: u64,
 }
 
-impl Rate {
+impl RateLimit {
     /// Returns the configured rate limit of one shard.
     pub(crate) fn of_shard(config: &Config) -> Self {
         Self { records: config.rate_limit_records_per_shard(), bytes: config.rate_limit_bytes_per_shard() }
@@ -51,28 +51,29 @@ impl Rate {
     }
 }
 
-/// The full rate. [`Pace::scale`] is in 1,024ths of it.
-const FULL: u64 = 1_024;
-/// The lowest rate of a throttled shard.
-const SLOWEST: u64 = FULL / 64;
-/// The time from rate zero to the full rate when throttling ends.
-const RECOVERY: Duration = Duration::from_secs(10);
+/// The value of [`ShardRate::scale`] at which the current rate is the rate limit.
+const SCALE_FULL: u64 = 1_024;
+/// The lowest value of [`ShardRate::scale`].
+const SCALE_MIN: u64 = SCALE_FULL / 64;
+/// The time in which a rate of zero would recover to the rate limit.
+const RECOVERY_TIME: Duration = Duration::from_secs(10);
 
-/// The token buckets of a shard, and its current rate. Each throttled reply halves the rate. It recovers by a tenth of
-/// the full rate per second.
+/// The current rate of a shard: two token buckets, and the reduction after throttling. Each throttled reply halves the
+/// rate. It recovers by a tenth of the rate limit per second.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
+pub(crate) struct ShardRate {
     records: TokenBucket,
     bytes: TokenBucket,
+    /// The current rate as a fraction of the rate limit, in 1/1,024.
     scale: u64,
     /// The time at which `scale` was set.
     scaled_at: Instant,
 }
 
-impl Pace {
+impl ShardRate {
     pub(crate) fn new() -> Self {
         let bucket = TokenBucket::default();
-        Self { records: bucket, bytes: bucket, scale: FULL, scaled_at: Instant::from_nanos(0) }
+        Self { records: bucket, bytes: bucket, scale: SCALE_FULL, scaled_at: Instant::from_nanos(0) }
     }
 
     /// Takes the tokens for one record of `size` bytes.
@@ -80,10 +81,10 @@ impl Pace {
     /// # Errors
     ///
     /// Returns when the tokens are available, if they are not available at `now`.
-    pub(crate) fn try_take(&mut self, now: Instant, size: usize, rate: Rate) -> Result<(), Instant> {
+    pub(crate) fn try_take(&mut self, now: Instant, size: usize, limit: RateLimit) -> Result<(), Instant> {
         let scale = self.scale_at(now);
-        let record_cost = recovering_cost(1, rate.records, scale);
-        let byte_cost = recovering_cost(size as u64, rate.bytes, scale);
+        let record_cost = recovering_cost(1, limit.records, scale);
+        let byte_cost = recovering_cost(size as u64, limit.bytes, scale);
         let ready = self.records.ready_at(record_cost).max(self.bytes.ready_at(byte_cost));
         if ready > now {
             return Err(ready);
@@ -95,9 +96,9 @@ impl Pace {
 
     /// Halves the rate after the service throttled a record of a request sent at `sent`, unless the request was sent
     /// before the rate was last halved. Empties the buckets in both cases.
-    pub(crate) fn slow_down(&mut self, now: Instant, sent: Instant) {
+    pub(crate) fn reduce(&mut self, now: Instant, sent: Instant) {
         if sent >= self.scaled_at {
-            self.scale = (self.scale_at(now) / 2).max(SLOWEST);
+            self.scale = (self.scale_at(now) / 2).max(SCALE_MIN);
             self.scaled_at = now;
         }
         self.empty(now);
@@ -110,26 +111,27 @@ impl Pace {
     }
 
     /// Returns how long `records` and `bytes` take at the current rate.
-    pub(crate) fn time_for(&self, now: Instant, records: usize, bytes: usize, rate: Rate) -> Duration {
+    pub(crate) fn time_for(&self, now: Instant, records: usize, bytes: usize, limit: RateLimit) -> Duration {
         let scale = self.scale_at(now);
-        Duration::from_nanos(cost(records as u64, rate.records, scale).max(cost(bytes as u64, rate.bytes, scale)))
+        Duration::from_nanos(cost(records as u64, limit.records, scale).max(cost(bytes as u64, limit.bytes, scale)))
     }
 
     fn scale_at(&self, now: Instant) -> u64 {
-        let recovered = now.saturating_since(self.scaled_at).as_millis() * u128::from(FULL) / RECOVERY.as_millis();
-        FULL.min(self.scale.saturating_add(u64::try_from(recovered).unwrap_or(FULL)))
+        let recovered =
+            now.saturating_since(self.scaled_at).as_millis() * u128::from(SCALE_FULL) / RECOVERY_TIME.as_millis();
+        SCALE_FULL.min(self.scale.saturating_add(u64::try_from(recovered).unwrap_or(SCALE_FULL)))
     }
 }
 
 /// Returns the cost at a rate that recovers: a large record does not block its shard for longer than the rate is
 /// reduced.
 fn recovering_cost(amount: u64, rate: u64, scale: u64) -> u64 {
-    cost(amount, rate, scale).min(cost(amount, rate, FULL).saturating_add(nanos(RECOVERY)))
+    cost(amount, rate, scale).min(cost(amount, rate, SCALE_FULL).saturating_add(nanos(RECOVERY_TIME)))
 }
 
 /// Returns the nanoseconds that `amount` takes at the scaled `rate`, rounded up so that the rate is never exceeded.
 fn cost(amount: u64, rate: u64, scale: u64) -> u64 {
-    let numerator = u128::from(amount) * u128::from(SECOND) * u128::from(FULL);
+    let numerator = u128::from(amount) * u128::from(SECOND) * u128::from(SCALE_FULL);
     u64::try_from(numerator.div_ceil(u128::from(rate) * u128::from(scale))).unwrap_or(u64::MAX)
 }
 
@@ -140,8 +142,8 @@ mod tests {
     use alloc::vec::Vec;
     use proptest::prelude::*;
 
-    fn rate(records: u64, bytes: u64) -> Rate {
-        Rate { records, bytes }
+    fn rate_limit(records: u64, bytes: u64) -> RateLimit {
+        RateLimit { records, bytes }
     }
 
     proptest! {
@@ -150,13 +152,13 @@ mod tests {
             steps in proptest::collection::vec((0..400_000_000_u64, 1..3_000_usize), 1..300),
             records in 1..50_u64,
         ) {
-            let rate = rate(records, 2_048);
-            let mut pace = Pace::new();
+            let limit = rate_limit(records, 2_048);
+            let mut rate = ShardRate::new();
             let mut now = Instant::from_nanos(0);
             let mut sent: Vec<(Instant, usize)> = Vec::new();
             for (pause, size) in steps {
                 now = now + Duration::from_nanos(pause);
-                if pace.try_take(now, size, rate).is_ok() {
+                if rate.try_take(now, size, limit).is_ok() {
                     sent.push((now, size));
                 }
             }
@@ -165,14 +167,14 @@ mod tests {
 
         #[test]
         fn a_refused_record_fits_at_the_returned_time(sizes in proptest::collection::vec(1..5_000_usize, 1..100)) {
-            let rate = rate(7, 1_024);
-            let mut pace = Pace::new();
+            let limit = rate_limit(7, 1_024);
+            let mut rate = ShardRate::new();
             let mut now = Instant::from_nanos(0);
             for size in sizes {
-                if let Err(ready) = pace.try_take(now, size, rate) {
+                if let Err(ready) = rate.try_take(now, size, limit) {
                     prop_assert!(ready > now, "the returned time is in the future");
                     now = ready;
-                    prop_assert_eq!(pace.try_take(now, size, rate), Ok(()));
+                    prop_assert_eq!(rate.try_take(now, size, limit), Ok(()));
                 }
             }
         }
@@ -180,86 +182,86 @@ mod tests {
 
     #[test]
     fn an_oversized_record_needs_a_full_bucket_and_leaves_debt() {
-        let rate = rate(1_000, 1_024);
-        let mut pace = Pace::new();
+        let limit = rate_limit(1_000, 1_024);
+        let mut rate = ShardRate::new();
         let now = Instant::from_nanos(0);
-        assert_eq!(pace.try_take(now, 10 * 1_024, rate), Ok(()));
-        let next = pace.try_take(now, 1, rate).unwrap_err();
+        assert_eq!(rate.try_take(now, 10 * 1_024, limit), Ok(()));
+        let next = rate.try_take(now, 1, limit).unwrap_err();
         assert!(next > now + Duration::from_secs(9), "ten seconds of tokens less the bucket: {next:?}");
-        let next = pace.try_take(now, 10 * 1_024, rate).unwrap_err();
+        let next = rate.try_take(now, 10 * 1_024, limit).unwrap_err();
         assert_eq!(next, now + Duration::from_secs(10));
     }
 
     #[test]
     fn throttling_halves_the_rate_once_per_change_and_the_rate_recovers() {
-        let rate = rate(1_000, 1 << 20);
-        let count_in = |pace: &mut Pace, from: u64, to: u64| {
+        let limit = rate_limit(1_000, 1 << 20);
+        let count_in = |rate: &mut ShardRate, from: u64, to: u64| {
             (from..to)
                 .filter(|ms| {
                     let now = Instant::from_nanos(ms * 1_000_000);
-                    (0..5).any(|_| pace.try_take(now, 1, rate).is_ok())
+                    (0..5).any(|_| rate.try_take(now, 1, limit).is_ok())
                 })
                 .count()
         };
-        let mut pace = Pace::new();
+        let mut rate = ShardRate::new();
         let now = Instant::from_nanos(SECOND);
-        pace.slow_down(now, Instant::from_nanos(0));
-        pace.slow_down(now, Instant::from_nanos(0));
-        assert_eq!(pace.scale, FULL / 2);
-        assert!(count_in(&mut pace, 1_000, 1_100) < 60, "half of 1,000 per second, from an empty bucket");
-        let later = now + RECOVERY;
-        assert_eq!(pace.scale_at(later), FULL);
+        rate.reduce(now, Instant::from_nanos(0));
+        rate.reduce(now, Instant::from_nanos(0));
+        assert_eq!(rate.scale, SCALE_FULL / 2);
+        assert!(count_in(&mut rate, 1_000, 1_100) < 60, "half of 1,000 per second, from an empty bucket");
+        let later = now + RECOVERY_TIME;
+        assert_eq!(rate.scale_at(later), SCALE_FULL);
         for i in 0..20 {
             let now = later + Duration::from_millis(i);
-            pace.slow_down(now, now);
+            rate.reduce(now, now);
         }
-        assert_eq!(pace.scale, SLOWEST);
+        assert_eq!(rate.scale, SCALE_MIN);
         let later = later + Duration::from_secs(1) + Duration::from_millis(20);
-        assert_eq!(pace.try_take(later, 1, rate), Ok(()), "the rate never falls to zero");
+        assert_eq!(rate.try_take(later, 1, limit), Ok(()), "the rate never falls to zero");
     }
 
     #[test]
     fn throttling_at_the_reduced_rate_halves_it_again() {
-        let mut pace = Pace::new();
+        let mut rate = ShardRate::new();
         let now = Instant::from_nanos(SECOND);
-        pace.slow_down(now, Instant::from_nanos(0));
-        pace.slow_down(now, now);
-        assert_eq!(pace.scale, FULL / 4);
+        rate.reduce(now, Instant::from_nanos(0));
+        rate.reduce(now, now);
+        assert_eq!(rate.scale, SCALE_FULL / 4);
     }
 
     #[test]
     fn a_large_record_at_the_lowest_rate_blocks_its_shard_for_the_recovery_at_most() {
-        let rate = rate(1_000, 1 << 20);
-        let mut pace = Pace::new();
+        let limit = rate_limit(1_000, 1 << 20);
+        let mut rate = ShardRate::new();
         let mut now = Instant::from_nanos(SECOND);
         for _ in 0..20 {
-            pace.slow_down(now, now);
+            rate.reduce(now, now);
         }
-        now = pace.try_take(now, 1 << 20, rate).unwrap_err();
-        assert_eq!(pace.try_take(now, 1 << 20, rate), Ok(()));
-        let next = pace.try_take(now, 1, rate).unwrap_err();
-        assert!(next <= now + RECOVERY + Duration::from_secs(1), "{:?} later", next.saturating_since(now));
+        now = rate.try_take(now, 1 << 20, limit).unwrap_err();
+        assert_eq!(rate.try_take(now, 1 << 20, limit), Ok(()));
+        let next = rate.try_take(now, 1, limit).unwrap_err();
+        assert!(next <= now + RECOVERY_TIME + Duration::from_secs(1), "{:?} later", next.saturating_since(now));
     }
 
     #[test]
     fn the_time_for_a_backlog_is_at_the_current_rate() {
-        let rate = rate(10, 1_000);
-        let mut pace = Pace::new();
+        let limit = rate_limit(10, 1_000);
+        let mut rate = ShardRate::new();
         let now = Instant::from_nanos(SECOND);
-        assert_eq!(pace.time_for(now, 20, 1_500, rate), Duration::from_secs(2));
-        assert_eq!(pace.time_for(now, 20, 3_000, rate), Duration::from_secs(3));
-        assert_eq!(pace.time_for(now, 20, 1_500, rate.times(4)), Duration::from_millis(500));
-        pace.slow_down(now, now);
-        assert_eq!(pace.time_for(now, 20, 1_500, rate), Duration::from_secs(4));
+        assert_eq!(rate.time_for(now, 20, 1_500, limit), Duration::from_secs(2));
+        assert_eq!(rate.time_for(now, 20, 3_000, limit), Duration::from_secs(3));
+        assert_eq!(rate.time_for(now, 20, 1_500, limit.times(4)), Duration::from_millis(500));
+        rate.reduce(now, now);
+        assert_eq!(rate.time_for(now, 20, 1_500, limit), Duration::from_secs(4));
     }
 
     #[test]
     fn the_rate_recovers_by_a_tenth_per_second() {
-        let mut pace = Pace::new();
+        let mut rate = ShardRate::new();
         let now = Instant::from_nanos(SECOND);
-        pace.slow_down(now, now);
+        rate.reduce(now, now);
         for tenths in 0..=5 {
-            assert_eq!(pace.scale_at(now + Duration::from_secs(tenths)), FULL / 2 + FULL * tenths / 10);
+            assert_eq!(rate.scale_at(now + Duration::from_secs(tenths)), SCALE_FULL / 2 + SCALE_FULL * tenths / 10);
         }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) enum LineResult {
 
 /// Counts per fingerprint. Lines may repeat; then each of them must arrive.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct Comparison {
     lines: HashMap<u128, Counts, BuildHasherDefault<FingerprintHasher>>,
     /// The number of lines that were not put.
     refused: u64,
@@ -46,7 +46,7 @@ struct Counts {
     arrived: u32,
 }
 
-impl Tally {
+impl Comparison {
     /// Counts a line that the producer had accepted.
     pub(crate) fn sent(&mut self, fingerprint: u128, result: LineResult) {
         let counts = self.lines.entry(fingerprint).or_default();
@@ -179,47 +179,47 @@ impl Hasher for FingerprintHasher {
 mod tests {
     use super::*;
 
-    fn tally(sent: &[(u128, LineResult)], arrived: &[u128]) -> Verification {
-        let mut tally = Tally::default();
-        sent.iter().for_each(|(line, result)| tally.sent(*line, *result));
-        arrived.iter().for_each(|line| tally.arrived(*line));
-        tally.verification()
+    fn comparison(sent: &[(u128, LineResult)], arrived: &[u128]) -> Verification {
+        let mut comparison = Comparison::default();
+        sent.iter().for_each(|(line, result)| comparison.sent(*line, *result));
+        arrived.iter().for_each(|line| comparison.arrived(*line));
+        comparison.verification()
     }
 
     #[test]
     fn each_of_several_equal_lines_must_arrive() {
         use LineResult::Succeeded;
         let sent = [(1, Succeeded), (1, Succeeded), (2, Succeeded)];
-        let complete = tally(&sent, &[1, 2, 1]);
+        let complete = comparison(&sent, &[1, 2, 1]);
         assert!(complete.is_successful());
         assert_eq!(complete.to_string(), "verified: 3 of 3 lines arrived, 0 twice");
 
-        let lost = tally(&sent, &[1, 2]);
+        let lost = comparison(&sent, &[1, 2]);
         assert_eq!((lost.arrived, lost.missing, lost.lost, lost.is_successful()), (2, 1, 1, false));
 
-        let twice = tally(&sent, &[1, 1, 1, 2]);
+        let twice = comparison(&sent, &[1, 1, 1, 2]);
         assert_eq!((twice.arrived, twice.twice, twice.twice_unexplained, twice.is_successful()), (3, 1, 1, false));
     }
 
     #[test]
     fn ambiguous_attempt_explains_a_duplicate() {
-        let twice = tally(&[(1, LineResult::SucceededMaybeTwice)], &[1, 1]);
+        let twice = comparison(&[(1, LineResult::SucceededMaybeTwice)], &[1, 1]);
         assert_eq!((twice.twice, twice.twice_unexplained, twice.is_successful()), (1, 0, true));
     }
 
     #[test]
     fn failed_line_may_arrive_only_if_its_failure_was_ambiguous() {
-        let failed = tally(&[(1, LineResult::Failed)], &[]);
+        let failed = comparison(&[(1, LineResult::Failed)], &[]);
         assert_eq!((failed.missing, failed.missing_failed, failed.lost), (1, 1, 0));
         assert!(!failed.is_successful());
-        assert_eq!(tally(&[(1, LineResult::Failed)], &[1]).failed_but_arrived, 1);
-        assert!(tally(&[(1, LineResult::FailedAmbiguous)], &[1]).is_successful());
-        assert_eq!(tally(&[(1, LineResult::FailedAmbiguous)], &[]).missing_failed, 1);
+        assert_eq!(comparison(&[(1, LineResult::Failed)], &[1]).failed_but_arrived, 1);
+        assert!(comparison(&[(1, LineResult::FailedAmbiguous)], &[1]).is_successful());
+        assert_eq!(comparison(&[(1, LineResult::FailedAmbiguous)], &[]).missing_failed, 1);
     }
 
     #[test]
     fn records_of_other_producers_are_counted_separately() {
-        let mixed = tally(&[(1, LineResult::Succeeded)], &[7, 1]);
+        let mixed = comparison(&[(1, LineResult::Succeeded)], &[7, 1]);
         assert_eq!((mixed.strangers, mixed.arrived, mixed.is_successful()), (1, 1, true));
     }
 

@@ -7,8 +7,8 @@ use futures_util::stream::FuturesUnordered;
 use kpl_tokio::RecordResult;
 use tokio::sync::mpsc;
 
-use super::feed::{InFlight, PutLine};
-use super::ledger::Ledger;
+use super::line_counts::LineCounts;
+use super::put_lines::{InFlight, PutLine};
 
 /// The time from a line's put until the lines behind it no longer wait for its result. So a shard that accepts nothing
 /// does not delay the results of other shards.
@@ -18,14 +18,14 @@ const RESULT_TIMEOUT: Duration = Duration::from_secs(1);
 /// time and need no wake-up.
 const COALESCE: Duration = Duration::from_millis(2);
 
-/// Records the result of each line in the ledger, until the feeder has ended and every line has a result.
-pub(crate) async fn collect(mut batches: mpsc::Receiver<Vec<PutLine>>, mut ledger: Ledger) -> Ledger {
+/// Counts the result of each line, until the feeder has ended and every line has a result.
+pub(crate) async fn collect(mut batches: mpsc::Receiver<Vec<PutLine>>, mut counts: LineCounts) -> LineCounts {
     let mut late = FuturesUnordered::new();
     loop {
         let batch = tokio::select! {
             biased;
             Some((line, result)) = late.next() => {
-                ledger.record(&line, result);
+                counts.record(&line, result);
                 continue;
             }
             batch = batches.recv() => batch,
@@ -33,9 +33,9 @@ pub(crate) async fn collect(mut batches: mpsc::Receiver<Vec<PutLine>>, mut ledge
         let Some(batch) = batch else { break };
         for line in batch {
             match line {
-                PutLine::Refused(refused) => ledger.record_refused(&refused),
+                PutLine::Refused(refused) => counts.record_refused(&refused),
                 PutLine::InFlight(mut line) => match result(&mut line).await {
-                    Some(result) => ledger.record(&line, result),
+                    Some(result) => counts.record(&line, result),
                     None => late.push(async move {
                         let result = (&mut line.outcome).await;
                         (line, result)
@@ -45,9 +45,9 @@ pub(crate) async fn collect(mut batches: mpsc::Receiver<Vec<PutLine>>, mut ledge
         }
     }
     while let Some((line, result)) = late.next().await {
-        ledger.record(&line, result);
+        counts.record(&line, result);
     }
-    ledger
+    counts
 }
 
 /// Waits for the result of a line. Returns `None` after [`RESULT_TIMEOUT`].

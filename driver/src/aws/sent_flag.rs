@@ -1,4 +1,4 @@
-//! Records whether a request reached the HTTP client. If not, nothing was sent.
+//! An interceptor that records whether the SDK passed a request to the HTTP client. If not, nothing was sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,21 +7,21 @@ use aws_sdk_kinesis::config::interceptors::BeforeTransmitInterceptorContextRef;
 use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_kinesis::error::BoxError;
 
-/// Observes one request. The SDK's errors do not distinguish missing or slow credentials from a missing reply; this
-/// does.
+/// The flag of one request. It distinguishes missing or late credentials from a missing reply. The SDK's errors do not
+/// distinguish them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Transmission(Arc<AtomicBool>);
+pub(super) struct SentFlag(Arc<AtomicBool>);
 
-impl Transmission {
+impl SentFlag {
     /// Whether the request was passed to the HTTP client.
-    pub(super) fn has_started(&self) -> bool {
+    pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-impl Intercept for Transmission {
+impl Intercept for SentFlag {
     fn name(&self) -> &'static str {
-        "kpl transmission"
+        "kpl sent flag"
     }
 
     /// Runs directly before the HTTP client receives the request.

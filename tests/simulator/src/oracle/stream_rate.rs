@@ -14,7 +14,7 @@ const SHARDS_MAX: u64 = 1 << 20;
 
 /// The records sent per stream before the first shard list.
 #[derive(Debug)]
-pub(super) struct StreamPace {
+pub(super) struct StreamRate {
     streams: Vec<Sent>,
 }
 
@@ -26,7 +26,7 @@ struct Sent {
     bytes: u64,
 }
 
-impl StreamPace {
+impl StreamRate {
     pub(super) fn new(streams: usize) -> Self {
         Self { streams: vec![Sent::default(); streams] }
     }

@@ -1,4 +1,4 @@
-//! The rate limit of a stream whose shards are not known.
+//! The number of shards that sets the rate limit of a whole stream, for records whose shard is not known.
 
 use core::time::Duration;
 
@@ -11,25 +11,26 @@ const DOUBLING_INTERVAL: Duration = Duration::from_secs(1);
 /// number.
 const ESTIMATE_MAX: u64 = 20_000;
 
-/// The rate limit of the stream, in shards: the number of shards in its description, or an estimate.
+/// The number of shards in the stream's description, or an estimate. The rate limit of the whole stream is that of one
+/// shard multiplied by it.
 ///
 /// The estimate starts with one shard. It doubles with each second in which records wait for the rate limit and none is
 /// throttled. Throttling halves it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct StreamRate {
+pub(super) struct ShardCount {
     shards: u64,
     is_known: bool,
     /// The time of the last change, or when records first waited for the rate limit; `None` before that.
     changed_at: Option<Instant>,
 }
 
-impl Default for StreamRate {
+impl Default for ShardCount {
     fn default() -> Self {
         Self { shards: 1, is_known: false, changed_at: None }
     }
 }
 
-impl StreamRate {
+impl ShardCount {
     pub(super) fn shards(&self) -> u64 {
         self.shards
     }
@@ -72,45 +73,45 @@ mod tests {
 
     #[test]
     fn the_estimate_doubles_per_second_of_waiting_and_halves_when_throttled() {
-        let mut rate = StreamRate::default();
-        assert!(!rate.note_waiting(ms(5_000)) && !rate.note_waiting(ms(5_999)));
-        assert_eq!(rate.shards(), 1);
-        assert!(rate.note_waiting(ms(6_000)));
-        assert!(!rate.note_waiting(ms(6_500)));
-        assert!(rate.note_waiting(ms(7_000)) && rate.note_waiting(ms(9_000)));
-        assert_eq!(rate.shards(), 8);
-        assert!(rate.note_throttled(ms(9_500), ms(9_400)));
-        assert_eq!(rate.shards(), 4);
-        assert!(rate.note_throttled(ms(9_600), ms(9_450)), "sent before the estimate was lowered");
-        assert_eq!(rate.shards(), 4);
-        assert!(!rate.note_waiting(ms(10_599)) && rate.note_waiting(ms(10_600)));
-        assert_eq!(rate.shards(), 8);
+        let mut count = ShardCount::default();
+        assert!(!count.note_waiting(ms(5_000)) && !count.note_waiting(ms(5_999)));
+        assert_eq!(count.shards(), 1);
+        assert!(count.note_waiting(ms(6_000)));
+        assert!(!count.note_waiting(ms(6_500)));
+        assert!(count.note_waiting(ms(7_000)) && count.note_waiting(ms(9_000)));
+        assert_eq!(count.shards(), 8);
+        assert!(count.note_throttled(ms(9_500), ms(9_400)));
+        assert_eq!(count.shards(), 4);
+        assert!(count.note_throttled(ms(9_600), ms(9_450)), "sent before the estimate was lowered");
+        assert_eq!(count.shards(), 4);
+        assert!(!count.note_waiting(ms(10_599)) && count.note_waiting(ms(10_600)));
+        assert_eq!(count.shards(), 8);
     }
 
     #[test]
     fn an_estimate_of_one_shard_is_not_lowered() {
-        let mut rate = StreamRate::default();
-        assert!(!rate.note_throttled(ms(1), ms(0)));
-        assert_eq!(rate.shards(), 1);
+        let mut count = ShardCount::default();
+        assert!(!count.note_throttled(ms(1), ms(0)));
+        assert_eq!(count.shards(), 1);
     }
 
     #[test]
     fn a_known_number_of_shards_does_not_change() {
-        let mut rate = StreamRate::default();
-        rate.set_known(5);
-        assert!(!rate.note_waiting(ms(0)) && !rate.note_waiting(ms(60_000)));
-        assert!(!rate.note_throttled(ms(60_000), ms(60_000)));
-        assert_eq!(rate.shards(), 5);
-        rate.set_known(0);
-        assert_eq!(rate.shards(), 1);
+        let mut count = ShardCount::default();
+        count.set_known(5);
+        assert!(!count.note_waiting(ms(0)) && !count.note_waiting(ms(60_000)));
+        assert!(!count.note_throttled(ms(60_000), ms(60_000)));
+        assert_eq!(count.shards(), 5);
+        count.set_known(0);
+        assert_eq!(count.shards(), 1);
     }
 
     #[test]
     fn the_estimate_has_a_maximum() {
-        let mut rate = StreamRate::default();
+        let mut count = ShardCount::default();
         for second in 0..100 {
-            rate.note_waiting(ms(1_000 * second));
+            count.note_waiting(ms(1_000 * second));
         }
-        assert_eq!(rate.shards(), ESTIMATE_MAX);
+        assert_eq!(count.shards(), ESTIMATE_MAX);
     }
 }
