@@ -204,6 +204,13 @@ impl Config {
         })
     }
 
+    /// Returns the longest backlog of records that wait for a stream's first shard list. Unless it is set, the records
+    /// can be sent before they expire, even if each of them becomes one Kinesis record and all are for one shard.
+    pub(crate) fn start_backlog_limit(&self) -> Duration {
+        let after_the_wait = self.record_ttl.saturating_sub(self.start_wait());
+        self.max_shard_backlog.unwrap_or(self.backlog_limit().min(after_the_wait / 5 * 3))
+    }
+
     fn check_together(self) -> Result<Self, ConfigError> {
         if self.record_ttl <= self.record_max_buffered_time {
             return Err(ConfigError {

@@ -223,8 +223,8 @@ impl<T> BufferDrain<T> {
         Self { taken, nonempty: Vec::with_capacity(buffers), has_room: false }
     }
 
-    /// Starts a drain. `room` is a lower bound of [`Producer::buffer_room`](crate::Producer::buffer_room), which does
-    /// not count the records in the buffers.
+    /// Starts a drain. `room` is [`Producer::buffer_room`](crate::Producer::buffer_room) at the end of the previous drain,
+    /// or less. It does not count the records in the buffers.
     ///
     /// Returns true if the buffers may no longer accept records. Then call [`stop`](Self::stop) for each of them before
     /// reading the clock for [`take`](Self::take). So they are empty after it, and the producer checks every further

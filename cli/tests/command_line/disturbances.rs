@@ -1,9 +1,10 @@
 //! Restarts of the service, lost replies, lost records, and interrupts.
 
-use std::io::Write;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
 use std::time::{Duration, Instant};
 
-use kpl_emulator::Faults;
+use kpl_emulator::{Faults, OperationFault, ServiceError};
 
 use crate::rig::{Kinesis, command, end, kpl, signal, wait_until};
 
@@ -60,7 +61,48 @@ fn duplicates_after_lost_replies_are_explained() {
     let verify = &summary["verify"];
     assert_eq!((&verify["arrived"], &verify["twice_unexplained"]), (&3_000.into(), &0.into()));
     assert!(verify["twice"].as_u64() > Some(0), "{summary:#}");
+    let mut copies = BTreeMap::new();
+    kinesis.data().into_iter().for_each(|line| *copies.entry(line).or_insert(0) += 1);
+    let duplicated = copies.values().filter(|copies| **copies > 1).count();
+    assert_eq!(summary["resent_unanswered"], duplicated, "{summary:#}");
     assert_eq!(kinesis.read().len() as u64, 3_000 + verify["twice"].as_u64().unwrap());
+}
+
+#[test]
+fn an_outage_is_reported_and_no_line_is_lost_or_sent_twice() {
+    let mut kinesis = Kinesis::start(2);
+    kinesis.stop();
+    let mut child = command(&format!("put --json {} --key k", kinesis.args())).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"1\n2\n").unwrap();
+    let mut messages = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let stall = messages.find(|message| message.contains("no result for 1")).unwrap();
+    assert!(stall.contains("2 lines are outstanding") && stall.contains("Connection refused"), "{stall}");
+    kinesis.restart();
+    let run = end(child);
+    let summary = run.json();
+    assert_eq!(
+        (run.code(), &summary["succeeded"], &summary["resent_unanswered"]),
+        (0, &2.into(), &0.into()),
+        "{run:#?}"
+    );
+    assert_eq!(kinesis.data(), [b"1", b"2"]);
+}
+
+#[test]
+fn a_missing_permission_is_reported_once() {
+    let kinesis = Kinesis::start(2);
+    let denied = |operation| OperationFault {
+        operation,
+        latency: Duration::ZERO,
+        error: Some(ServiceError::denied(operation)),
+        first: None,
+    };
+    kinesis.emulator.set_faults(Faults { operations: vec![denied("ListShards")], ..Faults::default() });
+    let input: Vec<u8> = (0..3_000).flat_map(|n| format!("key-{} {n}\n", n % 20).into_bytes()).collect();
+    let run = kpl(&format!("put --json {} --key-field 1", kinesis.args()), &input);
+    assert_eq!((run.code(), &run.json()["succeeded"]), (0, &3_000.into()), "{run:#?}");
+    assert_eq!(run.stderr.matches("no shard list (permission kinesis:ListShards)").count(), 1, "{}", run.stderr);
+    assert!(kinesis.records_stored() <= 300, "{} Kinesis records", kinesis.records_stored());
 }
 
 #[test]

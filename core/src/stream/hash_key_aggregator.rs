@@ -3,6 +3,7 @@
 //! User records with the same hash key always go to the same shard, so consumers accept such an aggregate.
 
 use alloc::vec::Vec;
+use core::mem;
 use core::time::Duration;
 
 use hashbrown::HashMap;
@@ -27,6 +28,8 @@ pub(crate) struct HashKeyAggregator<T> {
     free_slots: Vec<u32>,
     /// The bytes of all user records in open aggregates.
     bytes: usize,
+    /// Whether aggregates may be open after their deadline, because of the stream's backlog.
+    is_extended: bool,
 }
 
 impl<T> Default for HashKeyAggregator<T> {
@@ -37,6 +40,7 @@ impl<T> Default for HashKeyAggregator<T> {
             hash_keys: Vec::new(),
             free_slots: Vec::new(),
             bytes: 0,
+            is_extended: false,
         }
     }
 }
@@ -73,12 +77,21 @@ impl<T> HashKeyAggregator<T> {
         self.aggregator.next_timer()
     }
 
-    /// Closes and returns an aggregate that is due by `horizon`.
+    /// Closes and returns an aggregate that is due by `horizon`. When the backlog is cleared, [`resume`](Self::resume).
     pub(crate) fn close_due(&mut self, horizon: Instant, is_backlogged: bool) -> Option<KinesisRecord<T>> {
+        self.is_extended |= is_backlogged && self.aggregator.next_timer() <= horizon;
         let slot = self
             .aggregator
             .pop_due(horizon, |_, times| is_backlogged.then(|| times.expiry.min(times.deadline + EXTENSION)))?;
         self.close(slot)
+    }
+
+    /// Makes all aggregates due at their deadlines again, when the stream has no backlog.
+    pub(crate) fn resume(&mut self) {
+        if mem::take(&mut self.is_extended) {
+            let slots: Vec<u32> = self.aggregator.open_slots().collect();
+            slots.into_iter().for_each(|slot| self.aggregator.resume(slot));
+        }
     }
 
     /// Closes and returns all aggregates.
@@ -167,6 +180,17 @@ mod tests {
         assert!(due(&mut aggregator, 1_099, true).is_empty());
         assert!(add(&mut aggregator, 1, "a", 10).is_empty());
         assert_eq!(due(&mut aggregator, 1_100, true), [[0, 1]]);
+    }
+
+    #[test]
+    fn after_a_backlog_aggregates_are_due_at_their_deadlines_again() {
+        let mut aggregator = HashKeyAggregator::default();
+        assert!(add(&mut aggregator, 0, "a", 10).is_empty());
+        assert!(due(&mut aggregator, 150, true).is_empty());
+        assert_eq!(aggregator.next_timer(), ms(1_100));
+        aggregator.resume();
+        assert_eq!(aggregator.next_timer(), ms(100));
+        assert_eq!(due(&mut aggregator, 150, false), [[0]]);
     }
 
     #[test]

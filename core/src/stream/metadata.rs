@@ -52,6 +52,8 @@ pub(super) struct Metadata {
     start_by: Instant,
     /// The error of the last failed request for the shard list.
     shards_error: Option<RequestError>,
+    /// Whether a request for the description failed.
+    description_failed: bool,
     /// Whether the description was refused for good.
     description_refused: bool,
 }
@@ -82,6 +84,7 @@ impl Metadata {
             starting: !(auto && described),
             start_by: now + context.config.start_wait(),
             shards_error: None,
+            description_failed: false,
             description_refused: false,
         }
     }
@@ -91,10 +94,23 @@ impl Metadata {
         self.starting
     }
 
-    /// Returns when records whose first deadline is `deadline` stop waiting. They wait for the shard list up to
-    /// `start_timeout`: without it they would be sent unaggregated. They wait for the description until their deadline.
+    /// Returns when records whose first deadline is `deadline` stop waiting: for the shard list, and for a description
+    /// that they need, up to `start_timeout`; for a description that they do not need, at their deadline.
     pub(super) fn wait_ends(&self, deadline: Instant) -> Instant {
-        if self.shards.awaits_first_reply() { self.start_by } else { self.start_by.min(deadline) }
+        let is_needed = self.shards.awaits_first_reply() || self.needs_description();
+        if is_needed { self.start_by } else { self.start_by.min(deadline) }
+    }
+
+    /// Whether records wait for a reply. They wait for a second request for the description only if they need it.
+    fn is_awaiting_replies(&self) -> bool {
+        let awaits_description = self.description.awaits_first_reply();
+        self.shards.awaits_first_reply() || awaits_description && (!self.description_failed || self.needs_description())
+    }
+
+    /// Whether records cannot be aggregated without the description: without a shard list, only it says whether the
+    /// stream ignores keys.
+    fn needs_description(&self) -> bool {
+        self.map.open_shards() == 0 && !self.distribution_known
     }
 
     pub(super) fn max_record_size(&self) -> usize {
@@ -156,10 +172,6 @@ impl Metadata {
         if is_old && !self.description_refused {
             self.description.request(now, now);
         }
-    }
-
-    fn is_awaiting_replies(&self) -> bool {
-        self.shards.awaits_first_reply() || self.description.awaits_first_reply()
     }
 }
 
@@ -235,7 +247,7 @@ impl<T> Stream<T> {
             Ok(_) => {}
             Err(error) => {
                 // Without permission, or for a stream that does not exist, the defaults apply.
-                metadata.description.give_up_waiting();
+                metadata.description_failed = true;
                 let retry_in = if is_refused_for_good(&error) {
                     metadata.description.succeeded();
                     metadata.description_refused = true;

@@ -3,14 +3,20 @@
 use std::time::Duration;
 
 use kpl_core::metrics::{Metric, MetricsLevel, MetricsWindow};
-use kpl_core::{Config, Consumers, Full, PutError, RecordReply, ShardName, UserRecord};
+use kpl_core::{
+    Config, Consumers, Delivery, Full, PutError, RecordReply, RequestError, ShardName, StreamSummary, UserRecord,
+};
 
 use crate::rig::*;
 
 /// Puts records with this hash key until one is refused. Returns the number of accepted records, and what is full.
 fn fill(rig: &mut Rig, hash_key: u128, size: usize) -> (usize, Full) {
+    fill_with(rig, |_| hash_key, size)
+}
+
+fn fill_with(rig: &mut Rig, hash_key: impl Fn(usize) -> u128, size: usize) -> (usize, Full) {
     for accepted in 0.. {
-        let record = UserRecord::new("s", "k", vec![0; size]).explicit_hash_key(hash_key.to_string());
+        let record = UserRecord::new("s", "k", vec![0; size]).explicit_hash_key(hash_key(accepted).to_string());
         match rig.producer.put(
             rig.now,
             record.prepare().unwrap(),
@@ -30,7 +36,7 @@ fn backlog(full: &Full) -> Duration {
 }
 
 #[test]
-fn a_shard_is_full_when_its_backlog_takes_longer_than_the_limit_at_half_its_pace() {
+fn a_shard_is_full_when_its_backlog_takes_longer_than_the_limit_at_half_its_rate() {
     for (ttl, configured, limit) in [
         (30 * SEC, None, 15),
         (8 * SEC, None, 4),
@@ -106,7 +112,7 @@ fn records_awaiting_the_shard_list_are_limited_as_if_for_one_shard() {
     let mut rig = Rig::new(Config::builder().record_ttl(8 * SEC));
     let (accepted, full) = fill(&mut rig, 0, 10_000);
     assert_eq!(full, Full::Shard { shard: ShardName::new("s", None), backlog: backlog(&full) });
-    assert!((200..=220).contains(&accepted), "{accepted}: 2 MiB, which take 4 s at half of 1 MiB/s");
+    assert!((120..=132).contains(&accepted), "{accepted}: 1.2 MiB, which take 2.4 s at half of 1 MiB/s");
     rig.answer_refreshes(&equal_shards(1));
     assert_eq!(rig.freed, [ShardName::new("s", None)]);
     for _ in 0..80 {
@@ -122,6 +128,27 @@ fn small_records_awaiting_the_shard_list_are_limited_by_number() {
     let (accepted, full) = fill(&mut rig, 0, 10);
     assert!(matches!(full, Full::Shard { .. }), "{full}");
     assert!((22_500..=22_503).contains(&accepted), "{accepted}: one shard takes them in 22.5 s");
+}
+
+#[test]
+fn records_that_wait_until_the_start_timeout_are_sent_before_they_expire() {
+    for ttl in [2 * SEC, 10 * SEC, 30 * SEC, 60 * SEC] {
+        let mut rig = Rig::new(Config::builder().record_ttl(ttl));
+        let (accepted, _) = fill_with(&mut rig, |n| n as u128, 10);
+        rig.run_for((ttl / 2).min(5 * SEC) - MS);
+        let (lists, describes) = (rig.lists.remove(0), rig.describes.remove(0));
+        let summary = StreamSummary { open_shards: Some(1), ..StreamSummary::default() };
+        rig.producer.handle_stream_summary(rig.now, &describes, Ok(summary));
+        let denied = RequestError::new(Delivery::Refused, "AccessDeniedException", "why");
+        rig.producer.handle_shards(rig.now, &lists, Err(denied));
+        for _ in 0..ttl.as_secs() * 10 {
+            rig.run_for(100 * MS);
+            rig.answer_all_stored(&equal_shards(1));
+        }
+        let stored = rig.results.values().filter(|result| result.is_ok()).count();
+        assert_eq!(stored, accepted, "with a time-to-live of {ttl:?}");
+        assert!(accepted as u64 >= 800 * ttl.as_secs() / 2, "{accepted} accepted");
+    }
 }
 
 #[test]

@@ -111,6 +111,38 @@ fn without_a_shard_list_the_stream_has_one_rate_limit() {
 }
 
 #[test]
+fn without_a_shard_list_records_wait_for_a_description_that_is_late_or_fails() {
+    for fails in [false, true] {
+        let mut rig = Rig::new(Config::builder());
+        (0..2_000).for_each(|n| {
+            rig.put(n % 20, "a");
+        });
+        rig.producer.handle_shards(rig.now, &rig.lists.remove(0), Err(error("AccessDeniedException")));
+        rig.run_for(300 * MS);
+        if fails {
+            let failure = RequestError::new(Delivery::Unanswered, "InternalFailure", "why");
+            rig.producer.handle_stream_summary(rig.now, &rig.describes.remove(0), Err(failure));
+            rig.run_for(300 * MS);
+        }
+        assert!(rig.batches.is_empty(), "records would not be aggregated");
+        rig.producer.handle_stream_summary(rig.now, &rig.describes.remove(0), Ok(StreamSummary::default()));
+        rig.run_for(100 * MS);
+        assert_eq!(rig.shape(), [[100; 20]]);
+    }
+}
+
+#[test]
+fn without_metadata_records_are_sent_at_the_start_timeout() {
+    let mut rig = Rig::new(Config::builder().start_timeout(2 * SEC));
+    rig.put(0, "a");
+    rig.producer.handle_shards(rig.now, &rig.lists.remove(0), Err(error("AccessDeniedException")));
+    rig.run_for(1_990 * MS);
+    assert!(rig.batches.is_empty());
+    rig.run_for(20 * MS);
+    assert_eq!(rig.shape(), [[1]]);
+}
+
+#[test]
 fn without_a_shard_list_a_throttled_stream_is_slowed_down() {
     for open_shards in [Some(8), None] {
         let config = Config::builder().rate_limit_records_per_shard(10).aggregation_enabled(false);

@@ -13,6 +13,8 @@ mod from_env;
 mod records;
 #[path = "../../../tests/http/rig.rs"]
 mod rig;
+#[path = "../../../tests/http/start.rs"]
+mod start;
 #[path = "../../../tests/http/tls.rs"]
 mod tls;
 

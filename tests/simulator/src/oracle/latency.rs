@@ -58,8 +58,8 @@ impl Latency {
         let settings = &facts.options.config;
         let stream = &facts.streams[put.stream];
         let Some(first) = receipt.attempts().iter().next() else { return Ok(()) };
-        // Records wait for the first shard list; and for the description, but not beyond their deadline.
-        let list = stream.list_settled_at.min(stream.started_at + facts.start_wait());
+        // With a shard list, records wait for the description, too, but not beyond their deadline.
+        let list = stream.metadata_settled_at().min(stream.started_at + facts.start_wait());
         let described = stream.described_at;
         let buffered = (put.at + settings.buffered).max(list);
         let flushed = put.flushed_at.map_or(Instant::NEVER, |at| at.max(list).max(described));

@@ -24,7 +24,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kpl_core::{Instant, RecordResult, RequestError, ShardPage, UserRecord};
+use kpl_core::{Instant, RecordResult, RequestError, ShardPage, StreamSummary, UserRecord};
 use kpl_emulator::Kinesis;
 use kpl_emulator::api::PutRecordsEntry;
 
@@ -137,13 +137,17 @@ struct StreamFacts {
     last_used: Instant,
     /// The number and the size of the outstanding records.
     outstanding: (usize, usize),
-    /// The initial values of `described_at` and `list_settled_at`. Zero if the producer does not need the metadata.
-    metadata_at_start: [Instant; 2],
+    /// The initial values of `described_at`, `description_settled_at` and `list_settled_at`. Zero if the producer does not
+    /// need the metadata.
+    metadata_at_start: [Instant; 3],
     /// The time of the first response to a request for the description, successful or not.
     described_at: Instant,
+    /// The time of the first description, or of the permanent error of such a request. Without a shard list, records
+    /// wait for it.
+    description_settled_at: Instant,
     /// The time of the first shard list, or of the permanent error of such a request. Records wait for it.
     list_settled_at: Instant,
-    /// The time of the first shard list.
+    /// The time of the first shard list since the stream was started.
     shards_known_at: Instant,
     /// The number of outstanding records that were due before the first shard list.
     unpredicted: usize,
@@ -166,16 +170,29 @@ impl StreamFacts {
         self.outstanding = (self.outstanding.0 + 1, self.outstanding.1 + size);
     }
 
+    /// Returns until when the first records wait for metadata: for the shard list; if it is refused, for the description
+    /// or a later list.
+    fn metadata_settled_at(&self) -> Instant {
+        self.list_settled_at.max(self.description_settled_at.min(self.shards_known_at))
+    }
+
     /// Starts the stream for a put, accepted or not, if it is new or retired.
     fn touched(&mut self, now: Instant) {
         let is_retired = self.outstanding.0 == 0 && now.saturating_since(self.last_used) >= RETIRED_AFTER;
         if is_retired || self.started_at == Instant::NEVER {
             self.started_at = now;
             self.starts += 1;
-            [self.described_at, self.list_settled_at] = self.metadata_at_start;
+            [self.described_at, self.description_settled_at, self.list_settled_at] = self.metadata_at_start;
+            self.shards_known_at = Instant::NEVER;
             self.last_used = now;
         }
     }
+}
+
+/// Whether a metadata request succeeded, or failed with an error that will not pass.
+fn is_settled<R>(reply: &Result<R, RequestError>) -> bool {
+    let is_permanent = |code: &str| PERMANENT.contains(&code) || code == "ResourceNotFoundException";
+    reply.as_ref().err().is_none_or(|error| is_permanent(&error.code))
 }
 
 impl Facts {
@@ -191,6 +208,13 @@ impl Facts {
             Duration::MAX => Duration::from_secs(15),
             ttl => ttl / 2,
         })
+    }
+
+    /// Returns the limit on the backlog of records that wait for the first shard list.
+    fn start_backlog_limit(&self) -> Duration {
+        let settings = &self.options.config;
+        let after_the_wait = settings.ttl.saturating_sub(self.start_wait());
+        settings.max_shard_backlog.unwrap_or(self.backlog_limit().min(after_the_wait / 5 * 3))
     }
 
     /// Returns whether records may be sent more than once, which uses the shards' rates.
@@ -217,7 +241,9 @@ impl Facts {
         // The aggregate's encoding adds up to 64 bytes per record.
         let seconds = (records as f64 / settings.records_per_second as f64)
             .max((bytes + 64 * records) as f64 / settings.bytes_per_second as f64);
-        2.0 * slowdown * seconds > self.backlog_limit().as_secs_f64() / 4.0
+        let limit =
+            if about.shards_known_at == Instant::NEVER { self.start_backlog_limit() } else { self.backlog_limit() };
+        2.0 * slowdown * seconds > limit.as_secs_f64() / 4.0
     }
 }
 
@@ -258,8 +284,9 @@ impl Oracle {
             starts: 0,
             last_used: Instant::from_nanos(0),
             outstanding: (0, 0),
-            metadata_at_start: [summary_at, shards_at],
+            metadata_at_start: [summary_at, summary_at, shards_at],
             described_at: summary_at,
+            description_settled_at: summary_at,
             list_settled_at: shards_at,
             shards_known_at: Instant::NEVER,
             unpredicted: 0,
@@ -479,11 +506,7 @@ impl Oracle {
     pub(crate) fn list_ended(&mut self, now: Instant, stream: usize, reply: &Result<ShardPage, RequestError>) {
         let start_wait = self.facts.start_wait();
         let about = &mut self.facts.streams[stream];
-        let is_settled = match reply {
-            Ok(_) => true,
-            Err(error) => PERMANENT.contains(&&*error.code) || &*error.code == "ResourceNotFoundException",
-        };
-        if is_settled {
+        if is_settled(reply) {
             about.list_settled_at = about.list_settled_at.min(now);
         }
         if reply.is_ok() && about.shards_known_at == Instant::NEVER {
@@ -500,9 +523,12 @@ impl Oracle {
     }
 
     /// A request for a stream's description has ended.
-    pub(crate) fn described(&mut self, now: Instant, stream: usize) {
+    pub(crate) fn described(&mut self, now: Instant, stream: usize, reply: &Result<StreamSummary, RequestError>) {
         let about = &mut self.facts.streams[stream];
         about.described_at = about.described_at.min(now);
+        if is_settled(reply) {
+            about.description_settled_at = about.description_settled_at.min(now);
+        }
     }
 
     /// A stream is about to be deleted. Consumers read its records before that.

@@ -16,6 +16,8 @@ pub(super) struct RateLimit {
 
 #[derive(Debug)]
 struct Shards {
+    /// The number of times that the stream was started. Its state does not outlast its retirement.
+    starts: u32,
     /// The shards, by their last hash keys.
     by_end: BTreeMap<u128, Sent>,
 }
@@ -51,7 +53,10 @@ impl RateLimit {
         if !about.steady || about.shards_known_at == Instant::NEVER || about.unpredicted > 0 || may_split {
             return Ok(());
         }
-        let shards = self.streams[stream].get_or_insert_with(|| Shards {
+        let checked = &mut self.streams[stream];
+        checked.take_if(|shards| shards.starts != about.starts);
+        let shards = checked.get_or_insert_with(|| Shards {
+            starts: about.starts,
             by_end: shards().into_iter().map(|(_, (_, end))| (end, Sent::default())).collect(),
         });
         for record in records {

@@ -145,13 +145,12 @@ impl World<'_, '_> {
                     reply => self.oracle.list_ended(self.now, stream, reply),
                 }
             }
-            (Request::Describe { stream }, response) => {
-                let succeeded = matches!(response, Response::Describe(Ok(_)));
+            (Request::Describe { stream }, Response::Describe(reply)) => {
                 let stream = self.service.index_of(stream);
-                note!(self.trace, self.now, "the description of s{} arrives: {}", stream, succeeded);
-                self.oracle.described(self.now, stream);
+                note!(self.trace, self.now, "the description of s{} arrives: {}", stream, reply.is_ok());
+                self.oracle.described(self.now, stream, reply);
             }
-            (Request::List { .. }, _) => {}
+            (Request::List { .. } | Request::Describe { .. }, _) => {}
         }
         self.subject.respond(id, response);
     }
