@@ -467,6 +467,24 @@ fn the_streams_record_size_limit_is_learned_and_enforced() {
 }
 
 #[test]
+fn a_stream_that_states_no_record_size_limit_accepts_a_mebibyte() {
+    for reply in [Ok(StreamSummary::default()), Err(error("AccessDeniedException"))] {
+        let mut rig = Rig::new(Config::builder());
+        let waiting = rig.put(1, vec![0; 1 << 20]);
+        rig.producer.handle_stream_summary(rig.now, &rig.describes.remove(0), reply);
+        rig.answer_refreshes(&equal_shards(1));
+        assert_eq!(&*rig.failure(waiting).error.code, "Record Too Large");
+        let record = |size| UserRecord::new("s", "k", vec![0; size]).prepare().unwrap();
+        let error = rig.producer.put(rig.now, record(1 << 20), 99).unwrap_err();
+        let limit = 1 << 20;
+        assert!(
+            matches!(error, PutError::Invalid { reason: InvalidRecord::TooLarge { limit: stated, .. }, .. } if stated == limit)
+        );
+        rig.producer.put(rig.now, record(limit - 1), 100).unwrap();
+    }
+}
+
+#[test]
 fn a_description_that_fails_later_leaves_the_previous_one_in_use() {
     let mut rig = Rig::new(Config::builder());
     rig.put(1, "a");
