@@ -298,7 +298,6 @@ impl<T> BufferDrain<T> {
 #[cfg(test)]
 mod tests {
     use alloc::vec;
-    use core::iter;
 
     use super::*;
     use crate::config::ConfigBuilder;
@@ -351,7 +350,13 @@ mod tests {
             }
             let mut keys = HashKeyCache::default();
             drain.hash_keys(&mut keys);
-            iter::from_fn(|| drain.pop(&mut keys)).map(|(at, record, ())| (at, record.size())).collect()
+            let mut drained = Vec::new();
+            while !drain.is_empty() {
+                let (at, record, ()) = drain.pop(&mut keys).unwrap();
+                drained.push((at, record.size()));
+            }
+            assert!(drain.pop(&mut keys).is_none());
+            drained
         }
 
         fn drain(&mut self, room: Room) -> Vec<(Instant, usize)> {
