@@ -359,7 +359,7 @@ impl Oracle {
         let size = put.size;
         resolved_once::decided(put, ticket, State::Accepted)?;
         caps::accepted(&self.facts, ticket)?;
-        self.progress.effect();
+        self.progress.accepted(now, self.facts.outstanding_records == 0);
         self.accepted += 1;
         self.facts.outstanding_records += 1;
         self.facts.outstanding_bytes += size;

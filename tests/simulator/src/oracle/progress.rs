@@ -32,8 +32,8 @@ pub(super) struct Progress {
     idle_wake_ups: u64,
     /// The first of them.
     since: Option<Instant>,
-    /// The time of the last result.
-    resolved_at: Option<Instant>,
+    /// The time of the last result, or of a later put while no record was outstanding.
+    progress_at: Option<Instant>,
 }
 
 impl Progress {
@@ -45,18 +45,26 @@ impl Progress {
 
     pub(super) fn resolved(&mut self, now: Instant) {
         self.effect();
-        self.resolved_at = Some(now);
+        self.progress_at = Some(now);
+    }
+
+    /// A record was accepted. If it is the only one, the time for its result starts.
+    pub(super) fn accepted(&mut self, now: Instant, is_only: bool) {
+        self.effect();
+        if is_only {
+            self.progress_at = Some(now);
+        }
     }
 
     pub(super) fn step(&mut self, facts: &Facts, now: Instant, woken: bool, next_wake: Instant) -> Check {
         if let Some((healed_at, bytes)) = facts.healed {
             let bytes_a_second = facts.options.config.bytes_per_second.min(1 << 20);
             let backlog = Duration::from_secs(bytes as u64 * 2 / bytes_a_second);
-            let last = self.resolved_at.map_or(healed_at, |resolved_at| resolved_at.max(healed_at));
+            let last = self.progress_at.map_or(healed_at, |progress_at| progress_at.max(healed_at));
             let by = last + DRAIN_MAX + facts.late + backlog;
             if now > by && facts.outstanding_records > 0 {
                 return broken!(
-                    "all faults ended at {healed_at:?}, the last result came at {last:?}, and {} records are left",
+                    "all faults ended at {healed_at:?}, the last progress was at {last:?}, and {} records are left",
                     facts.outstanding_records
                 );
             }
