@@ -51,9 +51,9 @@ impl<T> AwaitingMetadata<T> {
     /// Refuses a put if there are too many records, as [`Limiter::refuse`](super::limiter::Limiter::refuse) does.
     /// Returns how long the records take if the put is refused.
     pub(super) fn refuse(&mut self, room: Room, config: &Config) -> Option<Duration> {
-        let backlog = self.backlog(config);
-        let is_full = backlog > config.start_backlog_limit()
-            || self.has_long_backlog(config) && (self.records.len() > room.records || self.bytes > room.bytes);
+        let (backlog, limit) = (self.backlog(config), config.start_backlog_limit());
+        let is_long = backlog > limit / 4;
+        let is_full = backlog > limit || is_long && (self.records.len() > room.records || self.bytes > room.bytes);
         self.has_refused |= is_full;
         is_full.then_some(backlog)
     }

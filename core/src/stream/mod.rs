@@ -483,20 +483,16 @@ impl<T> Stream<T> {
         }
         let (can_release, config) = (!self.awaits_request, &context.config);
         self.limiter.release(now, slot, can_release, |record| self.collector.push(record, config));
-        match (self.limiter.is_backlogged(slot), slot == WHOLE_STREAM) {
-            (false, is_whole_stream) => {
-                self.aggregator.resume(slot);
-                if is_whole_stream {
-                    self.hash_key_aggregator.resume();
-                }
+        if !self.limiter.is_backlogged(slot) {
+            self.aggregator.resume(slot);
+            if slot == WHOLE_STREAM {
+                self.hash_key_aggregator.resume();
             }
-            (true, true) => {
-                self.metadata.note_stream_limited(now);
-                if self.shard_count.note_waiting(now) {
-                    self.limiter.set_stream_shards(self.shard_count.shards());
-                }
+        } else if slot == WHOLE_STREAM {
+            self.metadata.note_stream_limited(now);
+            if self.shard_count.note_waiting(now) {
+                self.limiter.set_stream_shards(self.shard_count.shards());
             }
-            (true, false) => {}
         }
     }
 
