@@ -522,11 +522,16 @@ impl Oracle {
         }
     }
 
-    /// A request for a stream's description has ended.
-    pub(crate) fn described(&mut self, now: Instant, stream: usize, reply: &Result<StreamSummary, RequestError>) {
+    /// A request for a stream's description has ended, without a reply if its task panicked.
+    pub(crate) fn described(
+        &mut self,
+        now: Instant,
+        stream: usize,
+        reply: Option<&Result<StreamSummary, RequestError>>,
+    ) {
         let about = &mut self.facts.streams[stream];
         about.described_at = about.described_at.min(now);
-        if is_settled(reply) {
+        if reply.is_some_and(is_settled) {
             about.description_settled_at = about.description_settled_at.min(now);
         }
     }

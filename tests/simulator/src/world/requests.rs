@@ -145,12 +145,14 @@ impl World<'_, '_> {
                     reply => self.oracle.list_ended(self.now, stream, reply),
                 }
             }
-            (Request::Describe { stream }, Response::Describe(reply)) => {
+            (Request::Describe { stream }, response) => {
+                let reply = if let Response::Describe(reply) = response { Some(reply) } else { None };
                 let stream = self.service.index_of(stream);
-                note!(self.trace, self.now, "the description of s{} arrives: {}", stream, reply.is_ok());
+                let succeeded = reply.is_some_and(Result::is_ok);
+                note!(self.trace, self.now, "the description of s{} arrives: {}", stream, succeeded);
                 self.oracle.described(self.now, stream, reply);
             }
-            (Request::List { .. } | Request::Describe { .. }, _) => {}
+            (Request::List { .. }, _) => {}
         }
         self.subject.respond(id, response);
     }
