@@ -3,7 +3,7 @@ use std::time::Duration;
 use kpl_core::Instant;
 
 use super::{Check, Facts, broken};
-use crate::subject::Counts;
+use crate::subject::{Counts, METRICS_INTERVAL};
 
 const PROMISE: &str = "every tick makes progress, and nothing wakes an idle producer";
 
@@ -15,8 +15,9 @@ const IDLE_WAKE_UPS_MAX: u64 = 200;
 /// request timeout, and the longest wait of a shard that was throttled to 1/64 of its rate.
 const DRAIN_MAX: Duration = Duration::from_secs(150);
 
-/// The maximum time after a stream's last record until the stream is retired. After that, nothing wakes the producer.
-const RETIRED_BY: Duration = Duration::from_secs(330);
+/// The maximum time after the last record until its stream is retired and its metrics are reported. After that, nothing
+/// wakes the producer.
+const IDLE_BY: Duration = METRICS_INTERVAL.saturating_add(Duration::from_secs(330));
 
 /// A producer that nothing will wake any more keeps no memory for its streams.
 pub(super) fn idle(counts: &Counts) -> Check {
@@ -68,7 +69,7 @@ impl Progress {
                     facts.outstanding_records
                 );
             }
-            if now > by + RETIRED_BY && next_wake != Instant::NEVER {
+            if now > by + IDLE_BY && next_wake != Instant::NEVER {
                 return broken!("the producer is idle, but its next wake-up is at {next_wake:?}");
             }
         }

@@ -11,7 +11,8 @@ use kpl_core::{
 
 use super::{Counts, Effect, End, Refusal, Response, Subject, wire};
 
-const HOUR: Duration = Duration::from_secs(3_600);
+/// The maximum interval. In most worlds, the only report is the one at the end.
+pub(crate) const METRICS_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// The state machine of kpl-core.
 #[derive(Debug)]
@@ -170,9 +171,8 @@ impl Subject for CoreSubject {
 
 impl CoreSubject {
     pub(super) fn new(config: Config, now: Instant) -> Self {
-        // With all metrics and an interval longer than a world, a report at the end has everything.
-        let measured = config.to_builder().metrics_level(MetricsLevel::Detailed).metrics_upload_interval(HOUR).build();
-        let config = measured.unwrap_or(config);
+        let measured = config.to_builder().metrics_level(MetricsLevel::Detailed);
+        let config = measured.metrics_upload_interval(METRICS_INTERVAL).build().unwrap_or(config);
         Self {
             buffers: [PutBuffer::new(&config), PutBuffer::new(&config)],
             drain: BufferDrain::new(2),

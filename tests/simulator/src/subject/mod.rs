@@ -17,6 +17,7 @@ use kpl_core::{
 use kpl_emulator::api::PutRecordsEntry;
 
 use self::core::CoreSubject;
+pub(crate) use self::core::METRICS_INTERVAL;
 use crate::Level;
 use crate::options::Callers;
 
