@@ -1,5 +1,6 @@
 //! `kpl encode` and `kpl decode`: convert user records to one aggregated record, and back.
 
+use std::borrow::Cow;
 use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -48,8 +49,9 @@ pub(crate) struct DecodeArgs {
 /// A user record as a line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct JsonRecord {
-    partition_key: String,
+struct JsonRecord<'a> {
+    #[serde(borrow)]
+    partition_key: Cow<'a, str>,
     #[serde(default)]
     explicit_hash_key: Option<String>,
     data: String,
@@ -72,10 +74,10 @@ pub(crate) fn encode(args: &EncodeArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn parse_record(line: &[u8]) -> Result<AggregatedUserRecord, String> {
-    let json: JsonRecord = serde_json::from_slice(line).map_err(|error| json_error(&error))?;
+    let json: JsonRecord<'_> = serde_json::from_slice(line).map_err(|error| json_error(&error))?;
     let data = STANDARD.decode(&json.data).map_err(|error| format!("data is not base64: {error}"))?;
     // Checks keys as the producer does. The stream does not matter.
-    let record = UserRecord::new("any", json.partition_key, data);
+    let record = UserRecord::new("any", json.partition_key.into_owned(), data);
     let record = UserRecord { explicit_hash_key: json.explicit_hash_key, ..record };
     let prepared = record.prepare().map_err(|error| error.to_string())?;
     let hash_key = prepared.hash_key();
@@ -105,17 +107,19 @@ pub(crate) fn decode(args: &DecodeArgs) -> anyhow::Result<ExitCode> {
         let plain = if error.kind.is_plain_record() { ": this is a plain record, or not a Kinesis record" } else { "" };
         BadInput(format!("not an aggregated record: at byte {} of {}: {}{plain}", error.offset, blob.len(), error.kind))
     })?;
-    let mut out = Vec::new();
-    for record in records {
-        let json = JsonRecord {
-            partition_key: record.partition_key.to_string(),
-            explicit_hash_key: record.explicit_hash_key.map(|key| key.to_string()),
-            data: STANDARD.encode(&record.data),
-        };
-        serde_json::to_writer(&mut out, &json)?;
-        out.write_all(b"\n")?;
-    }
-    exit::print(&out)?;
+    // The output can be thousands of times as large as the blob: records share keys, but each line has its own copy.
+    exit::print_with(|stdout| {
+        for record in &records {
+            let json = JsonRecord {
+                partition_key: Cow::Borrowed(&*record.partition_key),
+                explicit_hash_key: record.explicit_hash_key.map(|key| key.to_string()),
+                data: STANDARD.encode(&record.data),
+            };
+            serde_json::to_writer(&mut *stdout, &json)?;
+            stdout.write_all(b"\n")?;
+        }
+        Ok(())
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

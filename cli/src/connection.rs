@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, anyhow};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_kinesis::Client;
-use aws_sdk_kinesis::config::{Credentials, ProvideCredentials};
+use aws_sdk_kinesis::config::{Builder, Credentials, ProvideCredentials};
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use clap::Args;
 use kpl_tokio::http_client;
@@ -29,7 +29,8 @@ pub(crate) struct Connection {
     /// Also trust the certificate authorities in this PEM file
     #[arg(long, value_name = "FILE", env = "AWS_CA_BUNDLE")]
     ca_bundle: Option<PathBuf>,
-    /// Trust any certificate: an attacker on the network can read and change all data
+    /// Trust any certificate of the Kinesis endpoint: an attacker on the network can read and change all data. The
+    /// certificates of services that return credentials are still verified
     #[arg(long)]
     dangerous_without_certificate_verification: bool,
 }
@@ -59,14 +60,16 @@ impl Connection {
                 chain(&error)
             ));
         }
-        Ok(Client::new(&sdk_config))
+        let mut config = Builder::from(&sdk_config);
+        if self.dangerous_without_certificate_verification {
+            // Only here: the credentials providers use the HTTP client of `sdk_config`, and send it secrets.
+            config.set_http_client(Some(http_client::dangerous_without_certificate_verification()));
+        }
+        Ok(Client::from_conf(config.build()))
     }
 
     async fn sdk_config(&self) -> anyhow::Result<SdkConfig> {
         let http_client = match &self.ca_bundle {
-            _ if self.dangerous_without_certificate_verification => {
-                http_client::dangerous_without_certificate_verification()
-            }
             Some(path) if !path.as_os_str().is_empty() => {
                 let pem = std::fs::read(path).with_context(|| format!("cannot read --ca-bundle {path:?}"))?;
                 http_client::with_ca_bundle(&pem).with_context(|| format!("--ca-bundle {path:?}"))?

@@ -11,7 +11,7 @@ use kpl_emulator::{Emulator, Faults, OperationFault, Options, Server, ServiceErr
 use crate::exit;
 use crate::interrupts::Interrupts;
 
-/// Serves an emulator of Kinesis until Ctrl-C. Keeps all records in memory.
+/// Serves an emulator of Kinesis until Ctrl-C, SIGTERM or SIGHUP. Keeps all records in memory.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  kpl emulator --stream events:4 --latency 20ms --throttle-rate 0.01")]
 pub(crate) struct EmulatorArgs {

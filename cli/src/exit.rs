@@ -1,17 +1,17 @@
 //! Exit statuses and output, which may go to a closed pipe.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write};
 use std::process::ExitCode;
 
-/// The exit status if a line, the input, or the verification failed.
+/// The exit status if a line, the input, the verification, or the output of the summary failed.
 pub(crate) const FAILED: u8 = 1;
 
 /// The exit status for wrong usage or a failed setup. clap uses the same.
 const SETUP_FAILED: u8 = 2;
 
-/// The exit status after a second Ctrl-C: 128 plus the signal's number, as in shells.
-pub(crate) const INTERRUPTED: u8 = 130;
+/// The capacity of the output buffer, in bytes.
+const BUFFER_SIZE: usize = 64 << 10;
 
 /// Invalid input, as opposed to wrong usage.
 #[derive(Debug)]
@@ -27,9 +27,6 @@ impl std::error::Error for BadInput {}
 
 /// Prints an error, and returns its exit status.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) {
-        return ExitCode::SUCCESS; // the reader of standard output needs no more
-    }
     print_message(&format!("{error:#}"));
     ExitCode::from(if error.is::<BadInput>() { FAILED } else { SETUP_FAILED })
 }
@@ -39,9 +36,16 @@ pub(crate) fn print_message(line: &str) {
     let _ = writeln!(io::stderr(), "kpl: {line}");
 }
 
-/// Prints the result to standard output.
+/// Prints the result to standard output. A closed pipe is not an error: its reader needs no more.
 pub(crate) fn print(out: &[u8]) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(out)?;
-    stdout.flush()
+    print_with(|stdout| stdout.write_all(out))
+}
+
+/// Prints as [`print`] does, but in parts: the result does not have to fit into memory. A closed pipe ends `write`.
+pub(crate) fn print_with(write: impl FnOnce(&mut BufWriter<StdoutLock<'static>>) -> io::Result<()>) -> io::Result<()> {
+    let mut stdout = BufWriter::with_capacity(BUFFER_SIZE, io::stdout().lock());
+    match write(&mut stdout).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
 }

@@ -25,8 +25,11 @@ use clap::{Parser, Subcommand};
     propagate_version = true,
     max_term_width = 120,
     after_help = "\
-Exit status: 0 on success; 1 if a line failed, the verification failed, or the input is invalid; 2 for wrong usage or \
-a failed setup; 130 after a second Ctrl-C.
+Exit status: 0 on success, for `kpl put` only if every line of the input was stored and the verification, if \
+requested, was successful; 1 if a line failed, the verification failed, or the input is invalid or could not be read; \
+2 for wrong usage or a failed setup. If a signal stopped `kpl put` before that, the status is 128 plus the number of \
+the signal, even if lines failed: 129 for SIGHUP, 130 for SIGINT (Ctrl-C), 143 for SIGTERM. A closed standard output \
+does not change the status.
 
 Try it without AWS:
   kpl put --emulator --verify --stream access --key-field 1 access.log"

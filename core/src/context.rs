@@ -97,7 +97,7 @@ impl<T> Context<T> {
         self.outstanding.release(user.generation, user.entry.size());
         self.stats.user_records_failed += 1;
         let record = user.entry.into_user_record(stream.clone());
-        let failure = PutFailure { record, error, attempts: user.failed.into_vec() };
+        let failure = PutFailure { record, error, attempts: user.failed };
         self.resolve(Resolution::failed(user.ticket, failure));
     }
 
@@ -105,7 +105,7 @@ impl<T> Context<T> {
     pub(crate) fn expired<U>(&mut self, user: &Pending<U>) -> AttemptError {
         self.expired += 1;
         let ttl = self.config.record_ttl();
-        self.last_error = user.failed.as_slice().last().and_then(|attempt| attempt.error.clone());
+        self.last_error = user.failed.last().and_then(|attempt| attempt.error.clone());
         let message = match &self.last_error {
             Some(last) => alloc::format!("not stored within record_ttl ({ttl:?}); last error: {last}"),
             None => alloc::format!("not sent within record_ttl ({ttl:?})"),

@@ -112,7 +112,7 @@ pub use full::{Full, ShardName};
 pub use outstanding::FlushId;
 pub use producer::{Producer, PutError};
 pub use put_buffer::{BufferDrain, Buffered, PutBuffer, Room};
-pub use record::attempt::{Attempt, AttemptError, Attempts, code};
+pub use record::attempt::{Attempt, AttemptError, Attempts, FailedAttempts, code};
 pub use record::hash_key::{HashKeyCache, hash_key};
 pub use record::kinesis_record::{Batch, KinesisRecord};
 pub use record::result::{PutFailure, Receipt, RecordResult, Resolution};

@@ -132,8 +132,8 @@ use kpl_driver::{AwsRuntime, Clock, Runtime, SharedAsyncSleep};
 pub use aws_config;
 pub use aws_sdk_kinesis;
 pub use kpl_driver::core::{
-    Attempt, AttemptError, Attempts, Config, ConfigBuilder, ConfigError, Consumers, Full, Instant, InvalidRecord,
-    PutFailure, Receipt, RecordDistribution, RecordResult, ShardName, Stats, UserRecord, code,
+    Attempt, AttemptError, Attempts, Config, ConfigBuilder, ConfigError, Consumers, FailedAttempts, Full, Instant,
+    InvalidRecord, PutFailure, Receipt, RecordDistribution, RecordResult, ShardName, Stats, UserRecord, code,
 };
 pub use kpl_driver::{FromEnvError, Outcome, PutError, metrics};
 

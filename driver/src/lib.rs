@@ -32,6 +32,7 @@ mod submission;
 mod sync;
 mod transport;
 mod wait_queue;
+mod wakers;
 
 pub use aws::AwsTransport;
 pub use error::{CaBundleError, FromEnvError, PutError};

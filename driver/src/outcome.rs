@@ -10,6 +10,8 @@ use std::task::{Context, Poll, Waker};
 
 use kpl_core::RecordResult;
 
+use crate::wakers;
+
 /// The future result of a record: its [`Receipt`](kpl_core::Receipt), or its [`PutFailure`](kpl_core::PutFailure),
 /// which contains the record.
 ///
@@ -55,6 +57,7 @@ enum State {
     Resolved(RecordResult),
     /// The ticket was dropped without a result.
     Lost,
+    /// The result was taken, or the outcome was dropped: a result is not kept.
     Taken,
 }
 
@@ -72,16 +75,17 @@ impl SlotRef {
 
     /// Sets the final state of an open slot, and wakes the task that waits.
     fn end(&self, state: State) {
-        let waker = self.with(|open| match open {
+        let (waker, unused) = self.with(|current| match current {
             State::Open(waker) => {
                 let waker = waker.take();
-                *open = state;
-                waker
+                *current = state;
+                (waker, None)
             }
-            _ => None,
+            _ => (None, Some(state)),
         });
+        drop(unused); // the outcome was dropped
         if let Some(waker) = waker {
-            waker.wake();
+            wakers::wake(waker);
         }
     }
 }
@@ -121,6 +125,13 @@ impl Outcome {
     /// Takes the result, if there is one yet. Afterwards the outcome has no result, and awaiting it panics.
     pub fn try_result(&mut self) -> Option<RecordResult> {
         self.0.with(State::take)
+    }
+}
+
+impl Drop for Outcome {
+    /// Frees the result. The other slots of the block may stay in use for any time.
+    fn drop(&mut self) {
+        drop(self.0.with(|state| mem::replace(state, State::Taken)));
     }
 }
 

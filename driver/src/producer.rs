@@ -21,6 +21,7 @@ use crate::shared::Shared;
 use crate::submission::LaneId;
 use crate::transport::Transport;
 use crate::wait_queue::WaitQueue;
+use crate::wakers;
 
 /// Puts records into Kinesis Data Streams. Aggregates, rate-limits, batches and retries as the Kinesis Producer Library
 /// does.
@@ -230,15 +231,18 @@ impl<R: Runtime> Producer<R> {
         {
             return result;
         }
-        loop {
-            let result = match waiting.full_shard() {
-                None => self.put_in_turn(&shared.wait_queue, waiting).await,
-                Some(shard) => self.put_in_turn(&shared.shard_queues.queue(&shard), waiting).await,
-            };
-            if let Some(result) = result {
-                return result;
+        wakers::guarded(async {
+            loop {
+                let result = match waiting.full_shard() {
+                    None => self.put_in_turn(&shared.wait_queue, waiting).await,
+                    Some(shard) => self.put_in_turn(&shared.shard_queues.queue(&shard), waiting).await,
+                };
+                if let Some(result) = result {
+                    return result;
+                }
             }
-        }
+        })
+        .await
     }
 
     /// Waits in a queue, and at its front until the record is put. Returns `None` if the record has to wait in another
@@ -295,7 +299,7 @@ impl<R: Runtime> Producer<R> {
     /// If the future is dropped after its first poll, the flush continues.
     pub async fn flush(&self) {
         // An error means that the producer has ended and every record is resolved.
-        let _ = self.shared().flush().await;
+        let _ = wakers::guarded(self.shared().flush()).await;
     }
 
     /// Accepts no more records, and waits until all are resolved and the metrics sinks have had up to 10 s for a last
@@ -310,7 +314,7 @@ impl<R: Runtime> Producer<R> {
     /// If the future is dropped after its first poll, the close continues.
     pub async fn close(&self) {
         self.shared().close(|_| Instant::NEVER);
-        self.shared().finished.wait().await;
+        wakers::guarded(self.shared().finished.wait()).await;
     }
 
     /// Closes the producer as [`close`](Self::close) does. Records that are not resolved after `timeout` fail as
@@ -324,7 +328,7 @@ impl<R: Runtime> Producer<R> {
     /// If the future is dropped after its first poll, the close continues.
     pub async fn close_or_fail(&self, timeout: Duration) {
         self.shared().close(|now| now + timeout);
-        self.shared().finished.wait().await;
+        wakers::guarded(self.shared().finished.wait()).await;
     }
 
     /// Returns the number of user records accepted and not yet resolved.

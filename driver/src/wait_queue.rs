@@ -131,6 +131,24 @@ impl Drop for ShardQueue<'_> {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_queue_is_empty_again_when_its_puts_have_left() {
+        let queue = WaitQueue::default();
+        assert!(queue.is_empty());
+        let first = queue.reach_front().await;
+        let second = queue.reach_front();
+        assert!(!queue.is_empty());
+        drop(second); // before its first poll
+        drop(first);
+        assert!(queue.is_empty());
+        let first = queue.reach_front().await;
+        let mut second = std::pin::pin!(queue.reach_front());
+        assert!(tokio::time::timeout(std::time::Duration::ZERO, &mut second).await.is_err());
+        drop(first);
+        drop(second.await);
+        assert!(queue.is_empty());
+    }
+
     #[test]
     fn a_shard_queue_is_removed_when_its_last_put_leaves() {
         let queues = ShardQueues::default();

@@ -1,7 +1,7 @@
 //! Failed lines, kept with their last error so that they can be put again.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -48,42 +48,75 @@ impl<'a> Data<'a> {
 }
 
 /// The dead-letter file. Lines are appended: lines of earlier runs are kept.
+///
+/// Each line is written at once, so it is in the file even if the program is killed.
 #[derive(Debug)]
 pub(crate) struct DeadLetters {
     path: PathBuf,
-    file: BufWriter<File>,
+    file: File,
+    /// Whether it is a regular file, not a pipe or a terminal.
+    is_regular: bool,
+    /// Whether the file may end in a part of a line, after a crash or a failed write.
+    ends_in_part: bool,
+    /// The bytes of a line. Kept to reuse its memory.
+    buffer: Vec<u8>,
+    /// The first error of a write.
     error: Option<io::Error>,
 }
 
 impl DeadLetters {
-    /// Opens the file. Fails if it is also an input.
+    /// Opens the file. Fails if it is also an input. Opening a FIFO waits for its reader.
     pub(crate) fn open(path: &Path, inputs: &[PathBuf]) -> anyhow::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(path);
         let file = file.with_context(|| format!("cannot write --dead-letter {path:?}"))?;
         let is_same =
             |input: &PathBuf| path.canonicalize().ok().is_some_and(|path| input.canonicalize().ok() == Some(path));
         anyhow::ensure!(!inputs.iter().any(is_same), "--dead-letter {path:?} is also an input file");
-        Ok(Self { path: path.to_owned(), file: BufWriter::new(file), error: None })
+        let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let ends_in_part =
+            is_regular && ends_in_part(path).with_context(|| format!("cannot read --dead-letter {path:?}"))?;
+        Ok(Self { path: path.to_owned(), file, is_regular, ends_in_part, buffer: Vec::new(), error: None })
     }
 
     /// Writes a line. [`Self::finish`] reports errors, so that the other lines are still put.
     pub(crate) fn write(&mut self, letter: &DeadLetter<'_>) {
-        let written = serde_json::to_writer(&mut self.file, letter).map_err(io::Error::from);
-        if let Err(error) = written.and_then(|()| self.file.write_all(b"\n")) {
+        self.buffer.clear();
+        if self.ends_in_part {
+            self.buffer.push(b'\n');
+        }
+        let encoded = serde_json::to_writer(&mut self.buffer, letter).map_err(io::Error::from);
+        self.buffer.push(b'\n');
+        // One write of the whole line: after a crash, and if several processes append, the file has whole lines.
+        let written = encoded.and_then(|()| self.file.write_all(&self.buffer));
+        self.ends_in_part = written.is_err();
+        if let Err(error) = written {
             self.error.get_or_insert(error);
         }
     }
 
-    /// Flushes the file.
+    /// Waits until all lines are on the disk.
     ///
     /// # Errors
     ///
     /// A message, if a line could not be written.
-    pub(crate) fn finish(mut self) -> Result<(), String> {
-        let flushed = self.file.flush();
-        match self.error.map_or(flushed, Err) {
+    pub(crate) fn finish(self) -> Result<(), String> {
+        // Pipes and terminals cannot be synced.
+        let synced = if self.is_regular { self.file.sync_data() } else { Ok(()) };
+        match self.error.map_or(synced, Err) {
             Ok(()) => Ok(()),
             Err(error) => Err(format!("--dead-letter {:?} is incomplete: {error}", self.path)),
         }
     }
+}
+
+/// Returns whether a file ends in a part of a line: it is not empty, and its last byte is not a newline.
+fn ends_in_part(path: &Path) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() == 0 {
+        return Ok(false);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0_u8];
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
 }

@@ -45,15 +45,15 @@ impl LineCounts {
     pub(crate) fn record(&mut self, line: &InFlight, result: RecordResult) {
         let result = match result {
             Ok(receipt) => {
-                let is_ambiguous = receipt.attempts().iter().any(kpl_tokio::Attempt::is_ambiguous);
+                let is_ambiguous = receipt.attempts().failed().ambiguous() > 0;
                 self.resent_unanswered += u64::from(is_ambiguous);
                 if is_ambiguous { LineResult::SucceededMaybeTwice } else { LineResult::Succeeded }
             }
             Err(failure) => {
                 self.fail(line.place, &failure);
                 // No retry followed the last attempt.
-                let resent = failure.attempts.split_last().map_or(&[][..], |(_, before)| before);
-                self.resent_unanswered += u64::from(resent.iter().any(kpl_tokio::Attempt::is_ambiguous));
+                let last = failure.attempts.last().is_some_and(kpl_tokio::Attempt::is_ambiguous);
+                self.resent_unanswered += u64::from(failure.attempts.ambiguous() > usize::from(last));
                 if failure.is_ambiguous() { LineResult::FailedAmbiguous } else { LineResult::Failed }
             }
         };

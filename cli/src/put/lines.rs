@@ -3,8 +3,6 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, stdin};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::Context;
@@ -47,7 +45,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Opens every input. `-`, or an empty list, is standard input.
+    /// Opens every input. `-`, or an empty list, is standard input. Opening a FIFO waits for its writer.
     pub(crate) fn open_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Self>> {
         let standard_input = [PathBuf::from("-")];
         let paths = if paths.is_empty() { &standard_input } else { paths };
@@ -68,6 +66,14 @@ impl Source {
     }
 }
 
+/// A part of the input.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Batch(Batch),
+    /// The end of all sources.
+    End,
+}
+
 /// Lines, or the read error that ended a source.
 pub(crate) type Batch = Result<Vec<Line>, ReadError>;
 
@@ -81,21 +87,19 @@ pub(crate) struct ReadError {
 
 /// Reads the sources one after the other in a separate thread, which reads a bounded number of lines ahead.
 ///
-/// The thread stops when `stop` is set. It may block in a read of standard input when the program ends, so it is not
-/// joined.
-pub(crate) fn read(sources: Vec<Source>, stop: Arc<AtomicBool>) -> io::Result<mpsc::Receiver<Batch>> {
+/// The thread stops when the receiver is closed. It may block in a read of standard input when the program ends, so it
+/// is not joined.
+pub(crate) fn read(sources: Vec<Source>) -> io::Result<mpsc::Receiver<Input>> {
     let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
     thread::Builder::new().name("kpl-lines".into()).spawn(move || {
         for (index, source) in (0_u32..).zip(sources) {
             let reader = BufReader::with_capacity(128 << 10, source.reader);
             let mut splitter = Splitter::new(reader, index);
             loop {
-                if stop.load(Ordering::Relaxed) {
-                    return;
-                }
                 let batch = splitter.next_batch();
                 let ended = batch.as_ref().map_or(true, Vec::is_empty);
-                if !matches!(&batch, Ok(lines) if lines.is_empty()) && sender.blocking_send(batch).is_err() {
+                let is_empty = matches!(&batch, Ok(lines) if lines.is_empty());
+                if !is_empty && sender.blocking_send(Input::Batch(batch)).is_err() {
                     return;
                 }
                 if ended {
@@ -103,6 +107,8 @@ pub(crate) fn read(sources: Vec<Source>, stop: Arc<AtomicBool>) -> io::Result<mp
                 }
             }
         }
+        // An error means that the receiver was closed.
+        let _ = sender.blocking_send(Input::End);
     })?;
     Ok(receiver)
 }

@@ -18,8 +18,6 @@ mod summary;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -57,6 +55,9 @@ Examples:
   kpl put --stream access --key-field 1 access.log
   tail -F app.ndjson | kpl put --stream events --key-json /user/id --dead-letter failed.ndjson
   kpl put --emulator --verify --stream access --key-field 1 access.log
+
+Ctrl-C (or SIGTERM or SIGHUP) stops reading: the lines that have been read are still put, and verified with --verify. \
+A second signal stops at once: lines without a result fail. A signal after the end of the input ends the verification.
 
 Put failed lines again (data that is not UTF-8 is in \"data_base64\" instead):
   jq -r .data failed.ndjson | kpl put --stream events --key-json /user/id")]
@@ -125,23 +126,35 @@ struct InProcessArgs {
 }
 
 pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
-    let interrupts = Interrupts::listen()?;
+    let mut interrupts = Interrupts::listen()?;
     let keys = args.key.source();
     check(&args.stream, &keys)?;
     let settings = args.settings.without_time_to_live();
     let settings = if args.emulator.is_unlimited() { settings.without_shard_limits() } else { settings };
     let config = metrics::enable(&settings.config()?, args.metrics_port)?;
-    let sources = Source::open_all(&args.files)?;
-    let dead_letters = args.dead_letter.as_deref().map(|path| DeadLetters::open(path, &args.files)).transpose()?;
-
     // Dropping this variable stops the emulator.
     let in_process = args.emulator.start(&args.stream, args.verify)?;
-    let connection = in_process.as_ref().map(|server| Connection::to_emulator(server.url()));
-    let client = connection.as_ref().unwrap_or(&args.connection).client().await?;
-    let verifier = match (args.verify, &in_process) {
-        (false, _) => None,
-        (true, Some(_)) => Some(Verifier::for_empty_stream(client.clone(), &args.stream)),
-        (true, None) => Some(Verifier::from_latest(client.clone(), &args.stream).await?),
+    let to_emulator = in_process.as_ref().map(|server| Connection::to_emulator(server.url()));
+    let connection = to_emulator.as_ref().unwrap_or(&args.connection);
+
+    // Each step can wait for another process or for the network.
+    let setup = async {
+        let (sources, dead_letters) = open_files(args.files, args.dead_letter).await?;
+        let client = connection.client().await?;
+        let verifier = match (args.verify, &in_process) {
+            (false, _) => None,
+            (true, Some(_)) => Some(Verifier::for_empty_stream(client.clone(), &args.stream)),
+            (true, None) => Some(Verifier::from_latest(client.clone(), &args.stream).await?),
+        };
+        anyhow::Ok((sources, dead_letters, client, verifier))
+    };
+    let (sources, dead_letters, client, verifier) = tokio::select! {
+        biased;
+        signal = interrupts.wait_for(1) => {
+            exit::print_message("interrupted before the first put");
+            return Ok(signal.exit_code());
+        }
+        result = setup => result?,
     };
 
     let comparison = verifier.as_ref().map(|_| Comparison::default());
@@ -152,32 +165,59 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
     if let Some(port) = args.metrics_port {
         metrics::serve(&producer, port)?;
     }
-    let mut run = put(&args.stream, producer, keys, sources, counts, interrupts).await?;
+    let mut run = put(&args.stream, producer, keys, sources, counts, &interrupts).await?;
 
     run.counts.print_error_counts();
-    let mut ok = run.counts.failed == 0 && run.is_read_completely;
-    if let (Some(verifier), Some(comparison)) = (verifier, run.counts.comparison.take()) {
-        match verifier.verify(comparison).await {
-            Ok(verification) => {
-                ok &= verification.is_successful();
-                run.summary.verify = Some(verification);
-            }
-            Err(error) => {
-                ok = false;
-                console.print_message(&format!("cannot verify: {error:#}"));
-            }
-        }
-    }
-    if let Some(Err(incomplete)) = run.counts.dead_letters.map(DeadLetters::finish) {
+    if let Some(Err(incomplete)) = run.counts.dead_letters.take().map(DeadLetters::finish) {
         console.print_message(&incomplete);
     }
+    let mut ok = run.counts.failed == 0 && run.is_at_end && !run.has_read_error;
+    let mut is_interrupted = !run.is_at_end || run.is_stopped;
+    if let (Some(verifier), Some(comparison)) = (verifier, run.counts.comparison.take()) {
+        // A signal that stopped the reading does not end the verification.
+        let signals = if run.is_at_end { 1 } else { 2 };
+        tokio::select! {
+            biased;
+            _ = interrupts.wait_for(signals) => {
+                run.summary.verify_interrupted = true;
+                (ok, is_interrupted) = (false, true);
+            }
+            result = verifier.verify(comparison) => match result {
+                Ok(verification) => {
+                    ok &= verification.is_successful();
+                    run.summary.verify = Some(verification);
+                }
+                Err(error) => {
+                    ok = false;
+                    console.print_message(&format!("cannot verify: {error:#}"));
+                }
+            },
+        }
+    }
     let out = if args.json { serde_json::to_string(&run.summary)? + "\n" } else { run.summary.to_string() };
-    exit::print(out.as_bytes())?;
-    Ok(match (run.is_stopped, ok) {
-        (true, _) => ExitCode::from(exit::INTERRUPTED),
-        (false, true) => ExitCode::SUCCESS,
-        (false, false) => ExitCode::from(exit::FAILED),
+    if let Err(error) = exit::print(out.as_bytes()) {
+        ok = false;
+        console.print_message(&format!("cannot print the summary: {error}"));
+    }
+    let signal = if is_interrupted { interrupts.first() } else { None };
+    Ok(match (ok, signal) {
+        (true, _) => ExitCode::SUCCESS,
+        (false, Some(signal)) => signal.exit_code(),
+        (false, None) => ExitCode::from(exit::FAILED),
     })
+}
+
+/// Opens all files in another thread, because opening a FIFO blocks until another process opens it.
+async fn open_files(
+    inputs: Vec<PathBuf>,
+    dead_letter: Option<PathBuf>,
+) -> anyhow::Result<(Vec<Source>, Option<DeadLetters>)> {
+    let open = move || {
+        let sources = Source::open_all(&inputs)?;
+        let dead_letters = dead_letter.map(|path| DeadLetters::open(&path, &inputs)).transpose()?;
+        anyhow::Ok((sources, dead_letters))
+    };
+    tokio::task::spawn_blocking(open).await.context("the thread that opens files panicked")?
 }
 
 /// Returns an error if every line would fail: the stream or the fixed key is invalid.
@@ -191,9 +231,11 @@ fn check(stream: &str, keys: &KeySource) -> anyhow::Result<()> {
 struct RunResult {
     counts: LineCounts,
     summary: Summary,
-    /// Whether all sources were read to their end, or until Ctrl-C.
-    is_read_completely: bool,
-    /// Whether a second Ctrl-C stopped the run.
+    /// Whether the end of all sources was reached. False if a signal stopped the reading.
+    is_at_end: bool,
+    /// Whether a source ended with a read error.
+    has_read_error: bool,
+    /// Whether a second signal stopped the run.
     is_stopped: bool,
 }
 
@@ -203,7 +245,7 @@ async fn put(
     keys: KeySource,
     sources: Vec<Source>,
     counts: LineCounts,
-    mut interrupts: Interrupts,
+    interrupts: &Interrupts,
 ) -> anyhow::Result<RunResult> {
     let console = counts.console();
     let fingerprints = counts.comparison.is_some();
@@ -218,18 +260,17 @@ async fn put(
     let start = Instant::now();
     let collector = tokio::spawn(results::collect(put_lines, counts));
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let lines = lines::read(sources, stop.clone()).context("cannot start a thread")?;
-    let mut second_interrupt = interrupts.clone();
+    let lines = lines::read(sources).context("cannot start a thread")?;
+    let (mut first_signal, mut second_signal) = (interrupts.clone(), interrupts.clone());
     let put_all = async {
-        feeder.feed(lines, &stop, &mut interrupts).await;
+        feeder.feed(lines, &mut first_signal).await;
         producer.flush().await;
     };
     let is_stopped = tokio::select! {
         () = put_all => false,
-        () = second_interrupt.wait_for(2) => true,
+        _ = second_signal.wait_for(2) => true,
     };
-    // Does not wait: after a flush, no record is outstanding; a second Ctrl-C stops at once.
+    // Does not wait: after a flush, no record is outstanding; a second signal stops at once.
     producer.close_or_fail(Duration::ZERO).await;
     let FeedEnd { last, ended, errors } = feeder.finish().await;
     let counts = collector.await.context("the collector task panicked")?;
@@ -257,8 +298,9 @@ async fn put(
         latency_ms: Latency::new(&metrics),
         interrupted_after: (!ended).then(|| last.map_or("no line".into(), |last| counts.name(last))),
         verify: None,
+        verify_interrupted: false,
     };
-    Ok(RunResult { counts, summary, is_read_completely: errors.is_empty(), is_stopped })
+    Ok(RunResult { counts, summary, is_at_end: ended, has_read_error: !errors.is_empty(), is_stopped })
 }
 
 impl KeyArgs {

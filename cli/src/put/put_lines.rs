@@ -1,7 +1,7 @@
 //! Puts lines into the producer.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use kpl_tokio::{Outcome, Producer, PutError, UserRecord, code};
 use tokio::sync::mpsc;
 
 use super::keys::KeySource;
-use super::lines::{Batch, Content, Line, ReadError};
+use super::lines::{Content, Input, Line, ReadError};
 use crate::interrupts::Interrupts;
 use crate::verify::fingerprint;
 
@@ -77,7 +77,7 @@ pub(crate) struct Feeder {
 pub(crate) struct FeedEnd {
     /// The last line that was put or refused.
     pub(crate) last: Option<Place>,
-    /// Whether all sources were read.
+    /// Whether the end of all sources was reached.
     pub(crate) ended: bool,
     /// The errors of sources that could not be read to their end.
     pub(crate) errors: Vec<ReadError>,
@@ -99,30 +99,22 @@ impl Feeder {
         (Self { producer, stream, keys, fingerprints, progress, sender, batch, last, ended, errors }, receiver)
     }
 
-    /// Puts all lines. After the first Ctrl-C, puts only those that have been read.
+    /// Puts all lines. After the first signal, puts only those that have been read.
     ///
     /// Cancel safe: no line that the producer has accepted is lost, see [`finish`](Self::finish).
-    pub(crate) async fn feed(
-        &mut self,
-        mut lines: mpsc::Receiver<Batch>,
-        stop: &AtomicBool,
-        interrupts: &mut Interrupts,
-    ) {
+    pub(crate) async fn feed(&mut self, mut lines: mpsc::Receiver<Input>, interrupts: &mut Interrupts) {
         loop {
-            let batch = tokio::select! {
+            let input = tokio::select! {
                 biased;
-                () = interrupts.wait_for(1) => break,
-                batch = lines.recv() => batch,
+                _ = interrupts.wait_for(1) => break,
+                input = lines.recv() => input,
             };
-            let Some(batch) = batch else {
-                self.ended = true;
-                return;
-            };
-            self.put(batch).await;
+            let Some(input) = input else { return };
+            self.put(input).await;
         }
-        stop.store(true, Ordering::Relaxed);
-        while let Ok(batch) = lines.try_recv() {
-            self.put(batch).await;
+        lines.close();
+        while let Some(input) = lines.recv().await {
+            self.put(input).await;
         }
     }
 
@@ -133,9 +125,9 @@ impl Feeder {
         FeedEnd { last, ended, errors }
     }
 
-    async fn put(&mut self, batch: Batch) {
-        match batch {
-            Ok(lines) => {
+    async fn put(&mut self, input: Input) {
+        match input {
+            Input::Batch(Ok(lines)) => {
                 for line in lines {
                     let place = Place { source: line.source, number: line.number };
                     let line = self.put_line(place, line).await;
@@ -144,7 +136,8 @@ impl Feeder {
                 }
                 self.send_batch().await;
             }
-            Err(error) => self.errors.push(error),
+            Input::Batch(Err(error)) => self.errors.push(error),
+            Input::End => self.ended = true,
         }
     }
 

@@ -27,11 +27,14 @@ pub(crate) struct Summary {
     pub(crate) throttled: u64,
     pub(crate) elapsed_ms: u64,
     pub(crate) latency_ms: Latency,
-    /// The last line that was put, if Ctrl-C stopped the run.
+    /// The last line that was put, if a signal stopped the reading.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) interrupted_after: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) verify: Option<Verification>,
+    /// Whether a signal ended the verification, or prevented it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) verify_interrupted: bool,
 }
 
 /// The time from put to reply of the lines that succeeded; `None` if no line did.
@@ -73,6 +76,9 @@ impl fmt::Display for Summary {
         }
         if let Some(verification) = &self.verify {
             writeln!(f, "{verification}")?;
+        }
+        if self.verify_interrupted {
+            writeln!(f, "verification interrupted")?;
         }
         Ok(())
     }

@@ -1,12 +1,16 @@
 //! `kpl encode` and `kpl decode`.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use kpl_core::codec::AggregatedUserRecord;
 use serde_json::{Value, json};
 
-use crate::rig::{Run, kpl};
+use crate::rig::{KPL, Run, end, kpl, program};
 
 /// Returns the cases of aws-kinesis-agg: user records as NDJSON, and their aggregate in hex.
 fn cases() -> Vec<(String, String)> {
@@ -96,4 +100,29 @@ fn decode_error_names_the_byte_and_the_reason() {
     assert!(error_message(&decode(&broken)).contains(&format!("at byte {digest_at} of {length}: the MD5")));
     assert_eq!(error_message(&decode("f3x")), "kpl: at byte 2 of the input: 'x' is not a hex digit");
     assert_eq!(error_message(&kpl("decode", b"84ma\nw*g=")), "kpl: at byte 6 of the input: '*' is not base64");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn decode_needs_little_memory_for_a_large_output() {
+    // 2 GB of output, because each line has the long key.
+    let partition_key: Arc<str> = "k".repeat(100_000).into();
+    let record = AggregatedUserRecord { partition_key, explicit_hash_key: None, data: Bytes::new() };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), kpl_core::codec::encode(&vec![record; 20_000])).unwrap();
+    // 500 MB of address space.
+    let script = "ulimit -v 500000 && exec \"$0\" decode --format raw \"$1\"";
+    let mut child = program("sh").args(["-c", script, KPL]).arg(file.path()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    for number in 1..=1_000 {
+        line.clear();
+        lines.read_line(&mut line).unwrap();
+        assert!(line.len() > 100_000 && line.ends_with("}\n"), "line {number} has {} bytes", line.len());
+    }
+    let record: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(record["partition_key"].as_str().map(str::len), Some(100_000));
+    drop(lines);
+    let run = end(child);
+    assert_eq!((run.code(), run.stderr.as_str()), (0, ""), "{run:#?}");
 }

@@ -1,12 +1,12 @@
-//! Restarts of the service, lost replies, lost records, and interrupts.
+//! Restarts of the service, lost replies, and lost records.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kpl_emulator::{Faults, OperationFault, ServiceError};
 
-use crate::rig::{Kinesis, command, end, kpl, signal, wait_until};
+use crate::rig::{Kinesis, command, end, kpl, wait_until};
 
 #[test]
 fn summary_is_correct_after_restarts_of_the_service() {
@@ -119,61 +119,4 @@ fn verify_detects_lines_that_the_service_loses() {
     let run = end(child);
     let verify = &run.json()["verify"];
     assert_eq!((run.code(), &verify["arrived"], &verify["lost"]), (1, &2.into(), &3.into()), "{run:#?}");
-}
-
-#[test]
-fn one_interrupt_stops_reading_and_flushes() {
-    for name in ["INT", "TERM"] {
-        let kinesis = Kinesis::start(2);
-        let mut child = command(&format!("put --json {} --key k", kinesis.args())).spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(b"1\n2\n3\n").unwrap();
-        wait_until("the lines arrive", || kinesis.read().len() == 3);
-        // Standard input stays open, so `kpl` blocks in a read.
-        signal(&child, name);
-        let run = end(child);
-        assert_eq!(run.code(), 0, "{run:#?}");
-        let summary = run.json();
-        assert_eq!((&summary["put"], &summary["succeeded"]), (&3.into(), &3.into()));
-        assert_eq!(summary["interrupted_after"], "line 3 of standard input");
-        drop(stdin);
-    }
-}
-
-#[test]
-fn interrupt_waits_for_requests_in_flight() {
-    let kinesis = Kinesis::start(1);
-    kinesis.emulator.set_faults(Faults { latency: Duration::from_millis(700), ..Faults::default() });
-    let mut child = command(&format!("put --json {} --key k", kinesis.args())).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"1\n2\n").unwrap();
-    wait_until("the request arrives", || kinesis.requests("PutRecords") == 1);
-    signal(&child, "INT");
-    let run = end(child);
-    assert_eq!((run.code(), &run.json()["succeeded"]), (0, &2.into()), "{run:#?}");
-    assert_eq!(kinesis.data(), [b"1", b"2"]);
-}
-
-#[test]
-fn second_interrupt_stops_at_once_and_keeps_the_lines() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let kinesis = Kinesis::start(1);
-    kinesis.emulator.set_faults(Faults { latency: Duration::from_secs(60), ..Faults::default() });
-    let args = format!("put --json {} --key k --request-timeout 60s --dead-letter", kinesis.args());
-    let mut child = command(&args).arg(file.path()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"1\n2\n").unwrap();
-    wait_until("the request arrives", || kinesis.requests("PutRecords") == 1);
-    signal(&child, "INT");
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(child.try_wait().unwrap().is_none(), "the first interrupt waits");
-    let start = Instant::now();
-    signal(&child, "INT");
-    let run = end(child);
-    assert!(start.elapsed() < Duration::from_secs(10), "the second interrupt does not wait");
-    assert_eq!((run.code(), &run.json()["failed"]), (130, &2.into()), "{run:#?}");
-    let letters = std::fs::read_to_string(file.path()).unwrap();
-    assert_eq!(letters.matches("\"code\":\"Closed\"").count(), 2, "{letters}");
-    // They were sent and not answered.
-    assert_eq!(letters.matches("\"ambiguous\":true").count(), 2, "{letters}");
 }

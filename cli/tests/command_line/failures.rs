@@ -1,11 +1,12 @@
 //! Failed lines and their dead letters.
 
+use std::io::Write;
 use std::path::Path;
 
 use kpl_emulator::Faults;
 use serde_json::{Value, json};
 
-use crate::rig::{Kinesis, kpl};
+use crate::rig::{Kinesis, command, kpl, wait_until};
 
 fn read_dead_letters(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap();
@@ -94,6 +95,58 @@ fn missing_stream_is_reported_once_and_every_line_is_kept() {
     assert_eq!(again.code(), 0, "{again:#?}");
     assert_eq!(kinesis.data(), [b"1", b"2", b"3"]);
     assert_eq!(read_dead_letters(&path).len(), 3);
+}
+
+#[test]
+fn dead_letters_are_in_the_file_during_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("dead.ndjson");
+    let kinesis = Kinesis::start(1);
+    let args = format!("put {} --key-json /id --dead-letter {}", kinesis.args(), path.display());
+    let mut child = command(&args).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    for number in 1..=50 {
+        writeln!(stdin, "no JSON {number}").unwrap();
+    }
+    // The file does not exist at first.
+    let count = || std::fs::read(&path).map_or(0, |text| text.iter().filter(|byte| **byte == b'\n').count());
+    wait_until("all dead letters are in the file", || count() == 50);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(stdin);
+    let numbers: Vec<_> = read_dead_letters(&path).iter().map(|letter| letter["line"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, Vec::from_iter(1..=50));
+}
+
+#[test]
+fn dead_letter_starts_on_its_own_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("dead.ndjson");
+    for (before, separator) in [("", ""), ("{}\n", ""), ("{\"source\": \"a crash en", "\n")] {
+        std::fs::write(&path, before).unwrap();
+        let args = format!("put --emulator --stream s --key-json /id --dead-letter {}", path.display());
+        let run = kpl(&args, b"no JSON\nno JSON either\n");
+        assert_eq!(run.code(), 1, "{run:#?}");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let letters = text.strip_prefix(before).and_then(|rest| rest.strip_prefix(separator)).unwrap();
+        let letters: Vec<Value> = letters.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((letters.len(), &letters[0]["data"]), (2, &"no JSON".into()), "{text}");
+        assert!(text.ends_with("}\n"), "{text}");
+
+        // Without a dead letter, the file is unchanged.
+        std::fs::write(&path, before).unwrap();
+        assert_eq!(kpl(&args, b"{\"id\": 1}\n").code(), 0);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), before);
+    }
+}
+
+#[test]
+fn dead_letters_can_go_to_a_pipe() {
+    let run = kpl("put --emulator --stream s --key-json /id --dead-letter /dev/stderr", b"no JSON\n");
+    assert_eq!(run.code(), 1, "{run:#?}");
+    let letters: Vec<Value> = run.stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert_eq!((letters.len(), &letters[0]["data"]), (1, &"no JSON".into()), "{run:#?}");
+    assert!(!run.stderr.contains("is incomplete"), "{run:#?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![cfg(unix)]
 
 mod codec;
+mod credentials;
 mod disturbances;
 mod emulator_process;
 mod failures;
@@ -10,4 +11,5 @@ mod lines;
 mod metrics;
 mod rig;
 mod shards;
+mod signals;
 mod usage;

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,23 @@ use serde_json::Value;
 /// A time limit that is long enough for a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A time limit for a run after its last input.
+const RUN_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The path of the `kpl` binary.
+pub(crate) const KPL: &str = env!("CARGO_BIN_EXE_kpl");
+
 /// Returns a command that runs `kpl` with these arguments, separated by white space, without AWS environment variables.
 pub(crate) fn command(args: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kpl"));
-    command.args(args.split_whitespace()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut command = program(KPL);
+    command.args(args.split_whitespace());
+    command
+}
+
+/// Returns a command that runs a program, which may start `kpl`, without AWS environment variables.
+pub(crate) fn program(name: &str) -> Command {
+    let mut command = Command::new(name);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
         command.env_remove(name);
     }
@@ -58,9 +72,17 @@ pub(crate) fn kpl(args: &str, input: &[u8]) -> Run {
     run
 }
 
-/// Waits until a run ends.
+/// Waits until a run ends. Kills it and panics after a time limit.
 pub(crate) fn end(child: Child) -> Run {
-    let output = child.wait_with_output().unwrap();
+    let pid = Pid::from_child(&child);
+    let (sender, ended) = mpsc::channel();
+    // The receiver is dropped only after the time limit.
+    thread::spawn(move || drop(sender.send(child.wait_with_output())));
+    let Ok(output) = ended.recv_timeout(RUN_TIMEOUT) else {
+        let _ = kill_process(pid, Signal::KILL);
+        panic!("timeout: the run does not end");
+    };
+    let output = output.unwrap();
     Run {
         status: output.status,
         stdout: String::from_utf8(output.stdout).unwrap(),

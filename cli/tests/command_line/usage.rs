@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::rig::{command, kpl};
+use crate::rig::{command, end, kpl};
 
 #[test]
 fn wrong_usage_exits_with_status_2_and_names_the_error() {
@@ -45,10 +45,28 @@ fn help_and_version_are_printed() {
 }
 
 #[test]
-fn closed_standard_output_is_not_an_error() {
-    let mut child = command("put --emulator --stream s").spawn().unwrap();
-    drop(child.stdout.take());
+fn closed_standard_output_does_not_change_the_exit_status() {
+    let run = |args: &str, input: &[u8]| {
+        let mut child = command(args).spawn().unwrap();
+        drop(child.stdout.take());
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        end(child)
+    };
+    let put = run("put --emulator --stream s", b"line\n");
+    assert_eq!((put.code(), put.stderr.as_str()), (0, ""), "{put:#?}");
+    let failed = run("put --emulator --stream s --key-json /id", b"no JSON\n");
+    assert_eq!(failed.code(), 1, "{failed:#?}");
+    let encode = run("encode", b"{\"partition_key\": \"a\", \"data\": \"\"}\n");
+    assert_eq!((encode.code(), encode.stderr.as_str()), (0, ""), "{encode:#?}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn summary_that_cannot_be_written_is_an_error() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut child = command("put --emulator --stream s").stdout(full).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"line\n").unwrap();
-    let run = crate::rig::end(child);
-    assert_eq!((run.code(), run.stderr.as_str()), (0, ""), "{run:#?}");
+    let run = end(child);
+    assert_eq!(run.code(), 1, "{run:#?}");
+    assert!(run.stderr.starts_with("kpl: cannot print the summary: "), "{run:#?}");
 }

@@ -126,3 +126,20 @@ pub(super) fn record_size(partition_key_index: u32, explicit_hash_key_index: Opt
     let index_size = |index: u32| 1 + varint_len(index as usize);
     index_size(partition_key_index) + explicit_hash_key_index.map_or(0, index_size) + string_field_size(data_len)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_with_the_same_hash_have_different_indexes() {
+        let (mut tables, keys) = (KeyTables::default(), ["a", "b", "a", "b", "c"]);
+        let mut indexes = [0; 5];
+        for (position, key) in keys.iter().enumerate() {
+            let placement = tables.place(key, 7, None, 0, |position| (keys[position], None));
+            tables.append(position, 7, None, placement);
+            indexes[position] = placement.partition_key_index;
+        }
+        assert_eq!(indexes, [0, 1, 0, 1, 2]);
+    }
+}

@@ -233,13 +233,11 @@ impl StreamMetrics {
     pub(crate) fn failed<T>(&mut self, now: Instant, user: &Pending<T>, shard: Option<&ShardRef>, has_expired: bool) {
         self.pending = self.pending.saturating_sub(1);
         let is_detailed = self.is_detailed;
-        let (mut last, mut waits) = (user.put_at, StatisticSet::EMPTY);
-        for attempt in user.failed.as_slice() {
-            let wait = attempt.start.saturating_since(last);
+        let mut waits = StatisticSet::EMPTY;
+        user.failed.observe_waits(user.put_at, |wait| {
             self.latency.buffering[0].observe(wait);
             waits.observe(millis(wait));
-            last = attempt.end;
-        }
+        });
         let sets = self.sets(series::second(now), shard);
         sets[Metric::UserRecordsPut as usize].observe(0.0);
         sets[Metric::BufferingTime as usize].merge(&waits);
@@ -247,7 +245,7 @@ impl StreamMetrics {
             sets[Metric::UserRecordExpired as usize].observe(1.0);
         }
         if is_detailed {
-            sets[Metric::RetriesPerRecord as usize].observe(user.failed.as_slice().len().saturating_sub(1) as f64);
+            sets[Metric::RetriesPerRecord as usize].observe(user.failed.len().saturating_sub(1) as f64);
         }
     }
 
@@ -323,16 +321,12 @@ impl Successes<'_> {
     pub(crate) fn add<T, K>(&mut self, user: &Pending<T, K>) {
         *self.pending = self.pending.saturating_sub(1);
         self.latency.put_to_ack[0].observe(self.end.saturating_since(user.put_at));
-        let mut last = user.put_at;
-        for attempt in user.failed.as_slice() {
-            self.observe_wait(attempt.start.saturating_since(last));
-            last = attempt.end;
-        }
+        let last = user.failed.observe_waits(user.put_at, |wait| self.observe_wait(wait));
         self.observe_wait(self.sent.saturating_since(last));
         self.sets[Metric::UserRecordsPut as usize].observe(1.0);
         if self.is_detailed {
             self.sets[Metric::UserRecordsDataPut as usize].observe(user.entry.data.len() as f64);
-            self.sets[Metric::RetriesPerRecord as usize].observe(user.failed.as_slice().len() as f64);
+            self.sets[Metric::RetriesPerRecord as usize].observe(user.failed.len() as f64);
         }
     }
 

@@ -3,7 +3,8 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
+use core::time::Duration;
+use core::{fmt, slice};
 
 use crate::time::Instant;
 
@@ -84,10 +85,114 @@ pub mod code {
     pub const RECORD_TOO_LARGE: &str = "Record Too Large";
 }
 
+/// The number of first attempts that are kept of each record, and that of last ones. A record that is retried for hours
+/// must not grow.
+const KEPT: usize = 8;
+
+/// The failed attempts of a record, first to last.
+///
+/// It has the first 8 and the last 8; others are only counted.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct FailedAttempts(Option<Box<History>>);
+
+/// Nearly all records have no failed attempt. Every outstanding record has this field, so it is only a pointer.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct History {
+    kept: Vec<Attempt>,
+    omitted: usize,
+    omitted_ambiguous: usize,
+}
+
+impl FailedAttempts {
+    pub(crate) fn push(&mut self, attempt: Attempt) {
+        let history = self.0.get_or_insert_default();
+        if history.kept.len() == 2 * KEPT {
+            let omitted = history.kept.remove(KEPT);
+            history.omitted += 1;
+            history.omitted_ambiguous += usize::from(omitted.is_ambiguous());
+        }
+        history.kept.push(attempt);
+    }
+
+    /// Returns the number of attempts, including omitted ones.
+    pub fn len(&self) -> usize {
+        self.iter().len() + self.omitted()
+    }
+
+    /// Whether the record was never sent.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Returns the first 8 attempts and the last 8, in order.
+    pub fn iter(&self) -> slice::Iter<'_, Attempt> {
+        self.0.as_ref().map_or(&[][..], |history| &history.kept).iter()
+    }
+
+    /// Returns the first attempt.
+    pub fn first(&self) -> Option<&Attempt> {
+        self.iter().next()
+    }
+
+    /// Returns the last attempt.
+    pub fn last(&self) -> Option<&Attempt> {
+        self.iter().next_back()
+    }
+
+    /// Returns the number of attempts between the first 8 and the last 8, which [`iter`](Self::iter) leaves out.
+    pub fn omitted(&self) -> usize {
+        self.0.as_ref().map_or(0, |history| history.omitted)
+    }
+
+    /// Returns the number of [ambiguous](Attempt::is_ambiguous) attempts, including omitted ones.
+    pub fn ambiguous(&self) -> usize {
+        let omitted = self.0.as_ref().map_or(0, |history| history.omitted_ambiguous);
+        omitted + self.iter().filter(|attempt| attempt.is_ambiguous()).count()
+    }
+
+    /// Calls `observe` with the time that the record waited before each attempt, except the one after omitted ones.
+    /// Returns the end of the last attempt, or `put_at`.
+    pub(crate) fn observe_waits(&self, put_at: Instant, mut observe: impl FnMut(Duration)) -> Instant {
+        let mut last = put_at;
+        for (position, attempt) in self.iter().enumerate() {
+            if position != KEPT || self.omitted() == 0 {
+                observe(attempt.start.saturating_since(last));
+            }
+            last = attempt.end;
+        }
+        last
+    }
+}
+
+impl<'a> IntoIterator for &'a FailedAttempts {
+    type Item = &'a Attempt;
+    type IntoIter = slice::Iter<'a, Attempt>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Debug for FailedAttempts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt_attempts(f, self, None)
+    }
+}
+
+/// Formats attempts as a list, with the number of omitted ones in their place.
+fn fmt_attempts(f: &mut fmt::Formatter<'_>, failed: &FailedAttempts, succeeded: Option<&Attempt>) -> fmt::Result {
+    let mut list = f.debug_list();
+    list.entries(failed.iter().take(KEPT));
+    if failed.omitted() > 0 {
+        list.entry(&format_args!("{} omitted", failed.omitted()));
+    }
+    list.entries(failed.iter().skip(KEPT)).entries(succeeded).finish()
+}
+
 /// The attempts of a record that was stored, first to last. Never empty: the last attempt succeeded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Attempts<'a> {
-    pub(crate) failed: &'a [Attempt],
+    pub(crate) failed: &'a FailedAttempts,
     pub(crate) succeeded: &'a Attempt,
 }
 
@@ -98,9 +203,14 @@ impl<'a> Attempts<'a> {
         self.failed.len() + 1
     }
 
-    /// Returns all attempts, first to last.
+    /// Returns the attempts, first to last; of more than 16 failed ones, the first 8 and the last 8.
     pub fn iter(&self) -> impl Iterator<Item = &'a Attempt> + use<'a> {
         self.failed.iter().chain(core::iter::once(self.succeeded))
+    }
+
+    /// Returns the attempts before the one that succeeded.
+    pub fn failed(&self) -> &'a FailedAttempts {
+        self.failed
     }
 
     /// Returns the attempt that succeeded.
@@ -111,27 +221,7 @@ impl<'a> Attempts<'a> {
 
 impl fmt::Debug for Attempts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
-    }
-}
-
-/// The failed attempts of a record so far. Nearly always there are none. Every outstanding record has this field, so it
-/// is only a pointer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::box_collection, reason = "a box has a third of the size of a vector")]
-pub(crate) struct FailedAttempts(Option<Box<Vec<Attempt>>>);
-
-impl FailedAttempts {
-    pub(crate) fn push(&mut self, attempt: Attempt) {
-        self.0.get_or_insert_default().push(attempt);
-    }
-
-    pub(crate) fn as_slice(&self) -> &[Attempt] {
-        self.0.as_ref().map_or(&[], |attempts| attempts)
-    }
-
-    pub(crate) fn into_vec(self) -> Vec<Attempt> {
-        self.0.map_or_else(Vec::new, |attempts| *attempts)
+        fmt_attempts(f, self.failed, Some(self.succeeded))
     }
 }
 
@@ -141,16 +231,48 @@ mod tests {
     use crate::testing::ms;
     use alloc::vec;
 
+    fn failed(n: u64, ambiguous: bool) -> Attempt {
+        let error = AttemptError { ambiguous, ..AttemptError::new("InternalFailure", "why") };
+        Attempt { start: ms(10 * n), end: ms(10 * n + 1), error: Some(Arc::new(error)) }
+    }
+
+    fn history(attempts: &[Attempt]) -> FailedAttempts {
+        let mut history = FailedAttempts::default();
+        attempts.iter().for_each(|attempt| history.push(attempt.clone()));
+        history
+    }
+
     #[test]
     fn attempts_are_listed_in_order_and_the_last_succeeded() {
-        let error = Arc::new(AttemptError::new("InternalFailure", "why"));
-        let failed = Attempt { start: ms(1), end: ms(2), error: Some(error) };
-        let succeeded = Attempt { start: ms(3), end: Instant::NEVER, error: None };
-        let twice = [failed.clone(), failed.clone()];
+        let succeeded = Attempt { start: ms(30), end: Instant::NEVER, error: None };
+        let twice = history(&[failed(1, false), failed(2, false)]);
         let attempts = Attempts { failed: &twice, succeeded: &succeeded };
-        let list = vec![failed.clone(), failed, succeeded.clone()];
+        let list = vec![failed(1, false), failed(2, false), succeeded.clone()];
         assert_eq!((attempts.len(), attempts.last()), (3, &succeeded));
         assert_eq!(attempts.iter().collect::<Vec<_>>(), list.iter().collect::<Vec<_>>());
         assert_eq!(alloc::format!("{attempts:?}"), alloc::format!("{list:?}"));
+    }
+
+    #[test]
+    fn of_many_attempts_the_first_and_the_last_are_kept_and_all_are_counted() {
+        assert_eq!((FailedAttempts::default().len(), FailedAttempts::default().is_empty()), (0, true));
+        let all: Vec<Attempt> = (0..100).map(|n| failed(n, n % 10 == 0)).collect();
+        for len in 1..=all.len() {
+            let (all, history) = (&all[..len], history(&all[..len]));
+            assert_eq!((history.len(), history.first(), history.last()), (len, all.first(), all.last()));
+            assert_eq!(history.ambiguous(), len.div_ceil(10));
+            assert_eq!((history.is_empty(), history.omitted()), (false, len.saturating_sub(16)));
+            let kept: Vec<&Attempt> =
+                if len <= 16 { all.iter().collect() } else { all[..8].iter().chain(&all[len - 8..]).collect() };
+            assert_eq!(history.iter().collect::<Vec<_>>(), kept);
+            let mut waits = 0;
+            let last = history.observe_waits(ms(0), |wait| {
+                assert!(wait <= Duration::from_millis(9), "{wait:?}");
+                waits += 1;
+            });
+            assert_eq!((waits, last), (kept.len() - usize::from(len > 16), all[len - 1].end));
+        }
+        let debug = alloc::format!("{:?}", history(&all));
+        assert_eq!((debug.matches("84 omitted").count(), debug.matches("Attempt {").count()), (1, 16));
     }
 }

@@ -40,9 +40,9 @@ impl Receipt {
         self.position.map(u64::from)
     }
 
-    /// Returns all attempts; the last one succeeded.
+    /// Returns the attempts; the last one succeeded.
     pub fn attempts(&self) -> Attempts<'_> {
-        Attempts { failed: self.failed.as_slice(), succeeded: &self.stored_at.attempt }
+        Attempts { failed: &self.failed, succeeded: &self.stored_at.attempt }
     }
 }
 
@@ -78,8 +78,8 @@ pub struct PutFailure {
     pub record: UserRecord,
     /// The reason for the failure.
     pub error: AttemptError,
-    /// All attempts to put it, first to last. Empty if it was never sent.
-    pub attempts: Vec<Attempt>,
+    /// The attempts to put it. Empty if it was never sent.
+    pub attempts: FailedAttempts,
 }
 
 impl PutFailure {
@@ -87,7 +87,7 @@ impl PutFailure {
     ///
     /// If it is not ambiguous, no consumer ever sees the record, and putting it again creates no duplicate.
     pub fn is_ambiguous(&self) -> bool {
-        self.attempts.iter().any(Attempt::is_ambiguous)
+        self.attempts.ambiguous() > 0
     }
 }
 

@@ -378,7 +378,7 @@ impl<T> Stream<T> {
         for user in expired {
             self.fail_expired(now, user, context);
         }
-        let Some(attempts) = users.iter().map(|user| user.failed.as_slice().len()).max() else { return };
+        let Some(attempts) = users.iter().map(|user| user.failed.len()).max() else { return };
         let max = backoff_max(attempts, context);
         let wait = random_duration(&mut context.rng, max);
         // When the first user record expires, it fails and the others are retried.
@@ -445,4 +445,20 @@ fn note_attempt<T>(record: &mut KinesisRecord<T>, now: Instant, sent: Instant, e
 fn backoff_max<T>(attempts: usize, context: &Context<T>) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(31);
     context.config.retry_backoff_min().saturating_mul(1 << doublings).min(context.config.retry_backoff_max())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_backoff_doubles_with_each_attempt_up_to_its_maximum() {
+        let ms = Duration::from_millis;
+        let config = Config::builder().retry_backoff_min(ms(50)).retry_backoff_max(ms(5_000)).build().unwrap();
+        let context = Context::<()>::new(config);
+        let maxima: Vec<u128> = (1..=9).map(|attempts| backoff_max(attempts, &context).as_millis()).collect();
+        assert_eq!(maxima, [50, 100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
+        assert_eq!(backoff_max(usize::MAX, &context), ms(5_000));
+    }
 }

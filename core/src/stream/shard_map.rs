@@ -321,6 +321,16 @@ mod tests {
     }
 
     #[test]
+    fn slots_are_reused_however_often_the_stream_is_resharded() {
+        let mut map = ShardMap::default();
+        for n in 0..1_000 {
+            map.replace(at(61 * n as u64), vec![listed(2 * n, 0, 99), listed(2 * n + 1, 100, u128::MAX)]);
+            let open: Vec<u32> = [0, 100].map(|key| map.shard(key).unwrap().slot).into();
+            assert!(open.iter().all(|slot| *slot <= 4), "after {n} reshards: {open:?}");
+        }
+    }
+
+    #[test]
     fn a_shard_listed_twice_is_open_once() {
         let mut map = ShardMap::default();
         assert!(!map.replace(at(0), vec![listed(0, 0, 9), listed(0, 10, u128::MAX)]).is_complete);

@@ -300,7 +300,8 @@ fn a_buffered_record_has_its_deadline_and_its_age_from_its_put() {
     assert!(rig.batches.is_empty());
     rig.run_for(NANO);
     rig.answer(Reply::Failed(RequestError::new(Delivery::Refused, "AccessDeniedException", "why")));
-    let attempt = &rig.failure(ticket).attempts[0];
+    let failure = rig.failure(ticket);
+    let attempt = failure.attempts.first().unwrap();
     assert_eq!((attempt.start, attempt.end), (put_at + 100 * MS, put_at + 100 * MS));
 }
 

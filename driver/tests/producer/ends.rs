@@ -58,7 +58,7 @@ async fn close_or_fail_returns_records_not_stored_in_time() {
         let failure = outcome.try_result().expect("resolved before close ends").unwrap_err();
         assert_eq!((&*failure.error.code, &failure.record.data[..]), (code::CLOSED, n.to_string().as_bytes()));
         assert!(failure.is_ambiguous(), "its request was in flight: {failure:?}");
-        assert_eq!(&*failure.attempts[0].error.as_ref().unwrap().code, "Cancelled");
+        assert_eq!(&*failure.attempts.first().unwrap().error.as_ref().unwrap().code, "Cancelled");
     }
 }
 

@@ -4,7 +4,7 @@ use rustc_hash::FxHashSet;
 use super::{Check, Facts, Put, broken};
 use crate::service::PERMANENT;
 
-const PROMISE: &str = "attempts report what happened, are ambiguous only if a reply is missing, and end at a permanent \
+const PROMISE: &str = "attempts report each request, are ambiguous only if a reply is missing, and end at a permanent \
                        error";
 
 /// The requests of a run.
@@ -41,15 +41,16 @@ impl Attempts {
             }
             Ok(())
         };
-        match result {
+        let attempts = match result {
             Ok(receipt) => {
                 for attempt in receipt.attempts().iter() {
                     check(attempt)?;
                 }
-                let failed = receipt.attempts().iter().filter(|attempt| attempt.error.is_some()).count();
-                if failed + 1 != receipt.attempts().len() || receipt.attempts().last().error.is_some() {
+                let failed = receipt.attempts().failed();
+                if failed.iter().any(|attempt| attempt.error.is_none()) || receipt.attempts().last().error.is_some() {
                     return broken!("record {ticket} succeeded with attempts {:?}", receipt.attempts());
                 }
+                receipt.attempts().len()
             }
             Err(failure) => {
                 for attempt in &failure.attempts {
@@ -58,7 +59,11 @@ impl Attempts {
                         return broken!("record {ticket} failed with attempts {:?}", failure.attempts);
                     }
                 }
+                failure.attempts.len()
             }
+        };
+        if attempts != put.requests && !facts.runtime_ended {
+            return broken!("record {ticket} was in {} requests, but has {attempts} attempts", put.requests);
         }
         Ok(())
     }

@@ -66,6 +66,8 @@ struct Put {
     unpredicted: bool,
     /// The time of the first flush of the record, or of the close.
     flushed_at: Option<Instant>,
+    /// The number of requests with the record.
+    requests: usize,
     /// Whether a request with the record got no reply, or a garbled one.
     unanswered: bool,
     /// Whether the record met two streams of one name, whose shards have the same names and different ranges. It was
@@ -241,8 +243,10 @@ impl Facts {
         // The aggregate's encoding adds up to 64 bytes per record.
         let seconds = (records as f64 / settings.records_per_second as f64)
             .max((bytes + 64 * records) as f64 / settings.bytes_per_second as f64);
-        let limit =
-            if about.shards_known_at == Instant::NEVER { self.start_backlog_limit() } else { self.backlog_limit() };
+        // Records may wait for the description after the list has come.
+        let has_started = about.shards_known_at < Instant::NEVER
+            && (settings.description_given || about.described_at < Instant::NEVER);
+        let limit = if has_started { self.backlog_limit() } else { self.start_backlog_limit() };
         2.0 * slowdown * seconds > limit.as_secs_f64() / 4.0
     }
 }
@@ -346,6 +350,7 @@ impl Oracle {
             state: State::Offered,
             unpredicted: false,
             flushed_at: None,
+            requests: 0,
             unanswered: false,
             spans_recreation: false,
             reads: 0,
@@ -449,6 +454,11 @@ impl Oracle {
     ) -> Check {
         self.facts.in_flight += 1;
         self.progress.effect();
+        for ticket in consumed::tickets(records) {
+            if let Some(put) = self.puts.get_mut(ticket as usize) {
+                put.requests += 1;
+            }
+        }
         caps::sent(&self.facts, records)?;
         start::sent(&self.facts, now, stream)?;
         self.latency.sent(&self.facts, now, stream, records);
