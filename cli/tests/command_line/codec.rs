@@ -103,19 +103,18 @@ fn decode_error_names_the_byte_and_the_reason() {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
 fn decode_needs_little_memory_for_a_large_output() {
-    // 2 GB of output, because each line has the long key.
+    // 800 MB of output, because each line has the long key.
     let partition_key: Arc<str> = "k".repeat(100_000).into();
     let record = AggregatedUserRecord { partition_key, explicit_hash_key: None, data: Bytes::new() };
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), kpl_core::codec::encode(&vec![record; 20_000])).unwrap();
-    // 500 MB of address space.
-    let script = "ulimit -v 500000 && exec \"$0\" decode --format raw \"$1\"";
+    std::fs::write(file.path(), kpl_core::codec::encode(&vec![record; 8_000])).unwrap();
+    // 500 MB of address space, on systems that can limit it.
+    let script = "ulimit -v 500000 2>/dev/null; exec \"$0\" decode --format raw \"$1\"";
     let mut child = program("sh").args(["-c", script, KPL]).arg(file.path()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
-    for number in 1..=1_000 {
+    for number in 1..=100 {
         line.clear();
         lines.read_line(&mut line).unwrap();
         assert!(line.len() > 100_000 && line.ends_with("}\n"), "line {number} has {} bytes", line.len());

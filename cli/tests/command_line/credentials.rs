@@ -26,7 +26,7 @@ impl Server {
         let (sender, received) = mpsc::channel();
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let (mut stream, mut buffer) = (stream.unwrap(), [0; 1_024]);
+                let (mut stream, mut buffer) = (stream.unwrap(), [0_u8; 1_024]);
                 let len = stream.read(&mut buffer).unwrap_or(0);
                 // Before the reply, so that the bytes are there when the run ends.
                 if sender.send(buffer[..len].to_vec()).is_err() {
@@ -76,8 +76,8 @@ fn kinesis_can_be_used_without_certificate_verification() {
     for (option, has_proxy) in [("", true), (WITHOUT_VERIFICATION, false)] {
         let (proxy, kinesis) = (Server::start(), Server::start());
         let endpoint = format!("--endpoint-url https://{} --dummy-credentials", kinesis.addr);
-        let command = command_with_proxy(&format!("shards --stream s {endpoint} {option}"), &proxy).spawn().unwrap();
-        let run = end(command);
+        let mut command = command_with_proxy(&format!("shards --stream s {endpoint} {option}"), &proxy);
+        let run = end(command.spawn().unwrap());
         assert_eq!(run.code(), 2, "{run:#?}");
         assert_eq!((proxy.received().is_empty(), kinesis.received().is_empty()), (!has_proxy, has_proxy), "{option}");
     }

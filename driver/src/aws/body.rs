@@ -3,6 +3,8 @@
 //! The SDK copies the data of each record into its own type, encodes it into a string, and copies the string into a
 //! growing body. This encodes the data as base64 directly into a body of the right size, the only copy.
 
+use std::fmt;
+
 use aws_sdk_kinesis::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_kinesis::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_kinesis::error::BoxError;
@@ -58,8 +60,14 @@ fn push_field(body: &mut String, name: &str, value: &str) {
 }
 
 /// Replaces the body that the SDK has written, before the request is signed.
-#[derive(Debug)]
 pub(super) struct Body(pub(super) Bytes);
+
+/// Without the data of the records: the SDK logs its interceptors.
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Body({} bytes)", self.0.len())
+    }
+}
 
 impl Intercept for Body {
     fn name(&self) -> &'static str {
