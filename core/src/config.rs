@@ -149,7 +149,8 @@ config! {
     /// The rate limit of a shard in bytes per second. If several producers write to the shard, set each one's part.
     /// Default 1 MiB, the service's limit. Range 1 KiB to 1 GiB.
     rate_limit_bytes_per_shard: u64 = limits::SHARD_BYTES_PER_SECOND, in 1_024..=1 << 30;
-    /// The maximum number of PutRecords requests in flight, over all streams. Default 24. Range 1 to 1,024.
+    /// The maximum number of requests in flight, over all streams, and so of connections: PutRecords, and ListShards and
+    /// DescribeStreamSummary, which are at most half of them. With 1, one of each kind. Default 24. Range 1 to 1,024.
     max_in_flight_requests: usize = 24, in 1..=1_024;
     /// The timeout of one request, of which connecting takes at most half. Default 6 s. Range 100 ms to 600 s.
     request_timeout: Duration = Duration::from_secs(6), in 100 * MILLISECOND..=Duration::from_secs(600);

@@ -13,6 +13,7 @@ use crate::record::attempt::{AttemptError, code};
 use crate::record::kinesis_record::Pending;
 use crate::record::result::{PutFailure, Resolution};
 use crate::record::user_record::PartitionKey;
+use crate::request_slots::RequestSlots;
 use crate::stats::Stats;
 use crate::time::Instant;
 
@@ -26,6 +27,7 @@ pub(crate) struct Context<T> {
     pub(crate) config: Config,
     pub(crate) rng: fastrand::Rng,
     pub(crate) outstanding: Outstanding,
+    pub(crate) slots: RequestSlots,
     pub(crate) stats: Stats,
     pub(crate) actions: VecDeque<Action<T>>,
     /// Whether the producer is being closed: records no longer wait for others.
@@ -44,6 +46,7 @@ pub(crate) struct Context<T> {
 impl<T> Context<T> {
     pub(crate) fn new(config: Config) -> Self {
         Self {
+            slots: RequestSlots::new(&config),
             rng: fastrand::Rng::with_seed(config.seed()),
             config,
             outstanding: Outstanding::default(),

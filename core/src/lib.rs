@@ -99,6 +99,7 @@ mod producer;
 mod put_buffer;
 mod record;
 mod reply;
+mod request_slots;
 mod stats;
 mod stream;
 mod streams;

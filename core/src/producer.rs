@@ -56,9 +56,12 @@ pub struct Producer<T> {
     latest_put: Instant,
     /// The timers of the streams, by number.
     timers: Timers,
-    /// The queue of streams that wait because no more requests may be in flight.
+    /// The queue of streams with records that wait because no more requests may be in flight.
     waiting_streams: VecDeque<u32>,
-    in_flight: usize,
+    /// The queue of streams with metadata requests that wait for the same reason.
+    waiting_refreshes: VecDeque<u32>,
+    /// Which of the two queues is served first.
+    is_refresh_next: bool,
     close_at: Option<Instant>,
     reporter: Reporter,
 }
@@ -108,7 +111,8 @@ impl<T> Producer<T> {
             latest_put: now,
             timers: Timers::default(),
             waiting_streams: VecDeque::new(),
-            in_flight: 0,
+            waiting_refreshes: VecDeque::new(),
+            is_refresh_next: true,
             close_at: None,
         }
     }
@@ -215,12 +219,12 @@ impl<T> Producer<T> {
     /// Panics, or makes the state of the producer invalid, if the batch is from another producer.
     pub fn handle_reply(&mut self, now: Instant, batch: Batch<T>, reply: Reply) {
         let Batch { stream_index, records, started, .. } = batch;
-        self.in_flight -= 1;
+        self.context.slots.free_of_records();
         let stream = self.streams.get_mut(stream_index);
         stream.handle_reply(now, started, records, reply, &mut self.context);
         self.reporter.observed(now);
         self.advance(now, stream_index);
-        self.serve_waiting_streams(now);
+        self.serve_waiting(now);
         self.finish(now);
     }
 
@@ -229,6 +233,7 @@ impl<T> Producer<T> {
         if let Some(index) = self.streams.find(&request.stream) {
             self.streams.get_mut(index).on_shards(now, reply, &mut self.context);
             self.advance(now, index);
+            self.serve_waiting(now);
         }
         self.finish(now);
     }
@@ -243,6 +248,7 @@ impl<T> Producer<T> {
         if let Some(index) = self.streams.find(&request.stream) {
             self.streams.get_mut(index).on_description(now, reply, &mut self.context);
             self.advance(now, index);
+            self.serve_waiting(now);
         }
         self.finish(now);
     }
@@ -366,7 +372,7 @@ impl<T> Producer<T> {
 
     /// Returns the number of PutRecords requests in flight.
     pub fn requests_in_flight(&self) -> usize {
-        self.in_flight
+        self.context.slots.put_records()
     }
 
     /// Returns the settings.
@@ -402,45 +408,70 @@ impl<T> Producer<T> {
     fn send(&mut self, now: Instant, index: u32) {
         let stream = self.streams.get_mut(index);
         if !*stream.awaits_request() {
-            while self.in_flight < self.context.config.max_in_flight_requests()
-                && Self::send_one(now, index, stream, &mut self.context)
-            {
-                self.in_flight += 1;
-            }
+            while self.context.slots.has_free_for_records() && Self::send_one(now, index, stream, &mut self.context) {}
             if stream.has_request(now, &self.context) {
                 *stream.awaits_request() = true;
                 self.waiting_streams.push_back(index);
             }
+        }
+        if stream.has_refresh(now) && !*stream.awaits_refresh() {
+            *stream.awaits_refresh() = true;
+            self.waiting_refreshes.push_back(index);
         }
         stream.report_backlog(now, &mut self.context);
         self.timers.arm(index, stream.next_timeout());
     }
 
-    /// Sends one request per stream in the queue, in turn, as far as `max_in_flight_requests` allows.
-    fn serve_waiting_streams(&mut self, now: Instant) {
-        while self.in_flight < self.context.config.max_in_flight_requests()
-            && let Some(index) = self.waiting_streams.pop_front()
-        {
-            let stream = self.streams.get_mut(index);
-            *stream.awaits_request() = false;
-            if Self::send_one(now, index, stream, &mut self.context) {
-                self.in_flight += 1;
-            }
-            if !stream.has_request(now, &self.context) {
-                stream.resume(now, &mut self.context);
-            }
-            if stream.has_request(now, &self.context) {
-                *stream.awaits_request() = true;
-                self.waiting_streams.push_back(index);
-            }
-            stream.report_backlog(now, &mut self.context);
-            self.timers.arm(index, stream.next_timeout());
+    /// Sends requests of the streams that wait, as far as `max_in_flight_requests` allows: metadata requests and records
+    /// in turn, and the streams in turn.
+    fn serve_waiting(&mut self, now: Instant) {
+        while match self.is_refresh_next {
+            true => self.serve_refresh(now) || self.serve_stream(now),
+            false => self.serve_stream(now) || self.serve_refresh(now),
+        } {}
+    }
+
+    /// Sends the metadata requests of the first stream that waits for them. Returns false if none may be sent.
+    fn serve_refresh(&mut self, now: Instant) -> bool {
+        if !self.context.slots.has_free_for_metadata() || self.context.abandoned {
+            return false;
         }
+        let Some(index) = self.waiting_refreshes.pop_front() else { return false };
+        self.is_refresh_next = false;
+        // The stream may have been retired.
+        if self.streams.contains(index) {
+            *self.streams.get_mut(index).awaits_refresh() = false;
+            self.advance(now, index);
+        }
+        true
+    }
+
+    /// Sends a request of the first stream whose records wait. Returns false if none may be sent.
+    fn serve_stream(&mut self, now: Instant) -> bool {
+        if !self.context.slots.has_free_for_records() {
+            return false;
+        }
+        let Some(index) = self.waiting_streams.pop_front() else { return false };
+        self.is_refresh_next = true;
+        let stream = self.streams.get_mut(index);
+        *stream.awaits_request() = false;
+        Self::send_one(now, index, stream, &mut self.context);
+        if !stream.has_request(now, &self.context) {
+            stream.resume(now, &mut self.context);
+        }
+        if stream.has_request(now, &self.context) {
+            *stream.awaits_request() = true;
+            self.waiting_streams.push_back(index);
+        }
+        stream.report_backlog(now, &mut self.context);
+        self.timers.arm(index, stream.next_timeout());
+        true
     }
 
     fn send_one(now: Instant, index: u32, stream: &mut Stream<T>, context: &mut Context<T>) -> bool {
         let Some(records) = stream.take_request(now, context) else { return false };
         context.stats.requests += 1;
+        context.slots.take_for_records();
         let batch = Batch { stream: stream.name().clone(), stream_index: index, records, started: now };
         context.actions.push_back(Action::SendBatch(batch));
         true
@@ -463,7 +494,7 @@ impl<T> Producer<T> {
             *stream.awaits_request() = false;
             stream.report_backlog(now, &mut self.context);
         }
-        if self.in_flight > 0 {
+        if self.context.slots.put_records() > 0 {
             self.context.actions.push_back(Action::CancelRequests);
         }
     }

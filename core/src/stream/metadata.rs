@@ -176,14 +176,18 @@ impl Metadata {
 }
 
 impl<T> Stream<T> {
-    /// Sends the metadata requests that are due at `now`.
+    /// Sends the metadata requests that are due at `now`, as far as `max_in_flight_requests` allows.
     pub(super) fn send_refreshes(&mut self, now: Instant, context: &mut Context<T>) {
-        if self.metadata.shards.take_due(now) {
+        if context.abandoned {
+            return;
+        }
+        if context.slots.has_free_for_metadata() && self.metadata.shards.take_due(now) {
             self.metadata.listed.clear();
             self.metadata.pages = 0;
             self.list_shards(None, context);
         }
-        if self.metadata.description.take_due(now) {
+        if context.slots.has_free_for_metadata() && self.metadata.description.take_due(now) {
+            context.slots.take_for_metadata();
             let request = DescribeStreamRequest { stream: self.name.clone() };
             context.actions.push_back(Action::DescribeStream(request));
         }
@@ -191,6 +195,7 @@ impl<T> Stream<T> {
 
     /// Handles a page of the shard list; after the last page, applies the list.
     pub(crate) fn on_shards(&mut self, now: Instant, reply: Result<ShardPage, RequestError>, context: &mut Context<T>) {
+        context.slots.free_of_metadata();
         let page = match reply {
             Ok(page) => page,
             Err(error) => return self.shards_failed(now, error, context),
@@ -220,6 +225,7 @@ impl<T> Stream<T> {
         reply: Result<StreamSummary, RequestError>,
         context: &mut Context<T>,
     ) {
+        context.slots.free_of_metadata();
         let metadata = &mut self.metadata;
         let awaits_first_reply = metadata.description.awaits_first_reply();
         match reply {
@@ -291,7 +297,9 @@ impl<T> Stream<T> {
         }
     }
 
+    /// Requests a page of the shard list. The next page takes the slot of the one before.
     fn list_shards(&mut self, next_token: Option<String>, context: &mut Context<T>) {
+        context.slots.take_for_metadata();
         context.actions.push_back(Action::ListShards(ListShardsRequest {
             stream: self.name.clone(),
             next_token,

@@ -78,6 +78,8 @@ pub(crate) struct Stream<T> {
     long_backlogs: usize,
     /// Whether the stream is queued because no more requests may be in flight. Until its turn, it sends nothing.
     awaits_request: bool,
+    /// Whether the stream is queued because no more metadata requests may be in flight.
+    awaits_refresh: bool,
 }
 
 impl<T> Stream<T> {
@@ -108,6 +110,7 @@ impl<T> Stream<T> {
             last_used: now,
             long_backlogs: 0,
             awaits_request: false,
+            awaits_refresh: false,
         }
     }
 
@@ -239,6 +242,7 @@ impl<T> Stream<T> {
     /// Returns when [`handle_timeout`](Self::handle_timeout) is to be called next, or a request is due.
     pub(crate) fn next_timeout(&self) -> Instant {
         let collect = if self.awaits_request { Instant::NEVER } else { self.collector.next_deadline() };
+        let refresh = if self.awaits_refresh { Instant::NEVER } else { self.metadata.next_refresh() };
         collect
             .min(self.collector.next_expiry())
             .min(self.aggregator.next_timer())
@@ -248,7 +252,7 @@ impl<T> Stream<T> {
             .min(self.unverified.next_deadline())
             .min(self.split_expiry())
             .min(self.awaiting_metadata_deadline())
-            .min(self.metadata.next_refresh())
+            .min(refresh)
             .min(self.idle_at())
     }
 
@@ -301,6 +305,16 @@ impl<T> Stream<T> {
     /// Whether the stream is queued because no more requests may be in flight.
     pub(crate) fn awaits_request(&mut self) -> &mut bool {
         &mut self.awaits_request
+    }
+
+    /// Whether a metadata request is due at `now`.
+    pub(crate) fn has_refresh(&self, now: Instant) -> bool {
+        self.metadata.next_refresh() <= now
+    }
+
+    /// Whether the stream is queued because no more metadata requests may be in flight.
+    pub(crate) fn awaits_refresh(&mut self) -> &mut bool {
+        &mut self.awaits_refresh
     }
 
     /// Closes all aggregates and sends the collected records. Records that wait for metadata, for their shard's rate

@@ -407,10 +407,14 @@ impl<'u, 'b> World<'u, 'b> {
             Effect::ListShards { id, request } => self.list_shards(id, request),
             Effect::DescribeStream { id, stream } => self.describe(id, stream),
             Effect::RequestDropped(id) => {
-                if let Some(Request::Put { sent, records, .. }) = self.requests.remove(&id) {
-                    note!(self.trace, now, "request {} is dropped", id);
-                    self.oracle.unanswered(&records);
-                    self.oracle.request_ended(now, sent);
+                match self.requests.remove(&id) {
+                    Some(Request::Put { sent, records, .. }) => {
+                        note!(self.trace, now, "request {} is dropped", id);
+                        self.oracle.unanswered(&records);
+                        self.oracle.request_ended(now, sent);
+                    }
+                    Some(_) => self.oracle.metadata_ended(),
+                    None => {}
                 }
                 Ok(())
             }

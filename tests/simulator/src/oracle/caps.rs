@@ -32,11 +32,26 @@ pub(super) fn accepted(facts: &Facts, ticket: u64) -> Check {
     Ok(())
 }
 
+fn requests_in_flight(facts: &Facts) -> Check {
+    let (records, metadata, max) = (facts.in_flight, facts.metadata_in_flight, facts.options.config.in_flight_max);
+    if (records > max || records + metadata > max.max(2)) && !facts.runtime_ended {
+        return broken!("{records} PutRecords and {metadata} metadata requests are in flight");
+    }
+    Ok(())
+}
+
+/// Metadata requests take at most half of the requests in flight.
+pub(super) fn metadata_requested(facts: &Facts) -> Check {
+    let (metadata, max) = (facts.metadata_in_flight, facts.options.config.in_flight_max);
+    if metadata > (max / 2).max(1) && !facts.runtime_ended {
+        return broken!("{metadata} metadata requests are in flight");
+    }
+    requests_in_flight(facts)
+}
+
 pub(super) fn sent(facts: &Facts, records: &[PutRecordsEntry]) -> Check {
     let settings = &facts.options.config;
-    if facts.in_flight > settings.in_flight_max {
-        return broken!("{} requests are in flight", facts.in_flight);
-    }
+    requests_in_flight(facts)?;
     if records.is_empty() || records.len() > settings.collection_max_count {
         return broken!("a request has {} records", records.len());
     }

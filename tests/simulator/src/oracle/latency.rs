@@ -33,7 +33,7 @@ impl Latency {
 
     pub(super) fn sent(&mut self, facts: &Facts, now: Instant, stream: usize, records: &[PutRecordsEntry]) {
         let settings = &facts.options.config;
-        if facts.in_flight >= settings.in_flight_max {
+        if facts.are_requests_capped() {
             self.capped_at = Some(now);
         }
         let bytes: usize = records.iter().map(PutRecordsEntry::size).sum();
@@ -67,7 +67,7 @@ impl Latency {
         if first.start <= due + facts.late {
             return Ok(());
         }
-        let capped = facts.in_flight >= settings.in_flight_max || self.capped_at.is_some_and(|at| at >= put.at);
+        let capped = facts.are_requests_capped() || self.capped_at.is_some_and(|at| at >= put.at);
         let rate_limited = self.streams[put.stream].rate_limited_until >= put.at.as_nanos();
         if capped || rate_limited || stream.throttled {
             return Ok(());

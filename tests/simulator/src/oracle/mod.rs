@@ -120,6 +120,8 @@ pub(crate) struct Facts {
     healed: Option<(Instant, usize)>,
     /// The number of PutRecords requests in flight.
     pub(crate) in_flight: usize,
+    /// The number of metadata requests in flight; a list of several pages counts as one.
+    pub(crate) metadata_in_flight: usize,
     streams: Vec<StreamFacts>,
     /// The number of outstanding records.
     outstanding_records: usize,
@@ -234,6 +236,12 @@ impl Facts {
         rates.into_iter().any(|rate| rate > 0) || self.options.callers.panics > 0 || service.record_kib.is_some()
     }
 
+    /// Whether no more PutRecords requests may be sent.
+    fn are_requests_capped(&self) -> bool {
+        let max = self.options.config.in_flight_max;
+        self.in_flight >= max || self.in_flight + self.metadata_in_flight >= max.max(2)
+    }
+
     /// Returns whether a shard of the stream may have so long a backlog that puts have to wait. The producer calculates
     /// with half of the shard's current rate, and checks puts from a quarter of the limit on.
     fn has_long_backlog(&self, stream: usize) -> bool {
@@ -309,6 +317,7 @@ impl Oracle {
             runtime_ended: false,
             healed: None,
             in_flight: 0,
+            metadata_in_flight: 0,
             streams: (0..options.work.streams).map(|_| stream()).collect(),
             outstanding_records: 0,
             outstanding_bytes: 0,
@@ -504,12 +513,23 @@ impl Oracle {
 
     pub(crate) fn list_requested(&mut self, now: Instant, stream: usize, is_first_page: bool) -> Check {
         self.progress.effect();
+        if is_first_page {
+            self.facts.metadata_in_flight += 1;
+            caps::metadata_requested(&self.facts)?;
+        }
         self.metadata_requests.shards(&self.facts, now, stream, is_first_page)
     }
 
     pub(crate) fn description_requested(&mut self, now: Instant, stream: usize) -> Check {
         self.progress.effect();
+        self.facts.metadata_in_flight += 1;
+        caps::metadata_requested(&self.facts)?;
         self.metadata_requests.summary(&self.facts, now, stream)
+    }
+
+    /// A metadata request has ended: with its last page, if it has several.
+    pub(crate) fn metadata_ended(&mut self) {
+        self.facts.metadata_in_flight = self.facts.metadata_in_flight.saturating_sub(1);
     }
 
     /// A request for a stream's shards has failed, or its last page has arrived.

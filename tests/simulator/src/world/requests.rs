@@ -142,7 +142,10 @@ impl World<'_, '_> {
                 }
                 match reply {
                     Ok(page) if page.next_token.is_some() => {}
-                    reply => self.oracle.list_ended(self.now, stream, reply),
+                    reply => {
+                        self.oracle.metadata_ended();
+                        self.oracle.list_ended(self.now, stream, reply);
+                    }
                 }
             }
             (Request::Describe { stream }, response) => {
@@ -150,9 +153,10 @@ impl World<'_, '_> {
                 let stream = self.service.index_of(stream);
                 let succeeded = reply.is_some_and(Result::is_ok);
                 note!(self.trace, self.now, "the description of s{} arrives: {}", stream, succeeded);
+                self.oracle.metadata_ended();
                 self.oracle.described(self.now, stream, reply);
             }
-            (Request::List { .. }, _) => {}
+            (Request::List { .. }, _) => self.oracle.metadata_ended(),
         }
         self.subject.respond(id, response);
     }
