@@ -383,7 +383,8 @@ impl<T> Producer<T> {
     fn stream_index(&mut self, now: Instant, name: &Arc<str>) -> u32 {
         let (index, is_new) = self.streams.find_or_create(now, name, &mut self.context);
         if is_new {
-            self.streams.get_mut(index).handle_timeout(now, &mut self.context);
+            // Also arms the timer that retires the stream, in case no record is accepted.
+            self.advance(now, index);
         }
         index
     }

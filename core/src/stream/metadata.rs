@@ -195,6 +195,9 @@ impl<T> Stream<T> {
 
     /// Handles a page of the shard list; after the last page, applies the list.
     pub(crate) fn on_shards(&mut self, now: Instant, reply: Result<ShardPage, RequestError>, context: &mut Context<T>) {
+        if !self.metadata.shards.is_in_flight() {
+            return; // a reply to another producer's request
+        }
         context.slots.free_of_metadata();
         let page = match reply {
             Ok(page) => page,
@@ -225,8 +228,11 @@ impl<T> Stream<T> {
         reply: Result<StreamSummary, RequestError>,
         context: &mut Context<T>,
     ) {
-        context.slots.free_of_metadata();
         let metadata = &mut self.metadata;
+        if !metadata.description.is_in_flight() {
+            return; // a reply to another producer's request
+        }
+        context.slots.free_of_metadata();
         let awaits_first_reply = metadata.description.awaits_first_reply();
         match reply {
             Ok(summary) if metadata.description.succeeded() => {

@@ -56,10 +56,11 @@ const SCALE_FULL: u64 = 1_024;
 /// The lowest value of [`ShardRate::scale`].
 const SCALE_MIN: u64 = SCALE_FULL / 64;
 /// The time in which a rate of zero would recover to the rate limit.
-const RECOVERY_TIME: Duration = Duration::from_secs(10);
+const RECOVERY_TIME: Duration = Duration::from_millis(4_500);
 
 /// The current rate of a shard: two token buckets, and the reduction after throttling. Each throttled reply halves the
-/// rate. It recovers by a tenth of the rate limit per second.
+/// rate. It recovers slowly at first, while other producers probably use the rest of the rate limit, and faster the
+/// longer nothing is throttled, since then they probably do not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ShardRate {
     records: TokenBucket,
@@ -116,9 +117,11 @@ impl ShardRate {
         Duration::from_nanos(cost(records as u64, limit.records, scale).max(cost(bytes as u64, limit.bytes, scale)))
     }
 
+    /// Returns the current scale. One half of the recovery grows with the time, the other half with its square.
     fn scale_at(&self, now: Instant) -> u64 {
-        let recovered =
-            now.saturating_since(self.scaled_at).as_millis() * u128::from(SCALE_FULL) / RECOVERY_TIME.as_millis();
+        let whole = RECOVERY_TIME.as_millis();
+        let elapsed = now.saturating_since(self.scaled_at).as_millis().min(whole);
+        let recovered = u128::from(SCALE_FULL) * elapsed * (whole + elapsed) / (2 * whole * whole);
         SCALE_FULL.min(self.scale.saturating_add(u64::try_from(recovered).unwrap_or(SCALE_FULL)))
     }
 }
@@ -256,12 +259,26 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_recovers_by_a_tenth_per_second() {
+    fn the_rate_recovers_faster_the_longer_nothing_is_throttled() {
+        let mut rate = ShardRate::new();
+        let now = Instant::from_nanos(SECOND);
+        for _ in 0..20 {
+            rate.reduce(now, now);
+        }
+        let recovered = |ninths: u32| rate.scale_at(now + RECOVERY_TIME * ninths / 9) - SCALE_MIN;
+        assert_eq!(recovered(0), 0);
+        assert_eq!(recovered(3), SCALE_FULL * 2 / 9, "a third of the time: half of 1/3 + 1/9");
+        assert_eq!(recovered(6), SCALE_FULL * 5 / 9, "two thirds: half of 2/3 + 4/9");
+        assert_eq!(recovered(9), SCALE_FULL - SCALE_MIN);
+        assert_eq!(rate.scale_at(Instant::NEVER), SCALE_FULL);
+    }
+
+    #[test]
+    fn half_the_rate_limit_recovers_within_the_burst_that_the_service_saves_up() {
         let mut rate = ShardRate::new();
         let now = Instant::from_nanos(SECOND);
         rate.reduce(now, now);
-        for tenths in 0..=5 {
-            assert_eq!(rate.scale_at(now + Duration::from_secs(tenths)), SCALE_FULL / 2 + SCALE_FULL * tenths / 10);
-        }
+        let unused: u64 = (0..450).map(|i| SCALE_FULL - rate.scale_at(now + Duration::from_millis(i * 10))).sum();
+        assert!(unused / 100 < SCALE_FULL, "less than one second of the rate limit: {unused}/100 of 1,024");
     }
 }

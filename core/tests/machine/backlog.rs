@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use kpl_core::metrics::{Metric, MetricsLevel, MetricsWindow};
 use kpl_core::{
-    Config, Consumers, Delivery, Full, PutError, RecordReply, RequestError, ShardName, StreamSummary, UserRecord,
+    Config, Consumers, Delivery, Full, PutError, RecordDistribution, RecordReply, RequestError, ShardName,
+    StreamSummary, UserRecord,
 };
 
 use crate::rig::*;
@@ -207,6 +208,18 @@ fn an_idle_stream_is_retired_and_restarts_with_its_next_record() {
         (2, 1)
     );
     assert_eq!(metrics.latency().unwrap().put_to_ack.count(), 2);
+}
+
+#[test]
+fn a_stream_of_which_no_record_was_accepted_is_retired() {
+    // No metadata is needed, so nothing but its retirement wakes the stream.
+    let config = Config::builder().record_distribution(RecordDistribution::Auto).max_record_size(Some(1_024));
+    let mut rig = Rig::new(config);
+    let refused = rig.producer.put(rig.now, UserRecord::new("s", "k", vec![0; 2_000]).prepare().unwrap(), 1);
+    assert!(matches!(refused, Err(PutError::Invalid { .. })), "{refused:?}");
+    assert_eq!((rig.producer.streams(), rig.lists.len(), rig.describes.len()), (1, 0, 0));
+    rig.run_for(RETIRED_AFTER);
+    assert_eq!((rig.producer.streams(), rig.until_tick()), (0, None));
 }
 
 #[test]

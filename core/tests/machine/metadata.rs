@@ -580,9 +580,40 @@ fn a_thousand_streams_are_described_at_ten_a_second() {
     for n in 0..1_000 {
         rig.put_record(UserRecord::new(format!("stream-{n}"), "k", "a"));
     }
-    assert_eq!(rig.describes.len(), 1);
-    rig.run_for(10 * SEC);
-    assert!((90..=110).contains(&rig.describes.len()), "{}", rig.describes.len());
+    let (mut described, mut listed) = (0, 0);
+    for _ in 0..1_000 {
+        let answered = rig.answer_refreshes_with(&equal_shards(1), StreamSummary::default());
+        (listed, described) = (listed + answered[0], described + answered[1]);
+        rig.answer_all_stored(&equal_shards(1));
+        rig.run_for(10 * MS);
+    }
+    assert!((90..=110).contains(&described), "{described}");
+    assert_eq!(listed, 1_000);
+}
+
+#[test]
+fn metadata_requests_count_against_the_limit_on_requests_in_flight() {
+    for (max, metadata_max) in [(1, 1), (2, 1), (5, 2), (24, 12)] {
+        let mut rig = Rig::new(Config::builder().max_in_flight_requests(max).aggregation_enabled(false));
+        for n in 0..100 {
+            rig.put_record(UserRecord::new(format!("stream-{n}"), "k", "a"));
+        }
+        rig.run_for(SEC);
+        assert_eq!(rig.lists.len() + rig.describes.len(), metadata_max, "of 100 streams, max {max}");
+        // The wait for the list ends, and records and metadata requests take turns.
+        rig.run_for(5 * SEC);
+        let in_flight = |rig: &Rig| rig.lists.len() + rig.describes.len() + rig.batches.len();
+        assert_eq!(in_flight(&rig), max.max(2));
+        let (mut sent, mut asked) = (0, 0);
+        for _ in 0..20 {
+            rig.answer_records([RecordReply::stored(shard_id(0), "1")]);
+            sent += 1;
+            let [listed, described] = rig.answer_refreshes_with(&equal_shards(1), StreamSummary::default());
+            asked += listed + described;
+            assert!(in_flight(&rig) <= max.max(2), "{} in flight, max {max}", in_flight(&rig));
+        }
+        assert!(sent == 20 && asked >= 20, "{sent} requests, {asked} metadata requests, max {max}");
+    }
 }
 
 #[test]

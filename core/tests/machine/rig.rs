@@ -204,20 +204,27 @@ impl Rig {
         }
     }
 
-    /// Answers all metadata requests.
+    /// Answers all metadata requests: first lists, then descriptions, of which some may wait for the lists.
     pub fn answer_refreshes(&mut self, shards: &[ListedShard]) {
         self.answer_refreshes_with(shards, StreamSummary::default());
     }
 
-    pub fn answer_refreshes_with(&mut self, shards: &[ListedShard], summary: StreamSummary) {
-        for request in std::mem::take(&mut self.lists) {
+    /// Returns the numbers of lists and of descriptions that were requested.
+    pub fn answer_refreshes_with(&mut self, shards: &[ListedShard], summary: StreamSummary) -> [usize; 2] {
+        let lists = std::mem::take(&mut self.lists);
+        let listed = lists.len();
+        for request in lists {
             let page = ShardPage { shards: shards.to_vec(), next_token: None };
             self.producer.handle_shards(self.now, &request, Ok(page));
         }
-        for request in std::mem::take(&mut self.describes) {
+        self.drain();
+        let describes = std::mem::take(&mut self.describes);
+        let described = describes.len();
+        for request in describes {
             self.producer.handle_stream_summary(self.now, &request, Ok(summary));
         }
         self.drain();
+        [listed, described]
     }
 
     pub fn receipt(&self, ticket: u64) -> &Receipt {
