@@ -54,6 +54,8 @@ pub struct Producer<T> {
     streams: Streams<T>,
     /// The latest time of a put.
     latest_put: Instant,
+    /// The bytes of all accepted records.
+    bytes_put: u64,
     /// The timers of the streams, by number.
     timers: Timers,
     /// The queue of streams with records that wait because no more requests may be in flight.
@@ -64,6 +66,18 @@ pub struct Producer<T> {
     is_refresh_next: bool,
     close_at: Option<Instant>,
     reporter: Reporter,
+    last_relief: Relief,
+}
+
+/// The last check by [`Producer::relieve`].
+#[derive(Clone, Copy, Debug)]
+struct Relief {
+    at: Instant,
+    /// The user records and bytes that had been accepted.
+    records_put: u64,
+    bytes_put: u64,
+    /// Whether records were sent.
+    had_effect: bool,
 }
 
 /// The error of [`Producer::put`], with the record and its ticket.
@@ -114,6 +128,8 @@ impl<T> Producer<T> {
             waiting_refreshes: VecDeque::new(),
             is_refresh_next: true,
             close_at: None,
+            bytes_put: 0,
+            last_relief: Relief { at: now, records_put: 0, bytes_put: 0, had_effect: false },
         }
     }
 
@@ -130,6 +146,7 @@ impl<T> Producer<T> {
         }
         let size = record.size();
         if let Some(full) = self.full(size) {
+            self.relieve(now);
             return Err(PutError::Full { full, record, ticket });
         }
         let index = self.stream_index(now, &record.stream);
@@ -180,6 +197,7 @@ impl<T> Producer<T> {
         let put_at = if self.latest_put <= put_at + CLOCK_SKEW_MAX { self.latest_put.max(put_at) } else { put_at };
         self.latest_put = put_at;
         context.stats.user_records_put += 1;
+        self.bytes_put += size as u64;
         let generation = context.outstanding.admit(put_at, size);
         let user = Pending { entry: record.entry, ticket, put_at, generation, failed: FailedAttempts::default() };
         let deadline = put_at + max_wait;
@@ -189,6 +207,39 @@ impl<T> Producer<T> {
         }
         if stream.accept(now, user, deadline, context) == FollowUp::Send {
             self.send(now, index);
+        }
+    }
+
+    /// Sends records that wait only for company, if these are half of all that the producer may hold, or if no request is
+    /// in flight: while the producer is full, no company comes.
+    ///
+    /// The check looks at each stream and shard. So there is at most one for each quarter of the limits that was accepted,
+    /// and for each [`RELEASE_INTERVAL`], unless the last one had an effect that has ended.
+    fn relieve(&mut self, now: Instant) {
+        let config = &self.context.config;
+        let records_half = config.max_outstanding_records().div_ceil(2);
+        let bytes_half = config.max_outstanding_bytes().div_ceil(2);
+        let (records_put, bytes_put) = (self.context.stats.user_records_put, self.bytes_put);
+        let is_nothing_in_flight = self.context.slots.put_records() == 0;
+        let last = self.last_relief;
+        let has_accepted_quarter = records_put - last.records_put >= records_half as u64 / 2
+            || bytes_put - last.bytes_put >= bytes_half as u64 / 2;
+        let has_ended = last.had_effect && is_nothing_in_flight;
+        if !has_accepted_quarter && !has_ended && now < last.at + RELEASE_INTERVAL {
+            return;
+        }
+        let (mut records, mut bytes) = (0, 0);
+        for stream in self.streams.iter_mut() {
+            let waiting = stream.waiting_for_company();
+            (records, bytes) = (records + waiting.0, bytes + waiting.1);
+        }
+        let had_effect = records > 0 && (records >= records_half || bytes >= bytes_half || is_nothing_in_flight);
+        self.last_relief = Relief { at: now, records_put, bytes_put, had_effect };
+        if had_effect {
+            for index in self.streams.numbers() {
+                self.streams.get_mut(index).stop_waiting_for_company(now, &mut self.context);
+                self.send(now, index);
+            }
         }
     }
 

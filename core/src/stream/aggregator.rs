@@ -323,6 +323,14 @@ impl<T> Aggregator<T> {
         self.shards.get(slot as usize).is_some_and(|shard| shard.open.is_some())
     }
 
+    /// Returns the slots of all open aggregates, with the numbers of their user records and bytes.
+    pub(crate) fn open_sizes(&self) -> impl Iterator<Item = (u32, usize, usize)> {
+        let open = |(shard, slot): (&Shard<T>, u32)| {
+            shard.open.as_ref().map(|open| (slot, open.users.len(), open.message_size))
+        };
+        self.shards.iter().zip(0..).filter_map(open)
+    }
+
     /// Returns the slots of all open aggregates.
     pub(crate) fn open_slots(&self) -> impl Iterator<Item = u32> {
         self.shards.iter().zip(0..).filter(|(shard, _)| shard.open.is_some()).map(|(_, slot)| slot)

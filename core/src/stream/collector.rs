@@ -60,6 +60,11 @@ impl<T> Collector<T> {
             || self.flushing
     }
 
+    /// Returns the waiting records.
+    pub(crate) fn records(&self) -> impl Iterator<Item = &KinesisRecord<T>> {
+        self.waiting.values()
+    }
+
     /// Whether records for the shard wait.
     pub(crate) fn has_any(&self, slot: u32) -> bool {
         self.shards.get(slot as usize).is_some_and(|shard| shard.waiting > 0)

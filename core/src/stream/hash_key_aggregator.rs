@@ -72,6 +72,11 @@ impl<T> HashKeyAggregator<T> {
         Backlog { kinesis_records: self.slots.len(), bytes: self.bytes }
     }
 
+    /// Returns the number of user records in open aggregates.
+    pub(crate) fn user_records(&self) -> usize {
+        self.aggregator.open_sizes().map(|(_, user_records, _)| user_records).sum()
+    }
+
     /// Returns the earliest time at which an aggregate may be due.
     pub(crate) fn next_timer(&self) -> Instant {
         self.aggregator.next_timer()

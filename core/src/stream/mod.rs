@@ -467,6 +467,45 @@ impl<T> Stream<T> {
         }
     }
 
+    /// Returns the user records, and their bytes, that wait for no more than company: in open aggregates, and in a
+    /// request that is not full. Those of shards with a backlog wait for their rate limit.
+    pub(crate) fn waiting_for_company(&self) -> (usize, usize) {
+        let (mut records, mut bytes) = (0, 0);
+        let mut add = |user_records, size| (records, bytes) = (records + user_records, bytes + size);
+        let is_waiting = |slot: u32| !self.limiter.is_backlogged(slot);
+        let aggregates = self.aggregator.open_sizes().filter(|(slot, ..)| is_waiting(*slot));
+        aggregates.for_each(|(_, user_records, size)| add(user_records, size));
+        if is_waiting(WHOLE_STREAM) {
+            add(self.hash_key_aggregator.user_records(), self.hash_key_aggregator.backlog().bytes);
+        }
+        self.collector.records().for_each(|record| add(record.user_records(), record.size()));
+        (records, bytes)
+    }
+
+    /// Makes three quarters of the records that [wait for company](Self::waiting_for_company) due, the oldest first.
+    pub(crate) fn stop_waiting_for_company(&mut self, now: Instant, context: &mut Context<T>) {
+        let (waiting, _) = self.waiting_for_company();
+        let mut left = waiting - self.collector.records().map(KinesisRecord::user_records).sum::<usize>();
+        // Open aggregates of shards without a backlog are due by then.
+        let horizon = now + context.config.record_max_buffered_time();
+        while left > waiting / 4
+            && let Some(slot) =
+                self.aggregator.pop_due(horizon, |slot, times| self.limiter.is_backlogged(slot).then_some(times.expiry))
+        {
+            let Some(record) = self.aggregator.close(slot) else { continue };
+            left = left.saturating_sub(record.user_records());
+            self.pass_to_limiter(now, slot, record, context);
+        }
+        let is_backlogged = self.limiter.is_backlogged(WHOLE_STREAM);
+        while left > waiting / 4
+            && let Some(record) = self.hash_key_aggregator.close_due(horizon, is_backlogged)
+        {
+            left = left.saturating_sub(record.user_records());
+            self.pass_unmapped(now, record, context);
+        }
+        self.collector.flush();
+    }
+
     fn close(&mut self, now: Instant, slot: u32, context: &mut Context<T>) {
         if let Some(record) = self.aggregator.close(slot) {
             self.pass_to_limiter(now, slot, record, context);

@@ -44,6 +44,11 @@ impl<V> DeadlineQueue<V> {
         self.by_deadline.first_key_value().map(|(_, (_, value))| value)
     }
 
+    /// Returns all values, in order.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.by_deadline.values().map(|(_, value)| value)
+    }
+
     /// Returns the earliest deadline.
     pub(crate) fn next_deadline(&self) -> Instant {
         self.by_deadline.first_key_value().map_or(Instant::NEVER, |((deadline, _), _)| *deadline)

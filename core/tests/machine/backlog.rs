@@ -266,3 +266,38 @@ fn a_hundred_thousand_streams_in_turn_keep_no_state() {
     rig.run_for(RETIRED_AFTER);
     assert_eq!((rig.producer.streams(), rig.until_tick()), (0, None));
 }
+
+#[test]
+fn what_waits_only_for_company_is_sent_when_the_producer_is_full() {
+    for aggregation in [true, false] {
+        let config = Config::builder()
+            .aggregation_enabled(aggregation)
+            .record_max_buffered_time(SEC)
+            .max_outstanding_records(400);
+        let mut rig = Rig::with_shards(config, 64);
+        let start = rig.now;
+        let mut stored = 0;
+        for round in 0..20 {
+            // Each key in turn, so that the records are spread over all shards.
+            let put = |rig: &mut Rig, n: u128| {
+                let key = u128::MAX / 64 * (n * 7 % 64) + 1;
+                let record = UserRecord::new("s", "k", "a").explicit_hash_key(key.to_string());
+                rig.producer.put(rig.now, record.prepare().unwrap(), 1_000_000 + n as u64).is_ok()
+            };
+            while put(&mut rig, stored) {
+                stored += 1;
+            }
+            rig.drain();
+            let in_flight: usize = rig.batches.iter().flat_map(|batch| batch.records()).map(|r| r.user_records()).sum();
+            assert!((200..=400).contains(&in_flight), "{in_flight} in round {round}");
+            // A put that is refused while most records are in flight sends no small aggregates.
+            let requests = rig.batches.len();
+            rig.run_for(10 * MS);
+            assert!(!put(&mut rig, stored));
+            rig.drain();
+            assert_eq!(rig.batches.len(), requests);
+            rig.answer_all_stored(&equal_shards(64));
+        }
+        assert!(stored > 4_000 && rig.now < start + SEC, "{stored} records in {:?}", rig.now.saturating_since(start));
+    }
+}

@@ -54,6 +54,11 @@ impl Latency {
         self.capped_at.is_some()
     }
 
+    /// Whether the rate limit may delay the stream's records at `now`.
+    pub(super) fn is_rate_limited(&self, stream: usize, now: Instant) -> bool {
+        self.streams[stream].rate_limited_until >= now.as_nanos()
+    }
+
     pub(super) fn succeeded(&self, facts: &Facts, put: &Put, ticket: u64, receipt: &Receipt) -> Check {
         let settings = &facts.options.config;
         let stream = &facts.streams[put.stream];

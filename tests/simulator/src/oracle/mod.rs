@@ -9,6 +9,7 @@ mod attempts;
 mod backlog;
 mod caps;
 mod causes;
+mod company;
 mod consumed;
 mod flushes;
 mod latency;
@@ -122,6 +123,8 @@ pub(crate) struct Facts {
     pub(crate) in_flight: usize,
     /// The number of metadata requests in flight; a list of several pages counts as one.
     pub(crate) metadata_in_flight: usize,
+    /// The last time at which a put was refused because the whole producer was full.
+    refused_at: Option<Instant>,
     streams: Vec<StreamFacts>,
     /// The number of outstanding records.
     outstanding_records: usize,
@@ -318,6 +321,7 @@ impl Oracle {
             healed: None,
             in_flight: 0,
             metadata_in_flight: 0,
+            refused_at: None,
             streams: (0..options.work.streams).map(|_| stream()).collect(),
             outstanding_records: 0,
             outstanding_bytes: 0,
@@ -387,6 +391,9 @@ impl Oracle {
         as_put::returned(put, ticket, record)?;
         if refusal == Refusal::TooLarge {
             self.facts.streams[put.stream].touched(now);
+        }
+        if refusal == Refusal::Full {
+            self.facts.refused_at = Some(now);
         }
         caps::refused(&self.facts, put, refusal)
     }
@@ -578,6 +585,7 @@ impl Oracle {
         self.progress.step(&self.facts, now, woken, next_wake)?;
         if let Some(counts) = counts {
             caps::step(&self.facts, counts)?;
+            company::step(&self.facts, &self.latency, now)?;
             resolved_once::step(&self.facts, now, counts)?;
         }
         Ok(())
