@@ -73,6 +73,9 @@ pub fn with_ca_bundle(pem: &[u8]) -> Result<SharedHttpClient, CaBundleError> {
 
 /// Returns a client that accepts any server certificate: **for tests only**. It encrypts, but a man in the middle can
 /// read and change the requests, including their signatures.
+///
+/// Use it in the config of the Kinesis client, as `aws_sdk_kinesis::config::Builder::from(&sdk_config).http_client(…)`,
+/// not in the `SdkConfig`: with that, credentials providers would send their secrets to servers that are not verified.
 pub fn dangerous_without_certificate_verification() -> SharedHttpClient {
     Surf::shared(TlsConfig::builder().danger_accept_invalid_certs(true).danger_accept_invalid_hosts(true).build())
 }

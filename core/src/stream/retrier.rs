@@ -172,12 +172,12 @@ impl<T> Stream<T> {
                         }
                     }
                     // The shard is gone, and with it the limiter's state.
-                    None => self.back_off(now, record, context),
+                    None => self.back_off(now, record.into_users(), context),
                 }
             }
             Verdict::Retry(error) => {
                 Tally::count(&mut tally.retried, &error, user_records);
-                self.back_off(now, record, context);
+                self.back_off(now, record.into_users(), context);
             }
             Verdict::Split(error) => {
                 Tally::count(&mut tally.retried, &error, user_records);
@@ -265,14 +265,18 @@ impl<T> Stream<T> {
         error: &Arc<AttemptError>,
         context: &mut Context<T>,
     ) {
-        for (_, mut user) in users {
-            stored_at.note_failed(&mut user, error);
-            if context.abandoned {
-                self.fail_closed(now, user, context);
-            } else {
-                self.retry(now, user, context);
-            }
+        let mut users: Vec<Pending<T>> = users.into_iter().map(|(_, user)| user).collect();
+        users.iter_mut().for_each(|user| stored_at.note_failed(user, error));
+        if context.abandoned {
+            users.into_iter().for_each(|user| self.fail_closed(now, user, context));
+            return;
         }
+        // After a reshard, one retry is enough. If not, the next shard list may be no better.
+        let (first, again): (Vec<_>, Vec<_>) = users.into_iter().partition(|user| user.failed.len() == 1);
+        for user in first {
+            self.retry(now, user, context);
+        }
+        self.back_off(now, again, context);
     }
 
     fn succeed(&mut self, stored: Stored<T>, context: &mut Context<T>) {
@@ -371,10 +375,11 @@ impl<T> Stream<T> {
         self.on_stream_not_found(now, sent, error, context);
     }
 
-    /// Retries a record after exponential backoff with full jitter. Fails user records that have expired.
-    fn back_off(&mut self, now: Instant, record: KinesisRecord<T>, context: &mut Context<T>) {
+    /// Retries the user records of a Kinesis record after exponential backoff with full jitter. Fails those that have
+    /// expired.
+    fn back_off(&mut self, now: Instant, users: impl IntoIterator<Item = Pending<T>>, context: &mut Context<T>) {
         let (expired, users): (Vec<Pending<T>>, Vec<Pending<T>>) =
-            record.into_users().partition(|user| context.expiry(user) <= now);
+            users.into_iter().partition(|user| context.expiry(user) <= now);
         for user in expired {
             self.fail_expired(now, user, context);
         }

@@ -73,6 +73,26 @@ fn an_aggregate_on_another_known_shard_is_retried_as_a_whole() {
 }
 
 #[test]
+fn an_aggregate_that_is_stored_on_a_wrong_shard_again_and_again_backs_off() {
+    let far = start_of(1, 2) - 1;
+    let (mut rig, tickets) = record_in_flight(&[1, far]);
+    let mut attempts = 0;
+    while rig.results.is_empty() {
+        if rig.batches.is_empty() {
+            rig.run_for(10 * MS);
+        } else {
+            attempts += 1;
+            rig.answer_records([RecordReply::stored(shard_id(1), "1")]);
+        }
+        // The list contradicts the replies.
+        rig.answer_refreshes(&equal_shards(2));
+    }
+    assert!((5..=40).contains(&attempts), "{attempts} attempts");
+    let failure = rig.failure(tickets[0]);
+    assert_eq!((&*failure.error.code, failure.attempts.len()), ("Expired", attempts));
+}
+
+#[test]
 fn an_aggregate_on_a_shard_of_unknown_range_is_unverified_until_the_shard_map_has_it() {
     let half_of_shard_0 = start_of(1, 2) / 2;
     let (mut rig, tickets) = record_in_flight(&[1, half_of_shard_0 + 1]);

@@ -21,6 +21,9 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 
 /// Returns a client that accepts any server certificate: **for tests only**. It encrypts, but a man in the middle can
 /// read and change the requests, including their signatures.
+///
+/// Use it in the config of the Kinesis client, as `aws_sdk_kinesis::config::Builder::from(&sdk_config).http_client(…)`,
+/// not in the `SdkConfig`: with that, credentials providers would send their secrets to servers that are not verified.
 pub fn dangerous_without_certificate_verification() -> SharedHttpClient {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = ClientConfig::builder_with_provider(provider.clone())

@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kpl_core::{Config, UserRecord};
+use kpl_core::{Config, Delivery, RequestError, UserRecord};
 use tokio::time::{Instant, sleep};
 use tracing::field::{Field, Visit};
 use tracing::subscriber::DefaultGuard;
@@ -100,4 +100,18 @@ async fn a_refreshed_shard_map_is_one_event_and_records_are_none() {
     assert_eq!((service.metadata_requests(MetadataRequest::ListShards), service.user_records()), (1, 1_000));
     assert_eq!(counts.of(Level::INFO, "shard map refreshed"), 1);
     assert_eq!(counts.total(), 2, "the second event is the described stream: {:?}", counts.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_records_are_an_error_although_their_outcomes_are_dropped() {
+    let (counts, _guard) = Counts::start();
+    let refused = || RequestError::new(Delivery::Refused, "AccessDeniedException", "no");
+    let service = Service::new(move |_| Behavior::Fail(refused()));
+    let producer = service.producer(Config::builder());
+    for n in 0..10_000 {
+        drop(producer.put("events", format!("key-{n}"), "x").await.unwrap());
+    }
+    producer.flush().await;
+    assert_eq!(producer.stats().user_records_failed, 10_000);
+    assert_eq!(counts.of(Level::ERROR, "records failed"), 1);
 }
