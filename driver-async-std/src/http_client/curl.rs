@@ -19,6 +19,8 @@ use isahc::error::ErrorKind;
 use isahc::http::Uri;
 use isahc::prelude::Configurable;
 use isahc::tls::TlsConfig;
+use tracing::Dispatch;
+use tracing::instrument::WithSubscriber;
 
 /// A thread that runs curl, with a connection pool.
 ///
@@ -113,7 +115,8 @@ impl Curl {
 impl HttpClient for Curl {
     async fn send(&self, request: Request) -> Result<Response, Error> {
         let sending = Arc::new(AtomicBool::new(false));
-        let response = self.exchange(request, &sending).await;
+        // isahc logs all bytes of a request, signature and data included, if a subscriber sees the start of the request.
+        let response = self.exchange(request, &sending).with_subscriber(Dispatch::none()).await;
         let curl_error = |cause| CurlError { cause, sending: sending.load(Ordering::Relaxed) };
         response.map_err(|cause| Error::new(StatusCode::BadGateway, curl_error(cause)))
     }
