@@ -224,7 +224,8 @@ impl<T> Stream<T> {
         let Some(predicted) = &record.shard else {
             // The user records have one hash key, so they are on the right shard, unless the stream ignores keys. The
             // range of the shard shows it.
-            let range = self.metadata.map.range(&stored_at.shard_id).filter(|_| record.is_aggregated());
+            let range =
+                self.metadata.map.range(stored_at.attempt.end, &stored_at.shard_id).filter(|_| record.is_aggregated());
             let hash_key = record.users.first().map(|packed| packed.user.entry.hash_key());
             return range.zip(hash_key).is_none_or(|((first, last), hash_key)| first <= hash_key && hash_key <= last);
         };
@@ -244,7 +245,9 @@ impl<T> Stream<T> {
         misrouted: Misrouted<T>,
         context: &mut Context<T>,
     ) -> Result<(), Misrouted<T>> {
-        let Some((first, last)) = self.metadata.map.range(&misrouted.stored_at.shard_id) else { return Err(misrouted) };
+        let Some((first, last)) = self.metadata.map.range(now, &misrouted.stored_at.shard_id) else {
+            return Err(misrouted);
+        };
         let Misrouted { users, span, stored_at } = misrouted;
         if first <= span.0 && span.1 <= last {
             self.count_stored(&stored_at, None, users.iter().map(|(_, user)| user), context);

@@ -105,9 +105,11 @@ impl ShardMap {
         if open.start <= hash_key { Some(&open.shard) } else { None }
     }
 
-    /// Returns the first and the last hash key of a shard, open or closed.
-    pub(crate) fn range(&self, shard_id: &str) -> Option<(u128, u128)> {
-        self.known.get(shard_id).map(|known| known.range)
+    /// Returns the first and the last hash key of a shard that is open, or was open within the last minute.
+    pub(crate) fn range(&self, now: Instant, shard_id: &str) -> Option<(u128, u128)> {
+        let known = self.known.get(shard_id)?;
+        // An older entry is still there if no list has come since. Its stream may have been deleted and created again.
+        known.gone_at.is_none_or(|gone_at| !is_old(now, gone_at)).then_some(known.range)
     }
 
     /// Returns the slot of `shard`, if the shard still has it.
@@ -126,9 +128,16 @@ impl ShardMap {
     }
 
     /// Applies a new list of the stream's shards. Any list is valid; contradictory entries are ignored.
+    ///
+    /// If a shard has another range than before, the stream was deleted and created again. Then the shards that are not
+    /// in the list are forgotten at once, because new ones with other ranges may get their names.
     pub(crate) fn replace(&mut self, now: Instant, listed: Vec<ListedShard>) -> MapChange {
         self.listing += 1;
-        let forgotten = self.forget_old(now);
+        let has_other_range = |shard: &ListedShard| {
+            self.known.get(&shard.id).is_some_and(|known| known.range != (shard.start, shard.end))
+        };
+        let is_new_stream = listed.iter().any(has_other_range);
+        let mut forgotten = self.forget_gone(|gone_at| is_new_stream || is_old(now, gone_at));
         let opening = self.add_ranges(now, listed);
         let before = core::mem::take(&mut self.open);
         let is_complete = self.open_all(now, opening);
@@ -139,6 +148,9 @@ impl ShardMap {
                 self.mark_gone(now, &shard.id);
                 closed.push(shard.slot);
             }
+        }
+        if is_new_stream {
+            forgotten.extend(self.forget_gone(|_| true));
         }
         MapChange { closed, forgotten, is_complete }
     }
@@ -219,11 +231,11 @@ impl ShardMap {
         }
     }
 
-    /// Removes shards that have not been open for a minute. Returns their slots.
-    fn forget_old(&mut self, now: Instant) -> Vec<u32> {
+    /// Removes the shards that are gone since a time for which `is_over` returns true, oldest first. Returns their slots.
+    fn forget_gone(&mut self, is_over: impl Fn(Instant) -> bool) -> Vec<u32> {
         let mut forgotten = Vec::new();
         while let Some((gone_at, _)) = self.gone.front()
-            && now.saturating_since(*gone_at) > CLOSED_SHARDS_KNOWN_FOR
+            && is_over(*gone_at)
             && let Some((gone_at, id)) = self.gone.pop_front()
         {
             // A shard that was open again in the meantime has another time, or none.
@@ -236,6 +248,11 @@ impl ShardMap {
         }
         forgotten
     }
+}
+
+/// Whether a shard that is gone since `gone_at` is to be forgotten.
+fn is_old(now: Instant, gone_at: Instant) -> bool {
+    now.saturating_since(gone_at) > CLOSED_SHARDS_KNOWN_FOR
 }
 
 #[cfg(test)]
@@ -317,7 +334,7 @@ mod tests {
         assert_eq!(slots, [1, 2, 3, 4], "slot 0 is the stream as a whole");
         map.replace(at(1), vec![listed(1, 10, 19)]);
         assert_eq!(map.clear(), MapChange { closed: vec![2], forgotten: vec![1, 2, 3, 4], is_complete: false });
-        assert_eq!((map.open_shards(), id(&map, 15), map.range("shardId-000000000001")), (0, None, None));
+        assert_eq!((map.open_shards(), id(&map, 15), map.range(at(1), "shardId-000000000001")), (0, None, None));
     }
 
     #[test]
@@ -328,6 +345,22 @@ mod tests {
             let open: Vec<u32> = [0, 100].map(|key| map.shard(key).unwrap().slot).into();
             assert!(open.iter().all(|slot| *slot <= 4), "after {n} reshards: {open:?}");
         }
+    }
+
+    #[test]
+    fn the_shards_of_a_stream_that_was_deleted_are_forgotten_with_the_next_list() {
+        let half = u128::MAX / 2;
+        let mut map = ShardMap::default();
+        map.replace(at(0), vec![listed(0, 0, half), listed(1, half + 1, u128::MAX)]);
+        map.replace(at(1), vec![listed(0, 0, half), child(listed(2, half + 1, u128::MAX), 1)]);
+        assert!(map.range(at(1), "shardId-000000000001").is_some());
+        // A new stream of the same name. It may get shards 1 and 2, with any range.
+        let change = map.replace(at(2), vec![listed(0, 0, u128::MAX)]);
+        assert_eq!(change, MapChange { closed: vec![3], forgotten: vec![2, 3], is_complete: true });
+        for id in ["shardId-000000000001", "shardId-000000000002"] {
+            assert_eq!(map.range(at(2), id), None);
+        }
+        assert_eq!(map.range(at(2), "shardId-000000000000"), Some((0, u128::MAX)));
     }
 
     #[test]
@@ -343,9 +376,9 @@ mod tests {
         let mut map = ShardMap::default();
         let overlapping = listed(1, 5, 9);
         map.replace(at(0), vec![listed(0, 0, u128::MAX), overlapping.clone()]);
-        assert_eq!(map.range(&overlapping.id), Some((5, 9)));
+        assert_eq!(map.range(at(0), &overlapping.id), Some((5, 9)));
         map.replace(at(61), vec![listed(0, 0, u128::MAX)]);
-        assert_eq!(map.range(&overlapping.id), None);
+        assert_eq!(map.range(at(61), &overlapping.id), None);
     }
 
     #[test]
@@ -356,7 +389,7 @@ mod tests {
             vec![listed(0, 0, u128::MAX), child(listed(1, 0, half), 0), child(listed(2, half + 1, u128::MAX), 0)];
         assert!(map.replace(at(0), listed_pages).is_complete);
         assert_eq!(id(&map, 0).as_deref(), Some("shardId-000000000001"));
-        assert_eq!(map.range("shardId-000000000000"), Some((0, u128::MAX)), "the parent's range is known, too");
+        assert_eq!(map.range(at(0), "shardId-000000000000"), Some((0, u128::MAX)), "the parent's range is known, too");
     }
 
     #[test]
@@ -368,11 +401,12 @@ mod tests {
         let split = || vec![child(listed(1, 0, half), 0), child(listed(2, half + 1, u128::MAX), 0)];
         let change = map.replace(at(10), split());
         assert_eq!(change, MapChange { closed: vec![parent.slot], forgotten: vec![], is_complete: true });
-        assert!(map.range(&parent.id).is_some());
+        assert!(map.range(at(10), &parent.id).is_some());
         assert_eq!(map.slot_of(&parent), Some(parent.slot));
+        assert_eq!(map.range(at(71), &parent.id), None, "also without a new list");
         assert!(map.replace(at(70), split()).forgotten.is_empty());
         assert_eq!(map.replace(at(71), split()).forgotten, vec![parent.slot]);
-        assert_eq!(map.range(&parent.id), None);
+        assert_eq!(map.range(at(71), &parent.id), None);
         assert_eq!(map.slot_of(&parent), None);
     }
 }
