@@ -17,9 +17,10 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Args, Parser, ValueEnum};
 use kpl_emulator::api::UpdateMaxRecordSize;
 use kpl_emulator::{Emulator, Faults, Options, Server};
+use kpl_suite::Certificates;
 use serde::{Deserialize, Serialize};
 
-use self::setup::{Measured, STREAM};
+use self::setup::{Endpoint, Measured, STREAM};
 use self::table::Table;
 use self::work::Work;
 
@@ -73,6 +74,9 @@ of the crate md-5; tokio: kpl-tokio; async-std: kpl-async-std, if it is built in
     /// Time from a request to its reply [default: 0s; for the latency of a picture, 20ms]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     latency: Option<Duration>,
+    /// Send over TLS, with this version of HTTP
+    #[arg(long, value_enum, value_name = "VERSION")]
+    tls: Option<HttpVersion>,
     /// Measure the memory of outstanding records: requests start only after all records are put
     ///
     /// Puts two bursts, because the allocator keeps some freed memory: the first shows the memory of a record, the
@@ -114,16 +118,29 @@ impl Subject {
 
     /// Returns whether it is a producer of kpl, which buffers records and returns a result for each.
     fn is_kpl(self) -> bool {
-        !matches!(self, Self::Floor | Self::FloorScalar | Self::RawSdk)
+        !self.is_floor() && self != Self::RawSdk
     }
+
+    fn is_floor(self) -> bool {
+        matches!(self, Self::Floor | Self::FloorScalar)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum HttpVersion {
+    /// HTTP/1.1
+    #[value(name = "1.1")]
+    Http11,
+    /// HTTP/2
+    #[value(name = "2")]
+    Http2,
 }
 
 /// The run of a child process.
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
     subject: Subject,
-    /// The URL of the emulator.
-    url: String,
+    endpoint: Endpoint,
     work: Work,
     hold: bool,
 }
@@ -163,11 +180,14 @@ fn measure(work: &Work, measurement: &MeasureArgs, latency: Duration) -> anyhow:
     let subjects = if measurement.runtime.is_empty() { Subject::value_variants() } else { &measurement.runtime };
     // The other subjects have no latency per record and no outstanding records.
     let is_kpl_only = work.rate > 0 || measurement.hold;
-    let subjects: Vec<Subject> = subjects.iter().copied().filter(|subject| !is_kpl_only || subject.is_kpl()).collect();
+    // The floor does without TLS.
+    let is_measured =
+        |subject: &Subject| (!is_kpl_only || subject.is_kpl()) && (measurement.tls.is_none() || !subject.is_floor());
+    let subjects: Vec<Subject> = subjects.iter().copied().filter(is_measured).collect();
     let mut runs: Vec<Vec<Run>> = subjects.iter().map(|_| Vec::new()).collect();
     for _ in 0..measurement.rounds {
         for (subject, runs) in subjects.iter().zip(&mut runs) {
-            runs.push(measure_once(*subject, work, measurement.hold, latency)?);
+            runs.push(measure_once(*subject, work, measurement, latency)?);
         }
     }
     Ok(runs.into_iter().filter_map(median).collect())
@@ -211,7 +231,7 @@ impl Run {
 }
 
 /// Runs a subject once, in a child process.
-fn measure_once(subject: Subject, work: &Work, hold: bool, latency: Duration) -> anyhow::Result<Run> {
+fn measure_once(subject: Subject, work: &Work, measurement: &MeasureArgs, latency: Duration) -> anyhow::Result<Run> {
     // Keeps few records, so that the emulator's memory stays small.
     let emulator = Emulator::new(Options { retain_bytes_max: Some(1 << 20), ..Options::unlimited() });
     emulator.create_stream(STREAM, work.shards).with_context(|| format!("cannot create {} shards", work.shards))?;
@@ -220,8 +240,15 @@ fn measure_once(subject: Subject, work: &Work, hold: bool, latency: Duration) ->
     let updated = emulator.with(|kinesis, _| kinesis.update_max_record_size(&largest));
     updated.map_err(|error| anyhow!("cannot allow large records: {error}"))?;
     emulator.set_faults(Faults { latency, ..Faults::default() });
-    let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None)?;
-    let order = Order { subject, url: server.url(), work: work.clone(), hold };
+    let tls = measurement.tls.map(|version| {
+        let certificates = Certificates::generate();
+        let protocol = if version == HttpVersion::Http2 { "h2" } else { "http/1.1" };
+        (certificates.server_config_offering(&[protocol]), certificates.ca_pem().to_owned())
+    });
+    let (tls, ca_pem) = tls.unzip();
+    let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, tls)?;
+    let endpoint = Endpoint { url: server.url(), ca_pem };
+    let order = Order { subject, endpoint, work: work.clone(), hold: measurement.hold };
     let child = Command::new(std::env::current_exe()?)
         .args(["--order", &serde_json::to_string(&order)?])
         .stderr(Stdio::inherit())

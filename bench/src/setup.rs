@@ -22,7 +22,7 @@ pub(crate) struct Measured {
     /// Time from put to receipt: median, 99 %, 99.9 %, in microseconds. Only with a rate: at full speed, it depends on
     /// the queue's length.
     pub(crate) latency: Option<[u64; 3]>,
-    /// Time of requests, including encoding and signing, as for `latency`.
+    /// Time of requests, including encoding and signing, as for `latency`; also at full speed.
     pub(crate) requests: Option<[u64; 3]>,
     /// The maximum of outstanding bytes, data and keys.
     pub(crate) outstanding: Option<u64>,
@@ -30,13 +30,22 @@ pub(crate) struct Measured {
     pub(crate) held: Option<Held>,
 }
 
-pub(crate) fn client<R: AwsRuntime>(url: &str) -> anyhow::Result<Client> {
-    let http_client = R::http_client(None).map_err(|error| anyhow::anyhow!("{error}"))?;
+/// The emulator's address.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Endpoint {
+    pub(crate) url: String,
+    /// The certificate authority to trust, with TLS.
+    pub(crate) ca_pem: Option<String>,
+}
+
+pub(crate) fn client<R: AwsRuntime>(endpoint: &Endpoint) -> anyhow::Result<Client> {
+    let http_client =
+        R::http_client(endpoint.ca_pem.as_ref().map(String::as_bytes)).map_err(|error| anyhow::anyhow!("{error}"))?;
     let config = aws_sdk_kinesis::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::from_static("us-east-1"))
         .credentials_provider(Credentials::new("AKIDBENCH", "secret", None, None, "bench"))
-        .endpoint_url(url)
+        .endpoint_url(&endpoint.url)
         .http_client(http_client)
         .sleep_impl(R::sleep_impl())
         .retry_config(RetryConfig::disabled())

@@ -15,9 +15,13 @@ impl fmt::Display for Table<'_> {
         let floors = [cpu_of(Subject::Floor), cpu_of(Subject::FloorScalar)];
         write_table(f, &without_hold.map(|run| cells(run, floors)).collect::<Vec<_>>())?;
         for run in self.0 {
-            if let (Some(records), Some(requests)) = (run.measured.latency, run.measured.requests) {
-                let name = run.subject.name();
-                writeln!(f, "{name}: put to receipt {}; requests {}", Millis(records), Millis(requests))?;
+            let name = run.subject.name();
+            match (run.measured.latency, run.measured.requests) {
+                (Some(records), Some(requests)) => {
+                    writeln!(f, "{name}: put to receipt {}; requests {}", Millis(records), Millis(requests))?;
+                }
+                (_, Some(requests)) => writeln!(f, "{name}: requests {}", Millis(requests))?,
+                _ => {}
             }
             if let Some(held) = &run.measured.held {
                 let (name, records, size) = (run.subject.name(), run.work.records, run.work.size);

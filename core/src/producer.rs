@@ -66,18 +66,20 @@ pub struct Producer<T> {
     is_refresh_next: bool,
     close_at: Option<Instant>,
     reporter: Reporter,
-    last_relief: Relief,
+    relief: Relief,
 }
 
-/// The last check by [`Producer::relieve`].
+/// The last check by [`Producer::relieve`], and the reasons for the next one.
 #[derive(Clone, Copy, Debug)]
 struct Relief {
     at: Instant,
     /// The user records and bytes that had been accepted.
     records_put: u64,
     bytes_put: u64,
-    /// Whether records were sent.
-    had_effect: bool,
+    /// Whether anything has changed since then.
+    is_stale: bool,
+    /// Whether a put was refused because the producer was full, and none was accepted since.
+    is_wanted: bool,
 }
 
 /// The error of [`Producer::put`], with the record and its ticket.
@@ -129,7 +131,7 @@ impl<T> Producer<T> {
             is_refresh_next: true,
             close_at: None,
             bytes_put: 0,
-            last_relief: Relief { at: now, records_put: 0, bytes_put: 0, had_effect: false },
+            relief: Relief { at: now, records_put: 0, bytes_put: 0, is_stale: false, is_wanted: false },
         }
     }
 
@@ -146,7 +148,7 @@ impl<T> Producer<T> {
         }
         let size = record.size();
         if let Some(full) = self.full(size) {
-            self.relieve(now);
+            self.relieve_for_put(now);
             return Err(PutError::Full { full, record, ticket });
         }
         let index = self.stream_index(now, &record.stream);
@@ -198,6 +200,7 @@ impl<T> Producer<T> {
         self.latest_put = put_at;
         context.stats.user_records_put += 1;
         self.bytes_put += size as u64;
+        (self.relief.is_stale, self.relief.is_wanted) = (true, false);
         let generation = context.outstanding.admit(put_at, size);
         let user = Pending { entry: record.entry, ticket, put_at, generation, failed: FailedAttempts::default() };
         let deadline = put_at + max_wait;
@@ -210,32 +213,36 @@ impl<T> Producer<T> {
         }
     }
 
+    /// [Relieves](Self::relieve) the producer after a put was refused because it is full.
+    ///
+    /// A check takes time for each stream and shard. So while requests are in flight, there is at most one for each quarter
+    /// of the limits that was accepted, and for each [`RELEASE_INTERVAL`]; replies cause one, too.
+    fn relieve_for_put(&mut self, now: Instant) {
+        let (Relief { at, records_put, bytes_put, is_stale, .. }, config) = (self.relief, &self.context.config);
+        self.relief.is_wanted = true;
+        let has_accepted_quarter = self.context.stats.user_records_put - records_put
+            >= config.max_outstanding_records() as u64 / 4
+            || self.bytes_put - bytes_put >= config.max_outstanding_bytes() as u64 / 4;
+        let is_nothing_in_flight = self.context.slots.put_records() == 0;
+        if is_stale && (is_nothing_in_flight || has_accepted_quarter || now >= at + RELEASE_INTERVAL) {
+            self.relieve(now);
+        }
+    }
+
     /// Sends records that wait only for company, if these are half of all that the producer may hold, or if no request is
     /// in flight: while the producer is full, no company comes.
-    ///
-    /// The check looks at each stream and shard. So there is at most one for each quarter of the limits that was accepted,
-    /// and for each [`RELEASE_INTERVAL`], unless the last one had an effect that has ended.
     fn relieve(&mut self, now: Instant) {
-        let config = &self.context.config;
-        let records_half = config.max_outstanding_records().div_ceil(2);
-        let bytes_half = config.max_outstanding_bytes().div_ceil(2);
         let (records_put, bytes_put) = (self.context.stats.user_records_put, self.bytes_put);
-        let is_nothing_in_flight = self.context.slots.put_records() == 0;
-        let last = self.last_relief;
-        let has_accepted_quarter = records_put - last.records_put >= records_half as u64 / 2
-            || bytes_put - last.bytes_put >= bytes_half as u64 / 2;
-        let has_ended = last.had_effect && is_nothing_in_flight;
-        if !has_accepted_quarter && !has_ended && now < last.at + RELEASE_INTERVAL {
-            return;
-        }
+        self.relief = Relief { at: now, records_put, bytes_put, is_stale: false, is_wanted: true };
         let (mut records, mut bytes) = (0, 0);
         for stream in self.streams.iter_mut() {
             let waiting = stream.waiting_for_company();
             (records, bytes) = (records + waiting.0, bytes + waiting.1);
         }
-        let had_effect = records > 0 && (records >= records_half || bytes >= bytes_half || is_nothing_in_flight);
-        self.last_relief = Relief { at: now, records_put, bytes_put, had_effect };
-        if had_effect {
+        let config = &self.context.config;
+        let is_half = records >= config.max_outstanding_records().div_ceil(2)
+            || bytes >= config.max_outstanding_bytes().div_ceil(2);
+        if records > 0 && (is_half || self.context.slots.put_records() == 0) {
             for index in self.streams.numbers() {
                 self.streams.get_mut(index).stop_waiting_for_company(now, &mut self.context);
                 self.send(now, index);
@@ -553,6 +560,10 @@ impl<T> Producer<T> {
 
     /// Adds the actions for flushes that are complete and for metrics that are due, after an event.
     fn finish(&mut self, now: Instant) {
+        self.relief.is_stale = true;
+        if self.relief.is_wanted {
+            self.relieve(now);
+        }
         while let Some(flush) = self.context.outstanding.pop_flushed() {
             self.context.actions.push_back(Action::FlushDone(flush));
         }

@@ -10,7 +10,7 @@ use kpl_driver::{AwsRuntime, AwsTransport, Outcome, Producer, Transport};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::setup::{Measured, STREAM, client, config};
+use crate::setup::{Endpoint, Measured, STREAM, client, config};
 use crate::usage::{Start, heap, resident};
 use crate::work::Work;
 
@@ -65,13 +65,13 @@ impl Transport for Gated {
     }
 }
 
-pub(super) async fn run<R: AwsRuntime>(url: &str, work: &Work) -> anyhow::Result<Measured> {
+pub(super) async fn run<R: AwsRuntime>(endpoint: &Endpoint, work: &Work) -> anyhow::Result<Measured> {
     let records = usize::try_from(work.records)?;
     // Records must not expire while they wait.
     let config = config().max_outstanding_records(records).max_outstanding_bytes(1 << 40).record_ttl(Duration::MAX);
     let config = config.build()?;
     let (gate, open) = watch::channel(true);
-    let service = AwsTransport::new::<R>(&client::<R>(url)?, config.request_timeout());
+    let service = AwsTransport::new::<R>(&client::<R>(endpoint)?, config.request_timeout());
     let producer = Producer::<R>::with_transport(R::default(), Gated { service, open }, config);
     producer.put(STREAM, "warm", "up").await?.await?;
     let source = work.source();

@@ -24,17 +24,17 @@ pub(crate) fn run(order: Order) -> anyhow::Result<Measured> {
             });
             end.recv().context("the task panicked")?
         }
-        Subject::RawSdk => tokio()?.block_on(raw_sdk::run(&order.url, &order.work)),
-        Subject::Floor => floor::run(&order.url, &order.work, true),
-        Subject::FloorScalar => floor::run(&order.url, &order.work, false),
+        Subject::RawSdk => tokio()?.block_on(raw_sdk::run(&order.endpoint, &order.work)),
+        Subject::Floor => floor::run(&order.endpoint.url, &order.work, true),
+        Subject::FloorScalar => floor::run(&order.endpoint.url, &order.work, false),
     }
 }
 
 async fn run_kpl<R: AwsRuntime>(order: &Order) -> anyhow::Result<Measured> {
     if order.hold {
-        held::run::<R>(&order.url, &order.work).await
+        held::run::<R>(&order.endpoint, &order.work).await
     } else {
-        kpl::run::<R>(&order.url, &order.work).await
+        kpl::run::<R>(&order.endpoint, &order.work).await
     }
 }
 

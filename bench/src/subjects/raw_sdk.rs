@@ -5,17 +5,17 @@ use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::PutRecordsRequestEntry;
 use tokio::task::JoinSet;
 
-use crate::setup::{Measured, STREAM, client};
+use crate::setup::{Endpoint, Measured, STREAM, client};
 use crate::usage::Start;
 use crate::work::Work;
 
 /// Measures the AWS SDK alone: requests of 500 records, 24 in flight.
-pub(super) async fn run(url: &str, work: &Work) -> anyhow::Result<Measured> {
+pub(super) async fn run(endpoint: &Endpoint, work: &Work) -> anyhow::Result<Measured> {
     const RECORDS_MAX: u64 = 500;
     const REQUESTS_IN_FLIGHT: usize = 24;
     // The limit of a request is 10 MiB.
     let records_per_request = RECORDS_MAX.min((9 << 20) / work.record_size()).max(1);
-    let client = client::<kpl_tokio::Tokio>(url)?;
+    let client = client::<kpl_tokio::Tokio>(endpoint)?;
     let source = work.source();
     let warm = client.put_record().stream_name(STREAM).partition_key("warm").data(Blob::new("up"));
     warm.send().await?;

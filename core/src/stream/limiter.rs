@@ -247,15 +247,16 @@ impl<T> Limiter<T> {
         backlog
     }
 
-    /// Removes and returns a shard that refused a put and has room again: an eighth of each limit, so that waiting puts
-    /// are woken in groups.
+    /// Removes and returns a shard that refused a put and has room again: no long backlog any more, or an eighth of each
+    /// limit, so that waiting puts are woken in groups.
     pub(crate) fn pop_freed(&mut self, now: Instant, room: Room) -> Option<Refused> {
         let position = self.refused.iter().position(|slot| {
             let rate_limit = self.rate_limit(*slot);
             self.shard(*slot).is_none_or(|shard| {
-                shard.backlog(now, rate_limit) <= self.backlog_limit / 8 * 7
-                    && shard.user_records <= room.records / 8 * 7
-                    && shard.bytes <= room.bytes / 8 * 7
+                !shard.has_long_backlog
+                    || shard.backlog(now, rate_limit) <= self.backlog_limit / 8 * 7
+                        && shard.user_records <= room.records / 8 * 7
+                        && shard.bytes <= room.bytes / 8 * 7
             })
         })?;
         let slot = self.refused.swap_remove(position);
