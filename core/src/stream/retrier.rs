@@ -223,11 +223,14 @@ impl<T> Stream<T> {
         let Stored { record, stored_at } = stored;
         let Some(predicted) = &record.shard else {
             // The user records have one hash key, so they are on the right shard, unless the stream ignores keys. The
-            // range of the shard shows it.
-            let range =
-                self.metadata.map.range(stored_at.attempt.end, &stored_at.shard_id).filter(|_| record.is_aggregated());
-            let hash_key = record.users.first().map(|packed| packed.user.entry.hash_key());
-            return range.zip(hash_key).is_none_or(|((first, last), hash_key)| first <= hash_key && hash_key <= last);
+            // range of the shard shows it. Without a shard list, it will never be known.
+            let map = &self.metadata.map;
+            let hash_key = record.users.first().map(|packed| packed.user.entry.hash_key()).unwrap_or_default();
+            return !record.is_aggregated()
+                || match map.range(stored_at.attempt.end, &stored_at.shard_id) {
+                    Some((first, last)) => (first..=last).contains(&hash_key),
+                    None => map.open_shards() == 0,
+                };
         };
         predicted.id == stored_at.shard_id
     }

@@ -356,6 +356,9 @@ fn an_unpredicted_aggregate_on_a_shard_without_its_hash_key_is_sent_again() {
     assert!(rig.results.is_empty(), "the KCL drops the aggregate: the range of the shard is known");
     rig.run_for(100 * MS);
     rig.answer_records([RecordReply::stored(shard_id(0), "2")]);
+    assert!(rig.results.is_empty(), "the range of this shard is not known yet");
+    rig.run_for(5 * SEC);
+    rig.answer_refreshes(&equal_shards(2));
     for ticket in tickets {
         assert_eq!(rig.receipt(ticket).shard_id(), shard_id(0));
     }

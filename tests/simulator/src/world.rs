@@ -44,6 +44,8 @@ pub struct World<'u, 'b> {
     requests: BTreeMap<u64, Request>,
     /// The incarnation whose shards the subject has listed last and the time of the first such list, per stream.
     listed_incarnations: Vec<(u32, Instant)>,
+    /// The incarnation of the first page of the list in flight, per stream.
+    listing_incarnations: Vec<u32>,
     flushes: u64,
     /// The end of the current outage.
     outage_until: Instant,
@@ -125,6 +127,7 @@ impl<'u, 'b> World<'u, 'b> {
             oracle,
             requests: BTreeMap::new(),
             listed_incarnations: vec![(0, START); options.work.streams],
+            listing_incarnations: vec![0; options.work.streams],
             flushes: 0,
             outage_until: START,
             healed: false,

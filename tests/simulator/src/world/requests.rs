@@ -137,12 +137,12 @@ impl World<'_, '_> {
                 let stream = self.service.index_of(&request.stream);
                 let listed = reply.as_ref().map_or(0, |page| page.shards.len());
                 note!(self.trace, self.now, "{} shards of s{} are listed", listed, stream);
-                if reply.is_ok() && self.listed_incarnations[stream].0 != *incarnation {
-                    self.listed_incarnations[stream] = (*incarnation, self.now);
-                }
                 match reply {
                     Ok(page) if page.next_token.is_some() => {}
                     reply => {
+                        if reply.is_ok() && self.listed_incarnations[stream].0 != *incarnation {
+                            self.listed_incarnations[stream] = (*incarnation, self.now);
+                        }
                         self.oracle.metadata_ended();
                         self.oracle.list_ended(self.now, stream, reply);
                     }
@@ -178,7 +178,11 @@ impl World<'_, '_> {
         let reply = self.service.list_shards(self.now, &request, &mut self.choices);
         let delay = if self.healed { Duration::ZERO } else { self.options.service.list_delay };
         self.schedule_response(id, delay, Response::List(reply));
-        let incarnation = self.service.streams[stream].incarnation;
+        // The pages of a list can be from different incarnations: that of the first counts.
+        if request.next_token.is_none() {
+            self.listing_incarnations[stream] = self.service.streams[stream].incarnation;
+        }
+        let incarnation = self.listing_incarnations[stream];
         self.requests.insert(id, Request::List { request, incarnation });
         Ok(())
     }
