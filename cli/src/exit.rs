@@ -41,7 +41,7 @@ pub(crate) fn print(out: &[u8]) -> io::Result<()> {
     print_with(|stdout| stdout.write_all(out))
 }
 
-/// Prints as [`print`] does, but in parts: the result does not have to fit into memory. A closed pipe ends `write`.
+/// Prints as [`print()`] does, but in parts: the result does not have to fit into memory. A closed pipe ends `write`.
 pub(crate) fn print_with(write: impl FnOnce(&mut BufWriter<StdoutLock<'static>>) -> io::Result<()>) -> io::Result<()> {
     let mut stdout = BufWriter::with_capacity(BUFFER_SIZE, io::stdout().lock());
     match write(&mut stdout).and_then(|()| stdout.flush()) {
