@@ -66,12 +66,12 @@ pub struct Producer<T> {
     is_refresh_next: bool,
     close_at: Option<Instant>,
     reporter: Reporter,
-    relief: Relief,
+    lingering_check: LingeringCheck,
 }
 
-/// The last check by [`Producer::relieve`], and the reasons for the next one.
+/// The last check by [`Producer::send_lingering`], and the reasons for the next one.
 #[derive(Clone, Copy, Debug)]
-struct Relief {
+struct LingeringCheck {
     at: Instant,
     /// The user records and bytes that had been accepted.
     records_put: u64,
@@ -131,7 +131,13 @@ impl<T> Producer<T> {
             is_refresh_next: true,
             close_at: None,
             bytes_put: 0,
-            relief: Relief { at: now, records_put: 0, bytes_put: 0, is_stale: false, is_wanted: false },
+            lingering_check: LingeringCheck {
+                at: now,
+                records_put: 0,
+                bytes_put: 0,
+                is_stale: false,
+                is_wanted: false,
+            },
         }
     }
 
@@ -148,7 +154,7 @@ impl<T> Producer<T> {
         }
         let size = record.size();
         if let Some(full) = self.full(size) {
-            self.relieve_for_put(now);
+            self.send_lingering_for_put(now);
             return Err(PutError::Full { full, record, ticket });
         }
         let index = self.stream_index(now, &record.stream);
@@ -200,7 +206,7 @@ impl<T> Producer<T> {
         self.latest_put = put_at;
         context.stats.user_records_put += 1;
         self.bytes_put += size as u64;
-        (self.relief.is_stale, self.relief.is_wanted) = (true, false);
+        (self.lingering_check.is_stale, self.lingering_check.is_wanted) = (true, false);
         let generation = context.outstanding.admit(put_at, size);
         let user = Pending { entry: record.entry, ticket, put_at, generation, failed: FailedAttempts::default() };
         let deadline = put_at + max_wait;
@@ -213,38 +219,40 @@ impl<T> Producer<T> {
         }
     }
 
-    /// [Relieves](Self::relieve) the producer after a put was refused because it is full.
+    /// [Sends lingering records](Self::send_lingering) after a put was refused because the producer is full.
     ///
     /// A check takes time for each stream and shard. So while requests are in flight, there is at most one for each quarter
     /// of the limits that was accepted, and for each [`RELEASE_INTERVAL`]; replies cause one, too.
-    fn relieve_for_put(&mut self, now: Instant) {
-        let (Relief { at, records_put, bytes_put, is_stale, .. }, config) = (self.relief, &self.context.config);
-        self.relief.is_wanted = true;
+    fn send_lingering_for_put(&mut self, now: Instant) {
+        let (LingeringCheck { at, records_put, bytes_put, is_stale, .. }, config) =
+            (self.lingering_check, &self.context.config);
+        self.lingering_check.is_wanted = true;
         let has_accepted_quarter = self.context.stats.user_records_put - records_put
             >= config.max_outstanding_records() as u64 / 4
             || self.bytes_put - bytes_put >= config.max_outstanding_bytes() as u64 / 4;
         let is_nothing_in_flight = self.context.slots.put_records() == 0;
         if is_stale && (is_nothing_in_flight || has_accepted_quarter || now >= at + RELEASE_INTERVAL) {
-            self.relieve(now);
+            self.send_lingering(now);
         }
     }
 
-    /// Sends records that wait only for company, if these are half of all that the producer may hold, or if no request is
-    /// in flight: while the producer is full, no company comes.
-    fn relieve(&mut self, now: Instant) {
+    /// Sends records that linger, which means that they wait only for others, to share an aggregate or a request with
+    /// them: while the producer is full, no others come. Does so if they are half of all that the producer may hold, or
+    /// if no request is in flight.
+    fn send_lingering(&mut self, now: Instant) {
         let (records_put, bytes_put) = (self.context.stats.user_records_put, self.bytes_put);
-        self.relief = Relief { at: now, records_put, bytes_put, is_stale: false, is_wanted: true };
+        self.lingering_check = LingeringCheck { at: now, records_put, bytes_put, is_stale: false, is_wanted: true };
         let (mut records, mut bytes) = (0, 0);
         for stream in self.streams.iter_mut() {
-            let waiting = stream.waiting_for_company();
-            (records, bytes) = (records + waiting.0, bytes + waiting.1);
+            let lingering = stream.lingering();
+            (records, bytes) = (records + lingering.0, bytes + lingering.1);
         }
         let config = &self.context.config;
         let is_half = records >= config.max_outstanding_records().div_ceil(2)
             || bytes >= config.max_outstanding_bytes().div_ceil(2);
         if records > 0 && (is_half || self.context.slots.put_records() == 0) {
             for index in self.streams.numbers() {
-                self.streams.get_mut(index).stop_waiting_for_company(now, &mut self.context);
+                self.streams.get_mut(index).stop_lingering(now, &mut self.context);
                 self.send(now, index);
             }
         }
@@ -560,9 +568,9 @@ impl<T> Producer<T> {
 
     /// Adds the actions for flushes that are complete and for metrics that are due, after an event.
     fn finish(&mut self, now: Instant) {
-        self.relief.is_stale = true;
-        if self.relief.is_wanted {
-            self.relieve(now);
+        self.lingering_check.is_stale = true;
+        if self.lingering_check.is_wanted {
+            self.send_lingering(now);
         }
         while let Some(flush) = self.context.outstanding.pop_flushed() {
             self.context.actions.push_back(Action::FlushDone(flush));

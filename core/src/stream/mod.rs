@@ -467,28 +467,28 @@ impl<T> Stream<T> {
         }
     }
 
-    /// Returns the user records, and their bytes, that wait for no more than company: in open aggregates, and in a
-    /// request that is not full. Those of shards with a backlog wait for their rate limit.
-    pub(crate) fn waiting_for_company(&self) -> (usize, usize) {
+    /// Returns the number of user records that linger, and their bytes: those in open aggregates, and in a request that
+    /// is not full. Those of shards with a backlog wait for their rate limit.
+    pub(crate) fn lingering(&self) -> (usize, usize) {
         let (mut records, mut bytes) = (0, 0);
         let mut add = |user_records, size| (records, bytes) = (records + user_records, bytes + size);
-        let is_waiting = |slot: u32| !self.limiter.is_backlogged(slot);
-        let aggregates = self.aggregator.open_sizes().filter(|(slot, ..)| is_waiting(*slot));
+        let is_lingering = |slot: u32| !self.limiter.is_backlogged(slot);
+        let aggregates = self.aggregator.open_sizes().filter(|(slot, ..)| is_lingering(*slot));
         aggregates.for_each(|(_, user_records, size)| add(user_records, size));
-        if is_waiting(WHOLE_STREAM) {
+        if is_lingering(WHOLE_STREAM) {
             add(self.hash_key_aggregator.user_records(), self.hash_key_aggregator.backlog().bytes);
         }
         self.collector.records().for_each(|record| add(record.user_records(), record.size()));
         (records, bytes)
     }
 
-    /// Makes three quarters of the records that [wait for company](Self::waiting_for_company) due, the oldest first.
-    pub(crate) fn stop_waiting_for_company(&mut self, now: Instant, context: &mut Context<T>) {
-        let (waiting, _) = self.waiting_for_company();
-        let mut left = waiting - self.collector.records().map(KinesisRecord::user_records).sum::<usize>();
+    /// Makes three quarters of the [lingering](Self::lingering) records due, the oldest first.
+    pub(crate) fn stop_lingering(&mut self, now: Instant, context: &mut Context<T>) {
+        let (lingering, _) = self.lingering();
+        let mut left = lingering - self.collector.records().map(KinesisRecord::user_records).sum::<usize>();
         // Open aggregates of shards without a backlog are due by then.
         let horizon = now + context.config.record_max_buffered_time();
-        while left > waiting / 4
+        while left > lingering / 4
             && let Some(slot) =
                 self.aggregator.pop_due(horizon, |slot, times| self.limiter.is_backlogged(slot).then_some(times.expiry))
         {
@@ -497,7 +497,7 @@ impl<T> Stream<T> {
             self.pass_to_limiter(now, slot, record, context);
         }
         let is_backlogged = self.limiter.is_backlogged(WHOLE_STREAM);
-        while left > waiting / 4
+        while left > lingering / 4
             && let Some(record) = self.hash_key_aggregator.close_due(horizon, is_backlogged)
         {
             left = left.saturating_sub(record.user_records());

@@ -268,7 +268,7 @@ fn a_hundred_thousand_streams_in_turn_keep_no_state() {
 }
 
 #[test]
-fn what_waits_only_for_company_is_sent_when_the_producer_is_full() {
+fn lingering_records_are_sent_when_the_producer_is_full() {
     for aggregation in [true, false] {
         let config = Config::builder()
             .aggregation_enabled(aggregation)

@@ -9,10 +9,10 @@ mod attempts;
 mod backlog;
 mod caps;
 mod causes;
-mod company;
 mod consumed;
 mod flushes;
 mod latency;
+mod lingering;
 mod progress;
 mod questions;
 mod rate_limit;
@@ -585,7 +585,7 @@ impl Oracle {
         self.progress.step(&self.facts, now, woken, next_wake)?;
         if let Some(counts) = counts {
             caps::step(&self.facts, counts)?;
-            company::step(&self.facts, &self.latency, now)?;
+            lingering::step(&self.facts, &self.latency, now)?;
             resolved_once::step(&self.facts, now, counts)?;
         }
         Ok(())
