@@ -3,7 +3,7 @@
 //! `cargo run --release -p kpl-simulator --bin planted [-- --check] [NAME ...]`
 //!
 //! A bug is a file in `tests/simulator/planted`: a line that describes the bug, the level at which the simulator must
-//! find it within 2,000 seeds, and one or more replacements. The old text must occur once in its file. With `After:`, it
+//! find it within 2,000 seeds (or `Seeds: N`, for bugs with a rare effect), and one or more replacements. The old text must occur once in its file. With `After:`, it
 //! is the first occurrence after that text.
 
 use std::path::{Path, PathBuf};
@@ -73,6 +73,8 @@ fn run(args: &Args) -> Result<usize> {
 struct Bug {
     name: String,
     level: String,
+    /// The number of seeds within which it must be found.
+    seeds: u64,
     replacements: Vec<Replacement>,
 }
 
@@ -103,6 +105,10 @@ impl Bug {
         let (_description, rest) = text.split_once("\nLevel: ").ok_or_else(|| error("no level"))?;
         let (level, rest) = rest.split_once('\n').ok_or_else(|| error("no replacement"))?;
         let level = level.to_owned();
+        let seeds = match rest.strip_prefix("Seeds: ").and_then(|rest| rest.lines().next()) {
+            Some(seeds) => seeds.parse().map_err(|_| error("Seeds is not a number"))?,
+            None => SEEDS_MAX,
+        };
         let mut replacements = Vec::new();
         for part in rest.split_terminator(">>>\n") {
             let (head, body) = part.split_once("<<<\n").ok_or_else(|| error("no <<<"))?;
@@ -111,7 +117,7 @@ impl Bug {
             let file = field("File: ").ok_or_else(|| error("no file"))?;
             replacements.push(Replacement { file, after: field("After: "), old: old.to_owned(), new: new.to_owned() });
         }
-        Ok(Self { name, level, replacements })
+        Ok(Self { name, level, seeds, replacements })
     }
 
     /// Checks that the bug can be planted below `root`, and plants it if `write_it`. Returns the original files.
@@ -195,7 +201,7 @@ fn build(bug: &Bug, tree: &Path, work: &Path) -> Result<PathBuf> {
 /// Runs a simulator with a bug and prints the first finding. Returns whether there is one.
 fn find(bug: &Bug, program: &Path) -> bool {
     let mut simulator = Command::new(program);
-    simulator.args(["--level", &bug.level, "--count", &SEEDS_MAX.to_string(), "--timeout", "20"]);
+    simulator.args(["--level", &bug.level, "--count", &bug.seeds.to_string(), "--timeout", "20"]);
     let output = simulator.stderr(Stdio::null()).output();
     let _ = fs::remove_file(program);
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();

@@ -1,15 +1,10 @@
-use std::time::Duration;
-
 use kpl_core::{Attempt, AttemptError, Instant, RecordResult};
 use rustc_hash::FxHashSet;
 
 use super::{Check, Facts, Put, broken};
 use crate::service::PERMANENT;
 
-/// More attempts than those that are not backed off, because each halves a request, and those with a short backoff.
-const MANY: usize = 30;
-
-const PROMISE: &str = "attempts back off, report each request, are ambiguous only if a reply is missing, and end at a permanent \
+const PROMISE: &str = "attempts report each request, are ambiguous only if a reply is missing, and end at a permanent \
                        error";
 
 /// The requests of a run.
@@ -25,7 +20,7 @@ impl Attempts {
     }
 
     pub(super) fn resolved(&self, facts: &Facts, put: &Put, ticket: u64, result: &RecordResult) -> Check {
-        let (mut last_end, mut is_over, mut last_start) = (put.at, false, put.at);
+        let (mut last_end, mut is_over) = (put.at, false);
         let mut check = |attempt: &Attempt| {
             // The runtime may end before a request that is due is sent.
             let unsent = || facts.runtime_ended && attempt.error.as_ref().is_some_and(|error| &*error.code == "Closed");
@@ -38,7 +33,7 @@ impl Attempts {
             if std::mem::replace(&mut is_over, attempt.error.as_ref().is_some_and(|error| is_permanent(error))) {
                 return broken!("record {ticket} is sent again after a permanent error: {attempt:?}");
             }
-            (last_start, last_end) = (attempt.start, attempt.end);
+            last_end = attempt.end;
             // A record that expires before its shard's range is known is ambiguous, too.
             let is_unverified = attempt.error.as_ref().is_some_and(|error| &*error.code == "Wrong Shard");
             if attempt.is_ambiguous() && !is_unverified && !put.unanswered {
@@ -67,11 +62,6 @@ impl Attempts {
                 failure.attempts.len()
             }
         };
-        // Each of the last 20 waits is up to 5 s, so all of them together are very probably longer.
-        let is_fast = attempts >= MANY && last_start < put.at + Duration::from_secs(3);
-        if is_fast && !facts.streams[put.stream].throttled {
-            return broken!("record {ticket}, put at {:?}, has {attempts} attempts until {last_start:?}", put.at);
-        }
         if attempts != put.requests && !facts.runtime_ended {
             return broken!("record {ticket} was in {} requests, but has {attempts} attempts", put.requests);
         }
