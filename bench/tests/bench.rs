@@ -50,6 +50,14 @@ fn bench_measures_latency_at_a_rate() {
     }
 }
 
+#[test]
+fn bench_measures_requests_over_tls() {
+    for version in ["1.1", "2"] {
+        let rows = rows(&format!("--records 1000 --tls {version}"), &["tokio", "raw-sdk"]);
+        assert!(rows[0]["measured"]["requests"][0].as_u64() > Some(0), "{:#}", rows[0]);
+    }
+}
+
 // Only Linux reports the memory of a process.
 #[cfg(target_os = "linux")]
 #[test]

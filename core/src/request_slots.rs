@@ -44,7 +44,7 @@ impl RequestSlots {
     }
 
     pub(crate) fn free_of_metadata(&mut self) {
-        self.metadata = self.metadata.saturating_sub(1);
+        self.metadata -= 1;
     }
 
     /// A limit of one is one of each kind.

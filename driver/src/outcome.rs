@@ -28,13 +28,13 @@ use crate::wakers;
 /// # }
 /// ```
 #[must_use = "without the outcome, the result of the record is unknown; the record is sent anyway"]
-pub struct Outcome(SlotRef);
+pub struct Outcome(Option<SlotRef>);
 
 /// The other end of an outcome. The state machine keeps it with the record and returns it with the result, which then
 /// resolves the outcome.
 pub(crate) struct Ticket(SlotRef);
 
-/// A reference to a slot: the outcome and the ticket have one each.
+/// A reference to a slot: the outcome and the ticket have one each, until the result is taken.
 struct SlotRef {
     block: Arc<Block>,
     slot: u8,
@@ -57,7 +57,7 @@ enum State {
     Resolved(RecordResult),
     /// The ticket was dropped without a result.
     Lost,
-    /// The result was taken, or the outcome was dropped: a result is not kept.
+    /// The outcome has its result, or was dropped: a result is not kept.
     Taken,
 }
 
@@ -85,7 +85,7 @@ impl SlotRef {
         });
         drop(unused); // the outcome was dropped
         if let Some(waker) = waker {
-            wakers::wake(waker);
+            wakers::wake(&waker);
         }
     }
 }
@@ -119,19 +119,23 @@ impl Outcome {
         });
         // A thread that is about to end has no thread-local block any more.
         let (block, slot) = next.unwrap_or_else(|_| (Block::new(), 0));
-        (Ticket(SlotRef { block: block.clone(), slot }), Self(SlotRef { block, slot }))
+        (Ticket(SlotRef { block: block.clone(), slot }), Self(Some(SlotRef { block, slot })))
     }
 
     /// Takes the result, if there is one yet. Afterwards the outcome has no result, and awaiting it panics.
     pub fn try_result(&mut self) -> Option<RecordResult> {
-        self.0.with(State::take)
+        let result = self.0.as_ref()?.with(State::take)?;
+        self.0 = None;
+        Some(result)
     }
 }
 
 impl Drop for Outcome {
-    /// Frees the result. The other slots of the block may stay in use for any time.
+    /// Frees a result that was not taken. The other slots of the block may stay in use for any time.
     fn drop(&mut self) {
-        drop(self.0.with(|state| mem::replace(state, State::Taken)));
+        if let Some(slot) = &self.0 {
+            drop(slot.with(|state| mem::replace(state, State::Taken)));
+        }
     }
 }
 
@@ -154,30 +158,35 @@ impl Future for Outcome {
     ///
     /// If it is polled again after it has returned its result, or if the state machine panicked with the record in it,
     /// which is a bug.
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RecordResult> {
-        self.0.with(|state| match state {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RecordResult> {
+        let Some(slot) = &self.0 else { panic!("the outcome was polled after it returned its result") };
+        let result = slot.with(|state| match state {
             State::Open(waker) => {
                 match waker {
                     Some(waker) => waker.clone_from(cx.waker()),
                     None => *waker = Some(cx.waker().clone()),
                 }
-                Poll::Pending
+                None
             }
             // The drive loop resolves each ticket, or else the guard of the loop or of a request when it is dropped.
             State::Lost => panic!("the record was lost by a panic in the state machine"),
-            State::Taken => panic!("the outcome was polled after it returned its result"),
-            State::Resolved(_) => state.take().map_or(Poll::Pending, Poll::Ready),
-        })
+            State::Taken | State::Resolved(_) => state.take(),
+        });
+        let Some(result) = result else { return Poll::Pending };
+        self.0 = None;
+        Poll::Ready(result)
     }
 }
 
 impl fmt::Debug for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.0.with(|state| match state {
-            State::Open(_) => "open",
-            State::Resolved(_) => "resolved",
-            State::Lost => "lost",
-            State::Taken => "taken",
+        let state = self.0.as_ref().map_or("taken", |slot| {
+            slot.with(|state| match state {
+                State::Open(_) => "open",
+                State::Resolved(_) => "resolved",
+                State::Lost => "lost",
+                State::Taken => "taken",
+            })
         });
         f.debug_tuple("Outcome").field(&state).finish()
     }
@@ -206,7 +215,10 @@ mod tests {
         let mut lost: Vec<bool> = Vec::new();
         for (n, ticket) in tickets.into_iter().enumerate() {
             drop(ticket);
-            lost = outcomes.iter().map(|outcome| outcome.0.with(|state| matches!(state, State::Lost))).collect();
+            lost = outcomes
+                .iter()
+                .map(|outcome| outcome.0.as_ref().unwrap().with(|state| matches!(state, State::Lost)))
+                .collect();
             assert_eq!(lost.iter().filter(|lost| **lost).count(), n + 1);
         }
         assert!(lost.into_iter().all(|lost| lost));

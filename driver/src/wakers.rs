@@ -9,8 +9,8 @@ use std::task::{Context, Wake, Waker};
 use tracing::error;
 
 /// Wakes a caller's task. A panic ends here.
-pub(crate) fn wake(waker: Waker) {
-    if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
+pub(crate) fn wake(waker: &Waker) {
+    if catch_unwind(AssertUnwindSafe(|| waker.wake_by_ref())).is_err() {
         error!("the waker of a task that waits for the producer panicked; the task may not be woken");
     }
 }
@@ -18,13 +18,11 @@ pub(crate) fn wake(waker: Waker) {
 /// Runs a future with a waker that does not panic: events and semaphores that call it would lose wake-ups of others.
 pub(crate) async fn guarded<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
-    let mut current: Option<(Waker, Waker)> = None;
+    let mut guard: Option<Arc<Guard>> = None;
     poll_fn(|cx| {
-        let (_, guard) = match current.take() {
-            Some(known) if known.0.will_wake(cx.waker()) => current.insert(known),
-            _ => current.insert((cx.waker().clone(), Waker::from(Arc::new(Guard(cx.waker().clone()))))),
-        };
-        future.as_mut().poll(&mut Context::from_waker(guard))
+        let current = guard.take().filter(|guard| guard.0.will_wake(cx.waker()));
+        let current = guard.insert(current.unwrap_or_else(|| Arc::new(Guard(cx.waker().clone()))));
+        future.as_mut().poll(&mut Context::from_waker(&Waker::from(current.clone())))
     })
     .await
 }
@@ -33,6 +31,6 @@ struct Guard(Waker);
 
 impl Wake for Guard {
     fn wake(self: Arc<Self>) {
-        wake(self.0.clone());
+        wake(&self.0);
     }
 }

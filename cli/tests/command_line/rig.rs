@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -70,6 +70,14 @@ pub(crate) fn kpl(args: &str, input: &[u8]) -> Run {
     let run = end(child);
     writer.join().unwrap();
     run
+}
+
+/// Starts `kpl` and writes the begin of its input, which goes on until the second value is dropped.
+pub(crate) fn start(args: &str, input: &[u8]) -> (Child, ChildStdin) {
+    let mut child = command(args).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input).unwrap();
+    (child, stdin)
 }
 
 /// Waits until a run ends. Kills it and panics after a time limit.

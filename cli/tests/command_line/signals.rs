@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kpl_emulator::{Faults, OperationFault};
 
-use crate::rig::{KPL, Kinesis, command, end, program, signal, wait_until};
+use crate::rig::{KPL, Kinesis, command, end, program, signal, start, wait_until};
 
 /// A latency above every time limit of these tests.
 const FOREVER: Duration = Duration::from_secs(3_600);
@@ -33,9 +33,7 @@ fn one_signal_stops_reading_and_flushes() {
             continue;
         }
         let kinesis = Kinesis::start(2);
-        let mut child = command(&format!("put --json {} --key k", kinesis.args())).spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(b"1\n2\n3\n").unwrap();
+        let (child, stdin) = start(&format!("put --json {} --key k", kinesis.args()), b"1\n2\n3\n");
         wait_until("the lines arrive", || kinesis.read().len() == 3);
         // Standard input stays open, so `kpl` blocks in a read.
         signal(&child, name);
@@ -51,9 +49,7 @@ fn one_signal_stops_reading_and_flushes() {
 #[test]
 fn signal_during_the_input_sets_the_status_even_if_lines_failed() {
     let kinesis = Kinesis::start(1);
-    let mut child = command(&format!("put --json {} --key-json /id", kinesis.args())).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"no JSON\n{\"id\": 1}\n").unwrap();
+    let (child, stdin) = start(&format!("put --json {} --key-json /id", kinesis.args()), b"no JSON\n{\"id\": 1}\n");
     wait_until("the line arrives", || kinesis.read().len() == 1);
     signal(&child, "TERM");
     let run = end(child);
@@ -65,9 +61,7 @@ fn signal_during_the_input_sets_the_status_even_if_lines_failed() {
 fn signal_waits_for_requests_in_flight() {
     let kinesis = Kinesis::start(1);
     kinesis.emulator.set_faults(Faults { latency: Duration::from_millis(700), ..Faults::default() });
-    let mut child = command(&format!("put --json {} --key k", kinesis.args())).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"1\n2\n").unwrap();
+    let (child, stdin) = start(&format!("put --json {} --key k", kinesis.args()), b"1\n2\n");
     wait_until("the request arrives", || kinesis.requests("PutRecords") == 1);
     signal(&child, "INT");
     let run = end(child);
@@ -80,10 +74,8 @@ fn signal_waits_for_requests_in_flight() {
 fn signal_after_the_end_of_the_input_is_a_success_if_all_lines_are_stored() {
     let kinesis = Kinesis::start(1);
     kinesis.emulator.set_faults(Faults { latency: Duration::from_secs(2), ..Faults::default() });
-    let mut child = command(&format!("put --json {} --key k", kinesis.args())).spawn().unwrap();
+    let (child, stdin) = start(&format!("put --json {} --key k", kinesis.args()), b"1\n2\n");
     // The end of the input is there long before the request: lines are buffered for 100 ms.
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(b"1\n2\n").unwrap();
     drop(stdin);
     wait_until("the request arrives", || kinesis.requests("PutRecords") == 1);
     signal(&child, "INT");
@@ -124,8 +116,8 @@ fn second_signal_stops_at_once_and_keeps_the_lines() {
 fn signal_ends_the_program_before_the_first_put() {
     let kinesis = Kinesis::start(2);
     kinesis.emulator.set_faults(no_reply("ListShards"));
-    let mut child = command(&format!("put --verify {} --key k", kinesis.args())).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"1\n").unwrap();
+    let (child, stdin) = start(&format!("put --verify {} --key k", kinesis.args()), b"1\n");
+    drop(stdin);
     wait_until("the request arrives", || kinesis.requests("ListShards") == 1);
     signal(&child, "INT");
     let run = end(child);
@@ -138,8 +130,8 @@ fn signal_ends_the_program_before_the_first_put() {
 fn signal_ends_the_verification() {
     let kinesis = Kinesis::start(2);
     kinesis.emulator.set_faults(no_reply("GetRecords"));
-    let mut child = command(&format!("put --verify --json {} --key k", kinesis.args())).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"1\n2\n").unwrap();
+    let (child, stdin) = start(&format!("put --verify --json {} --key k", kinesis.args()), b"1\n2\n");
+    drop(stdin);
     wait_until("the request arrives", || kinesis.requests("GetRecords") > 0);
     signal(&child, "TERM");
     let run = end(child);

@@ -216,8 +216,10 @@ impl<T> Stream<T> {
                 let error = RequestError::new(Delivery::Refused, "No Shards", "the list has no open shard");
                 self.shards_failed(now, error, context);
             }
-            None if metadata.shards.succeeded() => self.apply_shard_list(now, context),
-            None => {}
+            None => {
+                metadata.shards.succeeded();
+                self.apply_shard_list(now, context);
+            }
         }
     }
 
@@ -235,7 +237,8 @@ impl<T> Stream<T> {
         context.slots.free_of_metadata();
         let awaits_first_reply = metadata.description.awaits_first_reply();
         match reply {
-            Ok(summary) if metadata.description.succeeded() => {
+            Ok(summary) => {
+                metadata.description.succeeded();
                 metadata.description.settle();
                 metadata.wrong_shards = 0;
                 if context.config.max_record_size().is_none() {
@@ -256,7 +259,6 @@ impl<T> Stream<T> {
                     auto_distribution: metadata.auto_distribution,
                 });
             }
-            Ok(_) => {}
             Err(error) => {
                 // Without permission, or for a stream that does not exist, the defaults apply.
                 metadata.description_failed = true;

@@ -454,11 +454,8 @@ impl<T> Stream<T> {
     fn close_due(&mut self, now: Instant, context: &mut Context<T>) {
         let mut horizon = now;
         let later = now + context.config.record_max_buffered_time() / 4;
-        while let Some(slot) =
-            self.aggregator.pop_due(horizon, |slot, times| self.limiter.is_backlogged(slot).then_some(times.expiry))
-        {
+        while self.close_next(now, horizon, context).is_some() {
             horizon = later;
-            self.close(now, slot, context);
         }
         let is_backlogged = self.limiter.is_backlogged(WHOLE_STREAM);
         while let Some(record) = self.hash_key_aggregator.close_due(horizon, is_backlogged) {
@@ -468,36 +465,42 @@ impl<T> Stream<T> {
     }
 
     /// Returns the number of user records that linger, and their bytes: those in open aggregates, and in a request that
-    /// is not full. Those of shards with a backlog wait for their rate limit.
+    /// is not full.
     pub(crate) fn lingering(&self) -> (usize, usize) {
-        let (mut records, mut bytes) = (0, 0);
-        let mut add = |user_records, size| (records, bytes) = (records + user_records, bytes + size);
+        let (open, collected) = (self.lingering_in_aggregates(), self.lingering_in_collector());
+        (open.0 + collected.0, open.1 + collected.1)
+    }
+
+    /// The aggregates of shards with a backlog wait for their rate limit.
+    fn lingering_in_aggregates(&self) -> (usize, usize) {
         let is_lingering = |slot: u32| !self.limiter.is_backlogged(slot);
-        let aggregates = self.aggregator.open_sizes().filter(|(slot, ..)| is_lingering(*slot));
-        aggregates.for_each(|(_, user_records, size)| add(user_records, size));
+        let open = self.aggregator.open_sizes().filter(|(slot, ..)| is_lingering(*slot));
+        let (mut records, mut bytes) = open.fold((0, 0), |sum, (_, records, size)| (sum.0 + records, sum.1 + size));
         if is_lingering(WHOLE_STREAM) {
-            add(self.hash_key_aggregator.user_records(), self.hash_key_aggregator.backlog().bytes);
+            records += self.hash_key_aggregator.user_records();
+            bytes += self.hash_key_aggregator.backlog().bytes;
         }
-        self.collector.records().for_each(|record| add(record.user_records(), record.size()));
         (records, bytes)
+    }
+
+    fn lingering_in_collector(&self) -> (usize, usize) {
+        let sizes = self.collector.records().map(|record| (record.user_records(), record.size()));
+        sizes.fold((0, 0), |sum, (records, size)| (sum.0 + records, sum.1 + size))
     }
 
     /// Makes three quarters of the [lingering](Self::lingering) records due, the oldest first.
     pub(crate) fn stop_lingering(&mut self, now: Instant, context: &mut Context<T>) {
-        let (lingering, _) = self.lingering();
-        let mut left = lingering - self.collector.records().map(KinesisRecord::user_records).sum::<usize>();
+        let (mut left, _) = self.lingering_in_aggregates();
+        let kept = (left + self.lingering_in_collector().0) / 4;
         // Open aggregates of shards without a backlog are due by then.
         let horizon = now + context.config.record_max_buffered_time();
-        while left > lingering / 4
-            && let Some(slot) =
-                self.aggregator.pop_due(horizon, |slot, times| self.limiter.is_backlogged(slot).then_some(times.expiry))
+        while left > kept
+            && let Some(user_records) = self.close_next(now, horizon, context)
         {
-            let Some(record) = self.aggregator.close(slot) else { continue };
-            left = left.saturating_sub(record.user_records());
-            self.pass_to_limiter(now, slot, record, context);
+            left = left.saturating_sub(user_records);
         }
         let is_backlogged = self.limiter.is_backlogged(WHOLE_STREAM);
-        while left > lingering / 4
+        while left > kept
             && let Some(record) = self.hash_key_aggregator.close_due(horizon, is_backlogged)
         {
             left = left.saturating_sub(record.user_records());
@@ -506,10 +509,20 @@ impl<T> Stream<T> {
         self.collector.flush();
     }
 
-    fn close(&mut self, now: Instant, slot: u32, context: &mut Context<T>) {
-        if let Some(record) = self.aggregator.close(slot) {
-            self.pass_to_limiter(now, slot, record, context);
-        }
+    /// Closes the aggregate of a shard that is due first, if it is due by `horizon`. Returns the number of its user
+    /// records.
+    fn close_next(&mut self, now: Instant, horizon: Instant, context: &mut Context<T>) -> Option<usize> {
+        let is_backlogged = |slot: u32| self.limiter.is_backlogged(slot);
+        let slot = self.aggregator.pop_due(horizon, |slot, times| is_backlogged(slot).then_some(times.expiry))?;
+        Some(self.close(now, slot, context))
+    }
+
+    /// Closes the aggregate of a shard. Returns the number of its user records.
+    fn close(&mut self, now: Instant, slot: u32, context: &mut Context<T>) -> usize {
+        let Some(record) = self.aggregator.close(slot) else { return 0 };
+        let user_records = record.user_records();
+        self.pass_to_limiter(now, slot, record, context);
+        user_records
     }
 
     /// Passes a record whose shard is not known to the limiter.

@@ -8,17 +8,9 @@ const PROMISE: &str = "no accepted record expires only because the backlog of it
 
 /// Checks only worlds in which nothing but the shards' rate limits delays records, and nothing reduces these rates.
 pub(super) fn failed(facts: &Facts, was_capped: bool, put: &Put, ticket: u64, failure: &PutFailure) -> Check {
-    let (settings, network, service) = (&facts.options.config, &facts.options.network, &facts.options.service);
+    let settings = &facts.options.config;
     let never_sent = &*failure.error.code == "Expired" && failure.attempts.is_empty();
-    let is_calm = facts.late == Duration::ZERO
-        && network.outages == 0
-        && service.reshards == 0
-        && service.recreations == 0
-        && service.list_wrong == 0
-        && service.auto_switches == 0
-        && !facts.streams[put.stream].throttled
-        && !was_capped
-        && !facts.has_retries();
+    let is_calm = facts.is_calm() && !facts.streams[put.stream].throttled && !was_capped;
     // With a shorter time-to-live, a single record may need all of its shard's rate.
     let has_time = settings.ttl >= Duration::from_secs(2) && facts.backlog_limit() <= settings.ttl / 2;
     let is_small = put.size as u64 * 8 < settings.bytes_per_second;

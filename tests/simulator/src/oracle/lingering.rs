@@ -8,16 +8,7 @@ const PROMISE: &str = "while the producer is full, no record waits for others to
 /// Checks that a put is refused only if a request is in flight. Considers only worlds in which nothing delays records
 /// but metadata and the shards' rate limits, and times at which these do not.
 pub(super) fn step(facts: &Facts, latency: &Latency, now: Instant) -> Check {
-    let (network, service) = (&facts.options.network, &facts.options.service);
-    let is_calm = facts.late.is_zero()
-        && network.outages == 0
-        && service.reshards == 0
-        && service.recreations == 0
-        && service.list_wrong == 0
-        && !service.list_denied
-        && service.auto_switches == 0
-        && !facts.closing
-        && !facts.has_retries();
+    let is_calm = facts.is_calm() && !facts.options.service.list_denied && !facts.closing;
     let is_delayed = |stream: usize| {
         let about = &facts.streams[stream];
         about.outstanding.0 > 0

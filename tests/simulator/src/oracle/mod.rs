@@ -10,6 +10,7 @@ mod backlog;
 mod caps;
 mod causes;
 mod consumed;
+mod facts;
 mod flushes;
 mod latency;
 mod lingering;
@@ -21,7 +22,6 @@ mod start;
 mod stream_rate;
 mod time_to_live;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,9 @@ use crate::options::Options;
 use crate::service::PERMANENT;
 use crate::subject::{Counts, Refusal};
 use crate::workload::fingerprint;
+
+pub(crate) use self::facts::Facts;
+use self::facts::StreamFacts;
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,169 +102,6 @@ struct Place {
     sub_sequence_number: u64,
 }
 
-/// The actions of the world that the promises depend on.
-#[derive(Debug)]
-pub(crate) struct Facts {
-    options: Options,
-    /// The sum of all jumps of the clock and the maximum delay of sleeps.
-    pub(crate) late: Duration,
-    /// The error codes that the service has returned.
-    codes: BTreeSet<Box<str>>,
-    /// Whether a reply was garbled: it may have too few or too many results.
-    pub(crate) count_mismatch: bool,
-    /// The maximum size of a record in bytes.
-    pub(crate) record_size_max: usize,
-    pub(crate) closing: bool,
-    /// Whether a close takes effect before anything else happens, because there are no tasks.
-    pub(crate) closes_at_once: bool,
-    /// The deadline of the close.
-    pub(crate) close_deadline: Instant,
-    pub(crate) runtime_ended: bool,
-    /// The time at which all faults ended, and the number of outstanding bytes at that time.
-    healed: Option<(Instant, usize)>,
-    /// The number of PutRecords requests in flight.
-    pub(crate) in_flight: usize,
-    /// The number of metadata requests in flight; a list of several pages counts as one.
-    pub(crate) metadata_in_flight: usize,
-    /// The last time at which a put was refused because the whole producer was full.
-    refused_at: Option<Instant>,
-    streams: Vec<StreamFacts>,
-    /// The number of outstanding records.
-    outstanding_records: usize,
-    /// The size of the outstanding records.
-    outstanding_bytes: usize,
-}
-
-#[derive(Debug)]
-struct StreamFacts {
-    /// The time of the last deletion.
-    deleted_at: Option<Instant>,
-    /// The time of the first put, or of the first put after the stream was retired.
-    started_at: Instant,
-    /// The number of times that the stream was started.
-    starts: u32,
-    /// The time of the last put or result.
-    last_used: Instant,
-    /// The number and the size of the outstanding records.
-    outstanding: (usize, usize),
-    /// The initial values of `described_at`, `description_settled_at` and `list_settled_at`. Zero if the producer does not
-    /// need the metadata.
-    metadata_at_start: [Instant; 3],
-    /// The time of the first response to a request for the description, successful or not.
-    described_at: Instant,
-    /// The time of the first description, or of the permanent error of such a request. Without a shard list, records
-    /// wait for it.
-    description_settled_at: Instant,
-    /// The time of the first shard list, or of the permanent error of such a request. Records wait for it.
-    list_settled_at: Instant,
-    /// The time of the first shard list since the stream was started.
-    shards_known_at: Instant,
-    /// The number of outstanding records that were due before the first shard list.
-    unpredicted: usize,
-    /// Whether the service has throttled a record.
-    throttled: bool,
-    /// Whether the producer's shards stay the same as the service's for the whole run.
-    steady: bool,
-    /// Whether the stream has the same shards for the whole run.
-    has_fixed_shards: bool,
-}
-
-/// The time without a record after which a stream is retired. Its next record starts it again.
-const RETIRED_AFTER: Duration = Duration::from_secs(300);
-
-impl StreamFacts {
-    /// Counts an accepted record.
-    fn used(&mut self, now: Instant, size: usize) {
-        self.touched(now);
-        self.last_used = now;
-        self.outstanding = (self.outstanding.0 + 1, self.outstanding.1 + size);
-    }
-
-    /// Returns until when the first records wait for metadata: for the shard list; if it is refused, for the description
-    /// or a later list.
-    fn metadata_settled_at(&self) -> Instant {
-        self.list_settled_at.max(self.description_settled_at.min(self.shards_known_at))
-    }
-
-    /// Starts the stream for a put, accepted or not, if it is new or retired.
-    fn touched(&mut self, now: Instant) {
-        let is_retired = self.outstanding.0 == 0 && now.saturating_since(self.last_used) >= RETIRED_AFTER;
-        if is_retired || self.started_at == Instant::NEVER {
-            self.started_at = now;
-            self.starts += 1;
-            [self.described_at, self.description_settled_at, self.list_settled_at] = self.metadata_at_start;
-            self.shards_known_at = Instant::NEVER;
-            self.last_used = now;
-        }
-    }
-}
-
-/// Whether a metadata request succeeded, or failed with an error that will not pass.
-fn is_settled<R>(reply: &Result<R, RequestError>) -> bool {
-    let is_permanent = |code: &str| PERMANENT.contains(&code) || code == "ResourceNotFoundException";
-    reply.as_ref().err().is_none_or(|error| is_permanent(&error.code))
-}
-
-impl Facts {
-    /// Returns the maximum time for which records wait for the first shard list.
-    fn start_wait(&self) -> Duration {
-        self.options.config.start_timeout.min(self.options.config.ttl / 2)
-    }
-
-    /// Returns the limit on the backlog of a shard.
-    fn backlog_limit(&self) -> Duration {
-        let settings = &self.options.config;
-        settings.max_shard_backlog.unwrap_or(match settings.ttl {
-            Duration::MAX => Duration::from_secs(15),
-            ttl => ttl / 2,
-        })
-    }
-
-    /// Returns the limit on the backlog of records that wait for the first shard list.
-    fn start_backlog_limit(&self) -> Duration {
-        let settings = &self.options.config;
-        let after_the_wait = settings.ttl.saturating_sub(self.start_wait());
-        settings.max_shard_backlog.unwrap_or(self.backlog_limit().min(after_the_wait / 5 * 3))
-    }
-
-    /// Returns whether records may be sent more than once, which uses the shards' rates.
-    fn has_retries(&self) -> bool {
-        let (network, service) = (&self.options.network, &self.options.service);
-        let rates = [
-            network.not_sent,
-            network.request_lost,
-            network.reply_lost,
-            network.http_500,
-            network.garbled,
-            service.internal_failure,
-            service.refused,
-        ];
-        rates.into_iter().any(|rate| rate > 0) || self.options.callers.panics > 0 || service.record_kib.is_some()
-    }
-
-    /// Whether no more PutRecords requests may be sent.
-    fn are_requests_capped(&self) -> bool {
-        let max = self.options.config.in_flight_max;
-        self.in_flight >= max || self.in_flight + self.metadata_in_flight >= max.max(2)
-    }
-
-    /// Returns whether a shard of the stream may have so long a backlog that puts have to wait. The producer calculates
-    /// with half of the shard's current rate, and checks puts from a quarter of the limit on.
-    fn has_long_backlog(&self, stream: usize) -> bool {
-        let (settings, about) = (&self.options.config, &self.streams[stream]);
-        let (records, bytes) = about.outstanding;
-        let slowdown = if about.throttled { 64.0 } else { 1.0 };
-        // The aggregate's encoding adds up to 64 bytes per record.
-        let seconds = (records as f64 / settings.records_per_second as f64)
-            .max((bytes + 64 * records) as f64 / settings.bytes_per_second as f64);
-        // Records may wait for the description after the list has come.
-        let has_started = about.shards_known_at < Instant::NEVER
-            && (settings.description_given || about.described_at < Instant::NEVER);
-        let limit = if has_started { self.backlog_limit() } else { self.start_backlog_limit() };
-        2.0 * slowdown * seconds > limit.as_secs_f64() / 4.0
-    }
-}
-
 /// The records of a run and the state of the checks.
 #[derive(Debug)]
 pub(crate) struct Oracle {
@@ -311,7 +151,7 @@ impl Oracle {
         };
         let facts = Facts {
             late: Duration::ZERO,
-            codes: BTreeSet::new(),
+            codes: Default::default(),
             count_mismatch: false,
             record_size_max,
             closing: false,
@@ -614,4 +454,10 @@ impl Oracle {
         }
         self.consumed.judge(&mut self.puts)
     }
+}
+
+/// Whether a metadata request succeeded, or failed with an error that will not pass.
+fn is_settled<R>(reply: &Result<R, RequestError>) -> bool {
+    let is_permanent = |code: &str| PERMANENT.contains(&code) || code == "ResourceNotFoundException";
+    reply.as_ref().err().is_none_or(|error| is_permanent(&error.code))
 }

@@ -15,9 +15,12 @@ const IDLE_WAKE_UPS_MAX: u64 = 200;
 /// request timeout, and the longest wait of a shard that was throttled to 1/64 of its rate.
 const DRAIN_MAX: Duration = Duration::from_secs(150);
 
-/// The maximum time after the last record until its stream is retired and its metrics are reported. After that, nothing
-/// wakes the producer.
-const IDLE_BY: Duration = METRICS_INTERVAL.saturating_add(Duration::from_secs(330));
+/// The maximum time after the last record until its stream is retired. After that, only a report of metrics wakes the
+/// producer, once.
+const RETIRED_BY: Duration = Duration::from_secs(330);
+
+/// The maximum time after the last record until its metrics are reported. After that, nothing wakes the producer.
+const REPORTED_BY: Duration = METRICS_INTERVAL.saturating_add(RETIRED_BY);
 
 /// A producer that nothing will wake any more keeps no memory for its streams.
 pub(super) fn idle(counts: &Counts) -> Check {
@@ -33,6 +36,7 @@ pub(super) struct Progress {
     idle_wake_ups: u64,
     /// The first of them.
     since: Option<Instant>,
+    wake_ups_after_retirement: u32,
     /// The time of the last result, or of a later put while no record was outstanding.
     progress_at: Option<Instant>,
 }
@@ -69,8 +73,14 @@ impl Progress {
                     facts.outstanding_records
                 );
             }
-            if now > by + IDLE_BY && next_wake != Instant::NEVER {
+            if now > by + REPORTED_BY && next_wake != Instant::NEVER {
                 return broken!("the producer is idle, but its next wake-up is at {next_wake:?}");
+            }
+            self.wake_ups_after_retirement += u32::from(woken);
+            if now <= by + RETIRED_BY {
+                self.wake_ups_after_retirement = 0;
+            } else if self.wake_ups_after_retirement > 1 {
+                return broken!("the producer is idle, but was woken twice until {now:?}");
             }
         }
         if woken {
