@@ -77,7 +77,8 @@ pub enum LogEvent {
         stream: Arc<str>,
         /// The number of open shards.
         open: usize,
-        /// The number of shards that have closed since the last list.
+        /// The number of shards that have closed since the last list, or have another range because the stream was
+        /// created again.
         closed: usize,
         /// The number of user records that waited for a closed or unknown shard and were routed again.
         moved: usize,

@@ -355,7 +355,8 @@ impl<T> Stream<T> {
         self.start(now, context);
     }
 
-    /// Routes the records again that wait for closed shards or have no shard. Returns the number of user records.
+    /// Routes the records again that wait for closed or changed shards or have no shard. Returns the number of user
+    /// records.
     fn reroute(&mut self, now: Instant, change: MapChange, context: &mut Context<T>) -> usize {
         let mut records: Vec<KinesisRecord<T>> = Vec::new();
         if self.metadata.map.open_shards() > 0 {

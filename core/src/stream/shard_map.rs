@@ -52,7 +52,7 @@ struct Known {
 /// The changes by a new list of shards.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct MapChange {
-    /// Slots of shards that have closed.
+    /// Slots of shards that have closed, or have another range than before: what waits for them is to be routed again.
     pub(crate) closed: Vec<u32>,
     /// Slots that may be reused.
     pub(crate) forgotten: Vec<u32>,
@@ -143,10 +143,14 @@ impl ShardMap {
         let is_complete = self.open_all(now, opening);
         self.index = Index::new(&self.open);
         let mut closed = Vec::new();
-        for Open { shard, .. } in before {
-            if self.known.get(&shard.id).is_some_and(|known| known.open_in != self.listing) {
-                self.mark_gone(now, &shard.id);
+        for Open { start, end, shard } in before {
+            let Some(known) = self.known.get(&shard.id) else { continue };
+            let is_open = known.open_in == self.listing;
+            if !is_open || known.range != (start, end) {
                 closed.push(shard.slot);
+            }
+            if !is_open {
+                self.mark_gone(now, &shard.id);
             }
         }
         if is_new_stream {
@@ -356,7 +360,7 @@ mod tests {
         assert!(map.range(at(1), "shardId-000000000001").is_some());
         // A new stream of the same name. It may get shards 1 and 2, with any range.
         let change = map.replace(at(2), vec![listed(0, 0, u128::MAX)]);
-        assert_eq!(change, MapChange { closed: vec![3], forgotten: vec![2, 3], is_complete: true });
+        assert_eq!(change, MapChange { closed: vec![1, 3], forgotten: vec![2, 3], is_complete: true });
         for id in ["shardId-000000000001", "shardId-000000000002"] {
             assert_eq!(map.range(at(2), id), None);
         }

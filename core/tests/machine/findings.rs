@@ -85,6 +85,36 @@ fn an_incomplete_list_never_proves_that_a_shard_is_gone() {
     assert!(![first, second].iter().any(|ticket| rig.results.contains_key(ticket)));
 }
 
+/// Regression: an aggregate that spanned two of the new stream's shards was stored, and its records succeeded although
+/// consumers drop those that lie on the other shard.
+#[test]
+fn waiting_records_are_routed_again_if_their_shard_has_another_range() {
+    let mut rig = Rig::with_shards(Config::builder().rate_limit_records_per_shard(1), 1);
+    let mut put_both = |rig: &mut Rig, wait| {
+        let tickets = [rig.put(5, "low"), rig.put(u128::MAX, "high")];
+        rig.run_for(wait);
+        tickets
+    };
+    let sent = put_both(&mut rig, 100 * MS);
+    let waiting = put_both(&mut rig, 100 * MS);
+    let buffered = put_both(&mut rig, Duration::ZERO);
+    assert_eq!(rig.shape(), [[2]], "the others wait for their rate, or for further records");
+    rig.answer_records([RecordReply::stored(shard_id(1), "1")]);
+
+    // The stream was deleted and created again.
+    let half = u128::MAX / 2;
+    let recreated = [shard(0, 0, half), shard(1, half + 1, u128::MAX)];
+    rig.answer_refreshes(&recreated);
+    for _ in 0..50 {
+        rig.run_for(100 * MS);
+        rig.answer_all_stored(&recreated);
+    }
+    for [low, high] in [sent, waiting, buffered] {
+        assert_eq!(rig.receipt(low).shard_id(), shard_id(0));
+        assert_eq!(rig.receipt(high).shard_id(), shard_id(1));
+    }
+}
+
 /// Regression: a put before a late tick sent expired records.
 #[test]
 fn a_put_before_a_late_tick_does_not_send_expired_records() {
