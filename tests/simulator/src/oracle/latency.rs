@@ -26,6 +26,9 @@ struct Load {
 
 const SECOND: u64 = 1_000_000_000;
 
+/// The producer releases records that wait for the rate limit every 10 ms.
+const RELEASE_INTERVAL: u64 = SECOND / 100;
+
 impl Latency {
     pub(super) fn new(options: &Options) -> Self {
         Self { capped_at: None, streams: vec![Load::default(); options.work.streams] }
@@ -45,7 +48,8 @@ impl Latency {
             *paid_at = now.as_nanos().max(*paid_at) + cost(amount);
             // A token bucket holds one second's worth.
             let room = SECOND.saturating_sub(cost(largest));
-            *rate_limited_until = (*rate_limited_until).max(paid_at.saturating_sub(room));
+            let until = paid_at.saturating_sub(room).next_multiple_of(RELEASE_INTERVAL);
+            *rate_limited_until = (*rate_limited_until).max(until);
         }
     }
 
