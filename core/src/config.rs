@@ -143,6 +143,10 @@ config! {
     consumers: Consumers = Consumers::Kcl;
     /// Whether a throttled record fails at once instead of being retried. Default `false`.
     fail_if_throttled: bool = false;
+    /// Whether records are retried when access is denied (`AccessDeniedException`, `KMSAccessDeniedException`, HTTP 403)
+    /// to a stream in which records were stored before: somebody may be changing its permissions. For programs that must
+    /// put all they have, with a long `record_ttl`. Default `false`: the records fail at once.
+    retry_if_denied: bool = false;
     /// The rate limit of a shard in Kinesis records per second. If several producers write to the shard, set each one's
     /// part. Default 1,000, the service's limit. Range 1 to 1,000,000.
     rate_limit_records_per_shard: u64 = limits::SHARD_RECORDS_PER_SECOND, in 1..=1_000_000;

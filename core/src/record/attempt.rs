@@ -30,7 +30,7 @@ impl Attempt {
 }
 
 /// The reason why an attempt, or a whole record, failed. All user records of a request share it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{code}: {message}")]
 #[non_exhaustive]
 pub struct AttemptError {
@@ -49,15 +49,24 @@ pub struct AttemptError {
     /// | `Task Ended` | the task of the request panicked, or its runtime dropped it |
     /// | `Cancelled` | the deadline of a close passed before the reply arrived |
     pub code: Box<str>,
-    /// The error message, for people.
+    /// The error message, for people. At most 1,024 bytes and an ellipsis: a longer message of the service is cut.
     pub message: Box<str>,
     /// Whether the record may have been stored despite the error.
     pub ambiguous: bool,
 }
 
+/// The maximum length of a message in bytes, without the ellipsis. Messages are kept with the attempts of outstanding
+/// records. Those of the service are shorter, unless they quote a record.
+const MESSAGE_MAX: usize = 1_024;
+
 impl AttemptError {
     pub(crate) fn new(code: impl Into<Box<str>>, message: impl Into<Box<str>>) -> Self {
-        Self { code: code.into(), message: message.into(), ambiguous: false }
+        let mut message = message.into();
+        if message.len() > MESSAGE_MAX {
+            let end = (0..=MESSAGE_MAX).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+            message = alloc::format!("{}…", &message[..end]).into();
+        }
+        Self { code: code.into(), message, ambiguous: false }
     }
 
     pub(crate) fn ambiguous(self) -> Self {
@@ -72,12 +81,12 @@ pub mod code {
     pub const EXPIRED: &str = "Expired";
     /// The record was stored in an aggregate on a shard whose consumers drop it. It is retried.
     pub const WRONG_SHARD: &str = "Wrong Shard";
-    /// The reply had fewer or more results than the request had records.
+    /// The reply had results, but fewer or more than the request had records.
     pub const RECORD_COUNT_MISMATCH: &str = "Record Count Mismatch";
     /// The producer was closed, or its runtime was shut down, before the record was stored.
     pub const CLOSED: &str = "Closed";
-    /// A result had neither a sequence number nor an error code, or a request failed without a reply in a way that the
-    /// driver cannot classify.
+    /// A result had neither a sequence number nor an error code, a reply had no results at all, or a request failed
+    /// without a reply in a way that the driver cannot classify.
     pub const UNKNOWN: &str = "Unknown";
     /// The endpoint answered with a redirect, so it is not an endpoint of Kinesis. Drivers set this code.
     pub const REDIRECTED: &str = "Redirected";
@@ -104,8 +113,14 @@ struct History {
 }
 
 impl FailedAttempts {
-    pub(crate) fn push(&mut self, attempt: Attempt) {
+    /// Adds an attempt. It shares the error of the last one if they are equal.
+    pub(crate) fn push(&mut self, mut attempt: Attempt) {
         let history = self.0.get_or_insert_default();
+        if let Some(last) = history.kept.last()
+            && last.error == attempt.error
+        {
+            attempt.error.clone_from(&last.error);
+        }
         if history.kept.len() == 2 * KEPT {
             let omitted = history.kept.remove(KEPT);
             history.omitted += 1;
@@ -251,6 +266,21 @@ mod tests {
         assert_eq!((attempts.len(), attempts.last()), (3, &succeeded));
         assert_eq!(attempts.iter().collect::<Vec<_>>(), list.iter().collect::<Vec<_>>());
         assert_eq!(alloc::format!("{attempts:?}"), alloc::format!("{list:?}"));
+    }
+
+    #[test]
+    fn attempts_with_equal_errors_share_one() {
+        let attempts = history(&[failed(1, false), failed(2, false), failed(3, true)]);
+        let errors: Vec<_> = attempts.iter().filter_map(|attempt| attempt.error.as_ref()).collect();
+        assert!(Arc::ptr_eq(errors[0], errors[1]) && !Arc::ptr_eq(errors[1], errors[2]));
+    }
+
+    #[test]
+    fn a_long_message_is_cut() {
+        let message = |len| AttemptError::new("code", "é".repeat(len)).message;
+        assert_eq!(message(512).len(), 1_024);
+        assert_eq!((message(513), message(10_000).len()), (alloc::format!("{}…", "é".repeat(512)).into(), 1_027));
+        assert!(AttemptError::new("code", alloc::format!("x{}", "é".repeat(600))).message.ends_with("é…"));
     }
 
     #[test]

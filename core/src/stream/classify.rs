@@ -1,8 +1,9 @@
 //! Classifies replies. All decisions by error code are in this file.
 
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+
+use hashbrown::HashSet;
 
 use crate::record::attempt::{AttemptError, code};
 use crate::reply::{Delivery, RecordReply, Reply, RequestError};
@@ -10,8 +11,9 @@ use crate::reply::{Delivery, RecordReply, Reply, RequestError};
 /// The result of one Kinesis record, or of a whole request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Stored on a shard. The shard map decides whether it is the right one.
-    Stored { shard_id: Arc<str>, sequence_number: Arc<str> },
+    /// Stored on a shard. The shard map decides whether it is the right one. Without a `shard_id`, the reply did not say
+    /// on which one.
+    Stored { shard_id: Option<Arc<str>>, sequence_number: Arc<str> },
     /// Throttled: retried as soon as the shard's limiter allows it.
     Throttled(Arc<AttemptError>),
     /// Retried after a backoff.
@@ -41,57 +43,82 @@ pub(crate) enum Classified {
     Records(Vec<Verdict>),
 }
 
+/// What decides about an error beside its code.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rules {
+    /// Throttled records fail.
+    pub(crate) fail_if_throttled: bool,
+    /// The stream exists, as its metadata shows: a reply that does not find it is temporary.
+    pub(crate) stream_exists: bool,
+    /// Access was allowed before, and records wait until it is allowed again.
+    pub(crate) retry_if_denied: bool,
+}
+
 /// Classifies the reply to a request of `sent` Kinesis records.
-pub(crate) fn classify_reply(reply: Reply, sent: usize, fail_if_throttled: bool) -> Classified {
+pub(crate) fn classify_reply(reply: Reply, sent: usize, rules: Rules) -> Classified {
     match reply {
+        Reply::Records(replies) if replies.is_empty() && sent > 0 => {
+            let error = AttemptError::new(code::UNKNOWN, "the reply has no results").ambiguous();
+            Classified::Request(Verdict::Retry(Arc::new(error)))
+        }
         Reply::Records(replies) if replies.len() != sent => {
             let message = alloc::format!("the request had {sent} records, the reply {} results", replies.len());
             let error = AttemptError::new(code::RECORD_COUNT_MISMATCH, message).ambiguous();
             Classified::Request(Verdict::Fail(Arc::new(error)))
         }
         Reply::Records(replies) => {
-            Classified::Records(replies.into_iter().map(|reply| classify_record(reply, fail_if_throttled)).collect())
+            // Most errors of a reply are equal. Its records share them.
+            let mut errors = HashSet::new();
+            let mut share = |error: AttemptError| errors.get_or_insert(Arc::new(error)).clone();
+            Classified::Records(replies.into_iter().map(|reply| classify_record(reply, rules, &mut share)).collect())
         }
-        Reply::Failed(error) => Classified::Request(classify_request(error, fail_if_throttled)),
+        Reply::Failed(error) => Classified::Request(classify_request(error, rules)),
     }
 }
 
-fn classify_record(reply: RecordReply, fail_if_throttled: bool) -> Verdict {
+fn classify_record(
+    reply: RecordReply,
+    rules: Rules,
+    share: &mut impl FnMut(AttemptError) -> Arc<AttemptError>,
+) -> Verdict {
     let RecordReply { shard_id, sequence_number, error_code, error_message } = reply;
     // As in the KPL: a record with a sequence number is stored, whatever else the result has.
     if let Some(sequence_number) = sequence_number.filter(|number| !number.is_empty()) {
-        let shard_id: Arc<str> = shard_id.unwrap_or_default().into();
+        let shard_id = shard_id.filter(|id| !id.is_empty()).map(Into::into);
         return Verdict::Stored { shard_id, sequence_number: sequence_number.into() };
     }
-    let message = error_message.unwrap_or_default();
     match error_code.filter(|code| !code.is_empty()) {
-        Some(code) => classify_code(code, message, fail_if_throttled),
+        Some(code) => {
+            let class = classify(&code);
+            verdict(class, share(AttemptError::new(code, error_message.unwrap_or_default())), rules)
+        }
         None => {
-            let message = String::from("the result has neither a sequence number nor an error code");
-            Verdict::Retry(Arc::new(AttemptError::new(code::UNKNOWN, message).ambiguous()))
+            let message = "the result has neither a sequence number nor an error code";
+            Verdict::Retry(share(AttemptError::new(code::UNKNOWN, message).ambiguous()))
         }
     }
 }
 
-fn classify_request(error: RequestError, fail_if_throttled: bool) -> Verdict {
+fn classify_request(error: RequestError, rules: Rules) -> Verdict {
     let RequestError { delivery, code, message } = error;
+    let error = AttemptError::new(code, message);
     match delivery {
-        Delivery::Refused => classify_code(code.into(), message.into(), fail_if_throttled),
-        Delivery::NotSent => Verdict::Retry(Arc::new(AttemptError::new(code, message))),
-        Delivery::Unanswered => Verdict::Retry(Arc::new(AttemptError::new(code, message).ambiguous())),
+        Delivery::Refused => verdict(classify(&error.code), Arc::new(error), rules),
+        Delivery::NotSent => Verdict::Retry(Arc::new(error)),
+        Delivery::Unanswered => Verdict::Retry(Arc::new(error.ambiguous())),
     }
 }
 
-/// Classifies an error of the service, for a record or a whole request.
-fn classify_code(code: String, message: String, fail_if_throttled: bool) -> Verdict {
-    let class = classify(&code);
-    let error = Arc::new(AttemptError::new(code, message));
+/// Returns the verdict on an error of the service, for a record or a whole request.
+fn verdict(class: ErrorClass, error: Arc<AttemptError>, rules: Rules) -> Verdict {
     match class {
-        ErrorClass::Throttled if fail_if_throttled => Verdict::Fail(error),
+        ErrorClass::Throttled if rules.fail_if_throttled => Verdict::Fail(error),
         ErrorClass::Throttled => Verdict::Throttled(error),
         ErrorClass::Retry => Verdict::Retry(error),
         ErrorClass::Invalid => Verdict::Split(error),
-        ErrorClass::Permanent => Verdict::Fail(error),
+        ErrorClass::NotFound if rules.stream_exists => Verdict::Retry(error),
+        ErrorClass::Denied if rules.retry_if_denied => Verdict::Retry(error),
+        ErrorClass::NotFound | ErrorClass::Denied | ErrorClass::Permanent => Verdict::Fail(error),
     }
 }
 
@@ -100,11 +127,24 @@ pub(crate) enum ErrorClass {
     Throttled,
     Retry,
     Invalid,
+    /// The stream does not exist, or the service does not know it yet.
+    NotFound,
+    /// A permission is missing.
+    Denied,
     Permanent,
 }
 
+impl ErrorClass {
+    /// Whether the same request would be refused again.
+    pub(crate) fn is_final(self) -> bool {
+        !matches!(self, Self::Throttled | Self::Retry)
+    }
+}
+
 /// Classifies the error codes of PutRecords and of AWS's common errors
-/// (<https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html#API_PutRecords_Errors>).
+/// (<https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html#API_PutRecords_Errors>), and the
+/// statuses of replies without a code, which are not from the service but from a proxy or gateway. A status of 500 or
+/// more is no refusal, so it is not in this table.
 pub(crate) fn classify(code: &str) -> ErrorClass {
     match code {
         "ProvisionedThroughputExceededException"
@@ -112,33 +152,38 @@ pub(crate) fn classify(code: &str) -> ErrorClass {
         | "RequestLimitExceeded"
         | "Throttling"
         | "ThrottlingException"
-        | "TooManyRequestsException" => ErrorClass::Throttled,
+        | "TooManyRequestsException"
+        | "HTTP 429" => ErrorClass::Throttled,
 
         "InvalidArgumentException"
         | "RequestEntityTooLargeException"
         | "SerializationException"
         | "ValidationError"
-        | "ValidationException" => ErrorClass::Invalid,
+        | "ValidationException"
+        | "HTTP 413" => ErrorClass::Invalid,
 
-        // These do not go away within a time-to-live.
-        "AccessDenied"
-        | "AccessDeniedException"
-        | "KMSAccessDeniedException"
-        | "KMSDisabledException"
+        RESOURCE_NOT_FOUND => ErrorClass::NotFound,
+
+        "AccessDenied" | "AccessDeniedException" | "KMSAccessDeniedException" | "NotAuthorized" | "HTTP 403" => {
+            ErrorClass::Denied
+        }
+
+        // These do not go away within a time-to-live. 401 and 407 are from a gateway or proxy that wants a password.
+        "KMSDisabledException"
         | "KMSInvalidStateException"
         | "KMSNotFoundException"
         | "KMSOptInRequired"
         | "MissingAuthenticationToken"
         | "MissingAuthenticationTokenException"
-        | "NotAuthorized"
         | "OptInRequired"
-        | RESOURCE_NOT_FOUND
         | "UnknownOperationException"
+        | "HTTP 401"
+        | "HTTP 407"
         | code::REDIRECTED => ErrorClass::Permanent,
 
         // Expired or replaced credentials (`ExpiredTokenException`, `UnrecognizedClientException`), a wrong clock,
-        // `InternalFailure`, `KMSThrottlingException`, `ResourceInUseException` while a stream is created, and all
-        // unknown codes.
+        // `InternalFailure`, `KMSThrottlingException`, `ResourceInUseException` while a stream is created, all unknown
+        // codes, and all other statuses: a load balancer answers 404 while nothing is registered behind it.
         _ => ErrorClass::Retry,
     }
 }
@@ -149,12 +194,13 @@ pub(crate) const RESOURCE_NOT_FOUND: &str = "ResourceNotFoundException";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::String;
     use alloc::vec;
     use proptest::prelude::*;
 
     fn request(delivery: Delivery, code: &str) -> Verdict {
         let Classified::Request(verdict) =
-            classify_reply(Reply::Failed(RequestError::new(delivery, code, "m")), 2, false)
+            classify_reply(Reply::Failed(RequestError::new(delivery, code, "m")), 2, Rules::default())
         else {
             panic!("a failed request has one verdict");
         };
@@ -162,7 +208,7 @@ mod tests {
     }
 
     fn record(reply: RecordReply) -> Verdict {
-        let Classified::Records(verdicts) = classify_reply(Reply::Records(vec![reply]), 1, false) else {
+        let Classified::Records(verdicts) = classify_reply(Reply::Records(vec![reply]), 1, Rules::default()) else {
             panic!("each record has its own verdict");
         };
         verdicts.into_iter().next().unwrap()
@@ -216,10 +262,11 @@ mod tests {
         fn an_attempt_is_ambiguous_if_the_record_may_be_stored(
             reply in replies(),
             sent in 0..6_usize,
-            fail_if_throttled in any::<bool>(),
+            (fail_if_throttled, stream_exists, retry_if_denied) in any::<(bool, bool, bool)>(),
         ) {
+            let rules = Rules { fail_if_throttled, stream_exists, retry_if_denied };
             let text = |field: &Option<String>| field.as_ref().is_some_and(|text| !text.is_empty());
-            match (classify_reply(reply.clone(), sent, fail_if_throttled), reply) {
+            match (classify_reply(reply.clone(), sent, rules), reply) {
                 (Classified::Records(verdicts), Reply::Records(replies)) => {
                     prop_assert_eq!((verdicts.len(), replies.len()), (sent, sent));
                     for (verdict, reply) in verdicts.iter().zip(&replies) {
@@ -234,7 +281,8 @@ mod tests {
                 }
                 (Classified::Request(verdict), Reply::Records(replies)) => {
                     prop_assert_ne!(replies.len(), sent);
-                    prop_assert!(matches!(verdict, Verdict::Fail(error) if error.ambiguous));
+                    prop_assert_eq!(matches!(verdict, Verdict::Retry(_)), replies.is_empty());
+                    prop_assert!(error_of(&verdict).is_some_and(|error| error.ambiguous));
                 }
                 (Classified::Request(verdict), Reply::Failed(error)) => {
                     let ambiguous = error_of(&verdict).map(|error| error.ambiguous);
@@ -250,26 +298,31 @@ mod tests {
     fn a_stored_record_has_a_sequence_number() {
         assert_eq!(
             record(RecordReply::stored("s", "1")),
-            Verdict::Stored { shard_id: "s".into(), sequence_number: "1".into() }
+            Verdict::Stored { shard_id: Some("s".into()), sequence_number: "1".into() }
         );
+        for shard_id in [None, Some(String::new())] {
+            let unnamed = RecordReply { shard_id, ..RecordReply::stored("s", "1") };
+            assert_eq!(record(unnamed), Verdict::Stored { shard_id: None, sequence_number: "1".into() });
+        }
         let both = RecordReply { error_code: Some("X".into()), ..RecordReply::stored("s", "1") };
         assert!(matches!(record(both), Verdict::Stored { .. }));
     }
 
     #[test]
     fn throttled_records_are_retried_or_fail_as_configured() {
+        let strict = Rules { fail_if_throttled: true, ..Rules::default() };
         let code = "ProvisionedThroughputExceededException";
         assert_eq!(record(RecordReply::failed(code, "m")), Verdict::Throttled(error(code)));
         assert_eq!(request(Delivery::Refused, code), Verdict::Throttled(error(code)));
         let reply = Reply::Records(vec![RecordReply::failed(code, "m")]);
-        assert_eq!(classify_reply(reply, 1, true), Classified::Records(vec![Verdict::Fail(error(code))]));
+        assert_eq!(classify_reply(reply, 1, strict), Classified::Records(vec![Verdict::Fail(error(code))]));
         let reply = Reply::Failed(RequestError::new(Delivery::Refused, code, "m"));
-        assert_eq!(classify_reply(reply, 1, true), Classified::Request(Verdict::Fail(error(code))));
+        assert_eq!(classify_reply(reply, 1, strict), Classified::Request(Verdict::Fail(error(code))));
     }
 
     #[test]
     fn internal_failure_and_unknown_codes_are_retried() {
-        for code in ["InternalFailure", "SomethingNew", "KMSThrottlingException"] {
+        for code in ["InternalFailure", "SomethingNew", "KMSThrottlingException", "HTTP 400", "HTTP 404", "HTTP 408"] {
             assert_eq!(record(RecordReply::failed(code, "m")), Verdict::Retry(error(code)));
             assert_eq!(request(Delivery::Refused, code), Verdict::Retry(error(code)));
         }
@@ -284,13 +337,60 @@ mod tests {
 
     #[test]
     fn a_wrong_number_of_results_fails_all_records_as_ambiguous() {
-        for results in [0, 1, 3] {
+        for results in [1, 3] {
             let reply = Reply::Records(vec![RecordReply::stored("s", "1"); results]);
-            let Classified::Request(Verdict::Fail(error)) = classify_reply(reply, 2, false) else {
+            let Classified::Request(Verdict::Fail(error)) = classify_reply(reply, 2, Rules::default()) else {
                 panic!("not failed")
             };
             assert_eq!(&*error.code, "Record Count Mismatch");
             assert!(error.ambiguous);
+        }
+    }
+
+    #[test]
+    fn a_reply_without_results_is_retried_as_ambiguous() {
+        let reply = || Reply::Records(vec![]);
+        let Classified::Request(Verdict::Retry(error)) = classify_reply(reply(), 2, Rules::default()) else {
+            panic!("not retried")
+        };
+        assert_eq!((&*error.code, error.ambiguous), ("Unknown", true));
+        assert_eq!(classify_reply(reply(), 0, Rules::default()), Classified::Records(vec![]));
+    }
+
+    #[test]
+    fn records_of_a_reply_share_equal_errors() {
+        let reply = |message: &str| RecordReply::failed("InternalFailure", message);
+        let replies = vec![reply("a"), reply("b"), reply("a"), RecordReply::default(), RecordReply::default()];
+        let Classified::Records(verdicts) = classify_reply(Reply::Records(replies), 5, Rules::default()) else {
+            panic!("each record has its own verdict");
+        };
+        let errors: Vec<&Arc<AttemptError>> = verdicts.iter().filter_map(Verdict::error).collect();
+        let shared = |a: usize, b: usize| Arc::ptr_eq(errors[a], errors[b]);
+        assert!(shared(0, 2) && shared(3, 4) && !shared(0, 1) && !shared(0, 3));
+    }
+
+    #[test]
+    fn a_stream_that_is_not_found_is_retried_only_if_it_exists() {
+        let verdict = |stream_exists| {
+            let reply = Reply::Failed(RequestError::new(Delivery::Refused, RESOURCE_NOT_FOUND, "m"));
+            classify_reply(reply, 1, Rules { stream_exists, ..Rules::default() })
+        };
+        assert_eq!(verdict(false), Classified::Request(Verdict::Fail(error(RESOURCE_NOT_FOUND))));
+        assert_eq!(verdict(true), Classified::Request(Verdict::Retry(error(RESOURCE_NOT_FOUND))));
+    }
+
+    #[test]
+    fn denied_access_is_retried_with_that_rule_only() {
+        let verdict = |code: &str, retry_if_denied| {
+            let reply = Reply::Failed(RequestError::new(Delivery::Refused, code, "m"));
+            classify_reply(reply, 1, Rules { retry_if_denied, ..Rules::default() })
+        };
+        for code in ["AccessDenied", "AccessDeniedException", "KMSAccessDeniedException", "NotAuthorized", "HTTP 403"] {
+            assert_eq!(verdict(code, false), Classified::Request(Verdict::Fail(error(code))));
+            assert_eq!(verdict(code, true), Classified::Request(Verdict::Retry(error(code))));
+        }
+        for code in ["KMSDisabledException", "HTTP 407", RESOURCE_NOT_FOUND] {
+            assert_eq!(verdict(code, true), Classified::Request(Verdict::Fail(error(code))));
         }
     }
 
@@ -329,6 +429,7 @@ mod tests {
             "Throttling",
             "ThrottlingException",
             "TooManyRequestsException",
+            "HTTP 429",
         ];
         let invalid = [
             "InvalidArgumentException",
@@ -336,6 +437,7 @@ mod tests {
             "SerializationException",
             "ValidationError",
             "ValidationException",
+            "HTTP 413",
         ];
         let permanent = [
             "AccessDenied",
@@ -351,6 +453,9 @@ mod tests {
             "OptInRequired",
             "ResourceNotFoundException",
             "UnknownOperationException",
+            "HTTP 401",
+            "HTTP 403",
+            "HTTP 407",
             "Redirected",
         ];
         for code in throttled {

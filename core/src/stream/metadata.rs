@@ -15,7 +15,7 @@ use crate::record::kinesis_record::{KinesisRecord, ShardRef};
 use crate::reply::{Delivery, ListedShard, RequestError, ShardPage, StreamSummary};
 use crate::stream::classify::{ErrorClass, RESOURCE_NOT_FOUND, classify};
 use crate::stream::limiter::WHOLE_STREAM;
-use crate::stream::refresh::RefreshSchedule;
+use crate::stream::refresh::{Failure, RefreshSchedule};
 use crate::stream::shard_map::{MapChange, ShardMap};
 use crate::time::Instant;
 
@@ -56,6 +56,8 @@ pub(super) struct Metadata {
     description_failed: bool,
     /// Whether the description was refused for good.
     description_refused: bool,
+    /// Whether the last reply that tells it says that the stream exists.
+    stream_exists: bool,
 }
 
 impl Metadata {
@@ -86,6 +88,7 @@ impl Metadata {
             shards_error: None,
             description_failed: false,
             description_refused: false,
+            stream_exists: false,
         }
     }
 
@@ -111,6 +114,11 @@ impl Metadata {
     /// stream ignores keys.
     fn needs_description(&self) -> bool {
         self.map.open_shards() == 0 && !self.distribution_known
+    }
+
+    /// Whether the stream exists, as far as replies about its metadata show.
+    pub(super) fn stream_exists(&self) -> bool {
+        self.stream_exists
     }
 
     pub(super) fn max_record_size(&self) -> usize {
@@ -218,6 +226,7 @@ impl<T> Stream<T> {
             }
             None => {
                 metadata.shards.succeeded();
+                metadata.stream_exists = true;
                 self.apply_shard_list(now, context);
             }
         }
@@ -240,6 +249,7 @@ impl<T> Stream<T> {
             Ok(summary) => {
                 metadata.description.succeeded();
                 metadata.description.settle();
+                metadata.stream_exists = true;
                 metadata.wrong_shards = 0;
                 if context.config.max_record_size().is_none() {
                     let size = summary.max_record_size.unwrap_or(limits::RECORD_SIZE_DEFAULT);
@@ -262,13 +272,13 @@ impl<T> Stream<T> {
             Err(error) => {
                 // Without permission, or for a stream that does not exist, the defaults apply.
                 metadata.description_failed = true;
+                metadata.stream_exists &= !is_not_found(&error);
                 let retry_in = if is_refused_for_good(&error) {
                     metadata.description.succeeded();
                     metadata.description_refused = true;
                     None
                 } else {
-                    let is_transient = error.delivery != Delivery::Refused;
-                    metadata.description.failed(now, is_transient, &mut context.rng)
+                    metadata.description.failed(now, Failure::of(&error), &mut context.rng)
                 };
                 if awaits_first_reply && context.config.max_record_size().is_none() {
                     metadata.max_record_size = limits::RECORD_SIZE_DEFAULT;
@@ -285,23 +295,17 @@ impl<T> Stream<T> {
         self.start(now, context);
     }
 
-    /// Discards the metadata if the service reported that the stream does not exist: a new stream of the same name may
-    /// have other shards.
-    pub(super) fn on_stream_not_found(
-        &mut self,
-        now: Instant,
-        sent: Instant,
-        error: &AttemptError,
-        context: &mut Context<T>,
-    ) {
+    /// Discards the metadata and requests it again if the service reported that the stream does not exist: a new stream
+    /// of the same name may have other shards.
+    pub(super) fn on_stream_not_found(&mut self, now: Instant, error: &AttemptError, context: &mut Context<T>) {
         if &*error.code != RESOURCE_NOT_FOUND || self.metadata.auto_distribution {
             return;
         }
         let change = self.metadata.map.clear();
         self.reroute(now, change, context);
-        self.metadata.shards.request(now, sent);
+        self.metadata.shards.request(now, now);
         if context.config.record_distribution() == RecordDistribution::Detect {
-            self.metadata.description.request(now, sent);
+            self.metadata.description.request(now, now);
         }
     }
 
@@ -316,8 +320,8 @@ impl<T> Stream<T> {
     }
 
     fn shards_failed(&mut self, now: Instant, error: RequestError, context: &mut Context<T>) {
-        let is_transient = error.delivery != Delivery::Refused;
-        let Some(retry_in) = self.metadata.shards.failed(now, is_transient, &mut context.rng) else { return };
+        let Some(retry_in) = self.metadata.shards.failed(now, Failure::of(&error), &mut context.rng) else { return };
+        self.metadata.stream_exists &= !is_not_found(&error);
         if is_refused_for_good(&error) {
             self.metadata.shards.give_up_waiting();
         }
@@ -423,5 +427,20 @@ impl<T> Stream<T> {
 
 /// Whether the service refused a request about a stream, and would refuse it again.
 fn is_refused_for_good(error: &RequestError) -> bool {
-    error.delivery == Delivery::Refused && matches!(classify(&error.code), ErrorClass::Permanent | ErrorClass::Invalid)
+    error.delivery == Delivery::Refused && classify(&error.code).is_final()
+}
+
+/// Whether the service says that the stream does not exist.
+fn is_not_found(error: &RequestError) -> bool {
+    error.delivery == Delivery::Refused && classify(&error.code) == ErrorClass::NotFound
+}
+
+impl Failure {
+    fn of(error: &RequestError) -> Self {
+        match error.delivery {
+            Delivery::NotSent | Delivery::Unanswered => Self::Transient,
+            Delivery::Refused if classify(&error.code) == ErrorClass::Throttled => Self::Throttled,
+            Delivery::Refused => Self::Refused,
+        }
+    }
 }

@@ -70,6 +70,8 @@ pub(crate) struct Stream<T> {
     metrics: Option<Box<StreamMetrics>>,
     /// The number of outstanding user records.
     outstanding: usize,
+    /// Whether a record was stored, so access was allowed.
+    has_stored: bool,
     /// The number of requests in flight.
     in_flight: usize,
     /// The time of the last accepted record or the last reply.
@@ -106,6 +108,7 @@ impl<T> Stream<T> {
             unverified: DeadlineQueue::default(),
             metrics,
             outstanding: 0,
+            has_stored: false,
             in_flight: 0,
             last_used: now,
             long_backlogs: 0,

@@ -14,6 +14,20 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// The longest backoff.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// The longest backoff after the service throttled the request. All producers of a stream share the limit of 100
+/// ListShards a second (<https://docs.aws.amazon.com/kinesis/latest/APIReference/API_ListShards.html>), and most need
+/// only one list, so throttling passes in seconds.
+const THROTTLED_BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// The reason why a request has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// A retry may succeed as soon as the service is reachable again.
+    Transient,
+    /// Too many requests were sent, by any producer.
+    Throttled,
+    Refused,
+}
 
 /// The schedule of a repeated request: for the stream's shards, or for its description.
 #[derive(Debug)]
@@ -121,10 +135,13 @@ impl RefreshSchedule {
     }
 
     /// Ends the request in flight with a failure, and schedules the next one. Returns the backoff; `None` if no request
-    /// is in flight. A failure is transient if a retry may succeed as soon as the service is reachable again.
-    pub(crate) fn failed(&mut self, now: Instant, is_transient: bool, rng: &mut Rng) -> Option<Duration> {
+    /// is in flight.
+    pub(crate) fn failed(&mut self, now: Instant, failure: Failure, rng: &mut Rng) -> Option<Duration> {
         self.sent_at.take()?;
-        self.failed_at = is_transient.then_some(now);
+        self.failed_at = (failure == Failure::Transient).then_some(now);
+        if failure == Failure::Throttled {
+            self.backoff = self.backoff.min(THROTTLED_BACKOFF_MAX);
+        }
         let wait = self.next_backoff(rng);
         self.due = now + wait;
         Some(wait)
@@ -144,6 +161,7 @@ mod tests {
     use crate::testing::ms;
     use alloc::vec::Vec;
     use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+    use proptest::sample::select;
 
     #[derive(Clone, Debug)]
     enum Step {
@@ -151,7 +169,7 @@ mod tests {
         RequestAfterBackoff,
         Expedite,
         Succeed,
-        Fail { is_transient: bool },
+        Fail(Failure),
         Pass { millis: u64 },
     }
 
@@ -161,7 +179,7 @@ mod tests {
             1 => Just(Step::RequestAfterBackoff),
             2 => Just(Step::Expedite),
             2 => Just(Step::Succeed),
-            2 => any::<bool>().prop_map(|is_transient| Step::Fail { is_transient }),
+            2 => select(&[Failure::Transient, Failure::Throttled, Failure::Refused][..]).prop_map(Step::Fail),
             4 => (0..3_000_u64).prop_map(|millis| Step::Pass { millis }),
         ];
         proptest::collection::vec(step, 0..100)
@@ -193,12 +211,13 @@ mod tests {
                         answered |= in_flight;
                         in_flight = false;
                     }
-                    Step::Fail { is_transient } => {
-                        let wait = schedule.failed(ms(now), is_transient, &mut rng);
+                    Step::Fail(failure) => {
+                        let wait = schedule.failed(ms(now), failure, &mut rng);
                         prop_assert_eq!(wait.is_some(), in_flight);
                         if let Some(wait) = wait {
                             let min = if answered { BACKOFF_MIN } else { FIRST_BACKOFF };
-                            prop_assert!(min / 2 <= wait && wait <= BACKOFF_MAX);
+                            let max = if failure == Failure::Throttled { THROTTLED_BACKOFF_MAX } else { BACKOFF_MAX };
+                            prop_assert!(min / 2 <= wait && wait <= max);
                             prop_assert_eq!(schedule.next(), ms(now) + wait);
                         }
                         in_flight = false;
@@ -250,7 +269,7 @@ mod tests {
         let mut now = ms(0);
         for expected in [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000] {
             assert!(schedule.take_due(now));
-            let wait = schedule.failed(now, true, &mut rng).unwrap();
+            let wait = schedule.failed(now, Failure::Transient, &mut rng).unwrap();
             let expected = Duration::from_millis(expected);
             assert!(expected / 2 <= wait && wait <= expected, "{wait:?} of {expected:?}");
             schedule.request(now, now);
@@ -260,7 +279,7 @@ mod tests {
         schedule.expedite(now);
         assert_eq!(schedule.next(), now, "the service replies again");
         assert!(schedule.take_due(now));
-        schedule.failed(now, false, &mut rng).unwrap();
+        schedule.failed(now, Failure::Refused, &mut rng).unwrap();
         let next = schedule.next();
         schedule.expedite(now);
         assert_eq!(schedule.next(), next, "a refused request keeps its backoff");

@@ -15,7 +15,7 @@ use crate::record::result::{Resolution, StoredAt};
 use crate::record::user_record::PartitionKey;
 use crate::reply::Reply;
 use crate::stream::aggregator::Aggregate;
-use crate::stream::classify::{Classified, Verdict, classify_reply};
+use crate::stream::classify::{Classified, Rules, Verdict, classify_reply};
 use crate::stream::limiter::{RELEASE_INTERVAL, WHOLE_STREAM};
 use crate::time::{Instant, random_duration};
 
@@ -90,7 +90,12 @@ impl<T> Stream<T> {
         self.in_flight -= 1;
         self.last_used = now;
         let mut tally = Tally::default();
-        let classified = classify_reply(reply, records.len(), context.config.fail_if_throttled());
+        let rules = Rules {
+            fail_if_throttled: context.config.fail_if_throttled(),
+            stream_exists: self.metadata.stream_exists(),
+            retry_if_denied: context.config.retry_if_denied() && self.has_stored,
+        };
+        let classified = classify_reply(reply, records.len(), rules);
         if let Some(metrics) = &mut self.metrics {
             let error = match &classified {
                 Classified::Request(verdict) => verdict.error(),
@@ -141,17 +146,21 @@ impl<T> Stream<T> {
         match verdict {
             Verdict::Stored { shard_id, sequence_number } => {
                 context.stats.kinesis_records += 1;
+                self.has_stored = true;
+                // If the reply does not name the shard, nothing contradicts the prediction.
+                let predicted = || record.shard.as_ref().map(|shard| shard.id.clone());
+                let shard_id = shard_id.or_else(predicted).unwrap_or_default();
                 let attempt = Attempt { start: sent, end: now, error: None };
                 let stored_at = StoredAt { shard_id, sequence_number, attempt };
                 self.stored(now, Stored { record, stored_at }, tally, context);
             }
             Verdict::Fail(error) => {
                 Tally::count(&mut tally.failed, &error, user_records);
-                self.refused(now, sent, record, &error, context);
+                self.refused(now, record, &error, context);
             }
             Verdict::Split(error) if !record.is_aggregated() => {
                 Tally::count(&mut tally.failed, &error, user_records);
-                self.refused(now, sent, record, &error, context);
+                self.refused(now, record, &error, context);
             }
             _ if context.abandoned => {
                 for user in record.into_users() {
@@ -177,6 +186,7 @@ impl<T> Stream<T> {
             }
             Verdict::Retry(error) => {
                 Tally::count(&mut tally.retried, &error, user_records);
+                self.on_stream_not_found(now, &error, context);
                 self.back_off(now, record.into_users(), context);
             }
             Verdict::Split(error) => {
@@ -227,6 +237,7 @@ impl<T> Stream<T> {
             let map = &self.metadata.map;
             let hash_key = record.users.first().map(|packed| packed.user.entry.hash_key()).unwrap_or_default();
             return !record.is_aggregated()
+                || stored_at.shard_id.is_empty()
                 || match map.range(stored_at.attempt.end, &stored_at.shard_id) {
                     Some((first, last)) => (first..=last).contains(&hash_key),
                     None => map.open_shards() == 0,
@@ -367,18 +378,11 @@ impl<T> Stream<T> {
         }
     }
 
-    fn refused(
-        &mut self,
-        now: Instant,
-        sent: Instant,
-        record: KinesisRecord<T>,
-        error: &Arc<AttemptError>,
-        context: &mut Context<T>,
-    ) {
+    fn refused(&mut self, now: Instant, record: KinesisRecord<T>, error: &Arc<AttemptError>, context: &mut Context<T>) {
         for user in record.into_users() {
             self.fail(now, user, AttemptError::clone(error), context);
         }
-        self.on_stream_not_found(now, sent, error, context);
+        self.on_stream_not_found(now, error, context);
     }
 
     /// Retries the user records of a Kinesis record after exponential backoff with full jitter. Fails those that have

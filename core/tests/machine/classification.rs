@@ -1,7 +1,7 @@
 //! Tests of every row of the classification table, through the whole state machine.
 
 use crate::rig::*;
-use kpl_core::{Config, Delivery, LogEvent, RecordReply, Reply, RequestError, UserRecord};
+use kpl_core::{Config, Delivery, LogEvent, RecordReply, Reply, RequestError, StreamSummary, UserRecord};
 
 const THROTTLED: &str = "ProvisionedThroughputExceededException";
 
@@ -222,8 +222,10 @@ fn internal_failures_and_unknown_codes_are_retried_with_growing_backoff() {
 
 #[test]
 fn a_reply_with_too_few_or_too_many_results_fails_all_records() {
-    for results in [0, 2] {
-        let (mut rig, tickets) = record_in_flight(&[1, 2]);
+    let mut rig = Rig::with_shards(Config::builder().aggregation_enabled(false), 1);
+    for results in [1, 3] {
+        let tickets = [rig.put(1, "a"), rig.put(2, "b")];
+        rig.run_for(100 * MS);
         rig.answer_records(vec![RecordReply::stored(shard_id(0), "1"); results]);
         for ticket in tickets {
             let failure = rig.failure(ticket);
@@ -232,6 +234,67 @@ fn a_reply_with_too_few_or_too_many_results_fails_all_records() {
             assert_eq!(failure.attempts.len(), 1);
         }
     }
+}
+
+#[test]
+fn a_reply_without_results_is_ambiguous_and_the_records_are_retried() {
+    let (mut rig, tickets) = record_in_flight(&[1, 2]);
+    rig.answer_records([]);
+    rig.run_for(100 * MS + MS);
+    rig.answer_records([RecordReply::stored(shard_id(0), "1")]);
+    for ticket in tickets {
+        let attempts = rig.receipt(ticket).attempts();
+        assert_eq!(attempts.iter().map(|attempt| attempt.is_ambiguous()).collect::<Vec<_>>(), [true, false]);
+    }
+}
+
+#[test]
+fn a_stored_record_without_a_shard_id_is_on_the_predicted_shard() {
+    let (mut rig, tickets) = record_in_flight(&[1, 2]);
+    rig.answer_records([RecordReply { shard_id: None, ..RecordReply::stored("", "1") }]);
+    for ticket in tickets {
+        let receipt = rig.receipt(ticket);
+        assert_eq!((receipt.shard_id(), receipt.sequence_number()), (&*shard_id(0), "1"));
+    }
+    assert!(rig.lists.is_empty(), "nothing contradicts the shard list");
+}
+
+#[test]
+fn a_stored_record_without_a_shard_id_and_without_a_prediction_is_success() {
+    let mut rig = Rig::new(Config::builder());
+    let tickets = [rig.put(1, "a"), rig.put(1, "b")];
+    let describe = rig.describes.remove(0);
+    rig.producer.handle_stream_summary(rig.now, &describe, Ok(StreamSummary::default()));
+    rig.run_for(5 * SEC);
+    assert_eq!(rig.shape(), [[2]], "aggregated by hash key");
+    let batch = rig.take_batch();
+    rig.answer_refreshes(&equal_shards(2));
+    rig.handle_reply(batch, Reply::Records(vec![RecordReply::stored("", "1")]));
+    for ticket in tickets {
+        assert_eq!((rig.receipt(ticket).shard_id(), rig.receipt(ticket).sequence_number()), ("", "1"));
+    }
+}
+
+#[test]
+fn denied_access_to_a_stream_that_stored_records_is_retried_if_configured() {
+    let denied = || failed(Delivery::Refused, "AccessDeniedException");
+    let config = || Config::builder().retry_if_denied(true);
+    let mut rig = Rig::with_shards(config(), 1);
+    let ticket = rig.put(1, "a");
+    for _ in 0..10 {
+        rig.run_until_sent();
+        rig.answer(denied());
+    }
+    rig.run_until_sent();
+    rig.answer_all_stored(&equal_shards(1));
+    assert_eq!(rig.receipt(ticket).attempts().len(), 11);
+
+    let mut never_stored = Rig::new(config());
+    let ticket = never_stored.put(1, "a");
+    never_stored.answer_refreshes(&equal_shards(1));
+    never_stored.run_until_sent();
+    never_stored.answer(denied());
+    assert_eq!(never_stored.failure(ticket).attempts.len(), 1);
 }
 
 #[test]
@@ -270,9 +333,7 @@ fn expired_credentials_are_retried() {
 
 #[test]
 fn permanent_errors_fail_at_once() {
-    for code in
-        ["AccessDeniedException", "ResourceNotFoundException", "KMSDisabledException", "UnknownOperationException"]
-    {
+    for code in ["AccessDeniedException", "KMSDisabledException", "UnknownOperationException", "HTTP 403", "HTTP 407"] {
         let (mut rig, tickets) = record_in_flight(&[1, 2]);
         rig.answer(failed(Delivery::Refused, code));
         for ticket in tickets {
@@ -280,13 +341,13 @@ fn permanent_errors_fail_at_once() {
             assert_eq!((&*failure.error.code, failure.attempts.len()), (code, 1));
             assert!(!failure.is_ambiguous());
         }
-        assert_eq!(rig.lists.is_empty(), code != "ResourceNotFoundException", "only then the shards may have changed");
+        assert!(rig.lists.is_empty(), "the shards have not changed");
     }
 }
 
 #[test]
 fn a_refused_request_is_split_until_the_invalid_record_is_alone() {
-    for code in ["InvalidArgumentException", "ValidationException", "SerializationException"] {
+    for code in ["InvalidArgumentException", "ValidationException", "SerializationException", "HTTP 413"] {
         let mut rig = Rig::with_shards(Config::builder().aggregation_enabled(false), 1);
         let tickets: Vec<u64> = (0..50).map(|key| rig.put(key, if key == 31 { "invalid" } else { "valid" })).collect();
         rig.run_for(100 * MS);

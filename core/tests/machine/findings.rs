@@ -90,7 +90,7 @@ fn an_incomplete_list_never_proves_that_a_shard_is_gone() {
 #[test]
 fn waiting_records_are_routed_again_if_their_shard_has_another_range() {
     let mut rig = Rig::with_shards(Config::builder().rate_limit_records_per_shard(1), 1);
-    let mut put_both = |rig: &mut Rig, wait| {
+    let put_both = |rig: &mut Rig, wait| {
         let tickets = [rig.put(5, "low"), rig.put(u128::MAX, "high")];
         rig.run_for(wait);
         tickets

@@ -497,7 +497,7 @@ fn a_description_that_fails_later_leaves_the_previous_one_in_use() {
     rig.producer.handle_stream_summary(rig.now, &describe, Ok(summary));
     rig.answer_refreshes(&equal_shards(1));
     rig.run_for(SEC);
-    rig.answer(kpl_core::Reply::Failed(error("ResourceNotFoundException"))); // requests the description again
+    rig.answer(not_found()); // requests the description again
     let describe = rig.describes.remove(0);
     let down = RequestError::new(Delivery::Unanswered, "Request Timeout", "no reply");
     rig.producer.handle_stream_summary(rig.now, &describe, Err(down));
@@ -558,23 +558,95 @@ fn a_switch_to_auto_distribution_is_detected_and_loses_nothing() {
     }
 }
 
+fn not_found() -> kpl_core::Reply {
+    kpl_core::Reply::Failed(error("ResourceNotFoundException"))
+}
+
 #[test]
 fn the_metadata_of_a_deleted_stream_is_forgotten() {
     let mut rig = Rig::with_shards(Config::builder(), 2);
     rig.run_for(5 * SEC);
-    let ticket = rig.put(1, "a");
-    rig.run_for(100 * MS);
-    rig.answer(kpl_core::Reply::Failed(error("ResourceNotFoundException")));
-    assert_eq!(&*rig.failure(ticket).error.code, "ResourceNotFoundException");
+    let tickets = [rig.put(10, "a"), rig.put(start_of(1, 2) - 1, "b")];
+    rig.run_until_sent();
+    rig.answer(not_found());
     assert_eq!((rig.lists.len(), rig.describes.len()), (1, 1), "recreated, the stream may have other shards");
     // Same shard ids, other ranges.
     let recreated = vec![shard(0, 0, 9), shard(1, 10, u128::MAX)];
     rig.answer_refreshes(&recreated);
-    let tickets = [rig.put(10, "a"), rig.put(u128::MAX, "b")];
-    rig.run_for(100 * MS);
+    rig.run_until_sent();
     assert_eq!(rig.shape(), [[2]]);
     rig.answer_all_stored(&recreated);
     assert_eq!(rig.receipt(tickets[0]).shard_id(), shard_id(1));
+}
+
+/// A new stream: for some seconds, some of the service's machines do not know it.
+#[test]
+fn a_stream_with_metadata_that_is_not_found_is_retried() {
+    let mut rig = Rig::with_shards(Config::builder(), 2);
+    let ticket = rig.put(1, "a");
+    for _ in 0..3 {
+        rig.run_until_sent();
+        rig.answer(not_found());
+        rig.run_for(SEC);
+        rig.answer_refreshes(&equal_shards(2));
+    }
+    rig.run_until_sent();
+    rig.answer_all_stored(&equal_shards(2));
+    assert_eq!(rig.receipt(ticket).attempts().len(), 4);
+}
+
+#[test]
+fn a_stream_that_is_not_found_fails_its_records_if_its_metadata_is_not_found_either() {
+    let mut rig = Rig::with_shards(Config::builder(), 2);
+    let ticket = rig.put(1, "a");
+    rig.run_until_sent();
+    rig.answer(not_found());
+    rig.run_for(SEC);
+    let request = rig.lists.remove(0);
+    rig.producer.handle_shards(rig.now, &request, Err(error("ResourceNotFoundException")));
+    rig.run_until_sent();
+    rig.answer(not_found());
+    let failure = rig.failure(ticket);
+    assert_eq!((&*failure.error.code, failure.attempts.len()), ("ResourceNotFoundException", 2));
+    let next = rig.put(1, "b");
+    rig.run_until_sent();
+    rig.answer(not_found());
+    assert_eq!(rig.failure(next).attempts.len(), 1);
+
+    let mut new = Rig::new(Config::builder().start_timeout(Duration::ZERO));
+    let ticket = new.put(1, "a");
+    new.run_until_sent();
+    new.answer(not_found());
+    assert_eq!(new.failure(ticket).attempts.len(), 1, "nothing shows that the stream exists");
+}
+
+/// Regression: the request was older than the last list, so no new list was requested, and the map stayed empty.
+#[test]
+fn the_shards_are_listed_again_after_a_late_reply_that_the_stream_is_not_found() {
+    let mut rig = Rig::with_shards(Config::builder(), 2);
+    rig.put(1, "a");
+    rig.run_until_sent();
+    let late = rig.take_batch();
+    rig.put(2, "b");
+    rig.run_until_sent();
+    rig.answer_records([RecordReply::stored(shard_id(1), "1")]);
+    rig.run_for(SEC);
+    rig.answer_refreshes(&equal_shards(2));
+    rig.handle_reply(late, not_found());
+    rig.run_for(SEC);
+    assert_eq!(rig.lists.len(), 1);
+}
+
+#[test]
+fn a_throttled_list_is_requested_again_within_two_seconds() {
+    let mut rig = Rig::new(Config::builder());
+    rig.put(1, "a");
+    for _ in 0..20 {
+        let request = rig.lists.remove(0);
+        rig.producer.handle_shards(rig.now, &request, Err(error("LimitExceededException")));
+        rig.run_for(2 * SEC);
+        assert_eq!(rig.lists.len(), 1);
+    }
 }
 
 #[test]
