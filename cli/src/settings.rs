@@ -49,6 +49,9 @@ pub(crate) struct Settings {
     /// Whether a throttled line fails at once instead of waiting for its shard [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     fail_if_throttled: Option<bool>,
+    /// Whether lines wait when access is denied after lines were stored, instead of failing at once [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    retry_if_denied: Option<bool>,
     /// Kinesis records per second for one shard [default: 1000]
     #[arg(long, value_name = "N")]
     rate_limit_records_per_shard: Option<u64>,
@@ -92,9 +95,10 @@ impl Settings {
         self
     }
 
-    /// Disables expiry, unless an option sets it.
-    pub(crate) fn without_time_to_live(mut self) -> Self {
+    /// Lets no line fail for a reason that may pass, unless an option says otherwise.
+    pub(crate) fn until_all_are_put(mut self) -> Self {
         self.record_ttl.get_or_insert(Duration::MAX);
+        self.retry_if_denied.get_or_insert(true);
         self
     }
 
@@ -116,7 +120,7 @@ impl Settings {
             aggregation_enabled, aggregation_max_count, aggregation_max_size as bytes, collection_max_count,
             collection_max_size as bytes, collection_max_size_per_shard as bytes, record_max_buffered_time, record_ttl,
             start_timeout, max_shard_backlog as Some, consumers as |name: String| consumers(&name),
-            fail_if_throttled, rate_limit_records_per_shard, rate_limit_bytes_per_shard, max_in_flight_requests,
+            fail_if_throttled, retry_if_denied, rate_limit_records_per_shard, rate_limit_bytes_per_shard, max_in_flight_requests,
             request_timeout, retry_backoff_min, retry_backoff_max, max_outstanding_records,
             max_outstanding_bytes as bytes, max_record_size as |size| Some(bytes(size)),
             record_distribution as |name: String| distribution(&name), seed
@@ -176,8 +180,8 @@ mod tests {
     fn every_field_can_be_set() {
         let all = "--aggregation-enabled false --aggregation-max-count 7 --aggregation-max-size 25KiB \
             --collection-max-count 8 --collection-max-size 1MiB --collection-max-size-per-shard 9 \
-            --record-max-buffered-time 10ms --record-ttl never --fail-if-throttled --rate-limit-records-per-shard 11 \
-            --rate-limit-bytes-per-shard 2048 --max-in-flight-requests 12 --request-timeout 13s \
+            --record-max-buffered-time 10ms --record-ttl never --fail-if-throttled --retry-if-denied \
+            --rate-limit-records-per-shard 11 --rate-limit-bytes-per-shard 2048 --max-in-flight-requests 12 --request-timeout 13s \
             --retry-backoff-min 14ms --retry-backoff-max 15s --max-outstanding-records 16 --max-outstanding-bytes 1GiB \
             --max-record-size 2MiB --record-distribution by-key --seed 17";
         let expected = Config::builder()
@@ -190,6 +194,7 @@ mod tests {
             .record_max_buffered_time(Duration::from_millis(10))
             .record_ttl(Duration::MAX)
             .fail_if_throttled(true)
+            .retry_if_denied(true)
             .rate_limit_records_per_shard(11)
             .rate_limit_bytes_per_shard(2048)
             .max_in_flight_requests(12)

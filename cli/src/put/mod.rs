@@ -129,7 +129,7 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
     let mut interrupts = Interrupts::listen()?;
     let keys = args.key.source();
     check(&args.stream, &keys)?;
-    let settings = args.settings.without_time_to_live();
+    let settings = args.settings.until_all_are_put();
     let settings = if args.emulator.is_unlimited() { settings.without_shard_limits() } else { settings };
     let config = metrics::enable(&settings.config()?, args.metrics_port)?;
     // Dropping this variable stops the emulator.

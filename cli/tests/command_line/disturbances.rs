@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kpl_emulator::{Faults, OperationFault, ServiceError};
 
-use crate::rig::{Kinesis, command, end, kpl, wait_until};
+use crate::rig::{Kinesis, command, end, kpl, start, wait_until};
 
 #[test]
 fn summary_is_correct_after_restarts_of_the_service() {
@@ -88,16 +88,43 @@ fn an_outage_is_reported_and_no_line_is_lost_or_sent_twice() {
     assert_eq!(kinesis.data(), [b"1", b"2"]);
 }
 
+/// Denies access to an operation.
+fn denied(operation: &'static str) -> Faults {
+    let error = Some(ServiceError::denied(operation));
+    let fault = OperationFault { operation, latency: Duration::ZERO, error, first: None };
+    Faults { operations: vec![fault], ..Faults::default() }
+}
+
+#[test]
+fn lines_wait_while_a_permission_is_removed() {
+    let kinesis = Kinesis::start(2);
+    let (mut child, mut stdin) = start(&format!("put --json {} --key k", kinesis.args()), b"1\n");
+    wait_until("the first line arrives", || kinesis.read().len() == 1);
+    std::thread::sleep(Duration::from_millis(200)); // until the reply arrives
+    kinesis.emulator.set_faults(denied("PutRecords"));
+    stdin.write_all(b"2\n").unwrap();
+    let mut messages = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let stall = messages.find(|message| message.contains("no result for 1")).unwrap();
+    assert!(stall.contains("1 lines are outstanding") && stall.contains("AccessDeniedException"), "{stall}");
+    kinesis.emulator.set_faults(Faults::default());
+    drop(stdin);
+    let run = end(child);
+    assert_eq!((run.code(), &run.json()["succeeded"]), (0, &2.into()), "{run:#?}");
+    assert_eq!(kinesis.data(), [b"1", b"2"]);
+}
+
+#[test]
+fn without_any_line_stored_a_missing_permission_fails_lines_at_once() {
+    let kinesis = Kinesis::start(2);
+    kinesis.emulator.set_faults(denied("PutRecords"));
+    let run = kpl(&format!("put --json {} --key k", kinesis.args()), b"1\n");
+    assert_eq!((run.code(), &run.json()["failed"]), (1, &1.into()), "{run:#?}");
+}
+
 #[test]
 fn a_missing_permission_is_reported_once() {
     let kinesis = Kinesis::start(2);
-    let denied = |operation| OperationFault {
-        operation,
-        latency: Duration::ZERO,
-        error: Some(ServiceError::denied(operation)),
-        first: None,
-    };
-    kinesis.emulator.set_faults(Faults { operations: vec![denied("ListShards")], ..Faults::default() });
+    kinesis.emulator.set_faults(denied("ListShards"));
     let input: Vec<u8> = (0..3_000).flat_map(|n| format!("key-{} {n}\n", n % 20).into_bytes()).collect();
     let run = kpl(&format!("put --json {} --key-field 1", kinesis.args()), &input);
     assert_eq!((run.code(), &run.json()["succeeded"]), (0, &3_000.into()), "{run:#?}");

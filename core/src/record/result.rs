@@ -24,7 +24,8 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Returns the ID of the shard that stored the record, such as `shardId-000000000000`.
+    /// Returns the ID of the shard that stored the record, such as `shardId-000000000000`. If the reply did not name it,
+    /// it is the predicted one; without a prediction, it is empty.
     pub fn shard_id(&self) -> &str {
         &self.stored_at.shard_id
     }

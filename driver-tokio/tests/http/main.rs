@@ -11,6 +11,8 @@ mod connections;
 mod from_env;
 #[path = "../../../tests/http/records.rs"]
 mod records;
+#[path = "../../../tests/http/replies.rs"]
+mod replies;
 #[path = "../../../tests/http/rig.rs"]
 mod rig;
 #[path = "../../../tests/http/start.rs"]

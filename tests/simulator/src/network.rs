@@ -28,6 +28,7 @@ pub(crate) enum Garbled {
     NoResults,
     EmptySequenceNumber,
     EmptyResults,
+    NoShardIds,
 }
 
 impl Fate {
@@ -50,7 +51,11 @@ impl Fate {
             Self::Served {
                 request_delay,
                 reply_delay: if c.chance(network.reply_lost) { None } else { Some(reply_delay) },
-                garbled: if c.chance(network.garbled) { Some(c.pick(&all)) } else { None },
+                garbled: if c.chance(network.garbled) {
+                    Some(c.pick(&all))
+                } else {
+                    c.chance(network.unnamed_shards).then_some(Garbled::NoShardIds)
+                },
             }
         }
     }
@@ -75,6 +80,7 @@ impl Garbled {
                     record.sequence_number = Some(String::new());
                 }
             }
+            Self::NoShardIds => records.iter_mut().for_each(|record| record.shard_id = None),
             Self::EmptyResults => records.iter_mut().for_each(|record| *record = RecordReply::default()),
         }
     }

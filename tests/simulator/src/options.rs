@@ -70,6 +70,7 @@ pub(crate) struct Settings {
     /// Whether all consumers accept aggregates on any shard.
     pub(crate) any_shard: bool,
     pub(crate) fail_if_throttled: bool,
+    pub(crate) retry_if_denied: bool,
     /// Whether the configuration has the record size limit and the record distribution of a stream's description.
     pub(crate) description_given: bool,
     pub(crate) seed: u64,
@@ -90,6 +91,8 @@ pub(crate) struct Network {
     pub(crate) http_500: u8,
     /// Replies with too many or too few results, or with empty results.
     pub(crate) garbled: u8,
+    /// Replies without the ids of shards.
+    pub(crate) unnamed_shards: u8,
     /// The number of outages. During an outage, no request arrives.
     pub(crate) outages: usize,
     /// The maximum duration of an outage.
@@ -107,6 +110,12 @@ pub(crate) struct Service {
     pub(crate) refused: u8,
     /// Whether the code of a refused request is a permanent error.
     pub(crate) permanent: bool,
+    /// Whether a gateway refuses requests, with the status alone.
+    pub(crate) status_only: bool,
+    /// The maximum size of a request that the gateway accepts. Each record alone is smaller.
+    pub(crate) request_size_max: Option<usize>,
+    /// The time for which half of the requests do not find a new stream.
+    pub(crate) unknown_for: Duration,
     /// Failed requests for the shard list.
     pub(crate) list_fails: u8,
     /// The additional latency of a shard list.
@@ -188,6 +197,7 @@ impl Options {
                 Ending::RuntimeEnds,
             ]),
         };
+        options.add_later_faults();
         if c.chance(40) {
             options.end_faults(c);
         }
@@ -203,6 +213,19 @@ impl Options {
             options.callers.put_timeout = None;
         }
         options
+    }
+
+    /// Samples the faults that this simulator got last. They come from the seed of the settings, so that older worlds
+    /// without them stay as they are.
+    fn add_later_faults(&mut self) {
+        let mut rng = fastrand::Rng::with_seed(self.config.seed);
+        let mut one_in = |n: u32| rng.u32(..n) == 0;
+        let Self { work, config, network, service, .. } = self;
+        config.retry_if_denied = one_in(4);
+        network.unnamed_shards = if one_in(12) { 40 } else { 0 };
+        service.status_only = one_in(4);
+        service.request_size_max = one_in(12).then_some(work.size_max + 2_000);
+        service.unknown_for = if one_in(8) { ms(5_000) } else { Duration::ZERO };
     }
 
     /// Leaves the load as the only trouble: some promises can be judged only where records are sent once.
@@ -279,6 +302,7 @@ impl Settings {
             max_shard_backlog: c.pick(&[None, None, Some(ms(200)), Some(ms(3_600_000))]),
             any_shard: c.chance(30),
             fail_if_throttled: c.chance(40),
+            retry_if_denied: false,
             description_given: c.chance(40),
             seed: c.int(1..=u64::from(u32::MAX)),
         }
@@ -295,6 +319,7 @@ impl Network {
             reply_lost: rate(c),
             http_500: rate(c),
             garbled: if c.chance(64) { rate(c) } else { 0 },
+            unnamed_shards: 0,
             outages: if c.chance(80) { c.int(1..=3) } else { 0 },
             outage_max: c.pick(&[ms(500), ms(5_000), ms(12_000)]),
             jumps: if c.chance(50) { 5 } else { 0 },
@@ -310,6 +335,9 @@ impl Service {
             internal_failure: rate(c),
             refused: if c.chance(100) { rate(c) } else { 0 },
             permanent: c.chance(64),
+            status_only: false,
+            request_size_max: None,
+            unknown_for: Duration::ZERO,
             list_fails: rate(c),
             list_delay: c.pick(&[Duration::ZERO, Duration::ZERO, Duration::ZERO, ms(400), ms(3_000)]),
             list_denied: c.chance(25),

@@ -21,7 +21,16 @@ use crate::workload::OTHERS;
 const TRANSIENT: [&str; 5] =
     ["ExpiredTokenException", "ThrottlingException", "InternalFailure", "KMSThrottlingException", "SomethingNew"];
 /// Error codes of refused requests that are not retried.
-pub(crate) const PERMANENT: [&str; 3] = ["AccessDeniedException", "KMSDisabledException", "UnknownOperationException"];
+const PERMANENT: [&str; 3] = [DENIED, "KMSDisabledException", "UnknownOperationException"];
+pub(crate) const DENIED: &str = "AccessDeniedException";
+/// The same by a gateway, and throttling by it.
+pub(crate) const GATEWAY_DENIED: &str = "HTTP 403";
+pub(crate) const GATEWAY_THROTTLED: &str = "HTTP 429";
+
+/// Whether records that fail with this code are not retried, unless `retry_if_denied` says so.
+pub(crate) fn is_permanent(code: &str) -> bool {
+    PERMANENT.contains(&code) || code == GATEWAY_DENIED
+}
 
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -39,6 +48,7 @@ pub(crate) struct Stream {
     /// The number of times that a stream of this name was created.
     pub(crate) incarnation: u32,
     auto: bool,
+    created_at: Instant,
     /// The open shards before each reshard.
     past: Vec<Vec<ListedShard>>,
 }
@@ -62,6 +72,7 @@ impl Service {
             exists: false,
             incarnation: 0,
             auto: service.auto,
+            created_at: now,
             past: Vec::new(),
         });
         let mut this = Self { kinesis, options: service.clone(), streams: streams.collect(), healed: false };
@@ -91,12 +102,33 @@ impl Service {
     }
 
     /// Returns the error if the request is refused as a whole.
-    pub(crate) fn refusal(&self, c: &mut Choices<'_, '_>) -> Option<RequestError> {
-        if self.healed || !c.chance(self.options.refused) {
+    pub(crate) fn refusal(
+        &self,
+        now: Instant,
+        stream: usize,
+        records: &[PutRecordsEntry],
+        c: &mut Choices<'_, '_>,
+    ) -> Option<RequestError> {
+        let refused = |code: &str| Some(RequestError::new(Delivery::Refused, code, "injected fault"));
+        let size = || records.iter().map(PutRecordsEntry::size).sum::<usize>();
+        if self.healed {
+            return None;
+        }
+        if self.options.request_size_max.is_some_and(|max| size() > max) {
+            return refused("HTTP 413");
+        }
+        if now < self.streams[stream].created_at + self.options.unknown_for && c.chance(128) {
+            return refused("ResourceNotFoundException");
+        }
+        if !c.chance(self.options.refused) {
             return None;
         }
         let code = if self.options.permanent { c.pick(&PERMANENT) } else { c.pick(&TRANSIENT) };
-        Some(RequestError::new(Delivery::Refused, code, "injected fault"))
+        refused(match code {
+            DENIED if self.options.status_only => GATEWAY_DENIED,
+            "ThrottlingException" if self.options.status_only => GATEWAY_THROTTLED,
+            code => code,
+        })
     }
 
     pub(crate) fn put_records(&mut self, now: Instant, stream: &str, records: Vec<PutRecordsEntry>) -> Reply {
@@ -227,10 +259,11 @@ impl Service {
 
     /// Creates a stream if it does not exist.
     pub(crate) fn create(&mut self, now: Instant, stream: usize) {
-        let Stream { name, shards, exists, incarnation, auto, past } = &mut self.streams[stream];
+        let Stream { name, shards, exists, incarnation, auto, past, created_at } = &mut self.streams[stream];
         if *exists {
             return;
         }
+        *created_at = now;
         // A stream that is created again may have another number of shards.
         let shards = *shards + *incarnation % 3;
         let request = CreateStream {

@@ -454,6 +454,7 @@ fn config(options: &Options, record_size_max: usize) -> Config {
         .max_shard_backlog(settings.max_shard_backlog)
         .consumers(if settings.any_shard { Consumers::AnyShard } else { Consumers::Kcl })
         .fail_if_throttled(settings.fail_if_throttled)
+        .retry_if_denied(settings.retry_if_denied)
         .seed(settings.seed)
         .build();
     config.unwrap_or_else(|error| unreachable!("options are valid: {error}"))

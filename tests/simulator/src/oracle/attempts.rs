@@ -1,8 +1,8 @@
-use kpl_core::{Attempt, AttemptError, Instant, RecordResult};
+use kpl_core::{Attempt, Instant, RecordResult};
 use rustc_hash::FxHashSet;
 
 use super::{Check, Facts, Put, broken};
-use crate::service::PERMANENT;
+use crate::service::{DENIED, GATEWAY_DENIED, is_permanent};
 
 const PROMISE: &str = "attempts report each request, are ambiguous only if a reply is missing, and end at a permanent \
                        error";
@@ -21,6 +21,9 @@ impl Attempts {
 
     pub(super) fn resolved(&self, facts: &Facts, put: &Put, ticket: u64, result: &RecordResult) -> Check {
         let (mut last_end, mut is_over) = (put.at, false);
+        let may_be_allowed =
+            |code: &str| facts.options.config.retry_if_denied && matches!(code, DENIED | GATEWAY_DENIED);
+        let ends = |code: &str| is_permanent(code) && !may_be_allowed(code);
         let mut check = |attempt: &Attempt| {
             // The runtime may end before a request that is due is sent.
             let unsent = || facts.runtime_ended && attempt.error.as_ref().is_some_and(|error| &*error.code == "Closed");
@@ -30,7 +33,7 @@ impl Attempts {
             if attempt.start < last_end {
                 return broken!("record {ticket}, put at {:?}, has an attempt out of order: {attempt:?}", put.at);
             }
-            if std::mem::replace(&mut is_over, attempt.error.as_ref().is_some_and(|error| is_permanent(error))) {
+            if std::mem::replace(&mut is_over, attempt.error.as_ref().is_some_and(|error| ends(&error.code))) {
                 return broken!("record {ticket} is sent again after a permanent error: {attempt:?}");
             }
             last_end = attempt.end;
@@ -67,8 +70,4 @@ impl Attempts {
         }
         Ok(())
     }
-}
-
-fn is_permanent(error: &AttemptError) -> bool {
-    PERMANENT.contains(&&*error.code) || &*error.code == "ResourceNotFoundException"
 }

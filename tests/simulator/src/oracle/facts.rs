@@ -64,13 +64,17 @@ pub(super) struct StreamFacts {
     pub(super) list_settled_at: Instant,
     /// The time of the first shard list since the stream was started.
     pub(super) shards_known_at: Instant,
+    /// Whether a reply did not find the stream, and no shard list has come since.
+    pub(super) not_found: bool,
+    /// The time of the first reply since the stream was started that says that a record is stored.
+    pub(super) stored_at: Instant,
     /// The number of outstanding records that were due before the first shard list.
     pub(super) unpredicted: usize,
     /// Whether the service has throttled a record.
     pub(super) throttled: bool,
     /// Whether the producer's shards stay the same as the service's for the whole run.
     pub(super) steady: bool,
-    /// Whether the stream has the same shards for the whole run.
+    /// Whether the stream has the same shards for the whole run, and the producer does not forget them.
     pub(super) has_fixed_shards: bool,
 }
 
@@ -98,7 +102,7 @@ impl StreamFacts {
             self.started_at = now;
             self.starts += 1;
             [self.described_at, self.description_settled_at, self.list_settled_at] = self.metadata_at_start;
-            self.shards_known_at = Instant::NEVER;
+            (self.shards_known_at, self.stored_at) = (Instant::NEVER, Instant::NEVER);
             self.last_used = now;
         }
     }
@@ -138,7 +142,11 @@ impl Facts {
             service.internal_failure,
             service.refused,
         ];
-        rates.into_iter().any(|rate| rate > 0) || self.options.callers.panics > 0 || service.record_kib.is_some()
+        rates.into_iter().any(|rate| rate > 0)
+            || self.options.callers.panics > 0
+            || service.record_kib.is_some()
+            || service.request_size_max.is_some()
+            || !service.unknown_for.is_zero()
     }
 
     /// Whether nothing delays records but metadata and the shards' rate limits, and the shards stay the same.

@@ -25,12 +25,13 @@ mod time_to_live;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kpl_core::{Instant, RecordResult, RequestError, ShardPage, StreamSummary, UserRecord};
+use kpl_core::{Instant, RecordResult, Reply, RequestError, ShardPage, StreamSummary, UserRecord};
 use kpl_emulator::Kinesis;
 use kpl_emulator::api::PutRecordsEntry;
 
+use crate::network::Garbled;
 use crate::options::Options;
-use crate::service::PERMANENT;
+use crate::service::{GATEWAY_THROTTLED, is_permanent};
 use crate::subject::{Counts, Refusal};
 use crate::workload::fingerprint;
 
@@ -74,6 +75,8 @@ struct Put {
     requests: usize,
     /// Whether a request with the record got no reply, or a garbled one.
     unanswered: bool,
+    /// Whether a reply did not say on which shard the record was stored. The prediction may be wrong.
+    has_unnamed_shard: bool,
     /// Whether the record met two streams of one name, whose shards have the same names and different ranges. It was
     /// stored before the producer had the new stream's shards, or its stream was deleted before it was resolved. Also
     /// true if the producer could not detect that the stream ignores hash keys. `consumed` skips these records.
@@ -127,6 +130,7 @@ impl Oracle {
         let steady = service.reshards == 0
             && service.recreations == 0
             && service.list_wrong == 0
+            && service.unknown_for.is_zero()
             && !service.auto
             && service.auto_switches == 0;
         // With the description in the configuration, the producer does not request it.
@@ -144,10 +148,12 @@ impl Oracle {
             description_settled_at: summary_at,
             list_settled_at: shards_at,
             shards_known_at: Instant::NEVER,
+            not_found: false,
+            stored_at: Instant::NEVER,
             unpredicted: 0,
             throttled: false,
             steady,
-            has_fixed_shards: service.reshards == 0 && service.recreations == 0,
+            has_fixed_shards: service.reshards == 0 && service.recreations == 0 && service.unknown_for.is_zero(),
         };
         let facts = Facts {
             late: Duration::ZERO,
@@ -205,6 +211,7 @@ impl Oracle {
             flushed_at: None,
             requests: 0,
             unanswered: false,
+            has_unnamed_shard: false,
             spans_recreation: false,
             reads: 0,
             read_at_receipt: false,
@@ -253,7 +260,7 @@ impl Oracle {
         about.last_used = now;
         put.spans_recreation |= about.deleted_at.is_some_and(|deleted_at| put.at <= deleted_at);
         // Without a shard list, the producer cannot detect that the stream ignores hash keys.
-        let without_list = about.shards_known_at == Instant::NEVER || put.unpredicted;
+        let without_list = about.shards_known_at == Instant::NEVER || about.not_found || put.unpredicted;
         put.spans_recreation |= without_list && self.facts.options.service.auto_switches > 0;
         about.unpredicted -= usize::from(put.unpredicted);
         time_to_live::resolved(&self.facts, now, put, ticket, result)?;
@@ -335,9 +342,30 @@ impl Oracle {
         if !self.facts.codes.contains(code) {
             self.facts.codes.insert(code.into());
         }
-        if matches!(code, "ProvisionedThroughputExceededException" | "ThrottlingException") {
+        if matches!(code, "ProvisionedThroughputExceededException" | "ThrottlingException" | GATEWAY_THROTTLED) {
             self.facts.streams[stream].throttled = true;
         }
+        self.facts.streams[stream].not_found |= code == "ResourceNotFoundException";
+    }
+
+    /// The service has stored a record of a stream, and its reply says so.
+    pub(crate) fn stored(&mut self, now: Instant, stream: usize) {
+        let about = &mut self.facts.streams[stream];
+        about.stored_at = about.stored_at.min(now);
+    }
+
+    /// The reply to the request with these records was garbled.
+    pub(crate) fn garbled(&mut self, garbled: Garbled, reply: &Reply, records: &[PutRecordsEntry]) {
+        if matches!(garbled, Garbled::NoShardIds) {
+            for ticket in consumed::tickets(records) {
+                if let Some(put) = self.puts.get_mut(ticket as usize) {
+                    put.has_unnamed_shard = true;
+                }
+            }
+            return;
+        }
+        self.facts.count_mismatch |= matches!(reply, Reply::Records(results) if !results.is_empty());
+        self.unanswered(records);
     }
 
     /// The request with these records got no reply, or a garbled one.
@@ -386,6 +414,7 @@ impl Oracle {
         if is_settled(reply) {
             about.list_settled_at = about.list_settled_at.min(now);
         }
+        about.not_found &= reply.is_err();
         if reply.is_ok() && about.shards_known_at == Instant::NEVER {
             about.shards_known_at = now;
             // The outstanding records may have been sent before the list, without a predicted shard.
@@ -458,6 +487,6 @@ impl Oracle {
 
 /// Whether a metadata request succeeded, or failed with an error that will not pass.
 fn is_settled<R>(reply: &Result<R, RequestError>) -> bool {
-    let is_permanent = |code: &str| PERMANENT.contains(&code) || code == "ResourceNotFoundException";
-    reply.as_ref().err().is_none_or(|error| is_permanent(&error.code))
+    let is_final = |code: &str| is_permanent(code) || code == "ResourceNotFoundException";
+    reply.as_ref().err().is_none_or(|error| is_final(&error.code))
 }

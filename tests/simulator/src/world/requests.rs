@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kpl_core::{Instant, ListShardsRequest, Reply};
+use kpl_core::{Instant, ListShardsRequest, RecordReply, Reply};
 use kpl_emulator::api::PutRecordsEntry;
 
 use super::{Event, STALE_SHARDS_MAX, World};
@@ -76,15 +76,14 @@ impl World<'_, '_> {
                 (Some(reply_delay), Reply::Failed(network::http_500()))
             }
             Handling::Served { reply_delay, garbled } => {
-                let mut reply = match self.service.refusal(&mut self.choices) {
+                let mut reply = match self.service.refusal(self.now, stream, &records, &mut self.choices) {
                     Some(refusal) => Reply::Failed(refusal),
                     None => self.store(stream, records),
                 };
                 if let Some(garbled) = garbled.filter(|_| matches!(reply, Reply::Records(_))) {
                     garbled.apply(&mut reply);
-                    self.oracle.facts.count_mismatch = true;
                     if let Some(Request::Put { records, .. }) = self.requests.get(&id) {
-                        self.oracle.unanswered(records);
+                        self.oracle.garbled(garbled, &reply, records);
                     }
                 }
                 (reply_delay, reply)
@@ -114,6 +113,11 @@ impl World<'_, '_> {
                 note!(self.trace, self.now, "the reply to request {} arrives: {}", id, Brief(reply));
                 match reply {
                     Reply::Records(results) => {
+                        let is_stored =
+                            |result: &RecordReply| result.sequence_number.as_ref().is_some_and(|n| !n.is_empty());
+                        if results.iter().any(is_stored) {
+                            self.oracle.stored(self.now, *stream);
+                        }
                         for code in results.iter().filter_map(|result| result.error_code.as_ref()) {
                             self.oracle.error(*stream, code);
                         }
