@@ -78,8 +78,9 @@ struct LingeringCheck {
     bytes_put: u64,
     /// Whether anything has changed since then.
     is_stale: bool,
-    /// Whether a put was refused because the producer was full, and none was accepted since.
-    is_wanted: bool,
+    /// The size of the last record that was refused because the producer was full. `None` if one was accepted since, or
+    /// there is room for it.
+    refused_size: Option<usize>,
 }
 
 /// The error of [`Producer::put`], with the record and its ticket.
@@ -136,7 +137,7 @@ impl<T> Producer<T> {
                 records_put: 0,
                 bytes_put: 0,
                 is_stale: false,
-                is_wanted: false,
+                refused_size: None,
             },
         }
     }
@@ -154,6 +155,7 @@ impl<T> Producer<T> {
         }
         let size = record.size();
         if let Some(full) = self.full(size) {
+            self.lingering_check.refused_size = Some(size);
             self.send_lingering_for_put(now);
             return Err(PutError::Full { full, record, ticket });
         }
@@ -206,7 +208,7 @@ impl<T> Producer<T> {
         self.latest_put = put_at;
         context.stats.user_records_put += 1;
         self.bytes_put += size as u64;
-        (self.lingering_check.is_stale, self.lingering_check.is_wanted) = (true, false);
+        (self.lingering_check.is_stale, self.lingering_check.refused_size) = (true, None);
         let generation = context.outstanding.admit(put_at, size);
         let user = Pending { entry: record.entry, ticket, put_at, generation, failed: FailedAttempts::default() };
         let deadline = put_at + max_wait;
@@ -226,7 +228,6 @@ impl<T> Producer<T> {
     fn send_lingering_for_put(&mut self, now: Instant) {
         let (LingeringCheck { at, records_put, bytes_put, is_stale, .. }, config) =
             (self.lingering_check, &self.context.config);
-        self.lingering_check.is_wanted = true;
         let has_accepted_quarter = self.context.stats.user_records_put - records_put
             >= config.max_outstanding_records() as u64 / 4
             || self.bytes_put - bytes_put >= config.max_outstanding_bytes() as u64 / 4;
@@ -241,7 +242,8 @@ impl<T> Producer<T> {
     /// if no request is in flight.
     fn send_lingering(&mut self, now: Instant) {
         let (records_put, bytes_put) = (self.context.stats.user_records_put, self.bytes_put);
-        self.lingering_check = LingeringCheck { at: now, records_put, bytes_put, is_stale: false, is_wanted: true };
+        let refused_size = self.lingering_check.refused_size;
+        self.lingering_check = LingeringCheck { at: now, records_put, bytes_put, is_stale: false, refused_size };
         let (mut records, mut bytes) = (0, 0);
         for stream in self.streams.iter_mut() {
             let lingering = stream.lingering();
@@ -569,8 +571,9 @@ impl<T> Producer<T> {
     /// Adds the actions for flushes that are complete and for metrics that are due, after an event.
     fn finish(&mut self, now: Instant) {
         self.lingering_check.is_stale = true;
-        if self.lingering_check.is_wanted {
-            self.send_lingering(now);
+        match self.lingering_check.refused_size {
+            Some(size) if self.full(size).is_some() => self.send_lingering(now),
+            _ => self.lingering_check.refused_size = None,
         }
         while let Some(flush) = self.context.outstanding.pop_flushed() {
             self.context.actions.push_back(Action::FlushDone(flush));
