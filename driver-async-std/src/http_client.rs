@@ -22,7 +22,7 @@
 
 mod curl;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_smithy_runtime_api::client::http::{
@@ -35,9 +35,11 @@ use aws_smithy_types::body::SdkBody;
 use futures_util::io::Cursor;
 use http_client::http_types::headers::HeaderValue;
 use isahc::tls::{TlsConfig, TrustStore};
+use kpl_driver::fresh_pool_after_timeout;
 use openssl::x509::X509;
 
 use self::curl::{Curl, Timeouts};
+use crate::AsyncStd;
 
 pub use kpl_driver::CaBundleError;
 
@@ -84,20 +86,23 @@ pub fn dangerous_without_certificate_verification() -> SharedHttpClient {
 #[derive(Clone, Debug)]
 struct Surf {
     tls: TlsConfig,
-    client: Arc<OnceLock<surf::Client>>,
+    client: Arc<Mutex<Option<surf::Client>>>,
 }
 
 impl Surf {
     fn shared(tls: TlsConfig) -> SharedHttpClient {
-        SharedHttpClient::new(Self { tls, client: Arc::default() })
+        fresh_pool_after_timeout::<AsyncStd>(move || {
+            SharedHttpClient::new(Self { tls: tls.clone(), client: Arc::default() })
+        })
     }
 
     fn client(&self) -> Result<surf::Client, ConnectorError> {
-        if let Some(client) = self.client.get() {
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = &*client {
             return Ok(client.clone());
         }
         let curl = Curl::new(self.tls.clone()).map_err(|error| ConnectorError::other(error.into(), None))?;
-        Ok(self.client.get_or_init(|| surf::Client::with_http_client(curl)).clone())
+        Ok(client.insert(surf::Client::with_http_client(curl)).clone())
     }
 }
 

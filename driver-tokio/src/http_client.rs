@@ -25,8 +25,11 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::http::{HttpClient, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use kpl_driver::fresh_pool_after_timeout;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+
+use crate::Tokio;
 
 pub use kpl_driver::CaBundleError;
 
@@ -34,7 +37,7 @@ pub use dangerous::dangerous_without_certificate_verification;
 
 /// Returns a client that trusts the machine's certificate authorities.
 pub fn new() -> SharedHttpClient {
-    SharedHttpClient::new(Pooled::new(TlsContext::default()))
+    Pooled::shared(TlsContext::default())
 }
 
 /// Returns a client that trusts the certificate authorities in `pem` in addition to the machine's. `pem` is one or more
@@ -56,7 +59,7 @@ pub fn with_ca_bundle(pem: &[u8]) -> Result<SharedHttpClient, CaBundleError> {
     }
     let trusted = TrustStore::default().with_pem_certificate(pem);
     let context = TlsContext::builder().with_trust_store(trusted).build().map_err(|cause| error(cause.to_string()))?;
-    Ok(SharedHttpClient::new(Pooled::new(context)))
+    Ok(Pooled::shared(context))
 }
 
 /// The SDK's connector with proxies, which the SDK's builder of HTTP clients does not support.
@@ -71,8 +74,10 @@ struct Pooled {
 type Timeouts = (Option<Duration>, Option<Duration>);
 
 impl Pooled {
-    fn new(tls: TlsContext) -> Self {
-        Self { tls, connectors: Arc::default() }
+    fn shared(tls: TlsContext) -> SharedHttpClient {
+        fresh_pool_after_timeout::<Tokio>(move || {
+            SharedHttpClient::new(Self { tls: tls.clone(), connectors: Arc::default() })
+        })
     }
 }
 

@@ -196,6 +196,7 @@ struct BrokenClient<const FAULT: usize>(Tokio);
 const IGNORES_THE_CA_BUNDLE: usize = 0;
 const NO_ERROR_IS_AMBIGUOUS: usize = 1;
 const MIXES_UP_REPLIES: usize = 2;
+const KEEPS_DEAD_CONNECTIONS: usize = 3;
 
 impl<const FAULT: usize> Default for BrokenClient<FAULT> {
     fn default() -> Self {
@@ -224,6 +225,7 @@ impl<const FAULT: usize> AwsRuntime for BrokenClient<FAULT> {
             MIXES_UP_REPLIES => {
                 Ok(SharedHttpClient::new(MixedClient { client: Tokio::http_client(ca_pem)?, late: Arc::default() }))
             }
+            KEEPS_DEAD_CONNECTIONS => Ok(aws_smithy_http_client::Builder::new().build_http()),
             _ => Tokio::http_client(ca_pem),
         }
     }
@@ -343,4 +345,10 @@ fn a_client_whose_errors_are_never_ambiguous_is_found() {
 fn a_client_that_mixes_up_replies_is_found() {
     let verdict = verdict(|| conformance::http_client(&BrokenClient::<MIXES_UP_REPLIES>::default()));
     assert!(verdict.contains("reaches no other request"), "{verdict}");
+}
+
+#[test]
+fn a_client_that_keeps_dead_connections_is_found() {
+    let verdict = verdict(|| conformance::http_client(&BrokenClient::<KEEPS_DEAD_CONNECTIONS>::default()));
+    assert!(verdict.contains("connections that were idle are not used again"), "{verdict}");
 }

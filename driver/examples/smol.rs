@@ -30,7 +30,7 @@ use http_body_util::BodyExt;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Response, Uri};
 use kpl_driver::core::Instant;
-use kpl_driver::{AwsRuntime, Clock, Producer, Runtime, SharedAsyncSleep};
+use kpl_driver::{AwsRuntime, Clock, Producer, Runtime, SharedAsyncSleep, fresh_pool_after_timeout};
 use smol::Timer;
 use smol::fs::File;
 use smol::future::FutureExt;
@@ -82,10 +82,13 @@ impl AwsRuntime for Smol {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let (tls, idle) = (Arc::new(tls), Idle::default());
-        // The SDK calls this per request. Timeouts belong to the request; all requests share the connections.
-        Ok(http_client_fn(move |settings, _| {
-            SharedHttpConnector::new(Http { tls: tls.clone(), idle: idle.clone(), settings: settings.clone() })
+        let tls = Arc::new(tls);
+        Ok(fresh_pool_after_timeout::<Self>(move || {
+            let (tls, idle) = (tls.clone(), Idle::default());
+            // The SDK calls this per request. Timeouts belong to the request; all requests share the connections.
+            http_client_fn(move |settings, _| {
+                SharedHttpConnector::new(Http { tls: tls.clone(), idle: idle.clone(), settings: settings.clone() })
+            })
         }))
     }
 

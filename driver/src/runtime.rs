@@ -85,6 +85,8 @@ pub trait AwsRuntime: Runtime + Default {
     /// - reassemble a reply in pieces, and return an error for a reply that is cut off;
     /// - follow no redirects: the signature is valid for one host only;
     /// - reuse connections, and release the resources of requests that time out;
+    /// - after a timeout, not reuse connections that were idle: one dead connection is a sign that all are dead.
+    ///   [`fresh_pool_after_timeout`](crate::fresh_pool_after_timeout) does this for any client;
     /// - distinguish a refused connection from a timeout and from a lost reply: see
     ///   [`never_connected`](Self::never_connected).
     ///

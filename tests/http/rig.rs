@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each driver's tests use a part of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -125,4 +125,57 @@ pub(crate) fn ok(body: &str) -> Option<String> {
         "HTTP/1.1 200 OK\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     ))
+}
+
+/// A TCP proxy whose open connections can die without a reset, as behind a firewall that has forgotten them.
+pub(crate) struct Proxy {
+    addr: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+    /// The number of connections that are dead, from the first one.
+    dead: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    pub(crate) fn start(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (accepted, dead) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let proxy = Self { addr, accepted: accepted.clone(), dead: dead.clone() };
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (client, server) = (client.unwrap(), TcpStream::connect(target).unwrap());
+                let connection = accepted.fetch_add(1, Ordering::SeqCst);
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (from, to, dead) = (from.try_clone().unwrap(), to.try_clone().unwrap(), dead.clone());
+                    std::thread::spawn(move || forward(&from, &to, || connection < dead.load(Ordering::SeqCst)));
+                }
+            }
+        });
+        proxy
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Returns the number of connections so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Forwards nothing more on the connections so far. They stay open.
+    pub(crate) fn kill_connections(&self) {
+        self.dead.store(self.connections(), Ordering::SeqCst);
+    }
+}
+
+/// Forwards what arrives, or drops it if the connection is dead.
+fn forward(mut from: &TcpStream, mut to: &TcpStream, is_dead: impl Fn() -> bool) {
+    let mut buffer = [0; 16_384];
+    while let Ok(len @ 1..) = from.read(&mut buffer) {
+        if !is_dead() && to.write_all(&buffer[..len]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
 }

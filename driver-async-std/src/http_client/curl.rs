@@ -25,7 +25,8 @@ use tracing::instrument::WithSubscriber;
 /// A thread that runs curl, with a connection pool.
 ///
 /// A dropped request keeps its connection until its response or its timeout; then the connection is closed. So no
-/// request receives the response to another, and none stays open forever.
+/// request receives the response to another, and none stays open forever. A request that times out or is dropped ends the
+/// use of this value for new requests ([`fresh_pool_after_timeout`](kpl_driver::fresh_pool_after_timeout)).
 #[derive(Debug)]
 pub(super) struct Curl {
     client: isahc::HttpClient,

@@ -14,10 +14,13 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
 use hyper_util::rt::TokioExecutor;
+use kpl_driver::fresh_pool_after_timeout;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+
+use crate::Tokio;
 
 /// Returns a client that accepts any server certificate: **for tests only**. It encrypts, but a man in the middle can
 /// read and change the requests, including their signatures.
@@ -36,7 +39,10 @@ pub fn dangerous_without_certificate_verification() -> SharedHttpClient {
     tcp.set_nodelay(true);
     tcp.enforce_http(false);
     let https = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
-    SharedHttpClient::new(UnverifiedClient(Client::builder(TokioExecutor::new()).build(https.wrap_connector(tcp))))
+    let https = https.wrap_connector(tcp);
+    fresh_pool_after_timeout::<Tokio>(move || {
+        SharedHttpClient::new(UnverifiedClient(Client::builder(TokioExecutor::new()).build(https.clone())))
+    })
 }
 
 #[derive(Clone, Debug)]

@@ -15,6 +15,8 @@ mod records;
 mod replies;
 #[path = "../../../tests/http/rig.rs"]
 mod rig;
+#[path = "../../../tests/http/stalls.rs"]
+mod stalls;
 #[path = "../../../tests/http/start.rs"]
 mod start;
 #[path = "../../../tests/http/tls.rs"]

@@ -7,6 +7,7 @@ use std::io;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::dns::ResolveDnsError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::ConnectorError;
 use kpl_core::{Delivery, RequestError, code};
 
 /// Whether an error of the HTTP client means that no connection was established.
@@ -39,10 +40,8 @@ where
         _ if !has_started => (Delivery::NotSent, "Request Not Sent"),
         SdkError::TimeoutError(_) => (Delivery::Unanswered, "Request Timeout"),
         SdkError::DispatchFailure(failure) => {
-            let is_unconnected = failure
-                .as_connector_error()
-                .is_some_and(|error| chain(error).any(|error| is_never_connected(error) || never_connected(error)));
-            match (is_unconnected, failure.is_timeout()) {
+            let error = failure.as_connector_error();
+            match (error.is_some_and(|error| is_unconnected(error, never_connected)), failure.is_timeout()) {
                 (true, _) => (Delivery::NotSent, "Connection Failed"),
                 (false, true) => (Delivery::Unanswered, "Request Timeout"),
                 (false, false) => (Delivery::Unanswered, "Connection Lost"),
@@ -104,6 +103,11 @@ fn truncated(text: &str) -> String {
 /// be stored.
 fn delivery(response: &HttpResponse) -> Delivery {
     if response.status().is_client_error() { Delivery::Refused } else { Delivery::Unanswered }
+}
+
+/// Whether an error of the runtime's HTTP client, or one of its sources, means that no connection was established.
+pub(super) fn is_unconnected(error: &ConnectorError, never_connected: NeverConnected) -> bool {
+    chain(error).any(|error| is_never_connected(error) || never_connected(error))
 }
 
 /// Whether an error of any HTTP client means that no connection was established. `HostUnreachable` does not: an

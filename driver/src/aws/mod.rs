@@ -3,6 +3,7 @@
 mod body;
 mod credentials;
 pub(crate) mod errors;
+mod fresh_pool;
 mod mapping;
 mod sent_flag;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use crate::runtime::AwsRuntime;
 use crate::transport::Transport;
 
 pub(crate) use self::credentials::with_containers_by_name;
+pub use self::fresh_pool::fresh_pool_after_timeout;
 
 /// Creates a client. If the config has no sleep, the client has the runtime's: without one, the SDK panics.
 pub(crate) fn client<R: AwsRuntime>(sdk_config: &SdkConfig) -> Client {

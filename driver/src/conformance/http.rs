@@ -20,6 +20,7 @@ pub(super) fn check<R: AwsRuntime>(runtime: &R) {
     each_request_gets_its_own_reply(runtime);
     a_late_reply_reaches_no_other_request(runtime);
     timed_out_requests_release_their_resources(runtime);
+    after_a_timeout_idle_connections_are_not_used_again(runtime);
     large_bodies_arrive(runtime);
     replies_in_pieces_are_reassembled(runtime);
     redirects_are_not_followed(runtime);
@@ -32,6 +33,7 @@ const OWN_REPLY: &str = "each request gets its own reply";
 const LENGTH: &str = "a request has a correct Content-Length (it is signed) and no chunked encoding";
 const LATE: &str = "a reply that arrives after the timeout of its request reaches no other request";
 const NO_LEAK: &str = "requests that time out leave room for others";
+const DEAD_PATH: &str = "after a timeout, connections that were idle are not used again";
 const LARGE: &str = "bodies of megabytes arrive";
 const PIECES: &str = "a reply in pieces is reassembled; a reply that is cut off is an error";
 const REDIRECTS: &str = "redirects are not followed (the signature is valid for one host only)";
@@ -162,6 +164,38 @@ fn timed_out_requests_release_their_resources<R: AwsRuntime>(runtime: &R) {
     let client = client::<R>(&server.url(), TIME_LIMIT);
     let reply = run(runtime, NO_LEAK, async move { put(&client, "fast".into(), Vec::new()).await });
     require(reply.as_deref() == Ok("fast"), NO_LEAK, || format!("the next request got the reply {reply:?}"));
+}
+
+fn after_a_timeout_idle_connections_are_not_used_again<R: AwsRuntime>(runtime: &R) {
+    const BURST: usize = 8;
+    let dead = Arc::new(AtomicUsize::new(0));
+    let dead_in_server = dead.clone();
+    let server = Server::start(move |request| match request.field("PartitionKey").as_str() {
+        _ if request.connection < dead_in_server.load(Ordering::SeqCst) => Reply::Silence,
+        // So that the requests of the burst need a connection each.
+        "burst" => Reply::Delayed(Duration::from_millis(200), echo(request)),
+        _ => Reply::Json(echo(request)),
+    });
+    let client = client::<R>(&server.url(), Duration::from_secs(1));
+    let (sender, ends) = std::sync::mpsc::channel();
+    for _ in 0..BURST {
+        let (client, sender) = (client.clone(), sender.clone());
+        runtime.spawn(async move {
+            let _ = sender.send(put(&client, "burst".into(), Vec::new()).await);
+        });
+    }
+    for _ in 0..BURST {
+        let end = ends.recv_timeout(TIME_LIMIT);
+        require(end.is_ok(), DEAD_PATH, || "a request did not end within 10 s, or panicked".into());
+    }
+    dead.store(server.connections(), Ordering::SeqCst);
+    // The first request finds out that the connections are dead.
+    let replies = run(runtime, DEAD_PATH, async move {
+        (put(&client, "first".into(), Vec::new()).await, put(&client, "second".into(), Vec::new()).await)
+    });
+    require(replies.1.as_deref() == Ok("second"), DEAD_PATH, || {
+        format!("all connections were dead, and the first two requests got the replies {replies:?}")
+    });
 }
 
 fn large_bodies_arrive<R: AwsRuntime>(runtime: &R) {

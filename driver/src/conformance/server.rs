@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// A received request.
 pub(super) struct Request {
+    /// The number of its connection, in the order in which they were accepted.
+    pub(super) connection: usize,
     pub(super) path: String,
     headers: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
@@ -37,6 +39,8 @@ pub(super) enum Reply {
     /// The connection is closed after half of the JSON.
     CutOff(String),
     Redirect(&'static str),
+    /// The connection stays open without a reply.
+    Silence,
     /// The connection is closed without a reply.
     Close,
 }
@@ -59,10 +63,10 @@ impl Server {
                 if stop.load(Ordering::SeqCst) {
                     return;
                 }
-                count.fetch_add(1, Ordering::SeqCst);
+                let connection = count.fetch_add(1, Ordering::SeqCst);
                 let reply = reply.clone();
                 // An error means that the client has disconnected.
-                thread::spawn(move || serve(&stream, &*reply));
+                thread::spawn(move || serve(connection, &stream, &*reply));
             }
         });
         Self { addr, connections, stopped }
@@ -86,12 +90,12 @@ impl Drop for Server {
     }
 }
 
-fn serve(stream: &TcpStream, reply: &impl Fn(&Request) -> Reply) -> io::Result<()> {
+fn serve(connection: usize, stream: &TcpStream, reply: &impl Fn(&Request) -> Reply) -> io::Result<()> {
     stream.set_nodelay(true)?;
     // Without a timeout, the thread could stay forever.
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let mut reader = BufReader::new(stream);
-    while let Some(request) = read(&mut reader, stream)? {
+    while let Some(request) = read(connection, &mut reader, stream)? {
         match reply(&request) {
             Reply::Json(body) => write(stream, &body)?,
             Reply::Delayed(delay, body) => {
@@ -115,6 +119,7 @@ fn serve(stream: &TcpStream, reply: &impl Fn(&Request) -> Reply) -> io::Result<(
                         .as_bytes(),
                 )?;
             }
+            Reply::Silence => {}
             Reply::Close => return Ok(()),
         }
     }
@@ -133,7 +138,7 @@ fn write(mut stream: &TcpStream, body: &str) -> io::Result<()> {
 }
 
 /// Reads the next request of a connection; `None` at its end. A body without a length is not read.
-fn read(reader: &mut BufReader<&TcpStream>, mut stream: &TcpStream) -> io::Result<Option<Request>> {
+fn read(connection: usize, reader: &mut BufReader<&TcpStream>, mut stream: &TcpStream) -> io::Result<Option<Request>> {
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let Some(path) = line.split(' ').nth(1).map(str::to_owned) else {
@@ -146,7 +151,7 @@ fn read(reader: &mut BufReader<&TcpStream>, mut stream: &TcpStream) -> io::Resul
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    let mut request = Request { path, headers, body: Vec::new() };
+    let mut request = Request { connection, path, headers, body: Vec::new() };
     if request.header("expect").is_some() {
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
     }

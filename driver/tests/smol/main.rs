@@ -10,6 +10,8 @@ mod example;
 mod records;
 #[path = "../../../tests/http/rig.rs"]
 mod rig;
+#[path = "../../../tests/http/stalls.rs"]
+mod stalls;
 
 use kpl_driver::AwsRuntime;
 use kpl_driver::core::Config;
