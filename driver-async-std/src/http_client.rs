@@ -25,6 +25,8 @@ mod curl;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_smithy_async::future::timeout::Timeout;
+use aws_smithy_async::rt::sleep::AsyncSleep;
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
 };
@@ -35,10 +37,10 @@ use aws_smithy_types::body::SdkBody;
 use futures_util::io::Cursor;
 use http_client::http_types::headers::HeaderValue;
 use isahc::tls::{TlsConfig, TrustStore};
-use kpl_driver::fresh_pool_after_timeout;
+use kpl_driver::{AwsRuntime, SharedAsyncSleep, fresh_pool_after_timeout};
 use openssl::x509::X509;
 
-use self::curl::{Curl, Timeouts};
+use self::curl::{ConnectTimeout, Curl};
 use crate::AsyncStd;
 
 pub use kpl_driver::CaBundleError;
@@ -107,29 +109,37 @@ impl Surf {
 }
 
 impl HttpClient for Surf {
-    fn http_connector(&self, settings: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
-        // The SDK drops a request after its timeout, but curl continues with it. So curl needs the timeout, too.
-        let timeouts = Timeouts {
-            connect: settings.connect_timeout().unwrap_or(DEFAULT_TIMEOUT),
-            whole: settings.read_timeout().unwrap_or(DEFAULT_TIMEOUT),
-        };
-        SharedHttpConnector::new(Connector { surf: self.clone(), timeouts })
+    fn http_connector(&self, settings: &HttpConnectorSettings, parts: &RuntimeComponents) -> SharedHttpConnector {
+        SharedHttpConnector::new(Connector {
+            surf: self.clone(),
+            connect_timeout: ConnectTimeout(settings.connect_timeout().unwrap_or(DEFAULT_TIMEOUT)),
+            read_timeout: settings.read_timeout().unwrap_or(DEFAULT_TIMEOUT),
+            sleep: parts.sleep_impl().unwrap_or_else(AsyncStd::sleep_impl),
+        })
     }
 }
 
 #[derive(Clone, Debug)]
 struct Connector {
     surf: Surf,
-    timeouts: Timeouts,
+    connect_timeout: ConnectTimeout,
+    /// The time limit for the whole request.
+    read_timeout: Duration,
+    sleep: SharedAsyncSleep,
 }
 
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let Self { surf, timeouts } = self.clone();
-        HttpConnectorFuture::new(async move {
+        let Self { surf, connect_timeout, read_timeout, sleep } = self.clone();
+        let response = async move {
             let mut request = surf_request(request)?;
-            request.set_ext(timeouts);
+            request.set_ext(connect_timeout);
             sdk_response(surf.client()?.send(request).await.map_err(connector_error)?).await
+        };
+        // Not curl's timeout: when a stopped process continues, curl checks it before it reads a reply that has arrived.
+        let response = Timeout::new(response, sleep.sleep(read_timeout));
+        HttpConnectorFuture::new(async move {
+            response.await.unwrap_or_else(|timed_out| Err(ConnectorError::timeout(timed_out.into())))
         })
     }
 }

@@ -24,23 +24,19 @@ use tracing::instrument::WithSubscriber;
 
 /// A thread that runs curl, with a connection pool.
 ///
-/// A dropped request keeps its connection until its response or its timeout; then the connection is closed. So no
-/// request receives the response to another, and none stays open forever. A request that times out or is dropped ends the
-/// use of this value for new requests ([`fresh_pool_after_timeout`](kpl_driver::fresh_pool_after_timeout)).
+/// A dropped request keeps its connection until its response; then the connection is closed. So no request receives the
+/// response to another. A dropped request ends the use of this value for new requests
+/// ([`fresh_pool_after_timeout`](kpl_driver::fresh_pool_after_timeout)), and all connections are closed when the last
+/// request has ended. So none stays open forever, although requests have no timeout here.
 #[derive(Debug)]
 pub(super) struct Curl {
     client: isahc::HttpClient,
     http_proxy: Option<Uri>,
 }
 
-/// The timeouts of a request, stored as an extension of the request.
+/// The time limit for connecting, stored as an extension of the request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Timeouts {
-    /// The time limit for the connection.
-    pub(super) connect: Duration,
-    /// The time limit for the whole request.
-    pub(super) whole: Duration,
-}
+pub(super) struct ConnectTimeout(pub(super) Duration);
 
 /// The reason why a request has no response.
 #[derive(Debug, thiserror::Error)]
@@ -81,8 +77,8 @@ impl Curl {
                 curl_request = curl_request.header(name.as_str(), value.as_str());
             }
         }
-        if let Some(timeouts) = request.ext().get::<Timeouts>() {
-            curl_request = curl_request.connect_timeout(timeouts.connect).timeout(timeouts.whole);
+        if let Some(ConnectTimeout(timeout)) = request.ext().get() {
+            curl_request = curl_request.connect_timeout(*timeout);
         }
         if request.url().scheme() == "http" && self.http_proxy.is_some() {
             curl_request = curl_request.proxy(self.http_proxy.clone());

@@ -4,6 +4,7 @@ mod body;
 mod credentials;
 pub(crate) mod errors;
 mod fresh_pool;
+mod late_timers;
 mod mapping;
 mod sent_flag;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use kpl_core::{Batch, DescribeStreamRequest, ListShardsRequest, Reply, RequestEr
 
 use self::body::Body;
 use self::errors::NeverConnected;
+use self::late_timers::LenientSleep;
 use self::sent_flag::SentFlag;
 use crate::runtime::AwsRuntime;
 use crate::transport::Transport;
@@ -60,7 +62,8 @@ impl AwsTransport {
     /// client, the runtime's is used. Disables the client's retries and sets its timeouts.
     ///
     /// A request takes at most `request_timeout` in total, and connecting at most half of it. So a failed connection is
-    /// distinguished from a missing reply.
+    /// distinguished from a missing reply. If the process stood still at the end of a timeout, the timeout ends up to 1 s
+    /// later, so that a reply that has arrived is read.
     pub fn new<R: AwsRuntime>(client: &Client, request_timeout: Duration) -> Self {
         let timeouts = TimeoutConfig::builder()
             .operation_timeout(request_timeout)
@@ -74,7 +77,7 @@ impl AwsTransport {
             // The producer would not know of a retry by the SDK, which may store the records twice.
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
-            .sleep_impl(R::sleep_impl())
+            .sleep_impl(LenientSleep(R::sleep_impl()))
             // It fails requests on slow connections that make progress. The timeout limits these.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
         if client.config().http_client().is_none()

@@ -145,7 +145,7 @@ impl AwsRuntime for TestRuntime {
 }
 
 #[derive(Debug)]
-struct TokioSleep;
+pub(super) struct TokioSleep;
 
 impl AsyncSleep for TokioSleep {
     fn sleep(&self, duration: Duration) -> Sleep {

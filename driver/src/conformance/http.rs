@@ -121,19 +121,20 @@ fn a_late_reply_reaches_no_other_request<R: AwsRuntime>(runtime: &R) {
         let (client, sender) = (short_timeout.clone(), sender.clone());
         runtime.spawn(async move {
             for n in 0..12 {
-                for (key, is_fast) in [(format!("slow-{task}-{n}"), false), (format!("fast-{task}-{n}"), true)] {
+                for key in [format!("slow-{task}-{n}"), format!("fast-{task}-{n}")] {
                     let reply = put(&client, key.clone(), Vec::new()).await;
-                    let _ = sender.send((key, is_fast, reply));
+                    let _ = sender.send((key, reply));
                 }
             }
         });
     }
     for _ in 0..4 * 12 * 2 {
-        let Ok((key, is_fast, reply)) = ends.recv_timeout(TIME_LIMIT) else {
+        let Ok((key, reply)) = ends.recv_timeout(TIME_LIMIT) else {
             super::fail(LATE, "a request did not end within 10 s, or panicked");
         };
-        // On a busy machine, a fast request may time out. It must not get the reply of another.
-        let is_own = reply.as_ref().map_or(true, |reply_key| is_fast && *reply_key == key);
+        // On a busy machine, a fast request may time out, and the timeout of a slow one may be late. None must get the
+        // reply of another.
+        let is_own = reply.as_ref().map_or(true, |reply_key| *reply_key == key);
         require(is_own, LATE, || format!("request {key} got the reply {reply:?}"));
     }
     let client = client::<R>(&server.url(), TIME_LIMIT);
