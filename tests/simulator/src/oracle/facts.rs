@@ -130,6 +130,12 @@ impl Facts {
         settings.max_shard_backlog.unwrap_or(self.backlog_limit().min(after_the_wait / 5 * 3))
     }
 
+    /// Whether a refused request or aggregate may be split. Its parts are sent at once.
+    pub(super) fn may_split(&self) -> bool {
+        let service = &self.options.service;
+        service.record_kib.is_some() || service.request_size_max.is_some()
+    }
+
     /// Returns whether records may be sent more than once, which uses the shards' rates.
     pub(super) fn has_retries(&self) -> bool {
         let (network, service) = (&self.options.network, &self.options.service);
@@ -144,8 +150,7 @@ impl Facts {
         ];
         rates.into_iter().any(|rate| rate > 0)
             || self.options.callers.panics > 0
-            || service.record_kib.is_some()
-            || service.request_size_max.is_some()
+            || self.may_split()
             || !service.unknown_for.is_zero()
     }
 

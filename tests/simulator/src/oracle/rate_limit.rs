@@ -48,9 +48,8 @@ impl RateLimit {
     ) -> Check {
         let (settings, about) = (&facts.options.config, &facts.streams[stream]);
         // The parts of a split request skip the limiter, and refused records cost the shard nothing.
-        let may_split = facts.options.service.record_kib.is_some();
         // Records that are sent before the shards are known have no rate limit.
-        if !about.steady || about.shards_known_at == Instant::NEVER || about.unpredicted > 0 || may_split {
+        if !about.steady || about.shards_known_at == Instant::NEVER || about.unpredicted > 0 || facts.may_split() {
             return Ok(());
         }
         let checked = &mut self.streams[stream];

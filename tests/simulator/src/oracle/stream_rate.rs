@@ -42,7 +42,7 @@ impl StreamRate {
     ) -> Check {
         let (settings, about) = (&facts.options.config, &facts.streams[stream]);
         // The parts of a split request skip the limiter.
-        let is_checked = about.starts == 1 && facts.options.service.record_kib.is_none() && about.has_fixed_shards;
+        let is_checked = about.starts == 1 && !facts.may_split() && about.has_fixed_shards;
         if !is_checked || about.shards_known_at != Instant::NEVER {
             return Ok(());
         }
