@@ -3,8 +3,8 @@
 //! `cargo run --release -p kpl-simulator --bin planted [-- --check] [NAME ...]`
 //!
 //! A bug is a file in `tests/simulator/planted`: a line that describes the bug, the level at which the simulator must
-//! find it within 2,000 seeds (or `Seeds: N`, for bugs with a rare effect), and one or more replacements. The old text must occur once in its file. With `After:`, it
-//! is the first occurrence after that text.
+//! find it within 2,000 seeds (or `Seeds: N`, for bugs with a rare effect), and one or more replacements. The old text
+//! must occur once in its file. With `After:`, it is the first occurrence after that text.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -201,7 +201,10 @@ fn build(bug: &Bug, tree: &Path, work: &Path) -> Result<PathBuf> {
 /// Runs a simulator with a bug and prints the first finding. Returns whether there is one.
 fn find(bug: &Bug, program: &Path) -> bool {
     let mut simulator = Command::new(program);
+    // While a rare bug is searched for, no other one is built, and the cores are free.
+    let jobs = thread::available_parallelism().map_or(1, usize::from);
     simulator.args(["--level", &bug.level, "--count", &bug.seeds.to_string(), "--timeout", "20"]);
+    simulator.args(["--jobs", &jobs.to_string()]);
     let output = simulator.stderr(Stdio::null()).output();
     let _ = fs::remove_file(program);
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
