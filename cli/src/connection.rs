@@ -1,14 +1,16 @@
 //! The connection to the service: region, endpoint, credentials, TLS.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, anyhow};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::future;
 use aws_sdk_kinesis::Client;
-use aws_sdk_kinesis::config::{Builder, Credentials, ProvideCredentials};
+use aws_sdk_kinesis::config::{Builder, Credentials, ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use clap::Args;
-use kpl_tokio::http_client;
+use kpl_tokio::{http_client, with_current_profile};
 
 /// Options that override what the AWS SDK finds in the environment and in profiles.
 #[derive(Debug, Default, Args)]
@@ -49,18 +51,18 @@ impl Connection {
             return Err(anyhow!("no AWS region is set: give --region, or set AWS_REGION, or `region` in the profile"));
         }
         let provider = sdk_config.credentials_provider().ok_or_else(|| anyhow!("no AWS credentials are set"))?;
-        if let Err(error) = provider.provide_credentials().await {
+        let credentials = provider.provide_credentials().await.map_err(|error| {
             let hint = if self.endpoint_url.is_some() {
                 "for a service that does not check them, give --dummy-credentials; otherwise "
             } else {
                 ""
             };
-            return Err(anyhow!(
+            anyhow!(
                 "no AWS credentials: {hint}set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give --profile ({})",
                 chain(&error)
-            ));
-        }
-        let mut config = Builder::from(&sdk_config);
+            )
+        })?;
+        let mut config = Builder::from(&sdk_config).credentials_provider(Found::new(credentials, provider));
         if self.dangerous_without_certificate_verification {
             // Only here: the credentials providers use the HTTP client of `sdk_config`, and send it secrets.
             config.set_http_client(Some(http_client::dangerous_without_certificate_verification()));
@@ -96,8 +98,35 @@ impl Connection {
         if self.dummy_credentials {
             loader =
                 loader.credentials_provider(Credentials::new("AKIDUMMY", "dummy", None, None, "--dummy-credentials"));
+            return Ok(loader.load().await);
         }
-        Ok(loader.load().await)
+        Ok(with_current_profile(loader.load().await, self.profile.as_deref()))
+    }
+}
+
+/// A provider whose credentials were already asked for: a slow process is not started a second time for the first
+/// request.
+#[derive(Debug)]
+struct Found {
+    first: Mutex<Option<Credentials>>,
+    provider: SharedCredentialsProvider,
+}
+
+impl Found {
+    fn new(first: Credentials, provider: SharedCredentialsProvider) -> Self {
+        Self { first: Mutex::new(Some(first)), provider }
+    }
+}
+
+impl ProvideCredentials for Found {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        match self.first.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(first) => future::ProvideCredentials::ready(Ok(first)),
+            None => self.provider.provide_credentials(),
+        }
     }
 }
 

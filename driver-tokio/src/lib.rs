@@ -105,7 +105,8 @@
 //! ```
 //!
 //! Region, endpoint and credentials are settings of the AWS SDK: [`Producer::new`] takes a client,
-//! [`Producer::from_sdk_config`] a config. [`http_client`] has HTTP clients for endpoints with a private certificate
+//! [`Producer::from_sdk_config`] a config. [`with_current_profile`] reads the profile again when its keys were replaced;
+//! [`Producer::from_env`] does so, too. [`http_client`] has HTTP clients for endpoints with a private certificate
 //! authority.
 //!
 //! The producer logs throttling, resharding and similar events with `tracing`, never one line per record.
@@ -128,7 +129,7 @@ pub use kpl_driver::core::{
     Attempt, AttemptError, Attempts, Config, ConfigBuilder, ConfigError, Consumers, FailedAttempts, Full, Instant,
     InvalidRecord, PutFailure, Receipt, RecordDistribution, RecordResult, ShardName, Stats, UserRecord, code,
 };
-pub use kpl_driver::{FromEnvError, Outcome, PutError, metrics};
+pub use kpl_driver::{FromEnvError, Outcome, PutError, metrics, with_current_profile};
 
 /// A Kinesis producer on tokio. It is a handle that can be cloned: see [`kpl_driver::Producer`].
 pub type Producer = kpl_driver::Producer<Tokio>;

@@ -114,8 +114,9 @@ impl<R: AwsRuntime + BlockingRuntime> Producer<R> {
     ///
     /// If the driver's runtime for threads cannot be started.
     pub fn new(client: Client, config: Config) -> Self {
-        let transport = AwsTransport::new::<R>(&client, config.request_timeout());
-        crate::Producer::with_transport(R::for_threads(), transport, config).into()
+        let runtime = R::for_threads();
+        let transport = AwsTransport::new(&runtime, &client, config.request_timeout());
+        crate::Producer::with_transport(runtime, transport, config).into()
     }
 }
 

@@ -34,7 +34,7 @@ mod transport;
 mod wait_queue;
 mod wakers;
 
-pub use aws::{AwsTransport, fresh_pool_after_timeout};
+pub use aws::{AwsTransport, fresh_pool_after_timeout, with_current_profile};
 pub use error::{CaBundleError, FromEnvError, PutError};
 pub use kpl_core as core;
 pub use outcome::Outcome;

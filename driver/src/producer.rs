@@ -66,7 +66,8 @@ impl Drop for Handle {
 
 impl<R: AwsRuntime> Producer<R> {
     /// Creates a producer from the environment, with [`Config::default`]. The AWS SDK's default chain sets the region,
-    /// the credentials and their retries, the endpoint, and so on. `AWS_CA_BUNDLE` is supported.
+    /// the credentials and their retries, the endpoint, and so on. `AWS_CA_BUNDLE` is supported. Keys that are replaced
+    /// in the profile's files are used after the service has refused the old ones.
     ///
     /// # Errors
     ///
@@ -121,11 +122,12 @@ impl<R: AwsRuntime> Producer<R> {
         if sdk_config.region().is_none_or(|region| region.as_ref().is_empty()) {
             return Err(FromEnvError::NoRegion);
         }
-        Ok(aws::with_containers_by_name(sdk_config))
+        Ok(aws::with_current_profile(aws::with_containers_by_name(sdk_config), None))
     }
 
     /// Creates a producer from an SDK config that the application has loaded. If it has no sleep or no HTTP client, the
-    /// runtime's is used. Call this inside the runtime, since it starts the drive loop.
+    /// runtime's is used. The SDK does not notice keys that are replaced in a profile:
+    /// [`with_current_profile`](crate::with_current_profile) does. Call this inside the runtime, since it starts the drive loop.
     ///
     /// # Panics
     ///
@@ -137,7 +139,7 @@ impl<R: AwsRuntime> Producer<R> {
 
     /// Creates a producer with the region, endpoint, credentials and HTTP client of a client of the AWS SDK. The
     /// client's retries and timeouts are ignored: the producer retries records itself, and `request_timeout` is the
-    /// timeout.
+    /// timeout. Its identity cache is not used either: see [`AwsTransport::new`].
     ///
     /// Call this inside the runtime, since it starts the drive loop.
     ///
@@ -145,8 +147,9 @@ impl<R: AwsRuntime> Producer<R> {
     ///
     /// With tokio, panics outside a tokio runtime.
     pub fn new(client: Client, config: Config) -> Self {
-        let transport = AwsTransport::new::<R>(&client, config.request_timeout());
-        Self::with_transport(R::default(), transport, config)
+        let runtime = R::default();
+        let transport = AwsTransport::new(&runtime, &client, config.request_timeout());
+        Self::with_transport(runtime, transport, config)
     }
 }
 

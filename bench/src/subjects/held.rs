@@ -71,8 +71,9 @@ pub(super) async fn run<R: AwsRuntime>(endpoint: &Endpoint, work: &Work) -> anyh
     let config = config().max_outstanding_records(records).max_outstanding_bytes(1 << 40).record_ttl(Duration::MAX);
     let config = config.build()?;
     let (gate, open) = watch::channel(true);
-    let service = AwsTransport::new::<R>(&client::<R>(endpoint)?, config.request_timeout());
-    let producer = Producer::<R>::with_transport(R::default(), Gated { service, open }, config);
+    let runtime = R::default();
+    let service = AwsTransport::new(&runtime, &client::<R>(endpoint)?, config.request_timeout());
+    let producer = Producer::with_transport(runtime, Gated { service, open }, config);
     producer.put(STREAM, "warm", "up").await?.await?;
     let source = work.source();
 

@@ -40,7 +40,7 @@ pub struct AttemptError {
     ///
     /// | code | cause |
     /// |---|---|
-    /// | `Request Not Sent` | nothing was sent: no region, missing or late credentials, or a signing error |
+    /// | `Request Not Sent` | nothing was sent: no region, missing or late credentials (the message begins with `credentials: `), or a signing error |
     /// | `Connection Failed` | nothing was sent: no connection was established |
     /// | `Connection Lost` | the HTTP client failed, and the request may have been sent |
     /// | `Request Timeout` | the reply did not arrive within `request_timeout` |

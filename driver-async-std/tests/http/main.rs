@@ -6,6 +6,8 @@ mod web;
 
 #[path = "../../../tests/http/connections.rs"]
 mod connections;
+#[path = "../../../tests/http/credentials.rs"]
+mod credentials;
 #[path = "../../../tests/http/from_env.rs"]
 mod from_env;
 #[path = "../../../tests/http/records.rs"]

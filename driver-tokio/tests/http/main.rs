@@ -1,12 +1,15 @@
 //! Tests over HTTP, with the emulator or a faulty server.
 
 mod blocking;
+mod credential_process;
 mod metrics;
 mod shutdown;
 mod web;
 
 #[path = "../../../tests/http/connections.rs"]
 mod connections;
+#[path = "../../../tests/http/credentials.rs"]
+mod credentials;
 #[path = "../../../tests/http/from_env.rs"]
 mod from_env;
 #[path = "../../../tests/http/records.rs"]

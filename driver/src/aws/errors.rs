@@ -10,6 +10,8 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use kpl_core::{Delivery, RequestError, code};
 
+use super::credentials::LoadError;
+
 /// Whether an error of the HTTP client means that no connection was established.
 pub(super) type NeverConnected = fn(&(dyn Error + 'static)) -> bool;
 
@@ -19,10 +21,10 @@ const QUOTED_CHARS_MAX: usize = 200;
 /// Returns the code, message and delivery of a failed request. If it is uncertain whether the request arrived, the
 /// delivery is [`Delivery::Unanswered`].
 ///
-/// `has_started` is whether the request was passed to the HTTP client.
+/// `is_sent` is whether the request was passed to the HTTP client.
 pub(super) fn request_error<E>(
     error: &SdkError<E, HttpResponse>,
-    has_started: bool,
+    is_sent: bool,
     never_connected: NeverConnected,
 ) -> RequestError
 where
@@ -37,7 +39,7 @@ where
     }
     let (delivery, code) = match error {
         // The region is missing, the credentials are missing or late, or signing failed.
-        _ if !has_started => (Delivery::NotSent, "Request Not Sent"),
+        _ if !is_sent => (Delivery::NotSent, "Request Not Sent"),
         SdkError::TimeoutError(_) => (Delivery::Unanswered, "Request Timeout"),
         SdkError::DispatchFailure(failure) => {
             let error = failure.as_connector_error();
@@ -49,7 +51,26 @@ where
         }
         _ => (Delivery::Unanswered, "Unknown"),
     };
-    RequestError::new(delivery, code, one_line(error))
+    let message = match chain(error).find_map(|error| error.downcast_ref::<LoadError>()) {
+        Some(error) => error.to_string(),
+        None => one_line(error),
+    };
+    RequestError::new(delivery, code, message)
+}
+
+/// Whether the error code means that the credentials are not valid, or not anymore: they have expired, or were
+/// replaced. A secret that was replaced makes the signature invalid. See
+/// <https://docs.aws.amazon.com/kinesis/latest/APIReference/CommonErrors.html>.
+pub(super) fn is_authentication_error(code: &str) -> bool {
+    matches!(
+        code,
+        "ExpiredToken"
+            | "ExpiredTokenException"
+            | "InvalidClientTokenId"
+            | "InvalidSignatureException"
+            | "UnrecognizedClient"
+            | "UnrecognizedClientException"
+    )
 }
 
 /// Maps an error that the service returned.

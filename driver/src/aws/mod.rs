@@ -6,7 +6,7 @@ pub(crate) mod errors;
 mod fresh_pool;
 mod late_timers;
 mod mapping;
-mod sent_flag;
+mod request_trace;
 #[cfg(test)]
 mod tests;
 
@@ -24,13 +24,15 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use kpl_core::{Batch, DescribeStreamRequest, ListShardsRequest, Reply, RequestError, ShardPage, StreamSummary};
 
 use self::body::Body;
+use self::credentials::CredentialsCache;
 use self::errors::NeverConnected;
 use self::late_timers::LenientSleep;
-use self::sent_flag::SentFlag;
+use self::request_trace::RequestTrace;
 use crate::runtime::AwsRuntime;
 use crate::transport::Transport;
 
 pub(crate) use self::credentials::with_containers_by_name;
+pub use self::credentials::with_current_profile;
 pub use self::fresh_pool::fresh_pool_after_timeout;
 
 /// Creates a client. If the config has no sleep, the client has the runtime's: without one, the SDK panics.
@@ -47,13 +49,15 @@ pub(crate) fn client<R: AwsRuntime>(sdk_config: &SdkConfig) -> Client {
 /// # use kpl_driver::{AwsRuntime, AwsTransport, Producer, core::Config};
 /// # fn example<R: AwsRuntime>(client: &aws_sdk_kinesis::Client) {
 /// let config = Config::default();
-/// let transport = AwsTransport::new::<R>(client, config.request_timeout());
-/// let producer = Producer::with_transport(R::default(), transport, config); // as `Producer::new` does
+/// let runtime = R::default();
+/// let transport = AwsTransport::new(&runtime, client, config.request_timeout());
+/// let producer = Producer::with_transport(runtime, transport, config); // as `Producer::new` does
 /// # }
 /// ```
 #[derive(Clone, Debug)]
 pub struct AwsTransport {
     client: Client,
+    credentials: CredentialsCache,
     never_connected: NeverConnected,
 }
 
@@ -64,13 +68,17 @@ impl AwsTransport {
     /// A request takes at most `request_timeout` in total, and connecting at most half of it. So a failed connection is
     /// distinguished from a missing reply. If the process stood still at the end of a timeout, the timeout ends up to 1 s
     /// later, so that a reply that has arrived is read.
-    pub fn new<R: AwsRuntime>(client: &Client, request_timeout: Duration) -> Self {
+    ///
+    /// Credentials are loaded in a task of `runtime`, one load at a time, for up to 60 s: `request_timeout` does not
+    /// apply to them. The client's identity cache is not used.
+    pub fn new<R: AwsRuntime>(runtime: &R, client: &Client, request_timeout: Duration) -> Self {
         let timeouts = TimeoutConfig::builder()
             .operation_timeout(request_timeout)
             .connect_timeout(request_timeout / 2)
             // Ends requests that HTTP clients continue after the SDK has dropped them.
             .read_timeout(request_timeout)
             .build();
+        let credentials = CredentialsCache::new(runtime, client.config().time_source().unwrap_or_default());
         let mut config = client
             .config()
             .to_builder()
@@ -78,6 +86,7 @@ impl AwsTransport {
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts)
             .sleep_impl(LenientSleep(R::sleep_impl()))
+            .identity_cache(credentials.clone())
             // It fails requests on slow connections that make progress. The timeout limits these.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
         if client.config().http_client().is_none()
@@ -85,7 +94,7 @@ impl AwsTransport {
         {
             config.set_http_client(Some(http_client));
         }
-        Self { client: Client::from_conf(config.build()), never_connected: R::never_connected }
+        Self { client: Client::from_conf(config.build()), credentials, never_connected: R::never_connected }
     }
 
     /// Returns the client, with its settings.
@@ -94,12 +103,22 @@ impl AwsTransport {
         &self.client
     }
 
-    /// Maps the error of a request that `sent` observed.
-    fn request_error<E>(&self, error: &SdkError<E, HttpResponse>, sent: &SentFlag) -> RequestError
+    /// Maps the error of a request. After an authentication error, the credentials are loaded again.
+    fn request_error<E>(&self, error: &SdkError<E, HttpResponse>, trace: &RequestTrace) -> RequestError
     where
         E: Error + ProvideErrorMetadata + 'static,
     {
-        errors::request_error(error, sent.is_set(), self.never_connected)
+        let mut mapped = errors::request_error(error, trace.is_sent(), self.never_connected);
+        if errors::is_authentication_error(&mapped.code) {
+            self.credentials.refuse(trace.credentials());
+        }
+        if !trace.is_sent()
+            && matches!(error, SdkError::TimeoutError(_))
+            && let Some(time) = self.credentials.loading_time()
+        {
+            mapped.message = format!("credentials: still loading after {time:.0?}").into();
+        }
+        mapped
     }
 }
 
@@ -109,10 +128,10 @@ impl Transport for AwsTransport {
         let body = Body(body::put_records(batch));
         let (name, arn) = mapping::target(batch.stream());
         let call = self.client.put_records().set_stream_name(name).set_stream_arn(arn).set_records(Some(Vec::new()));
-        let sent = SentFlag::default();
-        match call.customize().interceptor(sent.clone()).interceptor(body).send().await {
+        let trace = RequestTrace::default();
+        match call.customize().interceptor(trace.clone()).interceptor(body).send().await {
             Ok(output) => Reply::Records(mapping::record_replies(output)),
-            Err(error) => Reply::Failed(self.request_error(&error, &sent)),
+            Err(error) => Reply::Failed(self.request_error(&error, &trace)),
         }
     }
 
@@ -128,16 +147,16 @@ impl Transport for AwsTransport {
                 call.set_stream_name(name).set_stream_arn(arn).set_shard_filter(filter)
             }
         };
-        let sent = SentFlag::default();
-        let output = call.customize().interceptor(sent.clone()).send().await;
-        output.map(mapping::shard_page).map_err(|error| self.request_error(&error, &sent))
+        let trace = RequestTrace::default();
+        let output = call.customize().interceptor(trace.clone()).send().await;
+        output.map(mapping::shard_page).map_err(|error| self.request_error(&error, &trace))
     }
 
     async fn describe_stream(&self, request: &DescribeStreamRequest) -> Result<StreamSummary, RequestError> {
         let (name, arn) = mapping::target(&request.stream);
         let call = self.client.describe_stream_summary().set_stream_name(name).set_stream_arn(arn);
-        let sent = SentFlag::default();
-        let output = call.customize().interceptor(sent.clone()).send().await;
-        output.map(|output| mapping::stream_summary(&output)).map_err(|error| self.request_error(&error, &sent))
+        let trace = RequestTrace::default();
+        let output = call.customize().interceptor(trace.clone()).send().await;
+        output.map(|output| mapping::stream_summary(&output)).map_err(|error| self.request_error(&error, &trace))
     }
 }

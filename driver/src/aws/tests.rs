@@ -77,7 +77,7 @@ impl FakeHttp {
             .sleep_impl(TokioSleep)
             .http_client(self.clone());
         config.set_credentials_provider(credentials);
-        AwsTransport::new::<TestRuntime>(&Client::from_conf(config.build()), Duration::from_secs(6))
+        AwsTransport::new(&TestRuntime, &Client::from_conf(config.build()), Duration::from_secs(6))
     }
 
     /// Returns the error of a request.
@@ -127,7 +127,9 @@ impl Runtime for TestRuntime {
 
     async fn sleep_until(&self, _: Instant) {}
 
-    fn spawn(&self, _: impl Future<Output = ()> + Send + 'static) {}
+    fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(future);
+    }
 }
 
 impl AwsRuntime for TestRuntime {
@@ -239,7 +241,7 @@ async fn a_client_with_another_protocol_sends_nothing() {
     use aws_smithy_json::protocol::aws_json_rpc::AwsJsonRpcProtocol;
     let http = FakeHttp::responding(200, "{}");
     let config = http.transport().client.config().to_builder().protocol(AwsJsonRpcProtocol::aws_json_1_0()).build();
-    let transport = AwsTransport::new::<TestRuntime>(&Client::from_conf(config), Duration::from_secs(6));
+    let transport = AwsTransport::new(&TestRuntime, &Client::from_conf(config), Duration::from_secs(6));
     let Reply::Failed(error) = transport.put_records(&batch("events", &["a"])).await else {
         panic!("the batch was sent")
     };
@@ -444,10 +446,44 @@ async fn without_credentials_nothing_was_sent() {
         let transport = http.transport_with(Some(SharedCredentialsProvider::new(NoCredentials { hangs })));
         let error = transport.describe_stream(&describe_request("events")).await.unwrap_err();
         assert_eq!((error.delivery, &*error.code), (Delivery::NotSent, "Request Not Sent"), "{error}");
-        assert!(hangs || error.message.ends_with("the file is gone"), "{error}");
+        let (start, end) =
+            if hangs { ("credentials: still loading after ", "s") } else { ("credentials: ", "the file is gone") };
+        assert!(error.message.starts_with(start) && error.message.ends_with(end), "{error}");
     }
     let error = http.transport_with(None).describe_stream(&describe_request("events")).await.unwrap_err();
     assert_eq!(error.delivery, Delivery::NotSent, "{error}");
+    assert!(http.requests().is_empty());
+}
+
+/// A credentials provider that panics.
+#[derive(Debug)]
+struct Panics;
+
+impl aws_sdk_kinesis::config::ProvideCredentials for Panics {
+    fn provide_credentials<'a>(&'a self) -> aws_credential_types::provider::future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        panic!("this panic is part of the test")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_panics_or_hangs_ends_with_an_error() {
+    let http = FakeHttp::responding(200, "{}");
+    let transport = http.transport_with(Some(SharedCredentialsProvider::new(Panics)));
+    let error = transport.describe_stream(&describe_request("events")).await.unwrap_err();
+    assert_eq!(&*error.message, "credentials: the task that loads them has ended");
+
+    let transport = http.transport_with(Some(SharedCredentialsProvider::new(NoCredentials { hangs: true })));
+    // 12 requests of up to 6 s each: the load ends after 60 s.
+    let (mut late, mut hung) = (0, 0);
+    for _ in 0..12 {
+        let error = transport.describe_stream(&describe_request("events")).await.unwrap_err();
+        late += usize::from(error.message.starts_with("credentials: still loading after "));
+        hung += usize::from(&*error.message == "credentials: no reply within 60s");
+    }
+    assert!(late >= 9 && hung >= 1 && late + hung == 12, "{late} late, {hung} hung");
     assert!(http.requests().is_empty());
 }
 
@@ -490,7 +526,7 @@ async fn a_client_without_http_client_uses_that_of_the_runtime() {
         .region(Region::new("us-east-1"))
         .sleep_impl(TokioSleep)
         .credentials_provider(Credentials::new("AKID", "secret", None, None, "test"));
-    let transport = AwsTransport::new::<TestRuntime>(&Client::from_conf(config.build()), Duration::from_secs(6));
+    let transport = AwsTransport::new(&TestRuntime, &Client::from_conf(config.build()), Duration::from_secs(6));
     let error = transport.describe_stream(&describe_request("events")).await.unwrap_err();
     assert_eq!(&*error.code, "HTTP 418");
 }

@@ -42,8 +42,8 @@ const DELIVERY: &str = "a refused connection is not ambiguous; a timeout and a l
 const CA_BUNDLE: &str = "`http_client` refuses a CA bundle without a certificate";
 
 /// Creates a client as a producer does.
-fn client<R: AwsRuntime>(url: &str, request_timeout: Duration) -> Client {
-    AwsTransport::new::<R>(&bare_client::<R>(url), request_timeout).client().clone()
+fn client<R: AwsRuntime>(runtime: &R, url: &str, request_timeout: Duration) -> Client {
+    AwsTransport::new(runtime, &bare_client::<R>(url), request_timeout).client().clone()
 }
 
 fn bare_client<R: AwsRuntime>(url: &str) -> Client {
@@ -88,7 +88,7 @@ fn each_request_gets_its_own_reply<R: AwsRuntime>(runtime: &R) {
         }
         Reply::Json(echo(request))
     });
-    let client = client::<R>(&server.url(), TIME_LIMIT);
+    let client = client(runtime, &server.url(), TIME_LIMIT);
     let (sender, replies) = std::sync::mpsc::channel();
     for task in 0..16 {
         let (client, sender) = (client.clone(), sender.clone());
@@ -115,7 +115,7 @@ fn a_late_reply_reaches_no_other_request<R: AwsRuntime>(runtime: &R) {
         true => Reply::Delayed(Duration::from_millis(250), echo(request)),
         false => Reply::Json(echo(request)),
     });
-    let short_timeout = client::<R>(&server.url(), Duration::from_millis(150));
+    let short_timeout = client(runtime, &server.url(), Duration::from_millis(150));
     let (sender, ends) = std::sync::mpsc::channel();
     for task in 0..4 {
         let (client, sender) = (short_timeout.clone(), sender.clone());
@@ -137,7 +137,7 @@ fn a_late_reply_reaches_no_other_request<R: AwsRuntime>(runtime: &R) {
         let is_own = reply.as_ref().map_or(true, |reply_key| *reply_key == key);
         require(is_own, LATE, || format!("request {key} got the reply {reply:?}"));
     }
-    let client = client::<R>(&server.url(), TIME_LIMIT);
+    let client = client(runtime, &server.url(), TIME_LIMIT);
     let reply = run(runtime, LATE, async move { put(&client, "fast".into(), Vec::new()).await });
     require(reply.as_deref() == Ok("fast"), LATE, || format!("later, request fast got the reply {reply:?}"));
 }
@@ -147,7 +147,7 @@ fn timed_out_requests_release_their_resources<R: AwsRuntime>(runtime: &R) {
         true => Reply::Delayed(Duration::from_secs(5), echo(request)),
         false => Reply::Json(echo(request)),
     });
-    let short_timeout = client::<R>(&server.url(), Duration::from_millis(200));
+    let short_timeout = client(runtime, &server.url(), Duration::from_millis(200));
     let (sender, ends) = std::sync::mpsc::channel();
     for n in 0..100 {
         let (client, sender) = (short_timeout.clone(), sender.clone());
@@ -162,7 +162,7 @@ fn timed_out_requests_release_their_resources<R: AwsRuntime>(runtime: &R) {
             Err(_) => "a request with a timeout of 200 ms did not end within 4 s".into(),
         });
     }
-    let client = client::<R>(&server.url(), TIME_LIMIT);
+    let client = client(runtime, &server.url(), TIME_LIMIT);
     let reply = run(runtime, NO_LEAK, async move { put(&client, "fast".into(), Vec::new()).await });
     require(reply.as_deref() == Ok("fast"), NO_LEAK, || format!("the next request got the reply {reply:?}"));
 }
@@ -205,7 +205,7 @@ fn large_bodies_arrive<R: AwsRuntime>(runtime: &R) {
         None => Reply::Json(format!(r#"{{"ShardId":"s","SequenceNumber":"{}"}}"#, request.field("Data").len())),
     });
     for size in [3 << 18, 3 << 20, 6 << 20] {
-        let client = client::<R>(&server.url(), TIME_LIMIT);
+        let client = client(runtime, &server.url(), TIME_LIMIT);
         let reply = run(runtime, LARGE, async move { put(&client, "large".into(), vec![b'x'; size]).await });
         // All sizes are multiples of three, so base64 has no padding.
         let is_complete = reply.as_ref().is_ok_and(|length| *length == (size / 3 * 4).to_string());
@@ -219,7 +219,7 @@ fn replies_in_pieces_are_reassembled<R: AwsRuntime>(runtime: &R) {
         _ => Reply::CutOff(echo(request)),
     });
     for (key, is_complete) in [("pieces", true), ("cut", false), ("pieces", true)] {
-        let client = client::<R>(&server.url(), TIME_LIMIT);
+        let client = client(runtime, &server.url(), TIME_LIMIT);
         let reply = run(runtime, PIECES, async move { put(&client, key.into(), Vec::new()).await });
         require(reply.is_ok() == is_complete, PIECES, || format!("{key} got the reply {reply:?}"));
     }
@@ -235,7 +235,7 @@ fn redirects_are_not_followed<R: AwsRuntime>(runtime: &R) {
         }
         Reply::Redirect("/elsewhere")
     });
-    let client = client::<R>(&server.url(), TIME_LIMIT);
+    let client = client(runtime, &server.url(), TIME_LIMIT);
     let reply = run(runtime, REDIRECTS, async move { put(&client, "moved".into(), Vec::new()).await });
     let is_refused = reply.is_err() && followed.load(Ordering::SeqCst) == 0;
     require(is_refused, REDIRECTS, || format!("it was followed, with the reply {reply:?}"));
@@ -243,7 +243,7 @@ fn redirects_are_not_followed<R: AwsRuntime>(runtime: &R) {
 
 fn connections_are_reused<R: AwsRuntime>(runtime: &R) {
     let server = Server::start(|request| Reply::Json(echo(request)));
-    let client = client::<R>(&server.url(), TIME_LIMIT);
+    let client = client(runtime, &server.url(), TIME_LIMIT);
     let all_succeeded = run(runtime, KEPT_ALIVE, async move {
         for n in 0..20 {
             if put(&client, n.to_string(), Vec::new()).await.is_err() {
@@ -283,7 +283,7 @@ fn failure<R: AwsRuntime>(runtime: &R, url: &str) -> Box<PutFailure> {
         .record_max_buffered_time(Duration::from_millis(10))
         .build()
         .unwrap_or_else(|error| unreachable!("the config of a check: {error}"));
-    let transport = AwsTransport::new::<R>(&bare_client::<R>(url), config.request_timeout());
+    let transport = AwsTransport::new(runtime, &bare_client::<R>(url), config.request_timeout());
     let producer = Producer::with_transport(runtime.clone(), transport, config);
     let outcome =
         producer.try_put("events", "key", "data").ok().and_then(|outcome| wait_for(outcome, Some(TIME_LIMIT)));

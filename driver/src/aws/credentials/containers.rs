@@ -25,6 +25,18 @@ pub(crate) fn with_containers_by_name(sdk_config: SdkConfig) -> SdkConfig {
     if is_set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") || !is_set("AWS_CONTAINER_CREDENTIALS_FULL_URI") {
         return sdk_config;
     }
+    let settings = provider_config(&sdk_config);
+    // The SDK's default chain ends with the instance metadata service. It is not needed here, because the container
+    // endpoint comes before it and is set.
+    let chain = CredentialsProviderChain::first_try("Environment", EnvironmentVariableCredentialsProvider::new())
+        .or_else("Profile", ProfileFileCredentialsProvider::builder().configure(&settings).build())
+        .or_else("WebIdentityToken", WebIdentityTokenCredentialsProvider::builder().configure(&settings).build())
+        .or_else("EcsContainer", EcsCredentialsProvider::builder().configure(&settings).dns(SystemDns).build());
+    sdk_config.into_builder().credentials_provider(SharedCredentialsProvider::new(chain)).build()
+}
+
+/// Returns the settings of an SDK config that its credentials providers use. The profile is not read yet.
+pub(super) fn provider_config(sdk_config: &SdkConfig) -> ProviderConfig {
     let mut settings = ProviderConfig::without_region()
         .with_region(sdk_config.region().cloned())
         .with_use_fips(sdk_config.use_fips())
@@ -42,13 +54,10 @@ pub(crate) fn with_containers_by_name(sdk_config: SdkConfig) -> SdkConfig {
     if let Some(timeouts) = sdk_config.timeout_config() {
         settings = settings.with_timeout_config(timeouts.clone());
     }
-    // The SDK's default chain ends with the instance metadata service. It is not needed here, because the container
-    // endpoint comes before it and is set.
-    let chain = CredentialsProviderChain::first_try("Environment", EnvironmentVariableCredentialsProvider::new())
-        .or_else("Profile", ProfileFileCredentialsProvider::builder().configure(&settings).build())
-        .or_else("WebIdentityToken", WebIdentityTokenCredentialsProvider::builder().configure(&settings).build())
-        .or_else("EcsContainer", EcsCredentialsProvider::builder().configure(&settings).dns(SystemDns).build());
-    sdk_config.into_builder().credentials_provider(SharedCredentialsProvider::new(chain)).build()
+    if let Some(time_source) = sdk_config.time_source() {
+        settings = settings.with_time_source(time_source);
+    }
+    settings
 }
 
 /// The machine's resolver, called in a separate thread. The SDK resolves once for all credentials of a producer.
