@@ -177,7 +177,7 @@ fn after_a_timeout_idle_connections_are_not_used_again<R: AwsRuntime>(runtime: &
         "burst" => Reply::Delayed(Duration::from_millis(200), echo(request)),
         _ => Reply::Json(echo(request)),
     });
-    let client = client::<R>(&server.url(), Duration::from_secs(1));
+    let client = client(runtime, &server.url(), Duration::from_secs(1));
     let (sender, ends) = std::sync::mpsc::channel();
     for _ in 0..BURST {
         let (client, sender) = (client.clone(), sender.clone());
