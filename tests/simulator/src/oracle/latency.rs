@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use kpl_core::{Instant, Receipt};
 use kpl_emulator::api::PutRecordsEntry;
 
@@ -76,7 +78,9 @@ impl Latency {
         if first.start <= due + facts.late {
             return Ok(());
         }
-        let capped = facts.are_requests_capped() || self.capped_at.is_some_and(|at| at >= put.at);
+        // Records that waited for a request and expired have used the rate of up to a second.
+        let capped_until = self.capped_at.map(|at| at + Duration::from_secs(1));
+        let capped = facts.are_requests_capped() || capped_until.is_some_and(|until| until >= put.at);
         let rate_limited = self.streams[put.stream].rate_limited_until >= put.at.as_nanos();
         if capped || rate_limited || stream.throttled {
             return Ok(());
