@@ -36,6 +36,8 @@ pub(crate) struct Work {
     /// The maximum pause between bursts.
     pub(crate) pause_max: Duration,
     pub(crate) flushes: usize,
+    /// Whether a flush follows each burst at once.
+    pub(crate) flush_after_bursts: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -226,6 +228,12 @@ impl Options {
         service.status_only = one_in(4);
         service.request_size_max = one_in(12).then_some(work.size_max + 2_000);
         service.unknown_for = if one_in(8) { ms(5_000) } else { Duration::ZERO };
+        work.flush_after_bursts = one_in(8);
+        if one_in(12) {
+            // Lists that lag behind reshards, and records that expire in the meantime, one after the other.
+            (service.reshards, service.list_delay) = (12, ms(3_000));
+            (config.buffered, config.ttl) = (ms(1_000), ms(2_500));
+        }
     }
 
     /// Leaves the load as the only trouble: some promises can be judged only where records are sent once.
@@ -278,6 +286,7 @@ impl Work {
                 c.pick(&[Duration::ZERO, ms(20), ms(300), ms(3_000)])
             },
             flushes: if c.chance(128) { c.int(1..=6) } else { 0 },
+            flush_after_bursts: false,
         }
     }
 }

@@ -209,6 +209,9 @@ impl<'u, 'b> World<'u, 'b> {
         for _ in 0..options.work.bursts {
             at = at + c.up_to(options.work.pause_max);
             calendar.schedule(at, Event::Burst(c.rng()));
+            if options.work.flush_after_bursts {
+                calendar.schedule(at, Event::Flush);
+            }
         }
         let length = at.saturating_since(START) + ms(500);
         let mut at_random_times =

@@ -3,8 +3,8 @@
 //! `cargo run --release -p kpl-simulator --bin planted [-- --check] [NAME ...]`
 //!
 //! A bug is a file in `tests/simulator/planted`: a line that describes the bug, the level at which the simulator must
-//! find it within 2,000 seeds (or `Seeds: N`, for bugs with a rare effect), and one or more replacements. The old text
-//! must occur once in its file. With `After:`, it is the first occurrence after that text.
+//! find it within 2,000 seeds, and one or more replacements. The old text must occur once in its file. With `After:`, it
+//! is the first occurrence after that text.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -73,8 +73,6 @@ fn run(args: &Args) -> Result<usize> {
 struct Bug {
     name: String,
     level: String,
-    /// The number of seeds within which it must be found.
-    seeds: u64,
     replacements: Vec<Replacement>,
 }
 
@@ -105,10 +103,6 @@ impl Bug {
         let (_description, rest) = text.split_once("\nLevel: ").ok_or_else(|| error("no level"))?;
         let (level, rest) = rest.split_once('\n').ok_or_else(|| error("no replacement"))?;
         let level = level.to_owned();
-        let seeds = match rest.strip_prefix("Seeds: ").and_then(|rest| rest.lines().next()) {
-            Some(seeds) => seeds.parse().map_err(|_| error("Seeds is not a number"))?,
-            None => SEEDS_MAX,
-        };
         let mut replacements = Vec::new();
         for part in rest.split_terminator(">>>\n") {
             let (head, body) = part.split_once("<<<\n").ok_or_else(|| error("no <<<"))?;
@@ -117,7 +111,7 @@ impl Bug {
             let file = field("File: ").ok_or_else(|| error("no file"))?;
             replacements.push(Replacement { file, after: field("After: "), old: old.to_owned(), new: new.to_owned() });
         }
-        Ok(Self { name, level, seeds, replacements })
+        Ok(Self { name, level, replacements })
     }
 
     /// Checks that the bug can be planted below `root`, and plants it if `write_it`. Returns the original files.
@@ -203,7 +197,7 @@ fn find(bug: &Bug, program: &Path) -> bool {
     let mut simulator = Command::new(program);
     // While a rare bug is searched for, no other one is built, and the cores are free.
     let jobs = thread::available_parallelism().map_or(1, usize::from);
-    simulator.args(["--level", &bug.level, "--count", &bug.seeds.to_string(), "--timeout", "20"]);
+    simulator.args(["--level", &bug.level, "--count", &SEEDS_MAX.to_string(), "--timeout", "20"]);
     simulator.args(["--jobs", &jobs.to_string()]);
     let output = simulator.stderr(Stdio::null()).output();
     let _ = fs::remove_file(program);
