@@ -272,7 +272,7 @@ impl<T> Stream<T> {
             Err(error) => {
                 // Without permission, or for a stream that does not exist, the defaults apply.
                 metadata.description_failed = true;
-                metadata.stream_exists &= !is_not_found(&error);
+                metadata.stream_exists &= !is_refused_as(&error, ErrorClass::NotFound);
                 let retry_in = if is_refused_for_good(&error) {
                     metadata.description.succeeded();
                     metadata.description_refused = true;
@@ -320,8 +320,10 @@ impl<T> Stream<T> {
     }
 
     fn shards_failed(&mut self, now: Instant, error: RequestError, context: &mut Context<T>) {
-        let Some(retry_in) = self.metadata.shards.failed(now, Failure::of(&error), &mut context.rng) else { return };
-        self.metadata.stream_exists &= !is_not_found(&error);
+        let failure =
+            if is_refused_as(&error, ErrorClass::Throttled) { Failure::Throttled } else { Failure::of(&error) };
+        let Some(retry_in) = self.metadata.shards.failed(now, failure, &mut context.rng) else { return };
+        self.metadata.stream_exists &= !is_refused_as(&error, ErrorClass::NotFound);
         if is_refused_for_good(&error) {
             self.metadata.shards.give_up_waiting();
         }
@@ -430,16 +432,15 @@ fn is_refused_for_good(error: &RequestError) -> bool {
     error.delivery == Delivery::Refused && classify(&error.code).is_final()
 }
 
-/// Whether the service says that the stream does not exist.
-fn is_not_found(error: &RequestError) -> bool {
-    error.delivery == Delivery::Refused && classify(&error.code) == ErrorClass::NotFound
+/// Whether the service refused a request for this reason.
+fn is_refused_as(error: &RequestError, class: ErrorClass) -> bool {
+    error.delivery == Delivery::Refused && classify(&error.code) == class
 }
 
 impl Failure {
     fn of(error: &RequestError) -> Self {
         match error.delivery {
             Delivery::NotSent | Delivery::Unanswered => Self::Transient,
-            Delivery::Refused if classify(&error.code) == ErrorClass::Throttled => Self::Throttled,
             Delivery::Refused => Self::Refused,
         }
     }

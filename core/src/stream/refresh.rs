@@ -14,9 +14,9 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// The longest backoff.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// The longest backoff after the service throttled the request. All producers of a stream share the limit of 100
-/// ListShards a second (<https://docs.aws.amazon.com/kinesis/latest/APIReference/API_ListShards.html>), and most need
-/// only one list, so throttling passes in seconds.
+/// The longest backoff after the service throttled a ListShards. All clients of a stream share a limit of 1,000 a second
+/// (<https://docs.aws.amazon.com/kinesis/latest/APIReference/API_ListShards.html>), and most need only one list, so
+/// throttling passes in seconds. DescribeStreamSummary is not sent again as soon: the whole account shares 20 a second.
 const THROTTLED_BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// The reason why a request has failed.
