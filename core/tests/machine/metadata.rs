@@ -649,6 +649,27 @@ fn a_throttled_list_is_requested_again_within_two_seconds() {
     }
 }
 
+/// The whole account shares a limit of 20 descriptions a second.
+#[test]
+fn a_throttled_description_backs_off() {
+    let mut rig = Rig::new(Config::builder());
+    rig.put(1, "a");
+    for _ in 0..8 {
+        let request = rig.describes.remove(0);
+        rig.producer.handle_stream_summary(rig.now, &request, Err(error("LimitExceededException")));
+        let start = rig.now;
+        while rig.describes.is_empty() {
+            rig.run_for(100 * MS);
+            rig.answer_all_stored(&equal_shards(1));
+            assert!(rig.now < start + 31 * SEC);
+        }
+    }
+    let request = rig.describes.remove(0);
+    rig.producer.handle_stream_summary(rig.now, &request, Err(error("LimitExceededException")));
+    rig.run_for(14 * SEC);
+    assert!(rig.describes.is_empty(), "half of the longest backoff is jitter");
+}
+
 #[test]
 fn a_thousand_streams_are_described_at_ten_a_second() {
     let mut rig = Rig::new(Config::builder());
