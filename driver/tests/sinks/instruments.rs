@@ -76,7 +76,7 @@ pub(crate) fn check(points: &[Point], naming: &Naming, report: &MetricsReport) {
     let errors = (naming.counter)("errors", Unit::Items);
     let exported = |labels: &[(&str, &str)]| sum(points, &errors, labels).unwrap_or_default();
     assert_same(&errors, exported(&[]), report.global(Metric::AllErrors).sum);
-    for code in ["ProvisionedThroughputExceededException", "ConnectFailure", "ResourceNotFoundException"] {
+    for code in ["ProvisionedThroughputExceededException", "ConnectFailure", "AccessDeniedException"] {
         assert!(report.errors(code).sum > 0.0, "{code} has no observations");
         assert_same(code, exported(&[(naming.error_code, code)]), report.errors(code).sum);
     }

@@ -31,7 +31,7 @@ async fn run_producer(sink: impl MetricsSink) -> MetricsReport {
     let service = Service::new(move |request| match request {
         0 | 3 => Behavior::Throttle,
         1 => Behavior::Fail(RequestError::new(Delivery::NotSent, "ConnectFailure", "refused")),
-        6 => Behavior::Fail(RequestError::new(Delivery::Refused, "ResourceNotFoundException", "gone")),
+        6 => Behavior::Fail(RequestError::new(Delivery::Refused, "AccessDeniedException", "denied")),
         // Records put from now on expire.
         12.. if throttles_in_service.load(Ordering::Relaxed) => Behavior::Throttle,
         n => Behavior::Store(ms(7 * n as u64)),

@@ -50,7 +50,9 @@ impl StreamRate {
         let sent = &mut self.streams[stream];
         // Records are released while earlier ones wait in the collector, or for a request.
         let elapsed = now.saturating_since(*sent.first_at.get_or_insert(now)) + settings.buffered + waited;
-        let estimate = 1_u64.checked_shl(elapsed.as_secs() as u32).unwrap_or(SHARDS_MAX).min(SHARDS_MAX);
+        // The estimate doubles, too, while records wait for a request.
+        let doubled_for = if was_capped { now.saturating_since(about.started_at) } else { elapsed };
+        let estimate = 1_u64.checked_shl(doubled_for.as_secs() as u32).unwrap_or(SHARDS_MAX).min(SHARDS_MAX);
         let shards = if about.described_at <= now { estimate.max(shards().len() as u64) } else { estimate };
         let sizes = records.iter().map(PutRecordsEntry::size);
         sent.records += records.len() as u64;

@@ -115,7 +115,7 @@ impl World<'_, '_> {
                     Reply::Records(results) => {
                         let is_stored =
                             |result: &RecordReply| result.sequence_number.as_ref().is_some_and(|n| !n.is_empty());
-                        if results.iter().any(is_stored) {
+                        if results.len() == records.len() && results.iter().any(is_stored) {
                             self.oracle.stored(self.now, *stream);
                         }
                         for code in results.iter().filter_map(|result| result.error_code.as_ref()) {
