@@ -18,6 +18,8 @@ pub(crate) struct AggregateLimits {
     pub(crate) count: usize,
     /// The bytes of the data, including framing.
     pub(crate) size: usize,
+    /// Whether a record that is too large to be aggregated closes the open aggregate, so that it does not overtake it.
+    pub(crate) in_order: bool,
 }
 
 /// What the caller has to do after a record was accepted.
@@ -121,7 +123,7 @@ impl<T> Aggregate<T> {
 
     /// Appends a user record of any size.
     pub(crate) fn push(&mut self, user: Pending<T>, deadline: Instant, expiry: Instant) {
-        let everything = AggregateLimits { count: usize::MAX, size: usize::MAX };
+        let everything = AggregateLimits { count: usize::MAX, size: usize::MAX, in_order: false };
         // Without limits, it always fits.
         let _ = self.try_push(user, deadline, expiry, everything, &mut Spare::default());
     }
@@ -251,26 +253,28 @@ impl<T> Aggregator<T> {
             }
         }
         // No aggregate is open, or the record does not fit into it.
-        if FRAME_SIZE + user.entry.data.len() > limits.size {
-            closed(KinesisRecord::single(user, shard.cloned(), deadline, expiry));
-            return FollowUp::Send;
-        }
         let (users, keys) = (place.last.0 as usize, place.last.1 as usize);
         let users = (users + users / 8).min(limits.count);
-        let mut fresh = Aggregate::with_capacity(shard.cloned(), users, keys + keys / 8);
-        match fresh.try_push(user, deadline, expiry, limits, spare) {
-            Ok(_) => {
-                place.close(spare).into_iter().for_each(&mut closed);
-                place.open = Some(Box::new(fresh));
-                if limits.count > 1 {
-                    timers.arm(slot, deadline);
-                } else {
-                    place.close(spare).into_iter().for_each(closed);
+        if FRAME_SIZE + user.entry.data.len() <= limits.size {
+            let mut fresh = Aggregate::with_capacity(shard.cloned(), users, keys + keys / 8);
+            match fresh.try_push(user, deadline, expiry, limits, spare) {
+                Ok(_) => {
+                    place.close(spare).into_iter().for_each(&mut closed);
+                    place.open = Some(Box::new(fresh));
+                    if limits.count > 1 {
+                        timers.arm(slot, deadline);
+                    } else {
+                        place.close(spare).into_iter().for_each(closed);
+                    }
+                    return FollowUp::Send;
                 }
+                Err(refused) => user = refused, // its key and fields make it too large
             }
-            // Its key and fields make it too large. An open aggregate stays open.
-            Err(user) => closed(KinesisRecord::single(user, shard.cloned(), deadline, expiry)),
         }
+        if limits.in_order {
+            place.close(spare).into_iter().for_each(&mut closed);
+        }
+        closed(KinesisRecord::single(user, shard.cloned(), deadline, expiry));
         FollowUp::Send
     }
 
@@ -418,9 +422,9 @@ mod tests {
             }
             closed
         };
-        assert_eq!(closed_by_third(AggregateLimits { count: 4, size }), [0; 0]);
-        assert_eq!(closed_by_third(AggregateLimits { count: 4, size: size - 1 }), [2]);
-        assert_eq!(closed_by_third(AggregateLimits { count: 3, size }), [3], "closed when full");
+        assert_eq!(closed_by_third(AggregateLimits { count: 4, size, in_order: false }), [0; 0]);
+        assert_eq!(closed_by_third(AggregateLimits { count: 4, size: size - 1, in_order: false }), [2]);
+        assert_eq!(closed_by_third(AggregateLimits { count: 3, size, in_order: false }), [3], "closed when full");
     }
 
     #[derive(Clone, Debug)]
@@ -497,7 +501,7 @@ mod tests {
             count in 1..6_usize,
             size in 64..300_usize,
         ) {
-            let limits = AggregateLimits { count, size };
+            let limits = AggregateLimits { count, size, in_order: false };
             let mut model = Model { limits, open: BTreeMap::new() };
             let mut aggregator = Aggregator::default();
             let mut now = ms(0);

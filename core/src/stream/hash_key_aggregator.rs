@@ -139,7 +139,7 @@ mod tests {
     use super::*;
     use crate::testing::{ms, tickets, user};
 
-    const LIMITS: AggregateLimits = AggregateLimits { count: 100, size: 1_000 };
+    const LIMITS: AggregateLimits = AggregateLimits { count: 100, size: 1_000, in_order: false };
 
     fn add(aggregator: &mut HashKeyAggregator<usize>, ticket: usize, key: &str, size: usize) -> Vec<Vec<usize>> {
         let mut closed = Vec::new();

@@ -42,6 +42,10 @@ use crate::stream::shard_count::ShardCount;
 use crate::time::Instant;
 use crate::time::deadline_queue::DeadlineQueue;
 
+/// An upper bound of the bytes that an aggregate of one record has in addition to its data and partition key: the frame,
+/// an explicit hash key, and the fields' tags and lengths.
+const FIELDS_SIZE_MAX: usize = 128;
+
 /// A stream that is idle for this long is retired. Its metadata would be out of date anyway.
 const RETIRED_AFTER: Duration = Duration::from_secs(300);
 
@@ -190,6 +194,10 @@ impl<T> Stream<T> {
         let config = &context.config;
         let shard = self.metadata.shard(user.entry.hash_key());
         let slot = shard.map_or(WHOLE_STREAM, |shard| shard.slot);
+        let size_max = config.aggregation_max_size().min(limit - AGGREGATE_PARTITION_KEY.len());
+        // While the shard has a backlog, its aggregate stays open, and records that do not fit must not overtake it.
+        let in_order = size + FIELDS_SIZE_MAX > size_max && self.limiter.is_backlogged(slot);
+        let limits = AggregateLimits { count: config.aggregation_max_count(), size: size_max, in_order };
         let can_release = !self.awaits_request;
         let mut pass = |record| {
             self.limiter.push(now, slot, record, can_release, |record| self.collector.push(record, config));
@@ -198,10 +206,6 @@ impl<T> Stream<T> {
             pass(KinesisRecord::single(user, shard.cloned(), deadline, expiry));
             return FollowUp::Send;
         }
-        let limits = AggregateLimits {
-            count: config.aggregation_max_count(),
-            size: config.aggregation_max_size().min(limit - AGGREGATE_PARTITION_KEY.len()),
-        };
         match shard {
             Some(_) => self.aggregator.add(user, slot, shard, Times { deadline, expiry }, limits, pass),
             None => {

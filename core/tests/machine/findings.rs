@@ -115,6 +115,26 @@ fn waiting_records_are_routed_again_if_their_shard_has_another_range() {
     }
 }
 
+/// Regression: while a shard had a backlog of large records, a small one waited for others in an open aggregate until it
+/// expired, and all large ones overtook it.
+#[test]
+fn large_records_do_not_overtake_a_small_one_in_a_backlog() {
+    let config = Config::builder().rate_limit_bytes_per_shard(100_000).max_shard_backlog(ANY_BACKLOG);
+    let mut rig = Rig::with_shards(config, 1);
+    let put_large = |rig: &mut Rig| rig.put(1, vec![b'x'; 60_000]);
+    for _ in 0..5 {
+        put_large(&mut rig);
+    }
+    let small = rig.put(1, "small");
+    let larger: Vec<u64> = (0..40).map(|_| put_large(&mut rig)).collect();
+    while !rig.results.contains_key(&small) {
+        rig.run_for(100 * MS);
+        rig.answer_all_stored(&equal_shards(1));
+    }
+    rig.receipt(small);
+    assert!(larger[2..].iter().all(|ticket| !rig.results.contains_key(ticket)), "they were put later");
+}
+
 /// Regression: a put before a late tick sent expired records.
 #[test]
 fn a_put_before_a_late_tick_does_not_send_expired_records() {
