@@ -80,7 +80,7 @@ pub enum LogEvent {
         /// The number of shards that have closed since the last list, or have another range because the stream was
         /// created again.
         closed: usize,
-        /// The number of user records that waited for a closed or unknown shard and were routed again.
+        /// The number of user records that waited for such a shard, or for an unknown one, and were routed again.
         moved: usize,
     },
     /// A request for the stream's shards or description failed.

@@ -242,8 +242,8 @@ impl<T> Producer<T> {
     /// if no request is in flight.
     fn send_lingering(&mut self, now: Instant) {
         let (records_put, bytes_put) = (self.context.stats.user_records_put, self.bytes_put);
-        let refused_size = self.lingering_check.refused_size;
-        self.lingering_check = LingeringCheck { at: now, records_put, bytes_put, is_stale: false, refused_size };
+        self.lingering_check =
+            LingeringCheck { at: now, records_put, bytes_put, is_stale: false, ..self.lingering_check };
         let (mut records, mut bytes) = (0, 0);
         for stream in self.streams.iter_mut() {
             let lingering = stream.lingering();

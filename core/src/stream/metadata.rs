@@ -10,7 +10,6 @@ use crate::action::{Action, DescribeStreamRequest, ListShardsRequest, LogEvent};
 use crate::config::{Config, Consumers, RecordDistribution};
 use crate::context::Context;
 use crate::limits;
-use crate::record::attempt::AttemptError;
 use crate::record::kinesis_record::{KinesisRecord, ShardRef};
 use crate::reply::{Delivery, ListedShard, RequestError, ShardPage, StreamSummary};
 use crate::stream::classify::{ErrorClass, RESOURCE_NOT_FOUND, classify};
@@ -295,10 +294,10 @@ impl<T> Stream<T> {
         self.start(now, context);
     }
 
-    /// Discards the metadata and requests it again if the service reported that the stream does not exist: a new stream
-    /// of the same name may have other shards.
-    pub(super) fn on_stream_not_found(&mut self, now: Instant, error: &AttemptError, context: &mut Context<T>) {
-        if &*error.code != RESOURCE_NOT_FOUND || self.metadata.auto_distribution {
+    /// Discards the metadata and requests it again, after the service reported that the stream does not exist: a new
+    /// stream of the same name may have other shards.
+    pub(super) fn on_stream_not_found(&mut self, now: Instant, context: &mut Context<T>) {
+        if self.metadata.auto_distribution {
             return;
         }
         let change = self.metadata.map.clear();

@@ -6,6 +6,7 @@ mod classify;
 mod collector;
 mod hash_key_aggregator;
 mod limiter;
+mod lingering;
 mod metadata;
 mod refresh;
 mod retrier;
@@ -469,51 +470,6 @@ impl<T> Stream<T> {
             horizon = later;
             self.pass_unmapped(now, record, context);
         }
-    }
-
-    /// Returns the number of user records that linger, and their bytes: those in open aggregates, and in a request that
-    /// is not full.
-    pub(crate) fn lingering(&self) -> (usize, usize) {
-        let (open, collected) = (self.lingering_in_aggregates(), self.lingering_in_collector());
-        (open.0 + collected.0, open.1 + collected.1)
-    }
-
-    /// The aggregates of shards with a backlog wait for their rate limit.
-    fn lingering_in_aggregates(&self) -> (usize, usize) {
-        let is_lingering = |slot: u32| !self.limiter.is_backlogged(slot);
-        let open = self.aggregator.open_sizes().filter(|(slot, ..)| is_lingering(*slot));
-        let (mut records, mut bytes) = open.fold((0, 0), |sum, (_, records, size)| (sum.0 + records, sum.1 + size));
-        if is_lingering(WHOLE_STREAM) {
-            records += self.hash_key_aggregator.user_records();
-            bytes += self.hash_key_aggregator.backlog().bytes;
-        }
-        (records, bytes)
-    }
-
-    fn lingering_in_collector(&self) -> (usize, usize) {
-        let sizes = self.collector.records().map(|record| (record.user_records(), record.size()));
-        sizes.fold((0, 0), |sum, (records, size)| (sum.0 + records, sum.1 + size))
-    }
-
-    /// Makes three quarters of the [lingering](Self::lingering) records due, the oldest first.
-    pub(crate) fn stop_lingering(&mut self, now: Instant, context: &mut Context<T>) {
-        let (mut left, _) = self.lingering_in_aggregates();
-        let kept = (left + self.lingering_in_collector().0) / 4;
-        // Open aggregates of shards without a backlog are due by then.
-        let horizon = now + context.config.record_max_buffered_time();
-        while left > kept
-            && let Some(user_records) = self.close_next(now, horizon, context)
-        {
-            left = left.saturating_sub(user_records);
-        }
-        let is_backlogged = self.limiter.is_backlogged(WHOLE_STREAM);
-        while left > kept
-            && let Some(record) = self.hash_key_aggregator.close_due(horizon, is_backlogged)
-        {
-            left = left.saturating_sub(record.user_records());
-            self.pass_unmapped(now, record, context);
-        }
-        self.collector.flush();
     }
 
     /// Closes the aggregate of a shard that is due first, if it is due by `horizon`. Returns the number of its user

@@ -15,7 +15,7 @@ use crate::record::result::{Resolution, StoredAt};
 use crate::record::user_record::PartitionKey;
 use crate::reply::Reply;
 use crate::stream::aggregator::Aggregate;
-use crate::stream::classify::{Classified, Rules, Verdict, classify_reply};
+use crate::stream::classify::{Classified, RESOURCE_NOT_FOUND, Rules, Verdict, classify_reply};
 use crate::stream::limiter::{RELEASE_INTERVAL, WHOLE_STREAM};
 use crate::time::{Instant, random_duration};
 
@@ -56,6 +56,11 @@ impl Tally {
             Some((_, count)) => *count += user_records,
             None => errors.push((error.clone(), user_records)),
         }
+    }
+
+    /// Whether records failed or are retried with this error code.
+    fn has(&self, code: &str) -> bool {
+        self.retried.iter().chain(&self.failed).any(|(error, _)| &*error.code == code)
     }
 
     fn log<T>(self, stream: &Arc<str>, context: &mut Context<T>) {
@@ -125,6 +130,9 @@ impl<T> Stream<T> {
                 }
             }
         }
+        if tally.has(RESOURCE_NOT_FOUND) {
+            self.on_stream_not_found(now, context);
+        }
         context.stats.kinesis_records_throttled += tally.throttled as u64;
         tally.log(&self.name, context);
         context.log_expired(&self.name);
@@ -186,7 +194,6 @@ impl<T> Stream<T> {
             }
             Verdict::Retry(error) => {
                 Tally::count(&mut tally.retried, &error, user_records);
-                self.on_stream_not_found(now, &error, context);
                 self.back_off(now, record.into_users(), context);
             }
             Verdict::Split(error) => {
@@ -382,7 +389,6 @@ impl<T> Stream<T> {
         for user in record.into_users() {
             self.fail(now, user, AttemptError::clone(error), context);
         }
-        self.on_stream_not_found(now, error, context);
     }
 
     /// Retries the user records of a Kinesis record after exponential backoff with full jitter. Fails those that have

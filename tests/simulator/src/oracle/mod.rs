@@ -317,11 +317,7 @@ impl Oracle {
     ) -> Check {
         self.facts.in_flight += 1;
         self.progress.effect();
-        for ticket in consumed::tickets(records) {
-            if let Some(put) = self.puts.get_mut(ticket as usize) {
-                put.requests += 1;
-            }
-        }
+        self.each_put(records, |put| put.requests += 1);
         caps::sent(&self.facts, records)?;
         start::sent(&self.facts, now, stream)?;
         self.latency.sent(&self.facts, now, stream, records);
@@ -357,12 +353,7 @@ impl Oracle {
     /// The reply to the request with these records was garbled.
     pub(crate) fn garbled(&mut self, garbled: Garbled, reply: &Reply, records: &[PutRecordsEntry]) {
         if matches!(garbled, Garbled::NoShardIds) {
-            for ticket in consumed::tickets(records) {
-                if let Some(put) = self.puts.get_mut(ticket as usize) {
-                    put.has_unnamed_shard = true;
-                }
-            }
-            return;
+            return self.each_put(records, |put| put.has_unnamed_shard = true);
         }
         self.facts.count_mismatch |= matches!(reply, Reply::Records(results) if !results.is_empty());
         self.unanswered(records);
@@ -370,18 +361,19 @@ impl Oracle {
 
     /// The request with these records got no reply, or a garbled one.
     pub(crate) fn unanswered(&mut self, records: &[PutRecordsEntry]) {
-        for ticket in consumed::tickets(records) {
-            if let Some(put) = self.puts.get_mut(ticket as usize) {
-                put.unanswered = true;
-            }
-        }
+        self.each_put(records, |put| put.unanswered = true);
     }
 
     /// These records were aggregated by the shards of a deleted stream and reach a new stream of the same name.
     pub(crate) fn spans_recreation(&mut self, records: &[PutRecordsEntry]) {
+        self.each_put(records, |put| put.spans_recreation = true);
+    }
+
+    /// Changes the puts of the user records in a request.
+    fn each_put(&mut self, records: &[PutRecordsEntry], change: impl Fn(&mut Put)) {
         for ticket in consumed::tickets(records) {
             if let Some(put) = self.puts.get_mut(ticket as usize) {
-                put.spans_recreation = true;
+                change(put);
             }
         }
     }
