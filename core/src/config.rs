@@ -37,6 +37,21 @@ pub enum RecordDistribution {
     Auto,
 }
 
+/// The order in which consumers read records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Ordering {
+    /// No promise: a record that is retried, or that shares a request with others, may be overtaken by later ones.
+    #[default]
+    None,
+    /// The records of each hash key (partition key or explicit hash key) are read in the order of their puts: of two
+    /// records with the same hash key, the first is read for the first time before the second for the first time, and
+    /// for the last time before the second for the last time, whatever fails between. A record that fails is left out.
+    ///
+    /// The producer has at most one Kinesis record of a shard under way, or of a hash key if records are not aggregated.
+    PerKey,
+}
+
 /// The consumers of the streams. They differ in how they handle an aggregate on another shard than its hash keys belong
 /// to. This happens while a stream is resharded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -141,6 +156,9 @@ config! {
     max_shard_backlog: Option<Duration> = None, in OrNone(10 * MILLISECOND..=Duration::from_secs(86_400));
     /// The consumers of the streams. Default [`Consumers::Kcl`].
     consumers: Consumers = Consumers::Kcl;
+    /// The order in which consumers read records. [`Ordering::PerKey`] needs streams that distribute records by key, and
+    /// consumers that read each key on its own shard ([`Consumers::Kcl`]). Default [`Ordering::None`].
+    ordering: Ordering = Ordering::None;
     /// Whether a throttled record fails at once instead of being retried. Default `false`.
     fail_if_throttled: bool = false;
     /// Whether records are retried when access is denied (`AccessDeniedException`, `KMSAccessDeniedException`, HTTP 403)
@@ -231,6 +249,16 @@ impl Config {
                 range: alloc::format!("at least retry_backoff_min ({:?})", self.retry_backoff_min),
             });
         }
+        let unordered = match self.ordering {
+            Ordering::None => None,
+            _ if self.record_distribution == RecordDistribution::Auto => Some("None if record_distribution is Auto"),
+            _ if self.consumers == Consumers::AnyShard => Some("None if consumers is AnyShard"),
+            Ordering::PerKey => None,
+        };
+        if let Some(range) = unordered {
+            let value = alloc::format!("{:?}", self.ordering);
+            return Err(ConfigError { field: "ordering", value, range: range.to_string() });
+        }
         Ok(self)
     }
 }
@@ -308,6 +336,14 @@ mod tests {
         assert_eq!(
             error(Config::builder().record_ttl(Duration::from_millis(100))),
             "config: record_ttl is 100ms, but must be more than record_max_buffered_time (100ms)"
+        );
+        assert_eq!(
+            error(Config::builder().ordering(Ordering::PerKey).record_distribution(RecordDistribution::Auto)),
+            "config: ordering is PerKey, but must be None if record_distribution is Auto"
+        );
+        assert_eq!(
+            error(Config::builder().ordering(Ordering::PerKey).consumers(Consumers::AnyShard)),
+            "config: ordering is PerKey, but must be None if consumers is AnyShard"
         );
         assert_eq!(
             error(Config::builder().retry_backoff_max(Duration::from_millis(49))),

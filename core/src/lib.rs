@@ -108,7 +108,7 @@ mod testing;
 mod time;
 
 pub use action::{Action, DescribeStreamRequest, ListShardsRequest, LogEvent};
-pub use config::{Config, ConfigBuilder, ConfigError, Consumers, RecordDistribution};
+pub use config::{Config, ConfigBuilder, ConfigError, Consumers, Ordering, RecordDistribution};
 pub use full::{Full, ShardName};
 pub use outstanding::FlushId;
 pub use producer::{Producer, PutError};

@@ -8,7 +8,7 @@ use kpl_simulator::{Level, World};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Err(finding) = World::run(Level::Core, &mut Unstructured::new(bytes)) {
+    if let Err(finding) = World::run(Level::Core, None, &mut Unstructured::new(bytes)) {
         panic!("{finding}");
     }
 });

@@ -90,6 +90,9 @@ pub mod code {
     pub const UNKNOWN: &str = "Unknown";
     /// The endpoint answered with a redirect, so it is not an endpoint of Kinesis. Drivers set this code.
     pub const REDIRECTED: &str = "Redirected";
+    /// The stream ignores keys (`RecordDistributionStrategy = AUTO`), so the order of
+    /// [`Ordering::PerKey`](crate::Ordering::PerKey) cannot be kept.
+    pub const ORDER_IMPOSSIBLE: &str = "Order Impossible";
     /// The record is larger than the stream allows. The stream's limit became known after the record was put.
     pub const RECORD_TOO_LARGE: &str = "Record Too Large";
 }

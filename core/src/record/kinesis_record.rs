@@ -185,6 +185,11 @@ impl<T> KinesisRecord<T> {
         self.users.iter().map(|packed| packed.encode_item(&self.keys))
     }
 
+    /// Returns the hash key of its first user record.
+    pub(crate) fn hash_key(&self) -> u128 {
+        self.first().hash_key()
+    }
+
     /// Whether it is an aggregate of several user records.
     pub fn is_aggregated(&self) -> bool {
         self.users.len() > 1
@@ -203,7 +208,7 @@ impl<T> KinesisRecord<T> {
     /// Returns the explicit hash key to send it with: that of its first user record, given or hashed, as the KPL does.
     /// On the wire it is decimal.
     pub fn explicit_hash_key(&self) -> u128 {
-        self.first().hash_key()
+        self.hash_key()
     }
 
     /// Returns the data to send: that of the one user record, without a copy, or the aggregate, which this call

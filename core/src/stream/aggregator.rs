@@ -76,6 +76,30 @@ impl<T> Aggregate<T> {
         }
     }
 
+    /// Returns the number of its user records.
+    pub(crate) fn user_records(&self) -> usize {
+        self.users.len()
+    }
+
+    /// Returns its bytes, or an upper bound.
+    pub(crate) fn size(&self) -> usize {
+        FRAME_SIZE + self.message_size
+    }
+
+    /// Returns the hash key of its first user record.
+    pub(crate) fn hash_key(&self) -> u128 {
+        self.users.first().map_or(0, |packed| packed.user.entry.hash_key())
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Returns when its first user record expires.
+    pub(crate) fn expiry(&self) -> Instant {
+        self.expiry
+    }
+
     /// Appends a user record.
     ///
     /// # Errors
@@ -291,19 +315,18 @@ impl<T> Aggregator<T> {
     /// Removes and returns a slot whose aggregate is due by `horizon`, and arms the timers of slots that are not due
     /// again.
     ///
-    /// A shard with a backlog can send nothing anyway: `late_until` returns until when its aggregate stays open, given
-    /// the aggregate's expiry. When the backlog is cleared, [`resume`](Self::resume) the aggregate.
+    /// A shard with a backlog can send nothing anyway: `late_until` returns until when its aggregate stays open. When the
+    /// backlog is cleared, [`resume`](Self::resume) the aggregate.
     pub(crate) fn pop_due(
         &mut self,
         horizon: Instant,
-        late_until: impl Fn(u32, &Times) -> Option<Instant>,
+        late_until: impl Fn(u32, &Aggregate<T>) -> Option<Instant>,
     ) -> Option<u32> {
         let mut later: Vec<(u32, Instant)> = Vec::new();
         let due = loop {
             let Some(slot) = self.timers.pop_due(horizon) else { break None };
             let Some(open) = self.shards.get(slot as usize).and_then(|shard| shard.open.as_ref()) else { continue };
-            let times = Times { deadline: open.deadline, expiry: open.expiry };
-            let due = late_until(slot, &times).unwrap_or(open.deadline);
+            let due = late_until(slot, open).unwrap_or(open.deadline);
             if due <= horizon {
                 break Some(slot);
             }
@@ -315,6 +338,13 @@ impl<T> Aggregator<T> {
         due
     }
 
+    /// Makes the slot's aggregate due at `now`, once the shard has no backlog.
+    pub(crate) fn expedite(&mut self, slot: u32, now: Instant) {
+        if let Some(open) = self.shards.get_mut(slot as usize).and_then(|shard| shard.open.as_mut()) {
+            open.deadline = open.deadline.min(now);
+        }
+    }
+
     /// Makes the slot's aggregate due at its deadline again, when the shard has no backlog.
     pub(crate) fn resume(&mut self, slot: u32) {
         if let Some(open) = self.shards.get(slot as usize).and_then(|shard| shard.open.as_ref()) {
@@ -322,22 +352,19 @@ impl<T> Aggregator<T> {
         }
     }
 
-    /// Whether an aggregate is open in the slot.
-    pub(crate) fn is_open(&self, slot: u32) -> bool {
-        self.shards.get(slot as usize).is_some_and(|shard| shard.open.is_some())
+    /// Returns the open aggregate of a slot.
+    pub(crate) fn get(&self, slot: u32) -> Option<&Aggregate<T>> {
+        self.shards.get(slot as usize)?.open.as_deref()
     }
 
-    /// Returns the slots of all open aggregates, with the numbers of their user records and bytes.
-    pub(crate) fn open_sizes(&self) -> impl Iterator<Item = (u32, usize, usize)> {
-        let open = |(shard, slot): (&Shard<T>, u32)| {
-            shard.open.as_ref().map(|open| (slot, open.users.len(), open.message_size))
-        };
-        self.shards.iter().zip(0..).filter_map(open)
+    /// Returns all open aggregates with their slots.
+    pub(crate) fn open(&self) -> impl Iterator<Item = (u32, &Aggregate<T>)> {
+        self.shards.iter().zip(0..).filter_map(|(shard, slot)| Some((slot, shard.open.as_deref()?)))
     }
 
     /// Returns the slots of all open aggregates.
     pub(crate) fn open_slots(&self) -> impl Iterator<Item = u32> {
-        self.shards.iter().zip(0..).filter(|(shard, _)| shard.open.is_some()).map(|(_, slot)| slot)
+        self.open().map(|(slot, _)| slot)
     }
 }
 
@@ -522,7 +549,7 @@ mod tests {
                     }
                     Step::Pass { millis, backlogged } => {
                         now = now + Duration::from_millis(millis);
-                        while let Some(slot) = aggregator.pop_due(now, |slot, times| backlogged.contains(&slot).then_some(times.expiry)) {
+                        while let Some(slot) = aggregator.pop_due(now, |slot, open| backlogged.contains(&slot).then_some(open.expiry())) {
                             prop_assert!(model.is_due(slot, now, &backlogged));
                             let record = aggregator.close(slot).expect("a due aggregate is open");
                             out.extend(model.close(slot, &record));

@@ -4,9 +4,12 @@ use alloc::vec::Vec;
 use core::mem;
 use core::time::Duration;
 
-use crate::config::Config;
+use hashbrown::HashMap;
+
+use crate::config::{Config, Ordering};
 use crate::put_buffer::Room;
 use crate::record::kinesis_record::Pending;
+use crate::stream::sequencer::{FIRST_TURN, turns};
 use crate::stream::shard_rate::{RateLimit, ShardRate};
 use crate::time::Instant;
 
@@ -17,25 +20,34 @@ use crate::time::Instant;
 pub(super) struct AwaitingMetadata<T> {
     records: Vec<(Pending<T>, Instant)>,
     bytes: usize,
+    /// With [`Ordering::PerKey`] and without aggregation, the number of records of each hash key, and the largest one.
+    per_hash_key: HashMap<u128, u32>,
+    longest: u32,
     /// Whether a put was refused.
     pub(super) has_refused: bool,
 }
 
 impl<T> Default for AwaitingMetadata<T> {
     fn default() -> Self {
-        Self { records: Vec::new(), bytes: 0, has_refused: false }
+        Self { records: Vec::new(), bytes: 0, per_hash_key: HashMap::new(), longest: 0, has_refused: false }
     }
 }
 
 impl<T> AwaitingMetadata<T> {
-    pub(super) fn push(&mut self, user: Pending<T>, deadline: Instant) {
+    pub(super) fn push(&mut self, user: Pending<T>, deadline: Instant, config: &Config) {
+        if config.ordering() == Ordering::PerKey && !config.aggregation_enabled() {
+            let length = self.per_hash_key.entry(user.entry.hash_key()).or_default();
+            *length += 1;
+            self.longest = self.longest.max(*length);
+        }
         self.bytes += user.entry.size();
         self.records.push((user, deadline));
     }
 
     /// Removes and returns all records.
     pub(super) fn take(&mut self) -> impl Iterator<Item = (Pending<T>, Instant)> + use<T> {
-        self.bytes = 0;
+        (self.bytes, self.longest) = (0, 0);
+        self.per_hash_key = HashMap::new();
         mem::take(&mut self.records).into_iter()
     }
 
@@ -73,6 +85,8 @@ impl<T> AwaitingMetadata<T> {
         let per_kinesis_record = if config.aggregation_enabled() { 3 } else { 1 };
         let kinesis_records = self.records.len() / per_kinesis_record;
         let rate = RateLimit::of_shard(config);
-        ShardRate::new().time_for(Instant::from_nanos(0), kinesis_records, self.bytes, rate).saturating_mul(2)
+        let at_half_rate =
+            ShardRate::new().time_for(Instant::from_nanos(0), kinesis_records, self.bytes, rate).saturating_mul(2);
+        at_half_rate.max(turns(FIRST_TURN, self.longest))
     }
 }

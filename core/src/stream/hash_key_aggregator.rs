@@ -26,7 +26,8 @@ pub(crate) struct HashKeyAggregator<T> {
     /// The hash key of each slot.
     hash_keys: Vec<u128>,
     free_slots: Vec<u32>,
-    /// The bytes of all user records in open aggregates.
+    /// The user records in open aggregates, and their bytes.
+    user_records: usize,
     bytes: usize,
     /// Whether aggregates may be open after their deadline, because of the stream's backlog.
     is_extended: bool,
@@ -39,6 +40,7 @@ impl<T> Default for HashKeyAggregator<T> {
             slots: HashMap::new(),
             hash_keys: Vec::new(),
             free_slots: Vec::new(),
+            user_records: 0,
             bytes: 0,
             is_extended: false,
         }
@@ -56,25 +58,23 @@ impl<T> HashKeyAggregator<T> {
         mut closed: impl FnMut(KinesisRecord<T>),
     ) {
         let slot = self.slot(user.entry.hash_key());
+        self.user_records += 1;
         self.bytes += user.entry.size();
-        let bytes = &mut self.bytes;
+        let (user_records, bytes) = (&mut self.user_records, &mut self.bytes);
         self.aggregator.add(user, slot, None, Times { deadline, expiry }, limits, |record| {
+            *user_records -= record.user_records();
             *bytes -= record.user_bytes();
             closed(record);
         });
-        if !self.aggregator.is_open(slot) {
+        if self.aggregator.get(slot).is_none() {
             self.free(slot);
         }
     }
 
     /// Returns the amount of records in open aggregates.
     pub(crate) fn backlog(&self) -> Backlog {
-        Backlog { kinesis_records: self.slots.len(), bytes: self.bytes }
-    }
-
-    /// Returns the number of user records in open aggregates.
-    pub(crate) fn user_records(&self) -> usize {
-        self.aggregator.open_sizes().map(|(_, user_records, _)| user_records).sum()
+        let Self { slots, user_records, bytes, .. } = self;
+        Backlog { kinesis_records: slots.len(), user_records: *user_records, bytes: *bytes, time: Duration::ZERO }
     }
 
     /// Returns the earliest time at which an aggregate may be due.
@@ -87,7 +87,7 @@ impl<T> HashKeyAggregator<T> {
         self.is_extended |= is_backlogged && self.aggregator.next_timer() <= horizon;
         let slot = self
             .aggregator
-            .pop_due(horizon, |_, times| is_backlogged.then(|| times.expiry.min(times.deadline + EXTENSION)))?;
+            .pop_due(horizon, |_, open| is_backlogged.then(|| open.expiry().min(open.deadline() + EXTENSION)))?;
         self.close(slot)
     }
 
@@ -108,6 +108,7 @@ impl<T> HashKeyAggregator<T> {
     fn close(&mut self, slot: u32) -> Option<KinesisRecord<T>> {
         self.free(slot);
         let record = self.aggregator.close(slot)?;
+        self.user_records -= record.user_records();
         self.bytes -= record.user_bytes();
         Some(record)
     }

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem;
+use core::ops::Add;
 use core::time::Duration;
 
 use crate::config::Config;
@@ -48,8 +49,8 @@ struct ShardLimiter<T> {
     user_records: usize,
     /// The number of bytes in `waiting`.
     bytes: usize,
-    /// The records in open aggregates of single hash keys.
-    in_aggregates: Backlog,
+    /// The records that wait in the stages before.
+    upstream: Backlog,
     is_deferred: bool,
     /// Whether the backlog is so long that puts are checked against the limit.
     has_long_backlog: bool,
@@ -61,7 +62,23 @@ struct ShardLimiter<T> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Backlog {
     pub(crate) kinesis_records: usize,
+    pub(crate) user_records: usize,
     pub(crate) bytes: usize,
+    /// The least time that they take, at any rate.
+    pub(crate) time: Duration,
+}
+
+impl Add for Backlog {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            kinesis_records: self.kinesis_records + other.kinesis_records,
+            user_records: self.user_records + other.user_records,
+            bytes: self.bytes + other.bytes,
+            time: self.time.max(other.time),
+        }
+    }
 }
 
 /// A shard for which a put was refused.
@@ -98,9 +115,21 @@ impl<T> ShardLimiter<T> {
 
     /// Returns how long the backlog takes at half the current rate: other producers may use the other half.
     fn backlog(&self, now: Instant, limit: RateLimit) -> Duration {
-        let Backlog { kinesis_records, bytes } = self.in_aggregates;
-        let time = self.rate.time_for(now, kinesis_records + self.waiting.len(), bytes + self.bytes, limit);
-        time.saturating_mul(2)
+        let Backlog { kinesis_records, bytes, time, .. } = self.amount();
+        self.rate.time_for(now, kinesis_records, bytes, limit).saturating_mul(2).max(time)
+    }
+
+    /// Returns the amount of records that wait, including those in the stages before.
+    fn amount(&self) -> Backlog {
+        let Self { waiting, user_records, bytes, upstream, .. } = self;
+        let time = Duration::ZERO;
+        *upstream + Backlog { kinesis_records: waiting.len(), user_records: *user_records, bytes: *bytes, time }
+    }
+
+    /// Whether more user records or bytes wait than there is room for.
+    fn exceeds(&self, room: Room) -> bool {
+        let Backlog { user_records, bytes, .. } = self.amount();
+        user_records > room.records || bytes > room.bytes
     }
 }
 
@@ -211,10 +240,10 @@ impl<T> Limiter<T> {
         self.shard(slot).is_some_and(|shard| !shard.waiting.is_empty())
     }
 
-    /// Sets the amount of records in the slot's open aggregates. A slot of one shard has at most one, which is
+    /// Sets the amount of records of the slot that wait in the stages before. The open aggregate of a shard is
     /// negligible.
-    pub(crate) fn set_in_aggregates(&mut self, now: Instant, slot: u32, in_aggregates: Backlog) {
-        self.shard_mut(slot).in_aggregates = in_aggregates;
+    pub(crate) fn set_upstream(&mut self, now: Instant, slot: u32, upstream: Backlog) {
+        self.shard_mut(slot).upstream = upstream;
         self.update_backlog(now, slot);
     }
 
@@ -231,7 +260,7 @@ impl<T> Limiter<T> {
         let (rate_limit, backlog_limit) = (self.rate_limit(slot), self.backlog_limit);
         let shard = self.shard(slot).filter(|shard| shard.has_long_backlog)?;
         let backlog = shard.backlog(now, rate_limit);
-        let is_full = backlog > backlog_limit || shard.user_records > room.records || shard.bytes > room.bytes;
+        let is_full = backlog > backlog_limit || shard.exceeds(room);
         is_full.then(|| self.note_refused(now, slot, shard_id))
     }
 
@@ -255,8 +284,7 @@ impl<T> Limiter<T> {
             self.shard(*slot).is_none_or(|shard| {
                 !shard.has_long_backlog
                     || shard.backlog(now, rate_limit) <= self.backlog_limit / 8 * 7
-                        && shard.user_records <= room.records / 8 * 7
-                        && shard.bytes <= room.bytes / 8 * 7
+                        && !shard.exceeds(Room { records: room.records / 8 * 7, bytes: room.bytes / 8 * 7 })
             })
         })?;
         let slot = self.refused.swap_remove(position);
@@ -315,7 +343,7 @@ impl<T> Limiter<T> {
     fn update_backlog(&mut self, now: Instant, slot: u32) {
         let (rate_limit, backlog_limit) = (self.rate_limit(slot), self.backlog_limit);
         let shard = self.shard_mut(slot);
-        let is_empty = shard.waiting.is_empty() && shard.in_aggregates.kinesis_records == 0;
+        let is_empty = shard.amount().kinesis_records == 0;
         let is_long = !is_empty && shard.backlog(now, rate_limit) > backlog_limit / 4;
         let was_long = mem::replace(&mut shard.has_long_backlog, is_long);
         self.long_backlogs = self.long_backlogs + usize::from(is_long) - usize::from(was_long);
@@ -336,7 +364,7 @@ impl<T> Limiter<T> {
                 waiting: DeadlineQueue::default(),
                 user_records: 0,
                 bytes: 0,
-                in_aggregates: Backlog::default(),
+                upstream: Backlog::default(),
                 is_deferred: false,
                 has_long_backlog: false,
                 refused: None,

@@ -13,14 +13,14 @@ impl<T> Stream<T> {
         (open.0 + collected.0, open.1 + collected.1)
     }
 
-    /// The aggregates of shards with a backlog wait for their rate limit.
+    /// Aggregates that are held cannot be sent anyway.
     fn lingering_in_aggregates(&self) -> (usize, usize) {
-        let is_lingering = |slot: u32| !self.limiter.is_backlogged(slot);
-        let open = self.aggregator.open_sizes().filter(|(slot, ..)| is_lingering(*slot));
-        let (mut records, mut bytes) = open.fold((0, 0), |sum, (_, records, size)| (sum.0 + records, sum.1 + size));
-        if is_lingering(WHOLE_STREAM) {
-            records += self.hash_key_aggregator.user_records();
-            bytes += self.hash_key_aggregator.backlog().bytes;
+        let open = self.aggregator.open().filter(|(slot, open)| !self.is_held(*slot, open));
+        let sizes = open.map(|(_, open)| (open.user_records(), open.size()));
+        let (mut records, mut bytes) = sizes.fold((0, 0), |sum, (records, size)| (sum.0 + records, sum.1 + size));
+        if !self.limiter.is_backlogged(WHOLE_STREAM) {
+            let open = self.hash_key_aggregator.backlog();
+            (records, bytes) = (records + open.user_records, bytes + open.bytes);
         }
         (records, bytes)
     }

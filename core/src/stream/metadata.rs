@@ -120,6 +120,11 @@ impl Metadata {
         self.stream_exists
     }
 
+    /// Whether the stream ignores keys.
+    pub(super) fn ignores_keys(&self) -> bool {
+        self.auto_distribution
+    }
+
     pub(super) fn max_record_size(&self) -> usize {
         self.max_record_size
     }
@@ -267,6 +272,9 @@ impl<T> Stream<T> {
                     max_record_size: metadata.max_record_size,
                     auto_distribution: metadata.auto_distribution,
                 });
+                if self.is_order_impossible() {
+                    self.fail_all_unordered(now, context);
+                }
             }
             Err(error) => {
                 // Without permission, or for a stream that does not exist, the defaults apply.
@@ -363,21 +371,29 @@ impl<T> Stream<T> {
     /// Routes the records again that wait for closed or changed shards or have no shard. Returns the number of user
     /// records.
     fn reroute(&mut self, now: Instant, change: MapChange, context: &mut Context<T>) -> usize {
-        let mut records: Vec<KinesisRecord<T>> = Vec::new();
-        if self.metadata.map.open_shards() > 0 {
+        let MapChange { closed: mut slots, forgotten, .. } = change;
+        let has_shards = self.metadata.map.open_shards() > 0;
+        if has_shards {
             // Records whose shard was not known.
-            records.extend(self.hash_key_aggregator.close_all());
-            self.count_in_aggregates(now);
-            self.take_waiting(now, WHOLE_STREAM, &mut records, context);
+            slots.push(WHOLE_STREAM);
         }
-        for slot in change.closed {
-            self.take_waiting(now, slot, &mut records, context);
+        // The oldest records of a shard first.
+        let mut records: Vec<KinesisRecord<T>> = Vec::new();
+        for slot in &slots {
+            self.take_waiting(now, *slot, &mut records, context);
+        }
+        let in_doubt = self.take_sequenced(now, &slots, &mut records);
+        for slot in slots {
             records.extend(self.aggregator.close(slot));
         }
-        if let Some(metrics) = &mut self.metrics {
-            metrics.forget(&change.forgotten);
+        if has_shards {
+            records.extend(self.hash_key_aggregator.close_all());
+            self.count_upstream(now, WHOLE_STREAM);
         }
-        for slot in change.forgotten {
+        if let Some(metrics) = &mut self.metrics {
+            metrics.forget(&forgotten);
+        }
+        for slot in forgotten {
             self.limiter.forget(slot);
         }
         let mut moved = 0;
@@ -388,11 +404,20 @@ impl<T> Stream<T> {
                 self.route(now, user, deadline, context);
             }
         }
+        for range in in_doubt {
+            self.send_ready(now, range, context);
+        }
         moved
     }
 
     /// Moves the backlog of a shard to `records`.
-    fn take_waiting(&mut self, now: Instant, slot: u32, records: &mut Vec<KinesisRecord<T>>, context: &mut Context<T>) {
+    pub(super) fn take_waiting(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        records: &mut Vec<KinesisRecord<T>>,
+        context: &mut Context<T>,
+    ) {
         let (waiting, refused) = self.limiter.take_all(now, slot);
         records.extend(waiting);
         if let Some(refused) = refused {

@@ -10,6 +10,7 @@ mod lingering;
 mod metadata;
 mod refresh;
 mod retrier;
+mod sequencer;
 mod shard_count;
 mod shard_map;
 mod shard_rate;
@@ -22,11 +23,11 @@ use core::mem;
 use core::time::Duration;
 
 pub(crate) use self::aggregator::FollowUp;
-use self::aggregator::{AggregateLimits, Aggregator, Times};
+use self::aggregator::{Aggregate, AggregateLimits, Aggregator, Times};
 pub(crate) use self::limiter::RELEASE_INTERVAL;
 use crate::action::Action;
 use crate::codec::AGGREGATE_PARTITION_KEY;
-use crate::config::Config;
+use crate::config::{Config, Ordering};
 use crate::context::Context;
 use crate::full::{Full, ShardName};
 use crate::metrics::{MetricsSnapshot, MetricsWindow, StreamMetrics};
@@ -39,6 +40,7 @@ use crate::stream::hash_key_aggregator::HashKeyAggregator;
 use crate::stream::limiter::{Limiter, WHOLE_STREAM};
 use crate::stream::metadata::Metadata;
 use crate::stream::retrier::Misrouted;
+use crate::stream::sequencer::Sequencer;
 use crate::stream::shard_count::ShardCount;
 use crate::time::Instant;
 use crate::time::deadline_queue::DeadlineQueue;
@@ -63,6 +65,8 @@ pub(crate) struct Stream<T> {
     hash_key_aggregator: HashKeyAggregator<T>,
     /// The number of shards that sets the rate limit of records whose shard is not known.
     shard_count: ShardCount,
+    /// With [`Ordering::PerKey`], the Kinesis records that wait for others of the same hash keys.
+    sequencer: Option<Box<Sequencer<T>>>,
     limiter: Limiter<T>,
     collector: Collector<T>,
     /// Parts of refused requests, each to be sent as one request.
@@ -106,6 +110,7 @@ impl<T> Stream<T> {
             aggregator: Aggregator::default(),
             hash_key_aggregator: HashKeyAggregator::default(),
             shard_count: ShardCount::default(),
+            sequencer: (context.config.ordering() == Ordering::PerKey).then(Box::default),
             limiter: Limiter::new(&context.config),
             collector: Collector::default(),
             split: VecDeque::new(),
@@ -152,7 +157,7 @@ impl<T> Stream<T> {
     /// Passes a new or retried record to the first stage.
     fn enter(&mut self, now: Instant, user: Pending<T>, deadline: Instant, context: &mut Context<T>) -> FollowUp {
         if self.metadata.is_awaited() {
-            self.awaiting_metadata.push(user, deadline);
+            self.awaiting_metadata.push(user, deadline, &context.config);
             return FollowUp::Send;
         }
         self.route(now, user, deadline, context)
@@ -185,6 +190,10 @@ impl<T> Stream<T> {
             self.fail(now, user, AttemptError::new(code::RECORD_TOO_LARGE, message), context);
             return FollowUp::Send;
         }
+        if self.is_order_impossible() {
+            self.fail_unordered(now, [user], context);
+            return FollowUp::Send;
+        }
         let expiry = context.expiry(&user);
         let deadline = match deadline {
             _ if context.is_urgent(&user) => now,
@@ -193,29 +202,36 @@ impl<T> Stream<T> {
             _ => now + expiry.saturating_since(now) / 2,
         };
         let config = &context.config;
-        let shard = self.metadata.shard(user.entry.hash_key());
+        let hash_key = user.entry.hash_key();
+        let shard = self.metadata.shard(hash_key);
         let slot = shard.map_or(WHOLE_STREAM, |shard| shard.slot);
-        let size_max = config.aggregation_max_size().min(limit - AGGREGATE_PARTITION_KEY.len());
+        let limit = limit - AGGREGATE_PARTITION_KEY.len();
+        let lane = self.sequencer.is_some().then(|| self.lane(hash_key, config));
+        let size_max = match (&self.sequencer, lane) {
+            (Some(sequencer), Some(lane)) if sequencer.is_held(lane.range) => sequencer::size_max(config).min(limit),
+            _ => config.aggregation_max_size().min(limit),
+        };
         // While the shard has a backlog, its aggregate stays open, and records that do not fit must not overtake it.
-        let in_order = size + FIELDS_SIZE_MAX > size_max && self.limiter.is_backlogged(slot);
+        let in_order = lane.is_some() || size + FIELDS_SIZE_MAX > size_max && self.limiter.is_backlogged(slot);
         let limits = AggregateLimits { count: config.aggregation_max_count(), size: size_max, in_order };
         let can_release = !self.awaits_request;
         let mut pass = |record| {
-            self.limiter.push(now, slot, record, can_release, |record| self.collector.push(record, config));
+            if let Some(record) = sequencer::pass(&mut self.sequencer, now, lane, record) {
+                self.limiter.push(now, slot, record, can_release, |record| self.collector.push(record, config));
+            }
         };
         if !self.metadata.can_aggregate(shard, config) {
             pass(KinesisRecord::single(user, shard.cloned(), deadline, expiry));
-            return FollowUp::Send;
+        } else if shard.is_none() {
+            self.hash_key_aggregator.add(user, deadline, expiry, limits, pass);
+        } else if self.aggregator.add(user, slot, shard, Times { deadline, expiry }, limits, pass) == FollowUp::None {
+            return FollowUp::None;
         }
-        match shard {
-            Some(_) => self.aggregator.add(user, slot, shard, Times { deadline, expiry }, limits, pass),
-            None => {
-                self.hash_key_aggregator.add(user, deadline, expiry, limits, pass);
-                self.count_in_aggregates(now);
-                // The backlog may have reached the limit.
-                FollowUp::Send
-            }
+        // The backlog may have reached the limit.
+        if slot == WHOLE_STREAM || lane.is_some() {
+            self.count_upstream(now, slot);
         }
+        FollowUp::Send
     }
 
     /// Handles everything that is due at `now`, except requests: see [`take_request`](Self::take_request).
@@ -225,12 +241,11 @@ impl<T> Stream<T> {
             self.stop_waiting(now, context);
         }
         while let Some(users) = self.backing_off.pop_due(now) {
-            for user in users {
-                self.retry(now, user, context);
-            }
+            self.retry(now, users, context);
         }
         self.expire_unverified(now, context);
         self.expire_split(now, context);
+        self.expire_sequenced(now, context);
         // Records of an expired Kinesis record may close an aggregate, and a closed aggregate may expire.
         loop {
             while let Some(slot) = self.limiter.pop_due(now) {
@@ -258,6 +273,7 @@ impl<T> Stream<T> {
             .min(self.limiter.next_timer())
             .min(self.backing_off.next_deadline())
             .min(self.unverified.next_deadline())
+            .min(self.sequencer.as_ref().map_or(Instant::NEVER, |sequencer| sequencer.next_expiry()))
             .min(self.split_expiry())
             .min(self.awaiting_metadata_deadline())
             .min(refresh)
@@ -328,13 +344,21 @@ impl<T> Stream<T> {
     /// Closes all aggregates and sends the collected records. Records that wait for metadata, for their shard's rate
     /// limit or in backoff follow as soon as that wait ends.
     pub(crate) fn flush(&mut self, now: Instant, context: &mut Context<T>) {
-        let slots: Vec<u32> = self.aggregator.open_slots().collect();
-        for slot in slots {
-            self.close(now, slot, context);
+        let open = self.aggregator.open().map(|(slot, open)| (slot, self.waits_in_order(open)));
+        for (slot, waits_in_order) in open.collect::<Vec<_>>() {
+            if waits_in_order {
+                // More records are added until the one before is stored.
+                self.aggregator.expedite(slot, now);
+            } else {
+                self.close(now, slot, context);
+            }
         }
         let unmapped: Vec<KinesisRecord<T>> = self.hash_key_aggregator.close_all().collect();
         for record in unmapped {
             self.pass_unmapped(now, record, context);
+        }
+        if let Some(sequencer) = &mut self.sequencer {
+            sequencer.expedite(now);
         }
         self.limiter.expedite(now);
         self.collector.flush();
@@ -343,15 +367,10 @@ impl<T> Stream<T> {
     /// Fails all records that are not in flight, when the deadline of a close has passed.
     pub(crate) fn abandon(&mut self, now: Instant, context: &mut Context<T>) {
         let mut records: Vec<KinesisRecord<T>> = Vec::new();
-        let slots: Vec<u32> = self.aggregator.open_slots().collect();
-        for slot in slots {
-            records.extend(self.aggregator.close(slot));
-        }
-        records.extend(self.hash_key_aggregator.close_all());
-        self.count_in_aggregates(now);
         for slot in self.limiter.slots() {
             records.extend(self.limiter.take_all(now, slot).0);
         }
+        records.extend(self.take_unlimited(now));
         records.extend(core::iter::from_fn(|| self.collector.pop(&context.config)));
         records.extend(self.split.drain(..).flatten());
         let mut users: Vec<Pending<T>> = records.into_iter().flat_map(KinesisRecord::into_users).collect();
@@ -384,14 +403,56 @@ impl<T> Stream<T> {
         self.fail(now, user, AttemptError::new(code::CLOSED, message), context);
     }
 
-    /// Retries a record, with half the usual `record_max_buffered_time`, so that it is sent before newer records.
-    fn retry(&mut self, now: Instant, user: Pending<T>, context: &mut Context<T>) {
-        if context.expiry(&user) <= now {
-            return self.fail_expired(now, user, context);
+    /// Removes and returns the records that wait before the limiter, in order.
+    fn take_unlimited(&mut self, now: Instant) -> Vec<KinesisRecord<T>> {
+        let mut records = Vec::new();
+        if let Some(sequencer) = &mut self.sequencer {
+            records.extend(sequencer.take(|_| true));
         }
-        context.stats.user_records_retried += 1;
+        let slots: Vec<u32> = self.aggregator.open_slots().collect();
+        for slot in slots {
+            records.extend(self.aggregator.close(slot));
+        }
+        records.extend(self.hash_key_aggregator.close_all());
+        for slot in self.limiter.slots() {
+            self.count_upstream(now, slot);
+        }
+        records
+    }
+
+    /// Retries the records of a Kinesis record, with half the usual `record_max_buffered_time`, so that they are sent
+    /// before newer records.
+    fn retry(&mut self, now: Instant, users: impl IntoIterator<Item = Pending<T>>, context: &mut Context<T>) {
         let deadline = now + context.config.record_max_buffered_time() / 2;
-        self.enter(now, user, deadline, context);
+        context.stats.user_records_retried += self.send_again(now, users, deadline, context);
+    }
+
+    /// Sends the user records of a Kinesis record again. Those that have expired fail. Returns the number of the others.
+    fn send_again(
+        &mut self,
+        now: Instant,
+        users: impl IntoIterator<Item = Pending<T>>,
+        deadline: Instant,
+        context: &mut Context<T>,
+    ) -> u64 {
+        let (mut sent, mut in_order) = (0, Vec::new());
+        let mut hash_key = None;
+        for user in users {
+            hash_key.get_or_insert(user.entry.hash_key());
+            if context.expiry(&user) <= now {
+                self.fail_expired(now, user, context);
+                continue;
+            }
+            sent += 1;
+            if self.sequencer.is_some() {
+                in_order.push(user);
+            } else {
+                self.enter(now, user, deadline, context);
+            }
+        }
+        self.put_back(now, in_order, context);
+        self.end_doubt(now, hash_key, context);
+        sent
     }
 
     /// Routes the records that waited for metadata.
@@ -472,11 +533,19 @@ impl<T> Stream<T> {
         }
     }
 
+    /// Whether an open aggregate cannot be sent, whenever it is due: because of a backlog, or of its order.
+    fn is_held(&self, slot: u32, open: &Aggregate<T>) -> bool {
+        self.limiter.is_backlogged(slot) || self.waits_in_order(open)
+    }
+
     /// Closes the aggregate of a shard that is due first, if it is due by `horizon`. Returns the number of its user
     /// records.
     fn close_next(&mut self, now: Instant, horizon: Instant, context: &mut Context<T>) -> Option<usize> {
-        let is_backlogged = |slot: u32| self.limiter.is_backlogged(slot);
-        let slot = self.aggregator.pop_due(horizon, |slot, times| is_backlogged(slot).then_some(times.expiry))?;
+        let Self { aggregator, limiter, sequencer, metadata, .. } = self;
+        let is_held = |slot: u32, open: &Aggregate<T>| {
+            limiter.is_backlogged(slot) || sequencer::waits_in_order(sequencer.as_deref(), metadata, open)
+        };
+        let slot = aggregator.pop_due(horizon, |slot, open| is_held(slot, open).then_some(open.expiry()))?;
         Some(self.close(now, slot, context))
     }
 
@@ -484,19 +553,33 @@ impl<T> Stream<T> {
     fn close(&mut self, now: Instant, slot: u32, context: &mut Context<T>) -> usize {
         let Some(record) = self.aggregator.close(slot) else { return 0 };
         let user_records = record.user_records();
-        self.pass_to_limiter(now, slot, record, context);
+        self.pass(now, slot, record, context);
         user_records
     }
 
     /// Passes a record whose shard is not known to the limiter.
     fn pass_unmapped(&mut self, now: Instant, record: KinesisRecord<T>, context: &mut Context<T>) {
-        self.count_in_aggregates(now);
-        self.pass_to_limiter(now, WHOLE_STREAM, record, context);
+        self.count_upstream(now, WHOLE_STREAM);
+        self.pass(now, WHOLE_STREAM, record, context);
     }
 
-    /// Adds the open aggregates of single hash keys to the stream's backlog: there may be as many as there are records.
-    fn count_in_aggregates(&mut self, now: Instant) {
-        self.limiter.set_in_aggregates(now, WHOLE_STREAM, self.hash_key_aggregator.backlog());
+    /// Updates the amount of a slot's records that wait before the limiter: for others of their hash keys, and in open
+    /// aggregates of single hash keys, of which there may be as many as there are records.
+    fn count_upstream(&mut self, now: Instant, slot: u32) {
+        let mut upstream = self.sequencer.as_ref().map(|sequencer| sequencer.backlog(slot)).unwrap_or_default();
+        if slot == WHOLE_STREAM {
+            upstream = upstream + self.hash_key_aggregator.backlog();
+        }
+        self.limiter.set_upstream(now, slot, upstream);
+    }
+
+    /// Passes a Kinesis record of a slot on, if it does not wait for others of its hash keys.
+    fn pass(&mut self, now: Instant, slot: u32, record: KinesisRecord<T>, context: &mut Context<T>) {
+        let lane = self.sequencer.is_some().then(|| self.lane(record.hash_key(), &context.config));
+        match sequencer::pass(&mut self.sequencer, now, lane, record) {
+            Some(record) => self.pass_to_limiter(now, slot, record, context),
+            None => self.count_upstream(now, slot),
+        }
     }
 
     fn pass_to_limiter(&mut self, now: Instant, slot: u32, record: KinesisRecord<T>, context: &mut Context<T>) {
@@ -527,13 +610,7 @@ impl<T> Stream<T> {
 
     /// Fails the user records that have expired, and routes the others again.
     fn disaggregate(&mut self, now: Instant, record: KinesisRecord<T>, context: &mut Context<T>) {
-        for user in record.into_users() {
-            if context.expiry(&user) <= now {
-                self.fail_expired(now, user, context);
-            } else {
-                self.route(now, user, now, context);
-            }
-        }
+        self.send_again(now, record.into_users(), now, context);
     }
 
     fn expire_collected(&mut self, now: Instant, context: &mut Context<T>) {

@@ -184,9 +184,7 @@ impl<T> Stream<T> {
                 match slot {
                     Some(slot) => {
                         self.reduce_rate(now, slot, sent);
-                        for user in record.into_users() {
-                            self.retry(now, user, context);
-                        }
+                        self.retry(now, record.into_users(), context);
                     }
                     // The shard is gone, and with it the limiter's state.
                     None => self.back_off(now, record.into_users(), context),
@@ -198,7 +196,7 @@ impl<T> Stream<T> {
             }
             Verdict::Split(error) => {
                 Tally::count(&mut tally.retried, &error, user_records);
-                self.split_aggregate(record);
+                self.split_aggregate(now, record, context);
             }
         }
     }
@@ -219,13 +217,13 @@ impl<T> Stream<T> {
             if stored.record.shard.is_none() {
                 self.metadata.note_reachable(now);
             }
-            return self.succeed(stored, context);
+            return self.succeed(now, stored, context);
         }
         tally.wrong_shard += 1;
         self.metadata.note_misrouted(now, stored.stored_at.attempt.start, context);
         if !stored.record.is_aggregated() || context.config.consumers() == Consumers::AnyShard {
             // A single user record is on the right shard: Kinesis itself routed it.
-            return self.succeed(stored, context);
+            return self.succeed(now, stored, context);
         }
         if let Err(misrouted) = self.accept_by_range(now, Misrouted::new(stored), context) {
             if context.abandoned {
@@ -271,8 +269,10 @@ impl<T> Stream<T> {
         };
         let Misrouted { users, span, stored_at } = misrouted;
         if first <= span.0 && span.1 <= last {
+            let hash_key = users.first().map(|(_, user)| user.entry.hash_key());
             self.count_stored(&stored_at, None, users.iter().map(|(_, user)| user), context);
             context.resolve(Resolution::misrouted(stored_at, users));
+            self.end_doubt(now, hash_key, context);
             return Ok(());
         }
         let message = alloc::format!("stored on {} in an aggregate that is not within its range", stored_at.shard_id);
@@ -296,18 +296,26 @@ impl<T> Stream<T> {
             return;
         }
         // After a reshard, one retry is enough. If not, the next shard list may be no better.
-        let (first, again): (Vec<_>, Vec<_>) = users.into_iter().partition(|user| user.failed.len() == 1);
-        for user in first {
-            self.retry(now, user, context);
+        let is_first = |user: &Pending<T>| user.failed.len() == 1;
+        if self.sequencer.is_some() {
+            // They stay together.
+            return match users.iter().all(is_first) {
+                true => self.retry(now, users, context),
+                false => self.back_off(now, users, context),
+            };
         }
+        let (first, again): (Vec<_>, Vec<_>) = users.into_iter().partition(is_first);
+        self.retry(now, first, context);
         self.back_off(now, again, context);
     }
 
-    fn succeed(&mut self, stored: Stored<T>, context: &mut Context<T>) {
+    fn succeed(&mut self, now: Instant, stored: Stored<T>, context: &mut Context<T>) {
         let Stored { record, stored_at } = stored;
+        let hash_key = record.hash_key();
         let KinesisRecord { users, shard, .. } = record;
         self.count_stored(&stored_at, shard, users.iter().map(|packed| &packed.user), context);
         context.resolve(Resolution::stored(stored_at, users));
+        self.end_doubt(now, Some(hash_key), context);
     }
 
     /// Counts the stored user records of one Kinesis record. `predicted` is its predicted shard.
@@ -362,6 +370,7 @@ impl<T> Stream<T> {
     /// Fails unverified user records that have expired. Later user records of the same aggregate continue to wait.
     pub(super) fn expire_unverified(&mut self, now: Instant, context: &mut Context<T>) {
         while let Some(mut misrouted) = self.unverified.pop_due(now) {
+            let hash_key = misrouted.users.first().map(|(_, user)| user.entry.hash_key());
             let error = misrouted.unverifiable();
             let (expired, others): (Vec<_>, Vec<_>) =
                 misrouted.users.into_iter().partition(|(_, user)| context.expiry(user) <= now);
@@ -370,7 +379,9 @@ impl<T> Stream<T> {
                 self.fail_expired(now, user, context);
             }
             misrouted.users = others;
-            if !misrouted.users.is_empty() {
+            if misrouted.users.is_empty() {
+                self.end_doubt(now, hash_key, context);
+            } else {
                 self.keep_unverified(misrouted, context);
             }
         }
@@ -386,9 +397,11 @@ impl<T> Stream<T> {
     }
 
     fn refused(&mut self, now: Instant, record: KinesisRecord<T>, error: &Arc<AttemptError>, context: &mut Context<T>) {
+        let hash_key = record.hash_key();
         for user in record.into_users() {
             self.fail(now, user, AttemptError::clone(error), context);
         }
+        self.end_doubt(now, Some(hash_key), context);
     }
 
     /// Retries the user records of a Kinesis record after exponential backoff with full jitter. Fails those that have
@@ -396,10 +409,13 @@ impl<T> Stream<T> {
     fn back_off(&mut self, now: Instant, users: impl IntoIterator<Item = Pending<T>>, context: &mut Context<T>) {
         let (expired, users): (Vec<Pending<T>>, Vec<Pending<T>>) =
             users.into_iter().partition(|user| context.expiry(user) <= now);
+        let hash_key = expired.first().map(|user| user.entry.hash_key());
         for user in expired {
             self.fail_expired(now, user, context);
         }
-        let Some(attempts) = users.iter().map(|user| user.failed.len()).max() else { return };
+        let Some(attempts) = users.iter().map(|user| user.failed.len()).max() else {
+            return self.end_doubt(now, hash_key, context);
+        };
         let max = backoff_max(attempts, context);
         let wait = random_duration(&mut context.rng, max);
         // When the first user record expires, it fails and the others are retried.
@@ -423,9 +439,17 @@ impl<T> Stream<T> {
         self.split.extend([records, second]);
     }
 
-    /// Sends each half of a refused aggregate as its own request.
-    fn split_aggregate(&mut self, record: KinesisRecord<T>) {
+    /// Sends each half of a refused aggregate as its own request, in order one after the other.
+    fn split_aggregate(&mut self, now: Instant, record: KinesisRecord<T>, context: &mut Context<T>) {
         let (shard, deadline, half) = (record.shard.clone(), record.deadline, record.users.len() / 2);
+        if self.sequencer.is_some() {
+            let hash_key = record.hash_key();
+            let mut first: Vec<Pending<T>> = record.into_users().collect();
+            let second = first.split_off(half);
+            self.put_back(now, second, context);
+            self.put_back(now, first, context);
+            return self.end_doubt(now, Some(hash_key), context);
+        }
         let expiry = record.expiry;
         let mut halves = [Aggregate::new(shard.clone()), Aggregate::new(shard)];
         for (position, user) in record.into_users().enumerate() {

@@ -99,10 +99,25 @@ impl Index {
 impl ShardMap {
     /// Returns the open shard of `hash_key`, if it is known.
     pub(crate) fn shard(&self, hash_key: u128) -> Option<&ShardRef> {
+        self.open(hash_key).map(|open| &open.shard)
+    }
+
+    /// Returns the first and the last hash key of the open shard of `hash_key`, if it is known.
+    pub(crate) fn open_range(&self, hash_key: u128) -> Option<(u128, u128)> {
+        self.open(hash_key).map(|open| (open.start, open.end))
+    }
+
+    /// Returns the slots of the open shards with hash keys in `range`.
+    pub(crate) fn slots_in(&self, range: (u128, u128)) -> impl Iterator<Item = u32> {
+        let first = self.open.partition_point(|open| open.end < range.0);
+        self.open[first..].iter().take_while(move |open| open.start <= range.1).map(|open| open.shard.slot)
+    }
+
+    fn open(&self, hash_key: u128) -> Option<&Open> {
         let (first, last) = self.index.bounds(hash_key);
         let within = self.open.get(first..last)?;
         let open = self.open.get(first + within.partition_point(|open| open.end < hash_key))?;
-        if open.start <= hash_key { Some(&open.shard) } else { None }
+        if open.start <= hash_key { Some(open) } else { None }
     }
 
     /// Returns the first and the last hash key of a shard that is open, or was open within the last minute.

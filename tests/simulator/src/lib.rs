@@ -114,7 +114,17 @@ impl std::error::Error for Finding {}
 ///
 /// Returns the first [`Finding`].
 pub fn run_seed(level: Level, seed: u64) -> Result<Report, Box<Finding>> {
-    World::run(level, &mut Unstructured::new(&bytes_of(seed)))
+    run_seed_with(level, None, seed)
+}
+
+/// Runs the world of a seed, with or without [`Ordering::PerKey`](kpl_core::Ordering::PerKey); `None` to choose it as
+/// everything else.
+///
+/// # Errors
+///
+/// Returns the first [`Finding`].
+pub fn run_seed_with(level: Level, ordering: Option<bool>, seed: u64) -> Result<Report, Box<Finding>> {
+    World::run(level, ordering, &mut Unstructured::new(&bytes_of(seed)))
 }
 
 /// Returns the worlds in `regressions.txt`, which broke a promise in the past.

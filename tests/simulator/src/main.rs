@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use cpu_time::ThreadTime;
-use kpl_simulator::{Finding, Level, Report, regressions, run_seed};
+use kpl_simulator::{Finding, Level, Report, regressions, run_seed_with};
 
 /// Run kpl in simulated worlds with injected faults, and report broken promises.
 #[derive(Parser)]
@@ -15,6 +15,9 @@ struct Args {
     /// The state machine alone, or the drive loop around it [default: both]
     #[arg(long)]
     level: Option<Level>,
+    /// Whether the records of each key are to be read in order [default: chosen from the seed]
+    #[arg(long)]
+    ordering: Option<bool>,
     /// Run a single seed
     #[arg(long, conflicts_with_all = ["from", "fresh", "records"])]
     seed: Option<u64>,
@@ -93,7 +96,7 @@ fn run(args: &Args, level: Level) -> bool {
                 std::thread::sleep(Duration::from_millis(50));
                 if let Some(seed) = current.iter().find_map(|worker| worker.stuck_at(args.timeout)) {
                     println!("PROMISE  every world ends\nBROKEN   the world did not end within {} s", args.timeout);
-                    println!("{}", repeat_command(level, seed));
+                    println!("{}", repeat_command(level, args.ordering, seed));
                     std::process::exit(1);
                 }
             }
@@ -110,7 +113,7 @@ fn run(args: &Args, level: Level) -> bool {
                     let seed = if args.regressions { found[n as usize] } else { from.wrapping_add(n) };
                     total.worlds.fetch_add(1, Ordering::Relaxed);
                     worker.start(seed);
-                    match run_checked(level, seed, n % TWICE_EVERY == 0) {
+                    match run_checked(level, args.ordering, seed, n % TWICE_EVERY == 0) {
                         Ok(report) => {
                             let records = total.records.fetch_add(report.records, Ordering::Relaxed) + report.records;
                             total.succeeded.fetch_add(report.succeeded, Ordering::Relaxed);
@@ -141,7 +144,7 @@ fn run(args: &Args, level: Level) -> bool {
         } else {
             println!("{finding}");
         }
-        println!("{}\n", repeat_command(level, *seed));
+        println!("{}\n", repeat_command(level, args.ordering, *seed));
     }
     let which = if args.regressions { "from regressions.txt".to_owned() } else { format!("from seed {from}") };
     println!("{level}: {}", total.summary(&which, findings.len()));
@@ -152,18 +155,19 @@ fn run(args: &Args, level: Level) -> bool {
 const TWICE_EVERY: u64 = 50;
 
 /// Runs a world. With `twice`, runs it again and compares the reports.
-fn run_checked(level: Level, seed: u64, twice: bool) -> Result<Report, Box<Finding>> {
-    let report = run_seed(level, seed)?;
+fn run_checked(level: Level, ordering: Option<bool>, seed: u64, twice: bool) -> Result<Report, Box<Finding>> {
+    let report = run_seed_with(level, ordering, seed)?;
     if twice {
-        let again = run_seed(level, seed)?;
+        let again = run_seed_with(level, ordering, seed)?;
         assert_eq!(report, again, "two runs of one seed differ: --level {level} --seed {seed}");
     }
     Ok(report)
 }
 
 /// Returns the command that runs a world again.
-fn repeat_command(level: Level, seed: u64) -> String {
-    format!("REPRODUCE WITH: cargo run --release -p kpl-simulator -- --level {level} --seed {seed}")
+fn repeat_command(level: Level, ordering: Option<bool>, seed: u64) -> String {
+    let ordering = ordering.map(|ordering| format!(" --ordering {ordering}")).unwrap_or_default();
+    format!("REPRODUCE WITH: cargo run --release -p kpl-simulator -- --level {level}{ordering} --seed {seed}")
 }
 
 /// The seed that a thread runs, and the time at which it started.

@@ -71,6 +71,8 @@ pub(crate) struct Settings {
     pub(crate) max_shard_backlog: Option<Duration>,
     /// Whether all consumers accept aggregates on any shard.
     pub(crate) any_shard: bool,
+    /// Whether the records of each hash key are to be read in order.
+    pub(crate) ordering: bool,
     pub(crate) fail_if_throttled: bool,
     pub(crate) retry_if_denied: bool,
     /// Whether the configuration has the record size limit and the record distribution of a stream's description.
@@ -179,7 +181,8 @@ pub(crate) enum Ending {
 }
 
 impl Options {
-    pub(crate) fn sample(c: &mut Choices<'_, '_>) -> Self {
+    /// Samples options. `ordering` is whether the records of each key are to be read in order; `None` to sample it, too.
+    pub(crate) fn sample(c: &mut Choices<'_, '_>, ordering: Option<bool>) -> Self {
         let mut options = Self {
             work: Work::sample(c),
             config: Settings::sample(c),
@@ -214,6 +217,9 @@ impl Options {
             // A put that waits for room owns a handle.
             options.callers.put_timeout = None;
         }
+        let Self { config, service, .. } = &mut options;
+        config.ordering =
+            ordering.unwrap_or(config.ordering) && !config.any_shard && !(config.description_given && service.auto);
         options
     }
 
@@ -234,6 +240,7 @@ impl Options {
             (service.reshards, service.list_delay) = (12, ms(3_000));
             (config.buffered, config.ttl) = (ms(1_000), ms(2_500));
         }
+        config.ordering = one_in(2);
     }
 
     /// Leaves the load as the only trouble: some promises can be judged only where records are sent once.
@@ -292,6 +299,13 @@ impl Work {
 }
 
 impl Settings {
+    /// Returns the maximum size of an aggregate. With an order per key, it may grow while it waits for the one before, up
+    /// to what its shard takes in a quarter of a second.
+    pub(crate) fn aggregate_size_max(&self) -> usize {
+        let grown = if self.ordering { (self.bytes_per_second / 4).min(1 << 20) as usize } else { 0 };
+        self.aggregation_max_size.max(grown)
+    }
+
     fn sample(c: &mut Choices<'_, '_>) -> Self {
         Self {
             aggregation: c.chance(200),
@@ -310,6 +324,7 @@ impl Settings {
             start_timeout: c.pick(&[ms(5_000), ms(5_000), Duration::ZERO, ms(300)]),
             max_shard_backlog: c.pick(&[None, None, Some(ms(200)), Some(ms(3_600_000))]),
             any_shard: c.chance(30),
+            ordering: false,
             fail_if_throttled: c.chance(40),
             retry_if_denied: false,
             description_given: c.chance(40),

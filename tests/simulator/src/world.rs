@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arbitrary::Unstructured;
 use fastrand::Rng;
-use kpl_core::{Config, Consumers, Instant, RecordDistribution};
+use kpl_core::{Config, Consumers, Instant, Ordering, RecordDistribution};
 use kpl_emulator::api::PutRecordsEntry;
 
 use self::requests::{Handling, Request};
@@ -85,18 +85,19 @@ enum Event {
 }
 
 impl<'u, 'b> World<'u, 'b> {
-    /// Runs a world until the producer is drained and closed, and checks all promises.
+    /// Runs a world until the producer is drained and closed, and checks all promises. `ordering` is whether the records
+    /// of each key are to be read in order; `None` to choose it as everything else.
     ///
     /// # Errors
     ///
     /// Returns the first broken promise.
-    pub fn run(level: Level, u: &'u mut Unstructured<'b>) -> Result<Report, Box<Finding>> {
+    pub fn run(level: Level, ordering: Option<bool>, u: &'u mut Unstructured<'b>) -> Result<Report, Box<Finding>> {
         let bytes = u.peek_bytes(u.len()).unwrap_or_default();
-        let (report, broken, ..) = Self::new(level, u, Trace::default()).run_and_judge();
+        let (report, broken, ..) = Self::new(level, ordering, u, Trace::default()).run_and_judge();
         let Some(broken) = broken else { return Ok(report) };
         // The trace keeps its lines only in a second run: formatting them takes time.
         let mut again = Unstructured::new(bytes);
-        let (_, again, options, trace) = World::new(level, &mut again, Trace::with_lines()).run_and_judge();
+        let (_, again, options, trace) = World::new(level, ordering, &mut again, Trace::with_lines()).run_and_judge();
         let Broken { promise, how } = again.unwrap_or_else(|| Broken {
             promise: "the same choices give the same run",
             how: format!("the first run broke a promise, the second did not: {broken:?}"),
@@ -104,9 +105,9 @@ impl<'u, 'b> World<'u, 'b> {
         Err(Box::new(Finding { level, promise, how, options, trace }))
     }
 
-    fn new(level: Level, u: &'u mut Unstructured<'b>, trace: Trace) -> Self {
+    fn new(level: Level, ordering: Option<bool>, u: &'u mut Unstructured<'b>, trace: Trace) -> Self {
         let mut choices = Choices::new(u);
-        let options = Options::sample(&mut choices);
+        let options = Options::sample(&mut choices, ordering);
         let service = Service::new(START, &options);
         let mut oracle = Oracle::new(&options, service.record_size_max());
         if level != Level::Core {
@@ -456,6 +457,7 @@ fn config(options: &Options, record_size_max: usize) -> Config {
         .start_timeout(settings.start_timeout)
         .max_shard_backlog(settings.max_shard_backlog)
         .consumers(if settings.any_shard { Consumers::AnyShard } else { Consumers::Kcl })
+        .ordering(if settings.ordering { Ordering::PerKey } else { Ordering::None })
         .fail_if_throttled(settings.fail_if_throttled)
         .retry_if_denied(settings.retry_if_denied)
         .seed(settings.seed)

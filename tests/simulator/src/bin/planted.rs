@@ -1,6 +1,6 @@
 //! Plants each bug in a copy of the project and counts the seeds until the simulator finds it.
 //!
-//! `cargo run --release -p kpl-simulator --bin planted [-- --check] [NAME ...]`
+//! `cargo run --release -p kpl-simulator --bin planted [-- --check] [--part COMMIT] [NAME ...]`
 //!
 //! A bug is a file in `tests/simulator/planted`: a line that describes the bug, the level at which the simulator must
 //! find it within 2,000 seeds, and one or more replacements. The old text must occur once in its file. With `After:`, it
@@ -15,6 +15,8 @@ use clap::Parser;
 
 const SEEDS_MAX: u64 = 2_000;
 const BUGS: &str = "tests/simulator/planted";
+/// The number of parts of the bugs for `--part`.
+const PARTS: u64 = 4;
 
 /// Plant bugs, one at a time, and count the seeds until the simulator finds each of them.
 #[derive(Parser)]
@@ -22,8 +24,17 @@ struct Args {
     /// Only check that every bug can still be planted
     #[arg(long)]
     check: bool,
+    /// Plant only a quarter of the bugs, which this commit's hash chooses: all of them take a quarter of an hour
+    #[arg(long, value_name = "COMMIT", value_parser = part)]
+    part: Option<u64>,
     /// Names of bugs [default: all]
     names: Vec<String>,
+}
+
+/// Returns the part that a commit's hash chooses.
+fn part(commit: &str) -> std::result::Result<u64, String> {
+    let start = commit.get(..8).ok_or("not a commit's hash")?;
+    u64::from_str_radix(start, 16).map(|hash| hash % PARTS).map_err(|error| error.to_string())
 }
 
 type Result<T> = std::result::Result<T, String>;
@@ -52,6 +63,9 @@ fn run(args: &Args) -> Result<usize> {
         println!("{} of {} bugs can be planted", bugs.len() - errors.len(), bugs.len());
         return Ok(errors.len());
     }
+    let is_in_part = |number: u64| args.part.is_none_or(|part| number % PARTS == part);
+    let bugs: Vec<Bug> =
+        bugs.into_iter().zip(0..).filter(|(_, number)| is_in_part(*number)).map(|(bug, _)| bug).collect();
     let work = project.join("target/planted");
     let tree = Tree::copy(&project, &work)?;
     println!("{:<42} {:<7} {:>6}  promise that it broke", "planted bug", "level", "seeds");

@@ -61,7 +61,7 @@ pub(super) fn sent(facts: &Facts, records: &[PutRecordsEntry]) -> Check {
     }
     let aggregated = records.iter().filter(|record| record.partition_key == "a");
     match aggregated.map(|record| record.data.len()).max() {
-        Some(size) if size > settings.aggregation_max_size => {
+        Some(size) if size > settings.aggregate_size_max() => {
             broken!("an aggregated record has {size} bytes")
         }
         Some(_) if !settings.aggregation => broken!("a record is aggregated"),

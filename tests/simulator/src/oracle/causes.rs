@@ -1,6 +1,6 @@
 use kpl_core::{Instant, PutFailure};
 
-use super::{Check, Facts, Put, broken};
+use super::{Check, Facts, Put, broken, order};
 use crate::service::{DENIED, GATEWAY_DENIED, GATEWAY_THROTTLED, is_permanent};
 
 const PROMISE: &str = "a record fails only for a cause: its time-to-live, a close, or a permanent error";
@@ -13,6 +13,7 @@ pub(super) fn failed(facts: &Facts, now: Instant, put: &Put, ticket: u64, failur
         "Expired" => now >= put.at + settings.ttl,
         "Closed" => now >= facts.close_deadline || facts.runtime_ended,
         "Record Count Mismatch" => facts.count_mismatch,
+        "Order Impossible" => settings.ordering && order::may_ignore_keys(facts),
         "Record Too Large" => put.size > facts.record_size_max,
         // An invalid record does not make the other records of its request fail.
         code @ "InvalidArgumentException" => was_returned(code) && put.size > facts.record_size_max,

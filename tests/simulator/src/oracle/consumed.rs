@@ -5,7 +5,7 @@ use kpl_emulator::api::PutRecordsEntry;
 use kpl_emulator::consumer::{OutOfRange, deaggregate};
 use rustc_hash::FxHashMap;
 
-use super::{Check, Facts, Place, Put, State, as_put, broken};
+use super::{Check, Facts, Place, Put, State, as_put, broken, order};
 use crate::workload::ticket_of;
 
 const PROMISE: &str = "a consumer with the KCL's rules reads a successful record where its receipt says, never reads a \
@@ -21,7 +21,14 @@ pub(super) struct Consumed {
 
 impl Consumed {
     /// Reads a stream from its beginning to its end.
-    pub(super) fn read(&mut self, kinesis: &Kinesis, stream: &str, facts: &Facts, puts: &mut [Put]) -> Check {
+    pub(super) fn read(
+        &mut self,
+        kinesis: &Kinesis,
+        stream: &str,
+        facts: &Facts,
+        puts: &mut [Put],
+        order: &mut order::Order,
+    ) -> Check {
         let mut shard = (String::new(), Arc::<str>::from(""));
         for (shard_id, range, record) in kinesis.records(stream) {
             if shard.0 != shard_id {
@@ -48,8 +55,11 @@ impl Consumed {
                     record.explicit_hash_key.filter(|sent| *sent != by_key())
                 };
                 check = match puts.get_mut(ticket as usize) {
-                    Some(put) => as_put::read(put, ticket, user.partition_key, explicit, user.data)
-                        .and_then(|()| self.found(put, ticket, place)),
+                    Some(put) => {
+                        order.read(facts, put, ticket);
+                        as_put::read(put, ticket, user.partition_key, explicit, user.data)
+                            .and_then(|()| self.found(put, ticket, place))
+                    }
                     None => broken!("record {ticket} is read but was never put"),
                 };
                 if user.sub_sequence_number >= facts.options.config.aggregation_max_count as u64 {

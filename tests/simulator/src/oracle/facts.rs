@@ -57,6 +57,10 @@ pub(super) struct StreamFacts {
     pub(super) metadata_at_start: [Instant; 3],
     /// The time of the first response to a request for the description, successful or not.
     pub(super) described_at: Instant,
+    /// The time of the first description that says that the stream ignores keys.
+    pub(super) auto_known_at: Instant,
+    /// The times at which records were resolved.
+    pub(super) resolves: Vec<Instant>,
     /// The time of the first description, or of the permanent error of such a request. Without a shard list, records
     /// wait for it.
     pub(super) description_settled_at: Instant,
@@ -103,6 +107,7 @@ impl StreamFacts {
             self.starts += 1;
             [self.described_at, self.description_settled_at, self.list_settled_at] = self.metadata_at_start;
             (self.shards_known_at, self.stored_at) = (Instant::NEVER, Instant::NEVER);
+            self.auto_known_at = Instant::NEVER;
             self.last_used = now;
         }
     }
@@ -177,6 +182,10 @@ impl Facts {
     pub(super) fn has_long_backlog(&self, stream: usize) -> bool {
         let (settings, about) = (&self.options.config, &self.streams[stream]);
         let (records, bytes) = about.outstanding;
+        // With an order per key, each record may wait for all before it, for as long as a request takes.
+        if settings.ordering && records > 0 {
+            return true;
+        }
         let slowdown = if about.throttled { 64.0 } else { 1.0 };
         // The aggregate's encoding adds up to 64 bytes per record.
         let seconds = (records as f64 / settings.records_per_second as f64)

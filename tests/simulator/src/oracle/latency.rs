@@ -42,7 +42,7 @@ impl Latency {
             self.capped_at = Some(now);
         }
         let bytes: usize = records.iter().map(PutRecordsEntry::size).sum();
-        let largest = settings.aggregation_max_size.max(facts.options.work.size_max + 256);
+        let largest = settings.aggregate_size_max().max(facts.options.work.size_max + 256);
         let Load { paid_at, rate_limited_until } = &mut self.streams[stream];
         let costs = [(records.len(), 1, settings.records_per_second), (bytes, largest, settings.bytes_per_second)];
         for (paid_at, (amount, largest, rate)) in paid_at.iter_mut().zip(costs) {
@@ -74,7 +74,13 @@ impl Latency {
         let described = stream.described_at;
         let buffered = (put.at + settings.buffered).max(list);
         let flushed = put.flushed_at.map_or(Instant::NEVER, |at| at.max(list).max(described));
-        let due = buffered.min(flushed);
+        // With an order per key, a record waits for those before it, until they are resolved or sent elsewhere.
+        if settings.ordering && !facts.is_calm() {
+            return Ok(());
+        }
+        let earlier = stream.resolves.partition_point(|at| *at <= first.start).checked_sub(1);
+        let earlier = earlier.filter(|_| settings.ordering).map(|index| stream.resolves[index]);
+        let due = buffered.min(flushed).max(earlier.unwrap_or(Instant::from_nanos(0)));
         if first.start <= due + facts.late {
             return Ok(());
         }

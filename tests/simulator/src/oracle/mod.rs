@@ -14,6 +14,7 @@ mod facts;
 mod flushes;
 mod latency;
 mod lingering;
+mod order;
 mod progress;
 mod questions;
 mod rate_limit;
@@ -64,6 +65,10 @@ struct Put {
     /// The size of data and partition key in bytes.
     size: usize,
     explicit_hash_key: Option<u128>,
+    hash_key: u128,
+    /// The numbers of the events of its put, and of its acceptance.
+    offered: u64,
+    accepted: u64,
     /// The hash of partition key and data.
     fingerprint: u64,
     state: State,
@@ -75,6 +80,8 @@ struct Put {
     requests: usize,
     /// Whether a request with the record got no reply, or a garbled one.
     unanswered: bool,
+    /// Whether the service stored a request with the record after the producer had given it up.
+    stored_late: bool,
     /// Whether a reply did not say on which shard the record was stored. The prediction may be wrong.
     has_unnamed_shard: bool,
     /// Whether the record met two streams of one name, whose shards have the same names and different ranges. It was
@@ -111,6 +118,8 @@ pub(crate) struct Oracle {
     /// All records that were put, by ticket.
     puts: Vec<Put>,
     pub(crate) facts: Facts,
+    /// The number of puts that were offered or accepted.
+    put_events: u64,
     attempts: attempts::Attempts,
     consumed: consumed::Consumed,
     flushes: flushes::Flushes,
@@ -118,6 +127,7 @@ pub(crate) struct Oracle {
     rate_limit: rate_limit::RateLimit,
     progress: progress::Progress,
     metadata_requests: questions::MetadataRequests,
+    order: order::Order,
     stream_rate: stream_rate::StreamRate,
     pub(crate) accepted: u64,
     pub(crate) succeeded: u64,
@@ -145,6 +155,8 @@ impl Oracle {
             outstanding: (0, 0),
             metadata_at_start: [summary_at, summary_at, shards_at],
             described_at: summary_at,
+            auto_known_at: Instant::NEVER,
+            resolves: Vec::new(),
             description_settled_at: summary_at,
             list_settled_at: shards_at,
             shards_known_at: Instant::NEVER,
@@ -175,6 +187,8 @@ impl Oracle {
         };
         Self {
             puts: Vec::new(),
+            put_events: 0,
+            order: order::Order::default(),
             attempts: attempts::Attempts::default(),
             consumed: consumed::Consumed::default(),
             flushes: flushes::Flushes::default(),
@@ -200,17 +214,23 @@ impl Oracle {
     }
 
     pub(crate) fn offered(&mut self, now: Instant, stream: usize, record: &UserRecord) {
+        self.put_events += 1;
+        let explicit_hash_key = record.explicit_hash_key.as_ref().and_then(|key| key.parse().ok());
         self.puts.push(Put {
             stream,
+            offered: self.put_events,
+            accepted: u64::MAX,
+            hash_key: explicit_hash_key.unwrap_or_else(|| kpl_core::hash_key(&record.partition_key)),
             at: now,
             size: record.data.len() + record.partition_key.len(),
-            explicit_hash_key: record.explicit_hash_key.as_ref().and_then(|key| key.parse().ok()),
+            explicit_hash_key,
             fingerprint: fingerprint(&record.partition_key, &record.data),
             state: State::Offered,
             unpredicted: false,
             flushed_at: None,
             requests: 0,
             unanswered: false,
+            stored_late: false,
             has_unnamed_shard: false,
             spans_recreation: false,
             reads: 0,
@@ -221,6 +241,8 @@ impl Oracle {
     pub(crate) fn accepted(&mut self, now: Instant, ticket: u64) -> Check {
         let put = self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))?;
         put.at = now;
+        self.put_events += 1;
+        put.accepted = self.put_events;
         let size = put.size;
         resolved_once::decided(put, ticket, State::Accepted)?;
         caps::accepted(&self.facts, ticket)?;
@@ -258,6 +280,7 @@ impl Oracle {
         let about = &mut self.facts.streams[put.stream];
         about.outstanding = (about.outstanding.0 - 1, about.outstanding.1 - put.size);
         about.last_used = now;
+        about.resolves.push(now);
         put.spans_recreation |= about.deleted_at.is_some_and(|deleted_at| put.at <= deleted_at);
         // Without a shard list, the producer cannot detect that the stream ignores hash keys.
         let without_list = about.shards_known_at == Instant::NEVER || about.not_found || put.unpredicted;
@@ -269,6 +292,7 @@ impl Oracle {
             Ok(receipt) => {
                 self.succeeded += 1;
                 self.latency.succeeded(&self.facts, put, ticket, receipt)?;
+                order::succeeded(&self.facts, put, ticket, receipt)?;
             }
             Err(failure) => {
                 self.failed += 1;
@@ -364,6 +388,11 @@ impl Oracle {
         self.each_put(records, |put| put.unanswered = true);
     }
 
+    /// The service has stored these records after the producer had given up the request.
+    pub(crate) fn stored_late(&mut self, records: &[PutRecordsEntry]) {
+        self.each_put(records, |put| put.stored_late = true);
+    }
+
     /// These records were aggregated by the shards of a deleted stream and reach a new stream of the same name.
     pub(crate) fn spans_recreation(&mut self, records: &[PutRecordsEntry]) {
         self.each_put(records, |put| put.spans_recreation = true);
@@ -432,12 +461,15 @@ impl Oracle {
         if reply.is_some_and(is_settled) {
             about.description_settled_at = about.description_settled_at.min(now);
         }
+        if matches!(reply, Some(Ok(summary)) if summary.auto_distribution) {
+            about.auto_known_at = about.auto_known_at.min(now);
+        }
     }
 
     /// A stream is about to be deleted. Consumers read its records before that.
     pub(crate) fn deleted(&mut self, now: Instant, kinesis: &Kinesis, stream: usize, name: &str) -> Check {
         self.facts.streams[stream].deleted_at = Some(now);
-        self.consumed.read(kinesis, name, &self.facts, &mut self.puts)
+        self.consumed.read(kinesis, name, &self.facts, &mut self.puts, &mut self.order)
     }
 
     /// Checks the state after everything that is due at this time is done.
@@ -471,9 +503,10 @@ impl Oracle {
             resolved_once::totals(counts, [self.accepted, self.succeeded, self.failed])?;
         }
         for stream in streams {
-            self.consumed.read(kinesis, stream, &self.facts, &mut self.puts)?;
+            self.consumed.read(kinesis, stream, &self.facts, &mut self.puts, &mut self.order)?;
         }
-        self.consumed.judge(&mut self.puts)
+        self.consumed.judge(&mut self.puts)?;
+        self.order.judge(&self.puts)
     }
 }
 

@@ -71,14 +71,14 @@ impl World<'_, '_> {
         let (reply_delay, reply) = match handling {
             Handling::Http500 { stored, reply_delay } => {
                 if stored {
-                    self.store(stream, records);
+                    self.store(id, stream, records);
                 }
                 (Some(reply_delay), Reply::Failed(network::http_500()))
             }
             Handling::Served { reply_delay, garbled } => {
                 let mut reply = match self.service.refusal(self.now, stream, &records, &mut self.choices) {
                     Some(refusal) => Reply::Failed(refusal),
-                    None => self.store(stream, records),
+                    None => self.store(id, stream, records),
                 };
                 if let Some(garbled) = garbled.filter(|_| matches!(reply, Reply::Records(_))) {
                     garbled.apply(&mut reply);
@@ -95,7 +95,11 @@ impl World<'_, '_> {
         }
     }
 
-    fn store(&mut self, stream: usize, records: Vec<PutRecordsEntry>) -> Reply {
+    fn store(&mut self, id: u64, stream: usize, records: Vec<PutRecordsEntry>) -> Reply {
+        // The producer has given the request up, and may have sent the records again.
+        if !self.requests.contains_key(&id) {
+            self.oracle.stored_late(&records);
+        }
         let incarnation = self.service.streams[stream].incarnation;
         let (listed, since) = self.listed_incarnations[stream];
         // Aggregates by the old stream's shards may be in flight for a while.
