@@ -42,6 +42,7 @@ the minimum for these bytes.
 Examples:
   kpl-bench                                             cost of records of 100 bytes at full speed
   kpl-bench --rate 50000 --latency 20ms                 latency
+  kpl-bench --runtime tokio,tokio-ordered --keys 100    what an order per key costs
   kpl-bench --size 10000000 --records 100 --own-data    large records, and the number of copies in memory
   kpl-bench --hold                                      memory of a million outstanding records
   kpl-bench --picture bench.svg                         cost by record size, and latency by rate"
@@ -59,13 +60,13 @@ struct BenchArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Measurement")]
 struct MeasureArgs {
-    /// The producers to measure [default: all that are built in]
+    /// The producers to measure [default: all that are built in, except tokio-ordered]
     #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',', hide_possible_values = true)]
     #[arg(long_help = "\
-The producers to measure, separated by commas [default: all that are built in]
+The producers to measure, separated by commas [default: all that are built in, except tokio-ordered]
 
 floor: one thread that does only the required work, with MD5 in SIMD lanes as in kpl; floor-scalar: the same, with MD5 \
-of the crate md-5; tokio: kpl-tokio; async-std: kpl-async-std, if it is built in \
+of the crate md-5; tokio: kpl-tokio; tokio-ordered: the same, with the records of each key in order; async-std: kpl-async-std, if it is built in \
 (--features async-std); raw-sdk: aws-sdk-kinesis, without aggregation")]
     runtime: Vec<Subject>,
     /// Number of rounds, each with one run per producer; the median run is shown
@@ -103,6 +104,8 @@ pub(crate) enum Subject {
     FloorScalar,
     /// kpl-tokio
     Tokio,
+    /// kpl-tokio, with the records of each key in order
+    TokioOrdered,
     /// kpl-async-std
     #[cfg(feature = "async-std")]
     AsyncStd,
@@ -177,7 +180,9 @@ fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
 
 /// Measures all subjects. Returns the median run of each.
 fn measure(work: &Work, measurement: &MeasureArgs, latency: Duration) -> anyhow::Result<Vec<Run>> {
-    let subjects = if measurement.runtime.is_empty() { Subject::value_variants() } else { &measurement.runtime };
+    let all: Vec<Subject> =
+        Subject::value_variants().iter().copied().filter(|subject| *subject != Subject::TokioOrdered).collect();
+    let subjects = if measurement.runtime.is_empty() { &all } else { &measurement.runtime };
     // The other subjects have no latency per record and no outstanding records.
     let is_kpl_only = work.rate > 0 || measurement.hold;
     // The floor does without TLS.
@@ -233,7 +238,8 @@ impl Run {
 /// Runs a subject once, in a child process.
 fn measure_once(subject: Subject, work: &Work, measurement: &MeasureArgs, latency: Duration) -> anyhow::Result<Run> {
     // Keeps few records, so that the emulator's memory stays small.
-    let emulator = Emulator::new(Options { retain_bytes_max: Some(1 << 20), ..Options::unlimited() });
+    let limits = if work.shard_limits { Options::default() } else { Options::unlimited() };
+    let emulator = Emulator::new(Options { retain_bytes_max: Some(1 << 20), ..limits });
     emulator.create_stream(STREAM, work.shards).with_context(|| format!("cannot create {} shards", work.shards))?;
     let mut largest = UpdateMaxRecordSize::default();
     (largest.stream_name, largest.max_record_size_in_kib) = (Some(STREAM.into()), Some(10 << 10));

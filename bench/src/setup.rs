@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::subjects::held::Held;
 use crate::usage::Usage;
+use crate::work::Work;
 
 /// The stream of every run.
 pub(crate) const STREAM: &str = "bench";
@@ -53,7 +54,12 @@ pub(crate) fn client<R: AwsRuntime>(endpoint: &Endpoint) -> anyhow::Result<Clien
     Ok(Client::from_conf(config.build()))
 }
 
-/// Returns the default config without rate limits of shards, so that the producer is measured.
-pub(crate) fn config() -> ConfigBuilder {
-    Config::builder().rate_limit_records_per_shard(1_000_000).rate_limit_bytes_per_shard(1 << 30)
+/// Returns the default config, without rate limits of shards unless they are to be applied.
+pub(crate) fn config(work: &Work) -> ConfigBuilder {
+    let config = Config::builder();
+    if work.shard_limits {
+        config
+    } else {
+        config.rate_limit_records_per_shard(1_000_000).rate_limit_bytes_per_shard(1 << 30)
+    }
 }

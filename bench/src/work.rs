@@ -34,6 +34,11 @@ pub(crate) struct Work {
     /// Number of tasks that put, each an equal part of the records
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub(crate) tasks: u64,
+    /// Apply the limits of Kinesis to each shard: 1,000 records and 1 MiB per second
+    ///
+    /// Without it, neither the emulator nor the producer limits a shard, so that the producer is measured.
+    #[arg(long)]
+    pub(crate) shard_limits: bool,
     /// Allocate the data of each record separately, instead of a slice of one buffer
     ///
     /// Then memory includes the data, as in most applications, and the table shows the number of copies in memory: the

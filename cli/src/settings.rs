@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
-use kpl_core::{Config, ConfigError, Consumers, RecordDistribution, limits};
+use kpl_core::{Config, ConfigError, Consumers, Ordering, RecordDistribution, limits};
 
 /// One option per field of [`Config`], with the same name.
 #[derive(Debug, Default, Args)]
@@ -46,6 +46,9 @@ pub(crate) struct Settings {
     /// Firehose do [default: kcl]
     #[arg(long, value_name = "WHICH", value_parser = ["kcl", "any-shard"])]
     consumers: Option<String>,
+    /// Order of reading: "per-key" if consumers read the lines of each key in the order of their puts [default: none]
+    #[arg(long, value_name = "ORDER", value_parser = ["none", "per-key"])]
+    ordering: Option<String>,
     /// Whether a throttled line fails at once instead of waiting for its shard [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     fail_if_throttled: Option<bool>,
@@ -120,14 +123,20 @@ impl Settings {
             aggregation_enabled, aggregation_max_count, aggregation_max_size as bytes, collection_max_count,
             collection_max_size as bytes, collection_max_size_per_shard as bytes, record_max_buffered_time, record_ttl,
             start_timeout, max_shard_backlog as Some, consumers as |name: String| consumers(&name),
-            fail_if_throttled, retry_if_denied, rate_limit_records_per_shard, rate_limit_bytes_per_shard, max_in_flight_requests,
-            request_timeout, retry_backoff_min, retry_backoff_max, max_outstanding_records,
+            ordering as |name: String| ordering(&name), fail_if_throttled, retry_if_denied,
+            rate_limit_records_per_shard, rate_limit_bytes_per_shard, max_in_flight_requests, request_timeout, retry_backoff_min, retry_backoff_max, max_outstanding_records,
             max_outstanding_bytes as bytes, max_record_size as |size| Some(bytes(size)),
             record_distribution as |name: String| distribution(&name), seed
         );
         builder.build().map_err(|ConfigError { field, value, range, .. }| {
-            let range = range.replace("record_max_buffered_time", "--record-max-buffered-time");
-            let range = range.replace("retry_backoff_min", "--retry-backoff-min");
+            let options = [
+                ("record_max_buffered_time", "--record-max-buffered-time"),
+                ("retry_backoff_min", "--retry-backoff-min"),
+                ("None if record_distribution is Auto", "none if --record-distribution is auto"),
+                ("None if consumers is AnyShard", "none if --consumers is any-shard"),
+            ];
+            let range = options.iter().fold(range, |range, (field, option)| range.replace(field, option));
+            let value = value.replace("PerKey", "per-key");
             anyhow::anyhow!("--{} is {value}, but must be {range}", field.replace('_', "-"))
         })
     }
@@ -135,6 +144,10 @@ impl Settings {
 
 fn consumers(name: &str) -> Consumers {
     if name == "any-shard" { Consumers::AnyShard } else { Consumers::Kcl }
+}
+
+fn ordering(name: &str) -> Ordering {
+    if name == "per-key" { Ordering::PerKey } else { Ordering::None }
 }
 
 fn distribution(name: &str) -> RecordDistribution {
@@ -183,7 +196,7 @@ mod tests {
             --record-max-buffered-time 10ms --record-ttl never --fail-if-throttled --retry-if-denied \
             --rate-limit-records-per-shard 11 --rate-limit-bytes-per-shard 2048 --max-in-flight-requests 12 --request-timeout 13s \
             --retry-backoff-min 14ms --retry-backoff-max 15s --max-outstanding-records 16 --max-outstanding-bytes 1GiB \
-            --max-record-size 2MiB --record-distribution by-key --seed 17";
+            --max-record-size 2MiB --record-distribution by-key --ordering per-key --seed 17";
         let expected = Config::builder()
             .aggregation_enabled(false)
             .aggregation_max_count(7)
@@ -205,6 +218,7 @@ mod tests {
             .max_outstanding_bytes(1 << 30)
             .max_record_size(Some(2 << 20))
             .record_distribution(RecordDistribution::ByKey)
+            .ordering(Ordering::PerKey)
             .seed(17)
             .build();
         assert_eq!(config(all), Ok(expected.unwrap()));
@@ -219,6 +233,10 @@ mod tests {
         assert_eq!(
             config("--record-ttl 200ms --record-max-buffered-time 1s"),
             Err("--record-ttl is 200ms, but must be more than --record-max-buffered-time (1s)".into())
+        );
+        assert_eq!(
+            config("--ordering per-key --record-distribution auto"),
+            Err("--ordering is per-key, but must be none if --record-distribution is auto".into())
         );
         assert!(config("--record-ttl tomorrow").unwrap_err().contains("--record-ttl"));
         assert!(config("--aggregation-max-size 5MB!").unwrap_err().contains("--aggregation-max-size"));

@@ -127,7 +127,7 @@ pub use aws_config;
 pub use aws_sdk_kinesis;
 pub use kpl_driver::core::{
     Attempt, AttemptError, Attempts, Config, ConfigBuilder, ConfigError, Consumers, FailedAttempts, Full, Instant,
-    InvalidRecord, PutFailure, Receipt, RecordDistribution, RecordResult, ShardName, Stats, UserRecord, code,
+    InvalidRecord, Ordering, PutFailure, Receipt, RecordDistribution, RecordResult, ShardName, Stats, UserRecord, code,
 };
 pub use kpl_driver::{FromEnvError, Outcome, PutError, metrics, with_current_profile};
 

@@ -102,16 +102,13 @@ impl<R: AwsRuntime> Producer<R> {
     ///
     /// The errors of [`from_env`](Self::from_env).
     pub async fn sdk_config_from_env() -> Result<SdkConfig, FromEnvError> {
-        let ca_pem = match std::env::var("AWS_CA_BUNDLE") {
-            Ok(path) if !path.is_empty() => {
-                let pem = std::fs::read(&path);
-                Some(pem.map_err(|error| FromEnvError::CaBundle { path, reason: error.to_string() })?)
-            }
-            _ => None,
-        };
-        let http_client = R::http_client(ca_pem.as_deref()).map_err(|error| match std::env::var("AWS_CA_BUNDLE") {
-            Ok(path) if ca_pem.is_some() => FromEnvError::CaBundle { path, reason: error.to_string() },
-            _ => FromEnvError::HttpClient(error.to_string()),
+        let ca_path = std::env::var("AWS_CA_BUNDLE").ok().filter(|path| !path.is_empty());
+        let ca_error = |path: &str, reason: String| FromEnvError::CaBundle { path: path.to_owned(), reason };
+        let ca_pem =
+            ca_path.as_deref().map(|path| std::fs::read(path).map_err(|error| ca_error(path, error.to_string())));
+        let http_client = R::http_client(ca_pem.transpose()?.as_deref()).map_err(|error| match &ca_path {
+            Some(path) => ca_error(path, error.to_string()),
+            None => FromEnvError::HttpClient(error.to_string()),
         })?;
         let sdk_config = aws_config::defaults(aws_config::BehaviorVersion::latest())
             .http_client(http_client)

@@ -4,11 +4,11 @@
 //! tradeoff", 2010): threads write their operations into separate lists, and the thread that holds the combiner's lock
 //! executes them all. See ARCHITECTURE.md, "Concurrency in the driver".
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{self, AtomicUsize};
 use std::sync::{Mutex, MutexGuard};
 
 use crossbeam_utils::CachePadded;
-use kpl_core::{BufferDrain, Buffered, CheckedRecord, Config, HashKeyCache, Instant, PutBuffer, Room};
+use kpl_core::{BufferDrain, Buffered, CheckedRecord, Config, HashKeyCache, Instant, Ordering, PutBuffer, Room};
 
 use crate::outcome::Ticket;
 use crate::sync::{lock, try_lock};
@@ -21,7 +21,10 @@ const LANES: usize = 8;
 #[derive(Debug)]
 pub(crate) struct SubmissionQueue {
     lanes: [CachePadded<Mutex<PutBuffer<Ticket>>>; LANES],
-    /// The number of lanes assigned so far. They are assigned in turn.
+    /// The number of lanes that are assigned: with an order per key, only one, since two puts with the same time in
+    /// different lanes have no order.
+    assigned_lanes: usize,
+    /// The number of handles with a lane so far. The lanes are assigned in turn.
     next_lane: AtomicUsize,
     combiner: Mutex<Combiner>,
 }
@@ -53,6 +56,7 @@ impl SubmissionQueue {
             Combiner { drain: BufferDrain::new(LANES), keys: HashKeyCache::default(), room: Room::default() };
         Self {
             lanes: std::array::from_fn(|_| CachePadded::new(Mutex::new(PutBuffer::new(config)))),
+            assigned_lanes: if config.ordering() == Ordering::None { LANES } else { 1 },
             next_lane: AtomicUsize::new(0),
             combiner: Mutex::new(combiner),
         }
@@ -60,7 +64,7 @@ impl SubmissionQueue {
 
     /// Returns a lane for a new handle.
     pub(crate) fn assign_lane(&self) -> LaneId {
-        LaneId(self.next_lane.fetch_add(1, Ordering::Relaxed) % LANES)
+        LaneId(self.next_lane.fetch_add(1, atomic::Ordering::Relaxed) % self.assigned_lanes)
     }
 
     /// Queues a record. Returns the record and its ticket if it may not be queued. Reads the clock while the lane is

@@ -68,7 +68,7 @@ impl Transport for Gated {
 pub(super) async fn run<R: AwsRuntime>(endpoint: &Endpoint, work: &Work) -> anyhow::Result<Measured> {
     let records = usize::try_from(work.records)?;
     // Records must not expire while they wait.
-    let config = config().max_outstanding_records(records).max_outstanding_bytes(1 << 40).record_ttl(Duration::MAX);
+    let config = config(work).max_outstanding_records(records).max_outstanding_bytes(1 << 40).record_ttl(Duration::MAX);
     let config = config.build()?;
     let (gate, open) = watch::channel(true);
     let runtime = R::default();

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use hdrhistogram::Histogram;
-use kpl_core::{Receipt, RecordResult};
+use kpl_core::{Ordering, Receipt, RecordResult};
 use kpl_driver::{AwsRuntime, Outcome, Producer};
 
 use crate::setup::{Endpoint, Measured, STREAM, client, config};
@@ -17,8 +17,8 @@ use crate::usage::Start;
 use crate::work::Work;
 
 /// Measures kpl with all costs of an application, including the wait for all outcomes.
-pub(super) async fn run<R: AwsRuntime>(endpoint: &Endpoint, work: &Work) -> anyhow::Result<Measured> {
-    let producer = Producer::<R>::new(client::<R>(endpoint)?, config().build()?);
+pub(super) async fn run<R: AwsRuntime>(endpoint: &Endpoint, work: &Work, order: Ordering) -> anyhow::Result<Measured> {
+    let producer = Producer::<R>::new(client::<R>(endpoint)?, config(work).ordering(order).build()?);
     // Opens a connection and reads the shard list before the measurement.
     producer.put(STREAM, "warm", "up").await?.await?;
     let source = work.source();

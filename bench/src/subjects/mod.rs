@@ -6,6 +6,7 @@ mod kpl;
 mod raw_sdk;
 
 use anyhow::Context;
+use kpl_core::Ordering;
 use kpl_driver::AwsRuntime;
 
 use crate::setup::Measured;
@@ -14,7 +15,7 @@ use crate::{Order, Subject};
 /// Runs the subject of a child process.
 pub(crate) fn run(order: Order) -> anyhow::Result<Measured> {
     match order.subject {
-        Subject::Tokio => tokio()?.block_on(run_kpl::<kpl_tokio::Tokio>(&order)),
+        Subject::Tokio | Subject::TokioOrdered => tokio()?.block_on(run_kpl::<kpl_tokio::Tokio>(&order)),
         #[cfg(feature = "async-std")]
         Subject::AsyncStd => {
             let (done, end) = std::sync::mpsc::channel();
@@ -34,7 +35,8 @@ async fn run_kpl<R: AwsRuntime>(order: &Order) -> anyhow::Result<Measured> {
     if order.hold {
         held::run::<R>(&order.endpoint, &order.work).await
     } else {
-        kpl::run::<R>(&order.endpoint, &order.work).await
+        let ordering = if order.subject == Subject::TokioOrdered { Ordering::PerKey } else { Ordering::None };
+        kpl::run::<R>(&order.endpoint, &order.work, ordering).await
     }
 }
 
