@@ -5,6 +5,7 @@ mod awaiting_metadata;
 mod classify;
 mod collector;
 mod hash_key_aggregator;
+mod in_order;
 mod limiter;
 mod lingering;
 mod metadata;
@@ -208,7 +209,7 @@ impl<T> Stream<T> {
         let limit = limit - AGGREGATE_PARTITION_KEY.len();
         let lane = self.sequencer.is_some().then(|| self.lane(hash_key, config));
         let size_max = match (&self.sequencer, lane) {
-            (Some(sequencer), Some(lane)) if sequencer.is_held(lane.range) => sequencer::size_max(config).min(limit),
+            (Some(sequencer), Some(lane)) if sequencer.is_in_doubt(lane.range) => in_order::size_max(config).min(limit),
             _ => config.aggregation_max_size().min(limit),
         };
         // While the shard has a backlog, its aggregate stays open, and records that do not fit must not overtake it.
@@ -216,7 +217,7 @@ impl<T> Stream<T> {
         let limits = AggregateLimits { count: config.aggregation_max_count(), size: size_max, in_order };
         let can_release = !self.awaits_request;
         let mut pass = |record| {
-            if let Some(record) = sequencer::pass(&mut self.sequencer, now, lane, record) {
+            if let Some(record) = in_order::pass(&mut self.sequencer, now, lane, record) {
                 self.limiter.push(now, slot, record, can_release, |record| self.collector.push(record, config));
             }
         };
@@ -543,7 +544,7 @@ impl<T> Stream<T> {
     fn close_next(&mut self, now: Instant, horizon: Instant, context: &mut Context<T>) -> Option<usize> {
         let Self { aggregator, limiter, sequencer, metadata, .. } = self;
         let is_held = |slot: u32, open: &Aggregate<T>| {
-            limiter.is_backlogged(slot) || sequencer::waits_in_order(sequencer.as_deref(), metadata, open)
+            limiter.is_backlogged(slot) || in_order::waits_in_order(sequencer.as_deref(), metadata, open)
         };
         let slot = aggregator.pop_due(horizon, |slot, open| is_held(slot, open).then_some(open.expiry()))?;
         Some(self.close(now, slot, context))
@@ -576,7 +577,7 @@ impl<T> Stream<T> {
     /// Passes a Kinesis record of a slot on, if it does not wait for others of its hash keys.
     fn pass(&mut self, now: Instant, slot: u32, record: KinesisRecord<T>, context: &mut Context<T>) {
         let lane = self.sequencer.is_some().then(|| self.lane(record.hash_key(), &context.config));
-        match sequencer::pass(&mut self.sequencer, now, lane, record) {
+        match in_order::pass(&mut self.sequencer, now, lane, record) {
             Some(record) => self.pass_to_limiter(now, slot, record, context),
             None => self.count_upstream(now, slot),
         }

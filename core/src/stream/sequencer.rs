@@ -5,23 +5,14 @@
 //! again: while it waits for the rate limit or for a request, is in flight, backs off, or is stored but not verified. What
 //! comes back waits in front of what is newer.
 
-use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use hashbrown::HashMap;
 
-use super::Stream;
-use crate::action::LogEvent;
-use crate::config::Config;
-use crate::context::Context;
-use crate::limits;
-use crate::record::attempt::{AttemptError, code};
-use crate::record::kinesis_record::{KinesisRecord, Pending, ShardRef};
-use crate::stream::aggregator::Aggregate;
-use crate::stream::limiter::{Backlog, WHOLE_STREAM};
-use crate::stream::metadata::Metadata;
+use crate::record::kinesis_record::KinesisRecord;
+use crate::stream::limiter::Backlog;
 use crate::time::Instant;
 
 /// The records that stay in order together: those of a shard, or of one hash key. The lanes of a stream do not overlap.
@@ -97,7 +88,7 @@ impl<T> Default for Sequencer<T> {
 impl<T> Sequencer<T> {
     /// Accepts the newest record of a lane. Returns it if it may be sent, and is in doubt from now on.
     pub(crate) fn push(&mut self, now: Instant, lane: Lane, record: KinesisRecord<T>) -> Option<KinesisRecord<T>> {
-        if !self.is_held(lane.range) {
+        if !self.is_in_doubt(lane.range) {
             self.in_doubt.insert(lane.range.0, Doubt { last: lane.range.1, since: now });
             return Some(record);
         }
@@ -142,13 +133,8 @@ impl<T> Sequencer<T> {
         Some((lane, record))
     }
 
-    /// Whether a new record of a lane with this range has to wait.
-    pub(crate) fn is_held(&self, range: (u128, u128)) -> bool {
-        self.is_in_doubt(range) || self.lane_at(range.1).is_some_and(|first| first >= range.0)
-    }
-
-    /// Whether a record in doubt may have hash keys in `range`.
-    fn is_in_doubt(&self, range: (u128, u128)) -> bool {
+    /// Whether a record in doubt may have hash keys in `range`. Where records wait, there is one.
+    pub(crate) fn is_in_doubt(&self, range: (u128, u128)) -> bool {
         self.in_doubt.range(..=range.1).next_back().is_some_and(|(_, doubt)| doubt.last >= range.0)
     }
 
@@ -247,202 +233,216 @@ pub(super) fn turns(turn: Duration, length: u32) -> Duration {
     turn.saturating_mul(2).saturating_mul(length)
 }
 
-/// An aggregate that waits for the one before may grow to this part of what its shard takes in a second: 256 KiB at the
-/// default rate limit. A larger one would be throttled often if other producers use the shard, too.
-const HELD_PART: u64 = 4;
+#[cfg(test)]
+mod tests {
+    use alloc::collections::VecDeque;
+    use alloc::string::ToString;
 
-/// Returns the maximum size of an aggregate that waits for the one before.
-pub(super) fn size_max(config: &Config) -> usize {
-    let part = usize::try_from(config.rate_limit_bytes_per_shard() / HELD_PART).unwrap_or(usize::MAX);
-    part.min(limits::RECORD_SIZE_DEFAULT).max(config.aggregation_max_size())
-}
+    use proptest::prelude::*;
 
-/// Accepts the newest record of a lane, and returns it if it may be sent. Without [`Ordering::PerKey`], it always may.
-///
-/// [`Ordering::PerKey`]: crate::Ordering::PerKey
-pub(super) fn pass<T>(
-    sequencer: &mut Option<Box<Sequencer<T>>>,
-    now: Instant,
-    lane: Option<Lane>,
-    record: KinesisRecord<T>,
-) -> Option<KinesisRecord<T>> {
-    match (sequencer, lane) {
-        (Some(sequencer), Some(lane)) => sequencer.push(now, lane, record),
-        _ => Some(record),
-    }
-}
+    use super::*;
+    use crate::record::kinesis_record::Pending;
+    use crate::stream::aggregator::Aggregate;
+    use crate::testing::{ms, user};
 
-/// Whether the open aggregate of a shard waits for earlier records of its hash keys.
-pub(super) fn waits_in_order<T>(sequencer: Option<&Sequencer<T>>, metadata: &Metadata, open: &Aggregate<T>) -> bool {
-    sequencer.is_some_and(|sequencer| {
-        let hash_key = open.hash_key();
-        sequencer.is_held(metadata.map.open_range(hash_key).unwrap_or((hash_key, hash_key)))
-    })
-}
+    const HASH_KEYS: u128 = 12;
 
-impl<T> Stream<T> {
-    /// Returns the lane of a hash key: its shard; if records are not aggregated or the shard is not known, the hash key
-    /// alone.
-    pub(super) fn lane(&self, hash_key: u128, config: &Config) -> Lane {
-        let shard = self.metadata.shard(hash_key);
-        let slot = shard.map_or(WHOLE_STREAM, |shard| shard.slot);
-        let range = shard.filter(|shard| self.metadata.can_aggregate(Some(shard), config));
-        let range = range.and_then(|_| self.metadata.map.open_range(hash_key));
-        Lane { range: range.unwrap_or((hash_key, hash_key)), slot }
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// Records of these hash keys are put.
+        Put(Vec<u128>),
+        /// A record in doubt is stored or not, and then is resolved or comes back, whole or in halves.
+        End { which: usize, is_stored: bool, comes_back: bool, in_halves: bool },
+        /// The shards change: each number is the first hash key of one.
+        Reshard(BTreeSet<u128>),
+        /// The oldest waiting records expire.
+        Expire,
     }
 
-    /// Whether the open aggregate of a shard waits for earlier records of its hash keys.
-    pub(super) fn waits_in_order(&self, open: &Aggregate<T>) -> bool {
-        waits_in_order(self.sequencer.as_deref(), &self.metadata, open)
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let put = proptest::collection::vec(0..HASH_KEYS, 1..4).prop_map(Step::Put);
+        let end = (any::<usize>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+            |(which, is_stored, comes_back, in_halves)| Step::End { which, is_stored, comes_back, in_halves },
+        );
+        let reshard = proptest::collection::btree_set(0..HASH_KEYS, 0..4).prop_map(Step::Reshard);
+        let step = prop_oneof![8 => put, 8 => end, 2 => reshard, 1 => Just(Step::Expire)];
+        proptest::collection::vec(step, 0..120)
     }
 
-    /// Takes the user records of a Kinesis record back, in front of newer ones.
-    pub(super) fn put_back(&mut self, now: Instant, users: Vec<Pending<T>>, context: &mut Context<T>) {
-        if users.is_empty() {
-            return;
+    /// A stream that uses a sequencer, and what its service has stored.
+    struct Rig {
+        sequencer: Sequencer<usize>,
+        /// The first hash keys of the shards.
+        shards: BTreeSet<u128>,
+        /// The records in doubt.
+        in_doubt: VecDeque<KinesisRecord<usize>>,
+        /// The hash key of each user record, by ticket.
+        hash_keys: Vec<u128>,
+        stored: Vec<usize>,
+        resolved: BTreeSet<usize>,
+        expired: BTreeSet<usize>,
+    }
+
+    impl Rig {
+        fn lane(&self, hash_key: u128) -> Lane {
+            let first = self.shards.range(..=hash_key).next_back().copied().unwrap_or(0);
+            let next = self.shards.range(hash_key + 1..).next().copied().unwrap_or(HASH_KEYS);
+            Lane { range: (first, next - 1), slot: first as u32 }
         }
-        if self.is_order_impossible() {
-            return self.fail_unordered(now, users, context);
+
+        /// Returns one record for each lane of these user records.
+        fn aggregate(&self, users: impl IntoIterator<Item = Pending<usize>>) -> Vec<(Lane, KinesisRecord<usize>)> {
+            let mut lanes: BTreeMap<u128, (Lane, Aggregate<usize>)> = BTreeMap::new();
+            for user in users {
+                let lane = self.lane(user.entry.hash_key());
+                let open = lanes.entry(lane.range.0).or_insert_with(|| (lane, Aggregate::new(None)));
+                let expiry = ms(user.ticket as u64);
+                open.1.push(user, ms(0), expiry);
+            }
+            lanes.into_values().filter_map(|(lane, open)| Some((lane, open.close()?))).collect()
         }
-        // After a reshard, they may be of several lanes.
-        let mut lanes: BTreeMap<u128, (Lane, Option<ShardRef>, Vec<Pending<T>>)> = BTreeMap::new();
-        for user in users {
-            let hash_key = user.entry.hash_key();
-            let lane = self.lane(hash_key, &context.config);
-            let new_lane = || (lane, self.metadata.shard(hash_key).cloned(), Vec::new());
-            lanes.entry(lane.range.0).or_insert_with(new_lane).2.push(user);
+
+        fn push(&mut self, users: Vec<Pending<usize>>) {
+            for (lane, record) in self.aggregate(users) {
+                self.in_doubt.extend(self.sequencer.push(ms(0), lane, record));
+            }
         }
-        for (lane, shard, users) in lanes.into_values() {
-            if self.metadata.can_aggregate(shard.as_ref(), &context.config) {
-                let record = Self::aggregate(users, shard, now, context);
-                self.put_record_back(lane, record);
+
+        fn put(&mut self, hash_keys: &[u128]) {
+            let mut users = Vec::new();
+            for hash_key in hash_keys {
+                users.push(user(self.hash_keys.len(), &hash_key.to_string(), Some(*hash_key), 1));
+                self.hash_keys.push(*hash_key);
+            }
+            self.push(users);
+        }
+
+        fn end(&mut self, record: KinesisRecord<usize>, is_stored: bool, comes_back: bool, in_halves: bool) {
+            let hash_key = record.hash_key();
+            let mut users: Vec<Pending<usize>> = record.into_users().collect();
+            if is_stored {
+                self.stored.extend(users.iter().map(|user| user.ticket));
+            }
+            if comes_back {
+                let second = if in_halves { users.split_off(users.len() / 2) } else { Vec::new() };
+                for users in [second, users] {
+                    for (lane, record) in self.aggregate(users) {
+                        self.sequencer.put_back(lane, record);
+                    }
+                }
             } else {
-                for user in users.into_iter().rev() {
-                    let expiry = context.expiry(&user);
-                    self.put_record_back(lane, Some(KinesisRecord::single(user, shard.clone(), now, expiry)));
+                self.resolved.extend(users.iter().map(|user| user.ticket));
+            }
+            let range = self.sequencer.end_doubt(ms(0), hash_key);
+            let range = range.expect("the record is in doubt");
+            while let Some((_, record)) = self.sequencer.pop_ready(ms(0), range) {
+                self.in_doubt.push_back(record);
+            }
+        }
+
+        fn reshard(&mut self, shards: BTreeSet<u128>) {
+            self.shards = shards;
+            for record in self.sequencer.take(|_| true) {
+                self.push(record.into_users().collect());
+            }
+        }
+
+        /// Lets the oldest waiting user record expire.
+        fn expire(&mut self) {
+            let Some((place, lane, record)) = self.sequencer.pop_expired(self.sequencer.next_expiry()) else { return };
+            let mut users: Vec<Pending<usize>> = record.into_users().collect();
+            users.sort_by_key(|user| user.ticket);
+            self.expired.insert(users.remove(0).ticket);
+            for (_, record) in self.aggregate(users) {
+                self.sequencer.restore(place, lane, record);
+            }
+        }
+
+        fn check(&self) {
+            let in_doubt = self.in_doubt.iter().flat_map(|record| {
+                record.users.iter().map(|packed| packed.user.entry.hash_key()).collect::<BTreeSet<u128>>()
+            });
+            let in_doubt: Vec<u128> = in_doubt.collect();
+            let distinct: BTreeSet<u128> = in_doubt.iter().copied().collect();
+            assert_eq!(in_doubt.len(), distinct.len(), "a hash key is in doubt in one Kinesis record at most");
+            let waiting = self.sequencer.waiting.values();
+            let counted: usize = self.sequencer.backlogs.values().map(|backlog| backlog.kinesis_records).sum();
+            assert_eq!(counted, waiting.len());
+            let length: u32 = self.sequencer.lanes_of_length.iter().map(|((_, length), lanes)| length * lanes).sum();
+            assert_eq!(length as usize, counted);
+            let next_expiry = self.sequencer.waiting.values().map(|waiting| waiting.record.expiry).min();
+            assert_eq!(self.sequencer.next_expiry(), next_expiry.unwrap_or(Instant::NEVER));
+        }
+
+        /// Whether of two records with the same hash key, the one that was put first is stored first for the first and
+        /// for the last time.
+        fn check_order(&self) {
+            let first = |ticket: &usize| self.stored.iter().position(|stored| stored == ticket);
+            let last = |ticket: &usize| self.stored.iter().rposition(|stored| stored == ticket);
+            for hash_key in 0..HASH_KEYS {
+                let tickets: Vec<usize> = (0..self.hash_keys.len())
+                    .filter(|ticket| self.hash_keys[*ticket] == hash_key && !self.expired.contains(ticket))
+                    .collect();
+                assert!(tickets.is_sorted_by_key(first), "{:?}", self.stored);
+                assert!(tickets.is_sorted_by_key(last), "{:?}", self.stored);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn each_hash_key_is_stored_in_order_whatever_comes_back(steps in steps()) {
+            let mut rig = Rig {
+                sequencer: Sequencer::default(),
+                shards: BTreeSet::new(),
+                in_doubt: VecDeque::new(),
+                hash_keys: Vec::new(),
+                stored: Vec::new(),
+                resolved: BTreeSet::new(),
+                expired: BTreeSet::new(),
+            };
+            for step in steps {
+                match step {
+                    Step::Put(hash_keys) => rig.put(&hash_keys),
+                    Step::End { which, is_stored, comes_back, in_halves } => {
+                        let which = which.checked_rem(rig.in_doubt.len());
+                        if let Some(record) = which.and_then(|which| rig.in_doubt.remove(which)) {
+                            // What is resolved, is stored.
+                            rig.end(record, is_stored || !comes_back, comes_back, in_halves);
+                        }
+                    }
+                    Step::Reshard(shards) => rig.reshard(shards),
+                    Step::Expire => rig.expire(),
                 }
+                rig.check();
             }
-            self.count_upstream(now, lane.slot);
-        }
-    }
-
-    fn put_record_back(&mut self, lane: Lane, record: Option<KinesisRecord<T>>) {
-        if let (Some(sequencer), Some(record)) = (&mut self.sequencer, record) {
-            sequencer.put_back(lane, record);
-        }
-    }
-
-    fn aggregate(
-        users: impl IntoIterator<Item = Pending<T>>,
-        shard: Option<ShardRef>,
-        deadline: Instant,
-        context: &Context<T>,
-    ) -> Option<KinesisRecord<T>> {
-        let mut aggregate = Aggregate::new(shard);
-        for user in users {
-            let expiry = context.expiry(&user);
-            aggregate.push(user, deadline, expiry);
-        }
-        aggregate.close()
-    }
-
-    /// Ends the doubt about a record with this hash key, and sends what waited for it.
-    pub(super) fn end_doubt(&mut self, now: Instant, hash_key: Option<u128>, context: &mut Context<T>) {
-        let ended = |sequencer: &mut Box<Sequencer<T>>| sequencer.end_doubt(now, hash_key?);
-        if let Some(range) = self.sequencer.as_mut().and_then(ended) {
-            self.send_ready(now, range, context);
-        }
-    }
-
-    /// Sends what no longer waits for a record in doubt with hash keys in `range`.
-    pub(super) fn send_ready(&mut self, now: Instant, range: (u128, u128), context: &mut Context<T>) {
-        while let Some((lane, record)) = self.sequencer.as_mut().and_then(|sequencer| sequencer.pop_ready(now, range)) {
-            self.count_upstream(now, lane.slot);
-            self.pass_to_limiter(now, lane.slot, record, context);
-        }
-        if !context.config.aggregation_enabled() {
-            return;
-        }
-        let slots: Vec<u32> = self.metadata.map.slots_in(range).collect();
-        for slot in slots {
-            match self.aggregator.get(slot) {
-                Some(open) if self.waits_in_order(open) => {}
-                Some(open) if open.size() >= context.config.aggregation_max_size() => {
-                    self.close(now, slot, context);
-                }
-                _ => self.aggregator.resume(slot),
+            while let Some(record) = rig.in_doubt.pop_front() {
+                rig.end(record, true, false, false);
+                rig.check();
             }
+            prop_assert!(rig.sequencer.in_doubt.is_empty());
+            prop_assert_eq!(rig.resolved.len() + rig.expired.len(), rig.hash_keys.len(), "nothing waits for ever");
+            rig.check_order();
         }
     }
 
-    /// Ends the doubt about `records`, which were taken out of the limiter, and adds those of these slots that wait.
-    /// Returns the hash keys for which records may be ready.
-    pub(super) fn take_sequenced(
-        &mut self,
-        now: Instant,
-        slots: &[u32],
-        records: &mut Vec<KinesisRecord<T>>,
-    ) -> Vec<(u128, u128)> {
-        let Some(sequencer) = &mut self.sequencer else { return Vec::new() };
-        let ended = records.iter().filter_map(|record| sequencer.end_doubt(now, record.hash_key())).collect();
-        let slots: BTreeSet<u32> = slots.iter().copied().collect();
-        records.extend(sequencer.take(|slot| slots.contains(&slot)));
-        for slot in slots {
-            self.count_upstream(now, slot);
-        }
-        ended
-    }
+    #[test]
+    fn the_longest_lane_decides_how_long_a_backlog_takes() {
+        let mut sequencer = Sequencer::default();
+        let mut push = |hash_key: u128, ticket| {
+            let lane = Lane { range: (hash_key, hash_key), slot: 1 };
+            let record = KinesisRecord::single(user(ticket, "k", Some(hash_key), 1), None, ms(0), ms(9));
+            sequencer.push(ms(0), lane, record)
+        };
+        assert!(push(1, 0).is_some() && push(2, 1).is_some());
+        assert!((2..5).all(|ticket| push(1, ticket).is_none()) && push(2, 5).is_none());
+        let Backlog { kinesis_records, user_records, time, .. } = sequencer.backlog(1);
+        assert_eq!((kinesis_records, user_records), (4, 4));
+        assert_eq!(time, FIRST_TURN * 2 * 3, "before the first reply");
 
-    /// Fails the waiting user records that have expired.
-    pub(super) fn expire_sequenced(&mut self, now: Instant, context: &mut Context<T>) {
-        while let Some((place, lane, record)) = self.sequencer.as_mut().and_then(|sequencer| sequencer.pop_expired(now))
-        {
-            let (shard, deadline) = (record.shard.clone(), record.deadline);
-            let (expired, left): (Vec<_>, Vec<_>) = record.into_users().partition(|user| context.expiry(user) <= now);
-            for user in expired {
-                self.fail_expired(now, user, context);
-            }
-            let left = Self::aggregate(left, shard, deadline, context);
-            if let (Some(sequencer), Some(record)) = (&mut self.sequencer, left) {
-                sequencer.restore(place, lane, record);
-            }
-            self.count_upstream(now, lane.slot);
-        }
-    }
-
-    /// Whether records cannot be kept in order, because the stream ignores keys.
-    pub(super) fn is_order_impossible(&self) -> bool {
-        self.sequencer.is_some() && self.metadata.ignores_keys()
-    }
-
-    /// Fails records because their order cannot be kept.
-    pub(super) fn fail_unordered(
-        &mut self,
-        now: Instant,
-        users: impl IntoIterator<Item = Pending<T>>,
-        context: &mut Context<T>,
-    ) {
-        let (code, message) = (code::ORDER_IMPOSSIBLE, "ordering is PerKey, but the stream ignores keys (AUTO)");
-        let mut user_records = 0;
-        for user in users {
-            user_records += 1;
-            self.fail(now, user, AttemptError::new(code, message), context);
-        }
-        if user_records > 0 {
-            let stream = self.name.clone();
-            context.log(LogEvent::Failed { stream, code: code.into(), message: message.into(), user_records });
-        }
-    }
-
-    /// Fails all records that are not under way yet, after it became known that the stream ignores keys.
-    pub(super) fn fail_all_unordered(&mut self, now: Instant, context: &mut Context<T>) {
-        let mut records = Vec::new();
-        for slot in self.limiter.slots() {
-            self.take_waiting(now, slot, &mut records, context);
-        }
-        let slots: Vec<u32> = self.limiter.slots().collect();
-        self.take_sequenced(now, &slots, &mut records);
-        records.extend(self.take_unlimited(now));
-        self.fail_unordered(now, records.into_iter().flat_map(KinesisRecord::into_users), context);
+        assert_eq!(sequencer.end_doubt(ms(2_000), 1), Some((1, 1)));
+        assert!(sequencer.pop_ready(ms(2_000), (1, 1)).is_some());
+        assert_eq!(sequencer.backlog(1).time, 2 * 2 * Duration::from_secs(2), "a reply took two seconds");
+        assert_eq!(sequencer.backlog(7).time, Duration::ZERO);
     }
 }

@@ -10,4 +10,5 @@ mod findings;
 mod lifecycle;
 mod metadata;
 mod metrics;
+mod ordering;
 mod rig;

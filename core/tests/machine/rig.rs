@@ -192,16 +192,21 @@ impl Rig {
     /// Answers every request: each record is stored on that of `shards` whose range contains its hash key.
     pub fn answer_all_stored(&mut self, shards: &[ListedShard]) {
         while !self.batches.is_empty() {
-            let batch = self.take_batch();
-            let replies = batch.records().iter().map(|record| {
-                self.sequence += 1;
-                let key = record.explicit_hash_key();
-                let shard = shards.iter().find(|shard| shard.start <= key && key <= shard.end).unwrap();
-                RecordReply::stored(&*shard.id, self.sequence.to_string())
-            });
-            let reply = Reply::Records(replies.collect());
-            self.handle_reply(batch, reply);
+            self.answer_stored(shards);
         }
+    }
+
+    /// Answers the oldest request in flight: each record is stored, as by `answer_all_stored`.
+    pub fn answer_stored(&mut self, shards: &[ListedShard]) {
+        let batch = self.take_batch();
+        let replies = batch.records().iter().map(|record| {
+            self.sequence += 1;
+            let key = record.explicit_hash_key();
+            let shard = shards.iter().find(|shard| shard.start <= key && key <= shard.end).unwrap();
+            RecordReply::stored(&*shard.id, self.sequence.to_string())
+        });
+        let reply = Reply::Records(replies.collect());
+        self.handle_reply(batch, reply);
     }
 
     /// Answers all metadata requests: first lists, then descriptions, of which some may wait for the lists.
