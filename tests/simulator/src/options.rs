@@ -241,6 +241,14 @@ impl Options {
             (config.buffered, config.ttl) = (ms(1_000), ms(2_500));
         }
         config.ordering = one_in(2);
+        if config.ordering && one_in(2) {
+            // Many records of each hash key, of which some are too large for an aggregate.
+            (work.keys, work.explicit) = (if one_in(2) { Keys::Hot } else { Keys::Few }, 0);
+            work.size_max = work.size_max.max(100);
+            if one_in(2) {
+                config.aggregation_max_size = 150;
+            }
+        }
     }
 
     /// Leaves the load as the only trouble: some promises can be judged only where records are sent once.
