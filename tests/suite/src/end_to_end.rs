@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
-use kpl_driver::core::{Config, ConfigBuilder, Full, Receipt, UserRecord, hash_key};
+use kpl_driver::core::{Config, ConfigBuilder, Full, Ordering, Receipt, UserRecord, hash_key};
 use kpl_driver::{AwsRuntime, Outcome, Producer, PutError};
 use kpl_emulator::consumer::Reading;
 
@@ -24,6 +24,7 @@ macro_rules! end_to_end_tests {
             without_aggregation_records_are_sent_as_they_are
             one_producer_puts_into_three_streams
             a_split_and_a_merge_neither_lose_nor_duplicate_records
+            each_key_is_read_in_order_while_shards_are_split_and_merged
             a_record_over_the_limit_fails_alone
             throttled_records_are_retried_until_stored
             throttled_records_fail_at_once_with_fail_if_throttled
@@ -180,18 +181,11 @@ pub async fn a_split_and_a_merge_neither_lose_nor_duplicate_records<R: AwsRuntim
     let mut outcomes = put_all(&producer, &records[..200]).await;
     producer.flush().await;
 
-    let shards = service.open_shards(STREAM).await;
-    let (id, first, last) = &shards[0];
-    let split = service.client().split_shard().stream_name(STREAM).shard_to_split(id);
-    split.new_starting_hash_key((first + (last - first) / 3).to_string()).send().await.expect("a split");
+    service.split_first_shard(STREAM).await;
     outcomes.extend(put_all(&producer, &records[200..400]).await);
     producer.flush().await;
     service.until_active(STREAM).await;
-
-    let mut shards = service.open_shards(STREAM).await;
-    shards.sort_unstable_by_key(|(_, first, _)| *first);
-    let merge = service.client().merge_shards().stream_name(STREAM).shard_to_merge(&shards[1].0);
-    merge.adjacent_shard_to_merge(&shards[2].0).send().await.expect("a merge");
+    service.merge_second_shard(STREAM).await;
     outcomes.extend(put_all(&producer, &records[400..]).await);
 
     let receipts = receipts(outcomes).await;
@@ -201,6 +195,53 @@ pub async fn a_split_and_a_merge_neither_lose_nor_duplicate_records<R: AwsRuntim
         "some were predicted for a shard that had been closed"
     );
     assert!(receipts.iter().flat_map(|receipt| receipt.attempts().iter()).all(|attempt| !attempt.is_ambiguous()));
+}
+
+/// Shards are split and merged, and requests are throttled, while records of a few keys are put. Some are too large to be
+/// aggregated.
+pub async fn each_key_is_read_in_order_while_shards_are_split_and_merged<R: AwsRuntime>(service: &mut Service) {
+    const KEYS: usize = 10;
+    service.create_stream(STREAM, 2).await;
+    let config = Config::builder().ordering(Ordering::PerKey).record_max_buffered_time(Duration::from_millis(20));
+    let producer = producer::<R>(service, config);
+    let record = |n: usize| {
+        let padding = if n.is_multiple_of(97) { 60_000 } else { n % 500 };
+        UserRecord::new(STREAM, format!("key {}", n % KEYS), format!("{n} {}", "x".repeat(padding)))
+    };
+    let records: Vec<UserRecord> = (0..2_000).map(record).collect();
+    let put = async {
+        let mut outcomes = Vec::new();
+        for part in records.chunks(100) {
+            outcomes.extend(put_all(&producer, part).await);
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        receipts(outcomes).await
+    };
+    let change = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        service.split_first_shard(STREAM).await;
+        service.until_active(STREAM).await;
+        service.proxy.throttle(true);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        service.proxy.throttle(false);
+        service.merge_second_shard(STREAM).await;
+        service.until_active(STREAM).await;
+        service.split_first_shard(STREAM).await;
+    };
+    let (receipts, ()) = tokio::join!(put, change);
+    assert!(receipts.iter().any(|receipt| receipt.attempts().len() > 1), "some records were sent again");
+
+    let mut reading = service.read_back(STREAM).await;
+    // Parents before children: the IDs of shards are in the order of their creation.
+    reading.records.sort_by(|a, b| a.shard_id.cmp(&b.shard_id));
+    for key in 0..KEYS {
+        let key = format!("key {key}");
+        let read = reading.records.iter().filter(|record| record.partition_key == key);
+        let number = |data: &[u8]| String::from_utf8_lossy(data).split(' ').next().and_then(|n| n.parse().ok());
+        let read: Vec<usize> = read.map(|record| number(&record.data).expect("a number")).collect();
+        let expected: Vec<usize> = (0..records.len()).filter(|n| format!("key {}", n % KEYS) == key).collect();
+        assert_eq!(read, expected, "{key}");
+    }
 }
 
 /// A record that is too large is refused by the service, or by a producer that has the stream's description.

@@ -107,6 +107,30 @@ impl Service {
         self.shards(stream, Some(filter)).await
     }
 
+    /// Splits the first shard of a stream, at a third of its range.
+    ///
+    /// # Panics
+    ///
+    /// If the service refuses the request.
+    pub async fn split_first_shard(&self, stream: &str) {
+        let shards = self.open_shards(stream).await;
+        let (id, first, last) = &shards[0];
+        let split = self.client.split_shard().stream_name(stream).shard_to_split(id);
+        split.new_starting_hash_key((first + (last - first) / 3).to_string()).send().await.expect("a split");
+    }
+
+    /// Merges the second shard of a stream with the next one, in the order of their ranges.
+    ///
+    /// # Panics
+    ///
+    /// If the service refuses the request.
+    pub async fn merge_second_shard(&self, stream: &str) {
+        let mut shards = self.open_shards(stream).await;
+        shards.sort_unstable_by_key(|(_, first, _)| *first);
+        let merge = self.client.merge_shards().stream_name(stream).shard_to_merge(&shards[1].0);
+        merge.adjacent_shard_to_merge(&shards[2].0).send().await.expect("a merge");
+    }
+
     async fn shards(&self, stream: &str, filter: Option<ShardFilter>) -> Vec<(String, u128, u128)> {
         let page = self.client.list_shards().stream_name(stream).set_shard_filter(filter).send().await;
         let page = page.expect("a list of shards");
