@@ -49,6 +49,16 @@ pub enum Ordering {
     /// for the last time before the second for the last time, whatever fails between. A record that fails is left out.
     ///
     /// The producer has at most one Kinesis record of a shard under way, or of a hash key if records are not aggregated.
+    /// The records that are stored also get their results in this order. Records for a stream that ignores keys fail with
+    /// the code `Order Impossible`. What can still break the order: docs/ordering.md.
+    ///
+    /// ```
+    /// use kpl_core::{Config, Ordering};
+    ///
+    /// let config = Config::builder().ordering(Ordering::PerKey).build()?;
+    /// assert_eq!(config.ordering(), Ordering::PerKey);
+    /// # Ok::<(), kpl_core::ConfigError>(())
+    /// ```
     PerKey,
 }
 

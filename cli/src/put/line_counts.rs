@@ -58,7 +58,7 @@ impl LineCounts {
             }
         };
         if let Some(comparison) = &mut self.comparison {
-            comparison.sent(line.fingerprint, result);
+            comparison.sent(line.fingerprint, (line.place.source, line.place.number), result);
         }
     }
 

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
-use kpl_core::UserRecord;
+use kpl_core::{Ordering, UserRecord};
 use kpl_emulator::{Emulator, Options, Server};
 use kpl_tokio::Producer;
 
@@ -161,6 +161,7 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
     let console = Console::new();
     let names = sources.iter().map(|source| source.name.clone()).collect();
     let counts = LineCounts::new(names, console.clone(), dead_letters, comparison);
+    let is_ordered = config.ordering() != Ordering::None;
     let producer = Producer::new(client, config);
     if let Some(port) = args.metrics_port {
         metrics::serve(&producer, port)?;
@@ -184,7 +185,7 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
             }
             result = verifier.verify(comparison) => match result {
                 Ok(verification) => {
-                    ok &= verification.is_successful();
+                    ok &= verification.is_successful() && !(is_ordered && verification.overtaken > 0);
                     run.summary.verify = Some(verification);
                 }
                 Err(error) => {

@@ -7,6 +7,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use serde::Serialize;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
+use super::order::Order;
+
 /// Returns the 128-bit hash of key and data that identifies a record.
 pub(crate) fn fingerprint(partition_key: &str, data: &[u8]) -> u128 {
     xxh3_128_with_seed(data, xxh3_64(partition_key.as_bytes()))
@@ -33,6 +35,7 @@ pub(crate) struct Comparison {
     /// The number of user records that are not lines of this run.
     strangers: u64,
     dropped: u64,
+    order: Order,
 }
 
 /// The counts of one fingerprint.
@@ -44,12 +47,15 @@ struct Counts {
     ambiguous: u32,
     failed: u32,
     arrived: u32,
+    /// The place of the last of these lines: its source and its number there.
+    place: (u32, u64),
 }
 
 impl Comparison {
     /// Counts a line that the producer had accepted.
-    pub(crate) fn sent(&mut self, fingerprint: u128, result: LineResult) {
+    pub(crate) fn sent(&mut self, fingerprint: u128, place: (u32, u64), result: LineResult) {
         let counts = self.lines.entry(fingerprint).or_default();
+        counts.place = place;
         counts.sent += 1;
         counts.succeeded += u32::from(matches!(result, LineResult::Succeeded | LineResult::SucceededMaybeTwice));
         counts.ambiguous += u32::from(matches!(result, LineResult::FailedAmbiguous | LineResult::SucceededMaybeTwice));
@@ -61,10 +67,16 @@ impl Comparison {
         self.refused += 1;
     }
 
-    /// Counts a user record that a consumer receives.
-    pub(crate) fn arrived(&mut self, fingerprint: u128) {
-        match self.lines.get_mut(&fingerprint) {
-            Some(counts) => counts.arrived += 1,
+    /// Counts a user record that a consumer receives from a shard, after those before it.
+    pub(crate) fn arrived(&mut self, shard_id: &str, partition_key: &str, data: &[u8]) {
+        match self.lines.get_mut(&fingerprint(partition_key, data)) {
+            Some(counts) => {
+                counts.arrived += 1;
+                // Of equal lines, it is not known which one this is. Those that failed may be missing.
+                if counts.arrived == 1 && counts.sent == 1 && counts.succeeded == 1 {
+                    self.order.arrived(shard_id, partition_key, counts.place);
+                }
+            }
             None => self.strangers += 1,
         }
     }
@@ -87,10 +99,11 @@ impl Comparison {
             missing_failed: self.refused,
             strangers: self.strangers,
             dropped: self.dropped,
+            overtaken: self.order.overtaken(),
             ..Verification::default()
         };
         for counts in self.lines.values() {
-            let Counts { sent, succeeded, ambiguous, failed, arrived } = *counts;
+            let Counts { sent, succeeded, ambiguous, failed, arrived, .. } = *counts;
             let missing = sent.saturating_sub(arrived);
             let twice = arrived.saturating_sub(sent);
             let lost = succeeded.saturating_sub(arrived);
@@ -130,6 +143,8 @@ pub(crate) struct Verification {
     pub(crate) strangers: u64,
     /// The number of user records that the consumer dropped, because they are outside their shard's range.
     pub(crate) dropped: u64,
+    /// The number of lines that were read before an earlier line of their key.
+    pub(crate) overtaken: u64,
 }
 
 impl Verification {
@@ -148,6 +163,7 @@ impl fmt::Display for Verification {
             (self.lost, "LOST although reported as succeeded"),
             (self.failed_but_arrived, "arrived although reported as failed"),
             (self.strangers, "records of other producers"),
+            (self.overtaken, "read before an earlier line of their key"),
         ] {
             if count > 0 {
                 write!(f, ", {count} {what}")?;
@@ -181,8 +197,11 @@ mod tests {
 
     fn comparison(sent: &[(u128, LineResult)], arrived: &[u128]) -> Verification {
         let mut comparison = Comparison::default();
-        sent.iter().for_each(|(line, result)| comparison.sent(*line, *result));
-        arrived.iter().for_each(|line| comparison.arrived(*line));
+        let data = |line: &u128| line.to_string();
+        for (number, (line, result)) in (0..).zip(sent) {
+            comparison.sent(fingerprint("k", data(line).as_bytes()), (0, number), *result);
+        }
+        arrived.iter().for_each(|line| comparison.arrived("shardId-0", "k", data(line).as_bytes()));
         comparison.verification()
     }
 
@@ -215,6 +234,16 @@ mod tests {
         assert_eq!(comparison(&[(1, LineResult::Failed)], &[1]).failed_but_arrived, 1);
         assert!(comparison(&[(1, LineResult::FailedAmbiguous)], &[1]).is_successful());
         assert_eq!(comparison(&[(1, LineResult::FailedAmbiguous)], &[]).missing_failed, 1);
+    }
+
+    #[test]
+    fn lines_that_are_read_before_an_earlier_one_of_their_key_are_counted() {
+        use LineResult::{Failed, Succeeded, SucceededMaybeTwice};
+        let sent = [(1, Succeeded), (2, SucceededMaybeTwice), (3, Failed), (4, Succeeded), (5, Succeeded)];
+        assert_eq!(comparison(&sent, &[1, 2, 4, 2, 5]).overtaken, 0);
+        let overtaken = comparison(&sent, &[2, 5, 1, 4]);
+        assert_eq!(overtaken.overtaken, 2, "2 before 1, and 5 before 1 and 4");
+        assert!(overtaken.to_string().contains(", 2 read before an earlier line of their key"), "{overtaken}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use kpl_emulator::consumer::{OutOfRange, Reading};
 use tokio::time::{Instant, sleep};
 
-use super::comparison::{Comparison, Verification, fingerprint};
+use super::comparison::{Comparison, Verification};
 use crate::connection::{explain, target};
 use crate::list_shards::{self, ShardRange, Which};
 
@@ -196,7 +196,7 @@ impl Read {
             let key = record.partition_key.unwrap_or_default();
             reading.take(&position.shard.id, range, &record.sequence_number, &key, &data);
             for user in reading.records.drain(..) {
-                comparison.arrived(fingerprint(&user.partition_key, &user.data));
+                comparison.arrived(&position.shard.id, &user.partition_key, &user.data);
             }
             position.sequence_number = Some(record.sequence_number);
         }

@@ -17,7 +17,7 @@ use crate::record::kinesis_record::{KinesisRecord, Pending, ShardRef};
 use crate::stream::aggregator::Aggregate;
 use crate::stream::limiter::WHOLE_STREAM;
 use crate::stream::metadata::Metadata;
-use crate::stream::sequencer::{Lane, Sequencer};
+use crate::stream::sequencer::{Sequence, Sequencer};
 use crate::time::Instant;
 
 /// An aggregate that waits for the one before may grow to this part of what its shard takes in a second: 256 KiB at the
@@ -30,17 +30,17 @@ pub(super) fn size_max(config: &Config) -> usize {
     part.min(limits::RECORD_SIZE_DEFAULT).max(config.aggregation_max_size())
 }
 
-/// Accepts the newest record of a lane, and returns it if it may be sent. Without [`Ordering::PerKey`], it always may.
+/// Accepts the newest record of a sequence, and returns it if it may be sent. Without [`Ordering::PerKey`], it always may.
 ///
 /// [`Ordering::PerKey`]: crate::Ordering::PerKey
 pub(super) fn pass<T>(
     sequencer: &mut Option<Box<Sequencer<T>>>,
     now: Instant,
-    lane: Option<Lane>,
+    sequence: Option<Sequence>,
     record: KinesisRecord<T>,
 ) -> Option<KinesisRecord<T>> {
-    match (sequencer, lane) {
-        (Some(sequencer), Some(lane)) => sequencer.push(now, lane, record),
+    match (sequencer, sequence) {
+        (Some(sequencer), Some(sequence)) => sequencer.push(now, sequence, record),
         _ => Some(record),
     }
 }
@@ -54,14 +54,14 @@ pub(super) fn waits_in_order<T>(sequencer: Option<&Sequencer<T>>, metadata: &Met
 }
 
 impl<T> Stream<T> {
-    /// Returns the lane of a hash key: its shard; if records are not aggregated or the shard is not known, the hash key
+    /// Returns the sequence of a hash key: its shard; if records are not aggregated or the shard is not known, the hash key
     /// alone.
-    pub(super) fn lane(&self, hash_key: u128, config: &Config) -> Lane {
+    pub(super) fn sequence(&self, hash_key: u128, config: &Config) -> Sequence {
         let shard = self.metadata.shard(hash_key);
         let slot = shard.map_or(WHOLE_STREAM, |shard| shard.slot);
         let range = shard.filter(|shard| self.metadata.can_aggregate(Some(shard), config));
         let range = range.and_then(|_| self.metadata.map.open_range(hash_key));
-        Lane { range: range.unwrap_or((hash_key, hash_key)), slot }
+        Sequence { range: range.unwrap_or((hash_key, hash_key)), slot }
     }
 
     /// Whether the open aggregate of a shard waits for earlier records of its hash keys.
@@ -77,31 +77,31 @@ impl<T> Stream<T> {
         if self.is_order_impossible() {
             return self.fail_unordered(now, users, context);
         }
-        // After a reshard, they may be of several lanes.
-        let mut lanes: BTreeMap<u128, (Lane, Option<ShardRef>, Vec<Pending<T>>)> = BTreeMap::new();
+        // After a reshard, they may be of several sequences.
+        let mut sequences: BTreeMap<u128, (Sequence, Option<ShardRef>, Vec<Pending<T>>)> = BTreeMap::new();
         for user in users {
             let hash_key = user.entry.hash_key();
-            let lane = self.lane(hash_key, &context.config);
-            let new_lane = || (lane, self.metadata.shard(hash_key).cloned(), Vec::new());
-            lanes.entry(lane.range.0).or_insert_with(new_lane).2.push(user);
+            let sequence = self.sequence(hash_key, &context.config);
+            let new_sequence = || (sequence, self.metadata.shard(hash_key).cloned(), Vec::new());
+            sequences.entry(sequence.range.0).or_insert_with(new_sequence).2.push(user);
         }
-        for (lane, shard, users) in lanes.into_values() {
+        for (sequence, shard, users) in sequences.into_values() {
             if self.metadata.can_aggregate(shard.as_ref(), &context.config) {
                 let record = Self::aggregate(users, shard, now, context);
-                self.put_record_back(lane, record);
+                self.put_record_back(sequence, record);
             } else {
                 for user in users.into_iter().rev() {
                     let expiry = context.expiry(&user);
-                    self.put_record_back(lane, Some(KinesisRecord::single(user, shard.clone(), now, expiry)));
+                    self.put_record_back(sequence, Some(KinesisRecord::single(user, shard.clone(), now, expiry)));
                 }
             }
-            self.count_upstream(now, lane.slot);
+            self.count_upstream(now, sequence.slot);
         }
     }
 
-    fn put_record_back(&mut self, lane: Lane, record: Option<KinesisRecord<T>>) {
+    fn put_record_back(&mut self, sequence: Sequence, record: Option<KinesisRecord<T>>) {
         if let (Some(sequencer), Some(record)) = (&mut self.sequencer, record) {
-            sequencer.put_back(lane, record);
+            sequencer.put_back(sequence, record);
         }
     }
 
@@ -129,9 +129,11 @@ impl<T> Stream<T> {
 
     /// Sends what no longer waits for a record in doubt with hash keys in `range`.
     pub(super) fn send_ready(&mut self, now: Instant, range: (u128, u128), context: &mut Context<T>) {
-        while let Some((lane, record)) = self.sequencer.as_mut().and_then(|sequencer| sequencer.pop_ready(now, range)) {
-            self.count_upstream(now, lane.slot);
-            self.pass_to_limiter(now, lane.slot, record, context);
+        while let Some((sequence, record)) =
+            self.sequencer.as_mut().and_then(|sequencer| sequencer.pop_ready(now, range))
+        {
+            self.count_upstream(now, sequence.slot);
+            self.pass_to_limiter(now, sequence.slot, record, context);
         }
         if !context.config.aggregation_enabled() {
             return;
@@ -168,7 +170,8 @@ impl<T> Stream<T> {
 
     /// Fails the waiting user records that have expired.
     pub(super) fn expire_sequenced(&mut self, now: Instant, context: &mut Context<T>) {
-        while let Some((place, lane, record)) = self.sequencer.as_mut().and_then(|sequencer| sequencer.pop_expired(now))
+        while let Some((place, sequence, record)) =
+            self.sequencer.as_mut().and_then(|sequencer| sequencer.pop_expired(now))
         {
             let (shard, deadline) = (record.shard.clone(), record.deadline);
             let (expired, left): (Vec<_>, Vec<_>) = record.into_users().partition(|user| context.expiry(user) <= now);
@@ -177,9 +180,9 @@ impl<T> Stream<T> {
             }
             let left = Self::aggregate(left, shard, deadline, context);
             if let (Some(sequencer), Some(record)) = (&mut self.sequencer, left) {
-                sequencer.restore(place, lane, record);
+                sequencer.restore(place, sequence, record);
             }
-            self.count_upstream(now, lane.slot);
+            self.count_upstream(now, sequence.slot);
         }
     }
 

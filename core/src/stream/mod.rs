@@ -207,17 +207,19 @@ impl<T> Stream<T> {
         let shard = self.metadata.shard(hash_key);
         let slot = shard.map_or(WHOLE_STREAM, |shard| shard.slot);
         let limit = limit - AGGREGATE_PARTITION_KEY.len();
-        let lane = self.sequencer.is_some().then(|| self.lane(hash_key, config));
-        let size_max = match (&self.sequencer, lane) {
-            (Some(sequencer), Some(lane)) if sequencer.is_in_doubt(lane.range) => in_order::size_max(config).min(limit),
+        let sequence = self.sequencer.is_some().then(|| self.sequence(hash_key, config));
+        let size_max = match (&self.sequencer, sequence) {
+            (Some(sequencer), Some(sequence)) if sequencer.is_in_doubt(sequence.range) => {
+                in_order::size_max(config).min(limit)
+            }
             _ => config.aggregation_max_size().min(limit),
         };
         // While the shard has a backlog, its aggregate stays open, and records that do not fit must not overtake it.
-        let in_order = lane.is_some() || size + FIELDS_SIZE_MAX > size_max && self.limiter.is_backlogged(slot);
+        let in_order = sequence.is_some() || size + FIELDS_SIZE_MAX > size_max && self.limiter.is_backlogged(slot);
         let limits = AggregateLimits { count: config.aggregation_max_count(), size: size_max, in_order };
         let can_release = !self.awaits_request;
         let mut pass = |record| {
-            if let Some(record) = in_order::pass(&mut self.sequencer, now, lane, record) {
+            if let Some(record) = in_order::pass(&mut self.sequencer, now, sequence, record) {
                 self.limiter.push(now, slot, record, can_release, |record| self.collector.push(record, config));
             }
         };
@@ -229,7 +231,7 @@ impl<T> Stream<T> {
             return FollowUp::None;
         }
         // The backlog may have reached the limit.
-        if slot == WHOLE_STREAM || lane.is_some() {
+        if slot == WHOLE_STREAM || sequence.is_some() {
             self.count_upstream(now, slot);
         }
         FollowUp::Send
@@ -576,8 +578,8 @@ impl<T> Stream<T> {
 
     /// Passes a Kinesis record of a slot on, if it does not wait for others of its hash keys.
     fn pass(&mut self, now: Instant, slot: u32, record: KinesisRecord<T>, context: &mut Context<T>) {
-        let lane = self.sequencer.is_some().then(|| self.lane(record.hash_key(), &context.config));
-        match in_order::pass(&mut self.sequencer, now, lane, record) {
+        let sequence = self.sequencer.is_some().then(|| self.sequence(record.hash_key(), &context.config));
+        match in_order::pass(&mut self.sequencer, now, sequence, record) {
             Some(record) => self.pass_to_limiter(now, slot, record, context),
             None => self.count_upstream(now, slot),
         }

@@ -15,34 +15,34 @@ use crate::record::kinesis_record::KinesisRecord;
 use crate::stream::limiter::Backlog;
 use crate::time::Instant;
 
-/// The records that stay in order together: those of a shard, or of one hash key. The lanes of a stream do not overlap.
+/// The records that stay in order together: those of a shard, or of one hash key. The sequences of a stream do not overlap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lane {
+pub(crate) struct Sequence {
     /// The first and the last hash key.
     pub(crate) range: (u128, u128),
     /// The limiter's slot.
     pub(crate) slot: u32,
 }
 
-/// The place of a waiting record: the first hash key of its lane, and its position there.
+/// The place of a waiting record: the first hash key of its sequence, and its position there.
 pub(crate) type Place = (u128, i64);
 
 /// The Kinesis records of a stream that are in doubt, and those that wait for them.
 #[derive(Debug)]
 pub(crate) struct Sequencer<T> {
-    /// The records in doubt, by the first hash key of their lanes. They do not overlap, but a lane of a new shard may
+    /// The records in doubt, by the first hash key of their sequences. They do not overlap, but a sequence of a new shard may
     /// overlap with several of them.
     in_doubt: BTreeMap<u128, Doubt>,
-    /// The records that wait. The first of each lane is to be sent next.
+    /// The records that wait. The first of each sequence is to be sent next.
     waiting: BTreeMap<Place, Waiting<T>>,
     /// The earliest expiry of each waiting record.
     expiries: BTreeSet<(Instant, Place)>,
     /// The amount of waiting records by the limiter's slot.
     backlogs: HashMap<u32, Backlog>,
-    /// The number of waiting records of each lane, by its first hash key.
+    /// The number of waiting records of each sequence, by its first hash key.
     lengths: HashMap<u128, u32>,
-    /// The number of lanes of each slot and length.
-    lanes_of_length: BTreeMap<(u32, u32), u32>,
+    /// The number of sequences of each slot and length.
+    sequences_of_length: BTreeMap<(u32, u32), u32>,
     /// The time for which a record is in doubt: the longest of the last times, an average if they get shorter.
     turn: Duration,
     /// The position after the last one.
@@ -54,7 +54,7 @@ pub(crate) struct Sequencer<T> {
 /// A record in doubt.
 #[derive(Clone, Copy, Debug)]
 struct Doubt {
-    /// The last hash key of its lane.
+    /// The last hash key of its sequence.
     last: u128,
     since: Instant,
 }
@@ -62,7 +62,7 @@ struct Doubt {
 /// A record that waits.
 #[derive(Debug)]
 struct Waiting<T> {
-    lane: Lane,
+    sequence: Sequence,
     record: KinesisRecord<T>,
 }
 
@@ -77,7 +77,7 @@ impl<T> Default for Sequencer<T> {
             expiries: BTreeSet::new(),
             backlogs: HashMap::new(),
             lengths: HashMap::new(),
-            lanes_of_length: BTreeMap::new(),
+            sequences_of_length: BTreeMap::new(),
             turn: FIRST_TURN,
             back: 0,
             front: 0,
@@ -86,22 +86,27 @@ impl<T> Default for Sequencer<T> {
 }
 
 impl<T> Sequencer<T> {
-    /// Accepts the newest record of a lane. Returns it if it may be sent, and is in doubt from now on.
-    pub(crate) fn push(&mut self, now: Instant, lane: Lane, record: KinesisRecord<T>) -> Option<KinesisRecord<T>> {
-        if !self.is_in_doubt(lane.range) {
-            self.in_doubt.insert(lane.range.0, Doubt { last: lane.range.1, since: now });
+    /// Accepts the newest record of a sequence. Returns it if it may be sent, and is in doubt from now on.
+    pub(crate) fn push(
+        &mut self,
+        now: Instant,
+        sequence: Sequence,
+        record: KinesisRecord<T>,
+    ) -> Option<KinesisRecord<T>> {
+        if !self.is_in_doubt(sequence.range) {
+            self.in_doubt.insert(sequence.range.0, Doubt { last: sequence.range.1, since: now });
             return Some(record);
         }
         let position = self.back;
         self.back += 1;
-        self.insert((lane.range.0, position), lane, record);
+        self.insert((sequence.range.0, position), sequence, record);
         None
     }
 
-    /// Takes a record back in front of all others of its lane.
-    pub(crate) fn put_back(&mut self, lane: Lane, record: KinesisRecord<T>) {
+    /// Takes a record back in front of all others of its sequence.
+    pub(crate) fn put_back(&mut self, sequence: Sequence, record: KinesisRecord<T>) {
         self.front -= 1;
-        self.insert((lane.range.0, self.front), lane, record);
+        self.insert((sequence.range.0, self.front), sequence, record);
     }
 
     /// Ends the doubt about the record that has this hash key. Returns the hash keys for which records may be
@@ -119,18 +124,18 @@ impl<T> Sequencer<T> {
     }
 
     /// Removes and returns a record that may be sent and has hash keys in `range`. It is in doubt from now on.
-    pub(crate) fn pop_ready(&mut self, now: Instant, range: (u128, u128)) -> Option<(Lane, KinesisRecord<T>)> {
-        let mut from = (self.lane_at(range.0).unwrap_or(range.0), i64::MIN);
-        let (place, lane) = loop {
-            let (place, Waiting { lane, .. }) = self.waiting.range(from..=(range.1, i64::MAX)).next()?;
-            if !self.is_in_doubt(lane.range) {
-                break (*place, *lane);
+    pub(crate) fn pop_ready(&mut self, now: Instant, range: (u128, u128)) -> Option<(Sequence, KinesisRecord<T>)> {
+        let mut from = (self.sequence_at(range.0).unwrap_or(range.0), i64::MIN);
+        let (place, sequence) = loop {
+            let (place, Waiting { sequence, .. }) = self.waiting.range(from..=(range.1, i64::MAX)).next()?;
+            if !self.is_in_doubt(sequence.range) {
+                break (*place, *sequence);
             }
-            from = (lane.range.0, i64::MAX);
+            from = (sequence.range.0, i64::MAX);
         };
         let record = self.remove(place)?.record;
-        self.in_doubt.insert(lane.range.0, Doubt { last: lane.range.1, since: now });
-        Some((lane, record))
+        self.in_doubt.insert(sequence.range.0, Doubt { last: sequence.range.1, since: now });
+        Some((sequence, record))
     }
 
     /// Whether a record in doubt may have hash keys in `range`. Where records wait, there is one.
@@ -138,34 +143,34 @@ impl<T> Sequencer<T> {
         self.in_doubt.range(..=range.1).next_back().is_some_and(|(_, doubt)| doubt.last >= range.0)
     }
 
-    /// Returns the first hash key of the lane with waiting records that contains `hash_key`, or is the last one before it.
-    fn lane_at(&self, hash_key: u128) -> Option<u128> {
+    /// Returns the first hash key of the sequence with waiting records that contains `hash_key`, or is the last one before it.
+    fn sequence_at(&self, hash_key: u128) -> Option<u128> {
         self.waiting.range(..=(hash_key, i64::MAX)).next_back().map(|((first, _), _)| *first)
     }
 
-    /// Returns the amount of waiting records of a slot. They are sent one after the other, so the longest lane decides
+    /// Returns the amount of waiting records of a slot. They are sent one after the other, so the longest sequence decides
     /// how long they take.
     pub(crate) fn backlog(&self, slot: u32) -> Backlog {
         let Some(backlog) = self.backlogs.get(&slot) else { return Backlog::default() };
-        let longest = self.lanes_of_length.range((slot, 0)..=(slot, u32::MAX)).next_back();
+        let longest = self.sequences_of_length.range((slot, 0)..=(slot, u32::MAX)).next_back();
         let length = longest.map_or(0, |((_, length), _)| *length);
         Backlog { time: turns(self.turn, length), ..*backlog }
     }
 
-    /// Changes the number of waiting records of a lane by one.
-    fn change_length(&mut self, lane: Lane, change: impl Fn(u32) -> u32) {
-        let length = self.lengths.entry(lane.range.0).or_default();
+    /// Changes the number of waiting records of a sequence by one.
+    fn change_length(&mut self, sequence: Sequence, change: impl Fn(u32) -> u32) {
+        let length = self.lengths.entry(sequence.range.0).or_default();
         let (before, after) = (*length, change(*length));
         *length = after;
         if after == 0 {
-            self.lengths.remove(&lane.range.0);
+            self.lengths.remove(&sequence.range.0);
         } else {
-            *self.lanes_of_length.entry((lane.slot, after)).or_default() += 1;
+            *self.sequences_of_length.entry((sequence.slot, after)).or_default() += 1;
         }
-        if let Some(lanes) = self.lanes_of_length.get_mut(&(lane.slot, before)) {
-            *lanes -= 1;
-            if *lanes == 0 {
-                self.lanes_of_length.remove(&(lane.slot, before));
+        if let Some(sequences) = self.sequences_of_length.get_mut(&(sequence.slot, before)) {
+            *sequences -= 1;
+            if *sequences == 0 {
+                self.sequences_of_length.remove(&(sequence.slot, before));
             }
         }
     }
@@ -183,44 +188,44 @@ impl<T> Sequencer<T> {
     }
 
     /// Removes and returns a waiting record of which a user record has expired, with its place.
-    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<(Place, Lane, KinesisRecord<T>)> {
+    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<(Place, Sequence, KinesisRecord<T>)> {
         let place = self.expiries.first().filter(|(at, _)| *at <= now)?.1;
-        let Waiting { lane, record } = self.remove(place)?;
-        Some((place, lane, record))
+        let Waiting { sequence, record } = self.remove(place)?;
+        Some((place, sequence, record))
     }
 
     /// Puts what is left of an expired record in its place.
-    pub(crate) fn restore(&mut self, place: Place, lane: Lane, record: KinesisRecord<T>) {
-        self.insert(place, lane, record);
+    pub(crate) fn restore(&mut self, place: Place, sequence: Sequence, record: KinesisRecord<T>) {
+        self.insert(place, sequence, record);
     }
 
-    /// Removes and returns the waiting records of the slots for which `is_wanted` returns true, each lane in order.
+    /// Removes and returns the waiting records of the slots for which `is_wanted` returns true, each sequence in order.
     pub(crate) fn take(&mut self, is_wanted: impl Fn(u32) -> bool) -> Vec<KinesisRecord<T>> {
-        let wanted = self.waiting.iter().filter(|(_, waiting)| is_wanted(waiting.lane.slot));
+        let wanted = self.waiting.iter().filter(|(_, waiting)| is_wanted(waiting.sequence.slot));
         let places: Vec<Place> = wanted.map(|(place, _)| *place).collect();
         places.into_iter().filter_map(|place| Some(self.remove(place)?.record)).collect()
     }
 
-    fn insert(&mut self, place: Place, lane: Lane, record: KinesisRecord<T>) {
-        let backlog = self.backlogs.entry(lane.slot).or_default();
+    fn insert(&mut self, place: Place, sequence: Sequence, record: KinesisRecord<T>) {
+        let backlog = self.backlogs.entry(sequence.slot).or_default();
         backlog.kinesis_records += 1;
         backlog.user_records += record.user_records();
         backlog.bytes += record.size();
-        self.change_length(lane, |length| length + 1);
+        self.change_length(sequence, |length| length + 1);
         self.expiries.insert((record.expiry, place));
-        self.waiting.insert(place, Waiting { lane, record });
+        self.waiting.insert(place, Waiting { sequence, record });
     }
 
     fn remove(&mut self, place: Place) -> Option<Waiting<T>> {
         let waiting = self.waiting.remove(&place)?;
         self.expiries.remove(&(waiting.record.expiry, place));
-        self.change_length(waiting.lane, |length| length - 1);
-        if let Some(backlog) = self.backlogs.get_mut(&waiting.lane.slot) {
+        self.change_length(waiting.sequence, |length| length - 1);
+        if let Some(backlog) = self.backlogs.get_mut(&waiting.sequence.slot) {
             backlog.kinesis_records -= 1;
             backlog.user_records -= waiting.record.user_records();
             backlog.bytes -= waiting.record.size();
             if backlog.kinesis_records == 0 {
-                self.backlogs.remove(&waiting.lane.slot);
+                self.backlogs.remove(&waiting.sequence.slot);
             }
         }
         Some(waiting)
@@ -284,27 +289,27 @@ mod tests {
     }
 
     impl Rig {
-        fn lane(&self, hash_key: u128) -> Lane {
+        fn sequence(&self, hash_key: u128) -> Sequence {
             let first = self.shards.range(..=hash_key).next_back().copied().unwrap_or(0);
             let next = self.shards.range(hash_key + 1..).next().copied().unwrap_or(HASH_KEYS);
-            Lane { range: (first, next - 1), slot: first as u32 }
+            Sequence { range: (first, next - 1), slot: first as u32 }
         }
 
-        /// Returns one record for each lane of these user records.
-        fn aggregate(&self, users: impl IntoIterator<Item = Pending<usize>>) -> Vec<(Lane, KinesisRecord<usize>)> {
-            let mut lanes: BTreeMap<u128, (Lane, Aggregate<usize>)> = BTreeMap::new();
+        /// Returns one record for each sequence of these user records.
+        fn aggregate(&self, users: impl IntoIterator<Item = Pending<usize>>) -> Vec<(Sequence, KinesisRecord<usize>)> {
+            let mut sequences: BTreeMap<u128, (Sequence, Aggregate<usize>)> = BTreeMap::new();
             for user in users {
-                let lane = self.lane(user.entry.hash_key());
-                let open = lanes.entry(lane.range.0).or_insert_with(|| (lane, Aggregate::new(None)));
+                let sequence = self.sequence(user.entry.hash_key());
+                let open = sequences.entry(sequence.range.0).or_insert_with(|| (sequence, Aggregate::new(None)));
                 let expiry = ms(user.ticket as u64);
                 open.1.push(user, ms(0), expiry);
             }
-            lanes.into_values().filter_map(|(lane, open)| Some((lane, open.close()?))).collect()
+            sequences.into_values().filter_map(|(sequence, open)| Some((sequence, open.close()?))).collect()
         }
 
         fn push(&mut self, users: Vec<Pending<usize>>) {
-            for (lane, record) in self.aggregate(users) {
-                self.in_doubt.extend(self.sequencer.push(ms(0), lane, record));
+            for (sequence, record) in self.aggregate(users) {
+                self.in_doubt.extend(self.sequencer.push(ms(0), sequence, record));
             }
         }
 
@@ -326,8 +331,8 @@ mod tests {
             if comes_back {
                 let second = if in_halves { users.split_off(users.len() / 2) } else { Vec::new() };
                 for users in [second, users] {
-                    for (lane, record) in self.aggregate(users) {
-                        self.sequencer.put_back(lane, record);
+                    for (sequence, record) in self.aggregate(users) {
+                        self.sequencer.put_back(sequence, record);
                     }
                 }
             } else {
@@ -349,12 +354,14 @@ mod tests {
 
         /// Lets the oldest waiting user record expire.
         fn expire(&mut self) {
-            let Some((place, lane, record)) = self.sequencer.pop_expired(self.sequencer.next_expiry()) else { return };
+            let Some((place, sequence, record)) = self.sequencer.pop_expired(self.sequencer.next_expiry()) else {
+                return;
+            };
             let mut users: Vec<Pending<usize>> = record.into_users().collect();
             users.sort_by_key(|user| user.ticket);
             self.expired.insert(users.remove(0).ticket);
             for (_, record) in self.aggregate(users) {
-                self.sequencer.restore(place, lane, record);
+                self.sequencer.restore(place, sequence, record);
             }
         }
 
@@ -368,7 +375,8 @@ mod tests {
             let waiting = self.sequencer.waiting.values();
             let counted: usize = self.sequencer.backlogs.values().map(|backlog| backlog.kinesis_records).sum();
             assert_eq!(counted, waiting.len());
-            let length: u32 = self.sequencer.lanes_of_length.iter().map(|((_, length), lanes)| length * lanes).sum();
+            let length: u32 =
+                self.sequencer.sequences_of_length.iter().map(|((_, length), sequences)| length * sequences).sum();
             assert_eq!(length as usize, counted);
             let next_expiry = self.sequencer.waiting.values().map(|waiting| waiting.record.expiry).min();
             assert_eq!(self.sequencer.next_expiry(), next_expiry.unwrap_or(Instant::NEVER));
@@ -430,9 +438,9 @@ mod tests {
     fn the_longest_lane_decides_how_long_a_backlog_takes() {
         let mut sequencer = Sequencer::default();
         let mut push = |hash_key: u128, ticket| {
-            let lane = Lane { range: (hash_key, hash_key), slot: 1 };
+            let sequence = Sequence { range: (hash_key, hash_key), slot: 1 };
             let record = KinesisRecord::single(user(ticket, "k", Some(hash_key), 1), None, ms(0), ms(9));
-            sequencer.push(ms(0), lane, record)
+            sequencer.push(ms(0), sequence, record)
         };
         assert!(push(1, 0).is_some() && push(2, 1).is_some());
         assert!((2..5).all(|ticket| push(1, ticket).is_none()) && push(2, 5).is_none());

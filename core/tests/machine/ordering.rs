@@ -180,7 +180,7 @@ fn without_aggregation_each_hash_key_waits_for_itself_only() {
 
 /// The backlog of a hash key takes as long as its requests, so puts are refused in time.
 #[test]
-fn a_hash_key_with_a_long_lane_is_full() {
+fn a_hash_key_with_a_long_sequence_is_full() {
     let mut rig = Rig::with_shards(in_order().aggregation_enabled(false), 1);
     let mut accepted = 0;
     let full = loop {
@@ -210,7 +210,7 @@ fn a_record_that_expires_is_left_out() {
 }
 
 #[test]
-fn without_a_shard_list_each_hash_key_is_a_lane() {
+fn without_a_shard_list_each_hash_key_is_a_sequence() {
     let mut rig = Rig::new(in_order().start_timeout(Duration::ZERO));
     rig.put(1, *b"a");
     let summary = StreamSummary { open_shards: Some(1), ..StreamSummary::default() };
