@@ -16,6 +16,9 @@ pub type RecordResult = Result<Receipt, Box<PutFailure>>;
 ///
 /// With [`Consumers::Kcl`](crate::Consumers::Kcl), the default, a consumer that follows the KCL's rules reads the
 /// record there. A receipt is small: the user records of one Kinesis record share their common data.
+///
+/// Receipts arrive in any order. With [`Ordering::PerKey`](crate::Ordering::PerKey), those of one hash key arrive in the
+/// order of the puts; on one shard, their sequence numbers increase, or are equal and their sub-sequence numbers increase.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Receipt {
     stored_at: Arc<StoredAt>,

@@ -66,9 +66,10 @@ struct Put {
     size: usize,
     explicit_hash_key: Option<u128>,
     hash_key: u128,
-    /// The numbers of the events of its put, and of its acceptance.
+    /// The numbers of the events of its put, of its acceptance, and of its result.
     offered: u64,
     accepted: u64,
+    resolved: u64,
     /// The hash of partition key and data.
     fingerprint: u64,
     state: State,
@@ -118,7 +119,7 @@ pub(crate) struct Oracle {
     /// All records that were put, by ticket.
     puts: Vec<Put>,
     pub(crate) facts: Facts,
-    /// The number of puts that were offered or accepted.
+    /// The number of puts that were offered, accepted or resolved.
     put_events: u64,
     attempts: attempts::Attempts,
     consumed: consumed::Consumed,
@@ -220,6 +221,7 @@ impl Oracle {
             stream,
             offered: self.put_events,
             accepted: u64::MAX,
+            resolved: u64::MAX,
             hash_key: explicit_hash_key.unwrap_or_else(|| kpl_core::hash_key(&record.partition_key)),
             at: now,
             size: record.data.len() + record.partition_key.len(),
@@ -275,6 +277,8 @@ impl Oracle {
     pub(crate) fn resolved(&mut self, now: Instant, ticket: u64, result: &RecordResult) -> Check {
         let put = self.puts.get_mut(ticket as usize).ok_or_else(|| resolved_once::unknown(ticket))?;
         resolved_once::resolved(put, ticket, result)?;
+        self.put_events += 1;
+        put.resolved = self.put_events;
         self.facts.outstanding_records -= 1;
         self.facts.outstanding_bytes -= put.size;
         let about = &mut self.facts.streams[put.stream];
@@ -506,7 +510,7 @@ impl Oracle {
             self.consumed.read(kinesis, stream, &self.facts, &mut self.puts, &mut self.order)?;
         }
         self.consumed.judge(&mut self.puts)?;
-        self.order.judge(&self.puts)
+        self.order.judge(&self.facts, &self.puts)
     }
 }
 

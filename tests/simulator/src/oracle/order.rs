@@ -5,7 +5,7 @@ use super::{Check, Facts, Put, State, broken};
 
 const PROMISE: &str = "with an order per key, of two records with the same hash key, of which one was put after the \
                        other, consumers read the first for the first time before the second for the first time, and \
-                       for the last time before the second for the last time";
+                       for the last time before the second for the last time, and the first has its receipt first";
 
 /// The records that consumers read.
 #[derive(Debug, Default)]
@@ -30,9 +30,11 @@ impl Order {
         }
     }
 
-    pub(super) fn judge(&self, puts: &[Put]) -> Check {
+    pub(super) fn judge(&self, facts: &Facts, puts: &[Put]) -> Check {
+        // Tasks that await results run in any order.
+        let has_tasks = !facts.closes_at_once;
         for tickets in self.reads.values() {
-            judge_key(tickets, puts)?;
+            judge_key(tickets, puts, has_tasks)?;
         }
         Ok(())
     }
@@ -54,7 +56,7 @@ pub(super) fn may_ignore_keys(facts: &Facts) -> bool {
 }
 
 /// Compares the records of one hash key.
-fn judge_key(tickets: &[u64], puts: &[Put]) -> Check {
+fn judge_key(tickets: &[u64], puts: &[Put], has_tasks: bool) -> Check {
     let mut reads: FxHashMap<u64, Read> = FxHashMap::default();
     for (position, ticket) in tickets.iter().enumerate() {
         let read = Read { ticket: *ticket, first: position, last: position };
@@ -70,12 +72,14 @@ fn judge_key(tickets: &[u64], puts: &[Put]) -> Check {
     by_accept.sort_unstable_by_key(|read| put(read).accepted);
     // Of the records whose put had ended: those that were read last for the first and for the last time.
     let mut latest: Option<(Read, Read)> = None;
+    let mut latest_result: Option<Read> = None;
     let mut ended = by_accept.into_iter().peekable();
     for read in by_offer {
         while let Some(earlier) = ended.next_if(|earlier| put(earlier).accepted < put(&read).offered) {
             let (first, last) = latest.get_or_insert((earlier, earlier));
             *first = if earlier.first > first.first { earlier } else { *first };
             *last = if earlier.last > last.last { earlier } else { *last };
+            latest_result = latest_result.into_iter().chain([earlier]).max_by_key(|read| put(read).resolved);
         }
         let Some((first, last)) = latest else { continue };
         if first.first > read.first {
@@ -87,6 +91,13 @@ fn judge_key(tickets: &[u64], puts: &[Put]) -> Check {
         }
         if last.last > read.last {
             return broken!("record {} is last read before record {}, which was put earlier", read.ticket, last.ticket);
+        }
+        if let Some(late) = latest_result.filter(|late| !has_tasks && put(late).resolved > put(&read).resolved) {
+            return broken!(
+                "record {} has its receipt before record {}, which was put earlier",
+                read.ticket,
+                late.ticket
+            );
         }
     }
     Ok(())
