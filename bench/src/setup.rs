@@ -54,9 +54,9 @@ pub(crate) fn client<R: AwsRuntime>(endpoint: &Endpoint) -> anyhow::Result<Clien
     Ok(Client::from_conf(config.build()))
 }
 
-/// Returns the default config, without rate limits of shards unless they are to be applied.
+/// Returns the config of a run: the defaults, without rate limits of shards unless they are to be applied.
 pub(crate) fn config(work: &Work) -> ConfigBuilder {
-    let config = Config::builder();
+    let config = Config::builder().aggregation_enabled(work.aggregation_enabled);
     if work.shard_limits {
         config
     } else {

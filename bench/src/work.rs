@@ -34,6 +34,9 @@ pub(crate) struct Work {
     /// Number of tasks that put, each an equal part of the records
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub(crate) tasks: u64,
+    /// Whether kpl's drivers aggregate records
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) aggregation_enabled: bool,
     /// Apply the limits of Kinesis to each shard: 1,000 records and 1 MiB per second
     ///
     /// Without it, neither the emulator nor the producer limits a shard, so that the producer is measured.

@@ -238,6 +238,10 @@ mod tests {
             config("--ordering per-key --record-distribution auto"),
             Err("--ordering is per-key, but must be none if --record-distribution is auto".into())
         );
+        assert_eq!(
+            config("--ordering per-key --consumers any-shard"),
+            Err("--ordering is per-key, but must be none if --consumers is any-shard".into())
+        );
         assert!(config("--record-ttl tomorrow").unwrap_err().contains("--record-ttl"));
         assert!(config("--aggregation-max-size 5MB!").unwrap_err().contains("--aggregation-max-size"));
     }

@@ -483,7 +483,9 @@ impl<T> Producer<T> {
                 self.waiting_streams.push_back(index);
             }
         }
-        if stream.has_refresh(now) && !*stream.awaits_refresh() {
+        // Otherwise, the stream's timer sends it.
+        let has_to_wait = !self.context.slots.has_free_for_metadata() || self.context.abandoned;
+        if has_to_wait && stream.has_refresh(now) && !*stream.awaits_refresh() {
             *stream.awaits_refresh() = true;
             self.waiting_refreshes.push_back(index);
         }

@@ -6,10 +6,10 @@ use core::time::Duration;
 
 use hashbrown::HashMap;
 
-use crate::config::{Config, Ordering};
+use crate::config::{Config, Ordering, RecordDistribution};
 use crate::put_buffer::Room;
 use crate::record::kinesis_record::Pending;
-use crate::stream::sequencer::{FIRST_TURN, turns};
+use crate::stream::sequencer::assumed_time_of;
 use crate::stream::shard_rate::{RateLimit, ShardRate};
 use crate::time::Instant;
 
@@ -20,7 +20,8 @@ use crate::time::Instant;
 pub(super) struct AwaitingMetadata<T> {
     records: Vec<(Pending<T>, Instant)>,
     bytes: usize,
-    /// With [`Ordering::PerKey`] and without aggregation, the number of records of each hash key, and the largest one.
+    /// With [`Ordering::PerKey`], the number of records of each hash key, and the largest of these numbers, if the records
+    /// may have to be sent without aggregation.
     per_hash_key: HashMap<u128, u32>,
     longest: u32,
     /// Whether a put was refused.
@@ -35,7 +36,8 @@ impl<T> Default for AwaitingMetadata<T> {
 
 impl<T> AwaitingMetadata<T> {
     pub(super) fn push(&mut self, user: Pending<T>, deadline: Instant, config: &Config) {
-        if config.ordering() == Ordering::PerKey && !config.aggregation_enabled() {
+        let is_aggregated = config.aggregation_enabled() && config.record_distribution() != RecordDistribution::Detect;
+        if config.ordering() == Ordering::PerKey && !is_aggregated {
             let length = self.per_hash_key.entry(user.entry.hash_key()).or_default();
             *length += 1;
             self.longest = self.longest.max(*length);
@@ -87,6 +89,6 @@ impl<T> AwaitingMetadata<T> {
         let rate = RateLimit::of_shard(config);
         let at_half_rate =
             ShardRate::new().time_for(Instant::from_nanos(0), kinesis_records, self.bytes, rate).saturating_mul(2);
-        at_half_rate.max(turns(FIRST_TURN, self.longest))
+        at_half_rate.max(assumed_time_of(self.longest))
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! User records with the same hash key always go to the same shard, so consumers accept such an aggregate.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::mem;
 use core::time::Duration;
@@ -9,7 +10,7 @@ use core::time::Duration;
 use hashbrown::HashMap;
 
 use crate::record::kinesis_record::{KinesisRecord, Pending};
-use crate::stream::aggregator::{AggregateLimits, Aggregator, Times};
+use crate::stream::aggregator::{Aggregate, AggregateLimits, Aggregator, Times};
 use crate::stream::limiter::Backlog;
 use crate::time::Instant;
 
@@ -83,11 +84,21 @@ impl<T> HashKeyAggregator<T> {
     }
 
     /// Closes and returns an aggregate that is due by `horizon`. When the backlog is cleared, [`resume`](Self::resume).
-    pub(crate) fn close_due(&mut self, horizon: Instant, is_backlogged: bool) -> Option<KinesisRecord<T>> {
+    ///
+    /// An aggregate for which `waits_in_order` returns true stays open: see [`resume_keys`](Self::resume_keys).
+    pub(crate) fn close_due(
+        &mut self,
+        horizon: Instant,
+        is_backlogged: bool,
+        waits_in_order: impl Fn(&Aggregate<T>) -> bool,
+    ) -> Option<KinesisRecord<T>> {
         self.is_extended |= is_backlogged && self.aggregator.next_timer() <= horizon;
-        let slot = self
-            .aggregator
-            .pop_due(horizon, |_, open| is_backlogged.then(|| open.expiry().min(open.deadline() + EXTENSION)))?;
+        let late_until = |_, open: &Aggregate<T>| match is_backlogged {
+            _ if waits_in_order(open) => Some(open.expiry()),
+            true => Some(open.expiry().min(open.deadline() + EXTENSION)),
+            false => None,
+        };
+        let slot = self.aggregator.pop_due(horizon, late_until)?;
         self.close(slot)
     }
 
@@ -97,6 +108,49 @@ impl<T> HashKeyAggregator<T> {
             let slots: Vec<u32> = self.aggregator.open_slots().collect();
             slots.into_iter().for_each(|slot| self.aggregator.resume(slot));
         }
+    }
+
+    /// Makes the aggregates of hash keys in `range` due at their deadlines again, when they no longer wait in order. Those
+    /// of `size` bytes or more are due at once.
+    pub(crate) fn resume_keys(&mut self, range: (u128, u128), now: Instant, size: usize) {
+        let slots: Vec<u32> = if range.0 == range.1 {
+            self.slots.get(&range.0).copied().into_iter().collect()
+        } else {
+            let in_range = self.slots.iter().filter(|(hash_key, _)| (range.0..=range.1).contains(*hash_key));
+            // In the order of the hash keys, not of the map.
+            let in_order: BTreeMap<u128, u32> = in_range.map(|(hash_key, slot)| (*hash_key, *slot)).collect();
+            in_order.into_values().collect()
+        };
+        for slot in slots {
+            if self.aggregator.get(slot).is_some_and(|open| open.size() >= size) {
+                self.aggregator.expedite(slot, now);
+            }
+            self.aggregator.resume(slot);
+        }
+    }
+
+    /// Returns all open aggregates.
+    pub(crate) fn open(&self) -> impl Iterator<Item = &Aggregate<T>> {
+        self.aggregator.open().map(|(_, open)| open)
+    }
+
+    /// Makes an aggregate due at `now`, once it no longer waits in order, and closes and returns the others.
+    pub(crate) fn flush(
+        &mut self,
+        now: Instant,
+        waits_in_order: impl Fn(&Aggregate<T>) -> bool,
+    ) -> Vec<KinesisRecord<T>> {
+        let open = self.aggregator.open().map(|(slot, open)| (slot, waits_in_order(open)));
+        let open: Vec<(u32, bool)> = open.collect();
+        let mut closed = Vec::new();
+        for (slot, waits) in open {
+            if waits {
+                self.aggregator.expedite(slot, now);
+            } else {
+                closed.extend(self.close(slot));
+            }
+        }
+        closed
     }
 
     /// Closes and returns all aggregates.
@@ -153,7 +207,7 @@ mod tests {
     }
 
     fn due(aggregator: &mut HashKeyAggregator<usize>, at: u64, is_backlogged: bool) -> Vec<Vec<usize>> {
-        let due = core::iter::from_fn(|| aggregator.close_due(ms(at), is_backlogged));
+        let due = core::iter::from_fn(|| aggregator.close_due(ms(at), is_backlogged, |_| false));
         due.map(|record| tickets([&record])).collect()
     }
 

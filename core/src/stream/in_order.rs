@@ -45,7 +45,7 @@ pub(super) fn pass<T>(
     }
 }
 
-/// Whether the open aggregate of a shard waits for earlier records of its hash keys.
+/// Whether an open aggregate waits for earlier records of its hash keys: those of a shard if it is known, or one.
 pub(super) fn waits_in_order<T>(sequencer: Option<&Sequencer<T>>, metadata: &Metadata, open: &Aggregate<T>) -> bool {
     sequencer.is_some_and(|sequencer| {
         let hash_key = open.hash_key();
@@ -129,23 +129,30 @@ impl<T> Stream<T> {
 
     /// Sends what no longer waits for a record in doubt with hash keys in `range`.
     pub(super) fn send_ready(&mut self, now: Instant, range: (u128, u128), context: &mut Context<T>) {
-        while let Some((sequence, record)) =
-            self.sequencer.as_mut().and_then(|sequencer| sequencer.pop_ready(now, range))
+        let Some(sequencer) = &self.sequencer else { return };
+        let mut from = sequencer.first_place(range);
+        while let Some(sequencer) = &mut self.sequencer
+            && let Some((sequence, record)) = sequencer.pop_ready(now, &mut from, range.1)
         {
             self.count_upstream(now, sequence.slot);
             self.pass_to_limiter(now, sequence.slot, record, context);
         }
-        if !context.config.aggregation_enabled() {
-            return;
-        }
-        let slots: Vec<u32> = self.metadata.map.slots_in(range).collect();
-        for slot in slots {
-            match self.aggregator.get(slot) {
-                Some(open) if self.waits_in_order(open) => {}
-                Some(open) if open.size() >= context.config.aggregation_max_size() => {
-                    self.close(now, slot, context);
+        let size = context.config.aggregation_max_size();
+        if context.config.aggregation_enabled() {
+            self.hash_key_aggregator.resume_keys(range, now, size);
+            // Nearly always, it is one shard.
+            let mut next = Some(range.0);
+            while let Some(hash_key) = next.filter(|hash_key| *hash_key <= range.1)
+                && let Some((slot, end)) = self.metadata.map.slot_from(hash_key)
+            {
+                next = end.checked_add(1);
+                match self.aggregator.get(slot) {
+                    Some(open) if self.waits_in_order(open) => {}
+                    Some(open) if open.size() >= size => {
+                        self.close(now, slot, context);
+                    }
+                    _ => self.aggregator.resume(slot),
                 }
-                _ => self.aggregator.resume(slot),
             }
         }
     }
@@ -216,8 +223,12 @@ impl<T> Stream<T> {
         for slot in self.limiter.slots() {
             self.take_waiting(now, slot, &mut records, context);
         }
-        let slots: Vec<u32> = self.limiter.slots().collect();
-        self.take_sequenced(now, &slots, &mut records);
+        if let Some(sequencer) = &mut self.sequencer {
+            for record in &records {
+                // What waits for it fails, too.
+                sequencer.end_doubt(now, record.hash_key());
+            }
+        }
         records.extend(self.take_unlimited(now));
         self.fail_unordered(now, records.into_iter().flat_map(KinesisRecord::into_users), context);
     }

@@ -64,7 +64,7 @@ pub(crate) struct Backlog {
     pub(crate) kinesis_records: usize,
     pub(crate) user_records: usize,
     pub(crate) bytes: usize,
-    /// The least time that they take, at any rate.
+    /// The time that they take at least, whatever the rate limit.
     pub(crate) time: Duration,
 }
 
@@ -240,8 +240,8 @@ impl<T> Limiter<T> {
         self.shard(slot).is_some_and(|shard| !shard.waiting.is_empty())
     }
 
-    /// Sets the amount of records of the slot that wait in the stages before. The open aggregate of a shard is
-    /// negligible.
+    /// Sets the amount of records of the slot that wait in the stages before. The open aggregate of a shard does not count:
+    /// it takes a quarter of a second at most.
     pub(crate) fn set_upstream(&mut self, now: Instant, slot: u32, upstream: Backlog) {
         self.shard_mut(slot).upstream = upstream;
         self.update_backlog(now, slot);

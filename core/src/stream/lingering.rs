@@ -19,8 +19,10 @@ impl<T> Stream<T> {
         let sizes = open.map(|(_, open)| (open.user_records(), open.size()));
         let (mut records, mut bytes) = sizes.fold((0, 0), |sum, (records, size)| (sum.0 + records, sum.1 + size));
         if !self.limiter.is_backlogged(WHOLE_STREAM) {
-            let open = self.hash_key_aggregator.backlog();
-            (records, bytes) = (records + open.user_records, bytes + open.bytes);
+            let open = self.hash_key_aggregator.open().filter(|open| !self.waits_in_order(open));
+            for open in open {
+                (records, bytes) = (records + open.user_records(), bytes + open.size());
+            }
         }
         (records, bytes)
     }
@@ -41,12 +43,10 @@ impl<T> Stream<T> {
         {
             left = left.saturating_sub(user_records);
         }
-        let is_backlogged = self.limiter.is_backlogged(WHOLE_STREAM);
         while left > kept
-            && let Some(record) = self.hash_key_aggregator.close_due(horizon, is_backlogged)
+            && let Some(user_records) = self.close_next_unmapped(now, horizon, context)
         {
-            left = left.saturating_sub(record.user_records());
-            self.pass_unmapped(now, record, context);
+            left = left.saturating_sub(user_records);
         }
         self.collector.flush();
     }

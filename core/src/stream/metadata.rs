@@ -25,8 +25,7 @@ const SHARD_PAGES_MAX: usize = 1_000;
 /// the stream may ignore keys now.
 const WRONG_SHARDS_TO_DESCRIBE: usize = 10;
 
-/// While records wait for the rate limit of the stream as a whole, the description is requested again after this time:
-/// its number of open shards sets that rate limit.
+/// While records depend on the description, it is requested again after this time.
 const DESCRIPTION_VALID_FOR: Duration = Duration::from_secs(60);
 
 /// The metadata of a stream, from the service or the config.
@@ -177,9 +176,9 @@ impl Metadata {
         self.description.expedite(now);
     }
 
-    /// Requests an old description again while records wait for the rate limit of the stream as a whole: the number of
-    /// shards may have changed.
-    pub(super) fn note_stream_limited(&mut self, now: Instant) {
+    /// Requests an old description again while records depend on it: while they wait for the rate limit of the stream as a
+    /// whole, which the number of shards sets, or fail because the stream ignores keys.
+    pub(super) fn note_description_used(&mut self, now: Instant) {
         let is_old = self.description.last_answered_at().is_some_and(|at| at + DESCRIPTION_VALID_FOR <= now);
         if is_old && !self.description_refused {
             self.description.request(now, now);
@@ -260,6 +259,10 @@ impl<T> Stream<T> {
                     metadata.max_record_size = size.clamp(1_024, limits::RECORD_SIZE_MAX);
                 }
                 if context.config.record_distribution() == RecordDistribution::Detect {
+                    if metadata.auto_distribution && !summary.auto_distribution {
+                        // Keys count again, and the shards may have changed.
+                        metadata.shards.request(now, now);
+                    }
                     metadata.auto_distribution = summary.auto_distribution;
                     metadata.distribution_known = true;
                 }
@@ -395,6 +398,9 @@ impl<T> Stream<T> {
         }
         for slot in forgotten {
             self.limiter.forget(slot);
+            if let Some(sequencer) = &mut self.sequencer {
+                sequencer.forget(slot);
+            }
         }
         let mut moved = 0;
         for record in records {

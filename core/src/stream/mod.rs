@@ -193,6 +193,7 @@ impl<T> Stream<T> {
         }
         if self.is_order_impossible() {
             self.fail_unordered(now, [user], context);
+            self.metadata.note_description_used(now);
             return FollowUp::Send;
         }
         let expiry = context.expiry(&user);
@@ -356,8 +357,9 @@ impl<T> Stream<T> {
                 self.close(now, slot, context);
             }
         }
-        let unmapped: Vec<KinesisRecord<T>> = self.hash_key_aggregator.close_all().collect();
-        for record in unmapped {
+        let Self { hash_key_aggregator, sequencer, metadata, .. } = self;
+        let waits_in_order = |open: &Aggregate<T>| in_order::waits_in_order(sequencer.as_deref(), metadata, open);
+        for record in hash_key_aggregator.flush(now, waits_in_order) {
             self.pass_unmapped(now, record, context);
         }
         if let Some(sequencer) = &mut self.sequencer {
@@ -529,11 +531,20 @@ impl<T> Stream<T> {
         while self.close_next(now, horizon, context).is_some() {
             horizon = later;
         }
-        let is_backlogged = self.limiter.is_backlogged(WHOLE_STREAM);
-        while let Some(record) = self.hash_key_aggregator.close_due(horizon, is_backlogged) {
+        while self.close_next_unmapped(now, horizon, context).is_some() {
             horizon = later;
-            self.pass_unmapped(now, record, context);
         }
+    }
+
+    /// Closes an aggregate of a single hash key that is due by `horizon`. Returns the number of its user records.
+    fn close_next_unmapped(&mut self, now: Instant, horizon: Instant, context: &mut Context<T>) -> Option<usize> {
+        let Self { hash_key_aggregator, limiter, sequencer, metadata, .. } = self;
+        let is_backlogged = limiter.is_backlogged(WHOLE_STREAM);
+        let waits_in_order = |open: &Aggregate<T>| in_order::waits_in_order(sequencer.as_deref(), metadata, open);
+        let record = hash_key_aggregator.close_due(horizon, is_backlogged, waits_in_order)?;
+        let user_records = record.user_records();
+        self.pass_unmapped(now, record, context);
+        Some(user_records)
     }
 
     /// Whether an open aggregate cannot be sent, whenever it is due: because of a backlog, or of its order.
@@ -604,7 +615,7 @@ impl<T> Stream<T> {
                 self.hash_key_aggregator.resume();
             }
         } else if slot == WHOLE_STREAM {
-            self.metadata.note_stream_limited(now);
+            self.metadata.note_description_used(now);
             if self.shard_count.note_waiting(now) {
                 self.limiter.set_stream_shards(self.shard_count.shards());
             }

@@ -43,8 +43,9 @@ pub(crate) struct Sequencer<T> {
     lengths: HashMap<u128, u32>,
     /// The number of sequences of each slot and length.
     sequences_of_length: BTreeMap<(u32, u32), u32>,
-    /// The time for which a record is in doubt: the longest of the last times, an average if they get shorter.
-    turn: Duration,
+    /// The time for which a record of each slot is in doubt: the longest of the last times, an average if they get
+    /// shorter.
+    times_in_doubt: HashMap<u32, Duration>,
     /// The position after the last one.
     back: i64,
     /// The position of the first one.
@@ -56,6 +57,7 @@ pub(crate) struct Sequencer<T> {
 struct Doubt {
     /// The last hash key of its sequence.
     last: u128,
+    slot: u32,
     since: Instant,
 }
 
@@ -67,7 +69,7 @@ struct Waiting<T> {
 }
 
 /// The assumed time for which a record is in doubt, before the first reply.
-pub(super) const FIRST_TURN: Duration = Duration::from_millis(250);
+const ASSUMED_TIME_IN_DOUBT: Duration = Duration::from_millis(250);
 
 impl<T> Default for Sequencer<T> {
     fn default() -> Self {
@@ -78,7 +80,7 @@ impl<T> Default for Sequencer<T> {
             backlogs: HashMap::new(),
             lengths: HashMap::new(),
             sequences_of_length: BTreeMap::new(),
-            turn: FIRST_TURN,
+            times_in_doubt: HashMap::new(),
             back: 0,
             front: 0,
         }
@@ -94,7 +96,7 @@ impl<T> Sequencer<T> {
         record: KinesisRecord<T>,
     ) -> Option<KinesisRecord<T>> {
         if !self.is_in_doubt(sequence.range) {
-            self.in_doubt.insert(sequence.range.0, Doubt { last: sequence.range.1, since: now });
+            self.begin_doubt(now, sequence);
             return Some(record);
         }
         let position = self.back;
@@ -109,32 +111,55 @@ impl<T> Sequencer<T> {
         self.insert((sequence.range.0, self.front), sequence, record);
     }
 
+    fn begin_doubt(&mut self, now: Instant, sequence: Sequence) {
+        let Sequence { range: (first, last), slot } = sequence;
+        self.in_doubt.insert(first, Doubt { last, slot, since: now });
+    }
+
     /// Ends the doubt about the record that has this hash key. Returns the hash keys for which records may be
     /// [ready](Self::pop_ready) now; `None` if there was no doubt.
     pub(crate) fn end_doubt(&mut self, now: Instant, hash_key: u128) -> Option<(u128, u128)> {
-        let (first, Doubt { last, since }) =
-            self.in_doubt.range(..=hash_key).next_back().map(|(first, doubt)| (*first, *doubt))?;
+        let (first, doubt) = self.in_doubt.range(..=hash_key).next_back()?;
+        let (first, Doubt { last, slot, since }) = (*first, *doubt);
         if last < hash_key {
             return None;
         }
         self.in_doubt.remove(&first);
-        let turn = now.saturating_since(since);
-        self.turn = turn.max(self.turn / 8 * 7 + turn / 8);
+        let usual = self.times_in_doubt.entry(slot).or_insert(ASSUMED_TIME_IN_DOUBT);
+        let time = now.saturating_since(since);
+        *usual = time.max(*usual / 4 * 3 + time / 4);
         Some((first, last))
     }
 
-    /// Removes and returns a record that may be sent and has hash keys in `range`. It is in doubt from now on.
-    pub(crate) fn pop_ready(&mut self, now: Instant, range: (u128, u128)) -> Option<(Sequence, KinesisRecord<T>)> {
-        let mut from = (self.sequence_at(range.0).unwrap_or(range.0), i64::MIN);
+    /// Forgets a slot that is to be reused.
+    pub(crate) fn forget(&mut self, slot: u32) {
+        self.times_in_doubt.remove(&slot);
+    }
+
+    /// Returns the place from which [`pop_ready`](Self::pop_ready) searches for records with hash keys in `range`.
+    pub(crate) fn first_place(&self, range: (u128, u128)) -> Place {
+        // The sequence may begin before the range.
+        (self.sequence_at(range.0).unwrap_or(range.0), i64::MIN)
+    }
+
+    /// Removes and returns the next record from `from` on that may be sent and has hash keys up to `last`. It is in doubt
+    /// from now on. Moves `from` behind it.
+    pub(crate) fn pop_ready(
+        &mut self,
+        now: Instant,
+        from: &mut Place,
+        last: u128,
+    ) -> Option<(Sequence, KinesisRecord<T>)> {
         let (place, sequence) = loop {
-            let (place, Waiting { sequence, .. }) = self.waiting.range(from..=(range.1, i64::MAX)).next()?;
+            let (place, Waiting { sequence, .. }) = self.waiting.range(*from..=(last, i64::MAX)).next()?;
+            let (place, sequence) = (*place, *sequence);
+            *from = (sequence.range.0, i64::MAX);
             if !self.is_in_doubt(sequence.range) {
-                break (*place, *sequence);
+                break (place, sequence);
             }
-            from = (sequence.range.0, i64::MAX);
         };
         let record = self.remove(place)?.record;
-        self.in_doubt.insert(sequence.range.0, Doubt { last: sequence.range.1, since: now });
+        self.begin_doubt(now, sequence);
         Some((sequence, record))
     }
 
@@ -154,7 +179,8 @@ impl<T> Sequencer<T> {
         let Some(backlog) = self.backlogs.get(&slot) else { return Backlog::default() };
         let longest = self.sequences_of_length.range((slot, 0)..=(slot, u32::MAX)).next_back();
         let length = longest.map_or(0, |((_, length), _)| *length);
-        Backlog { time: turns(self.turn, length), ..*backlog }
+        let time = self.times_in_doubt.get(&slot).copied().unwrap_or(ASSUMED_TIME_IN_DOUBT);
+        Backlog { time: time_of(time, length), ..*backlog }
     }
 
     /// Changes the number of waiting records of a sequence by one.
@@ -232,10 +258,14 @@ impl<T> Sequencer<T> {
     }
 }
 
-/// Returns the time that `length` records take if each is sent after the one before. `turn` may get longer, so it counts
-/// twice.
-pub(super) fn turns(turn: Duration, length: u32) -> Duration {
-    turn.saturating_mul(2).saturating_mul(length)
+/// Returns the time that `length` records take if each is sent after the one before, and none has been sent yet.
+pub(super) fn assumed_time_of(length: u32) -> Duration {
+    time_of(ASSUMED_TIME_IN_DOUBT, length)
+}
+
+/// The time may get longer, so it counts twice.
+fn time_of(time_in_doubt: Duration, length: u32) -> Duration {
+    time_in_doubt.saturating_mul(2).saturating_mul(length)
 }
 
 #[cfg(test)]
@@ -340,7 +370,8 @@ mod tests {
             }
             let range = self.sequencer.end_doubt(ms(0), hash_key);
             let range = range.expect("the record is in doubt");
-            while let Some((_, record)) = self.sequencer.pop_ready(ms(0), range) {
+            let mut from = self.sequencer.first_place(range);
+            while let Some((_, record)) = self.sequencer.pop_ready(ms(0), &mut from, range.1) {
                 self.in_doubt.push_back(record);
             }
         }
@@ -435,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_lane_decides_how_long_a_backlog_takes() {
+    fn the_longest_sequence_of_a_slot_decides_how_long_its_backlog_takes() {
         let mut sequencer = Sequencer::default();
         let mut push = |hash_key: u128, ticket| {
             let sequence = Sequence { range: (hash_key, hash_key), slot: 1 };
@@ -446,10 +477,10 @@ mod tests {
         assert!((2..5).all(|ticket| push(1, ticket).is_none()) && push(2, 5).is_none());
         let Backlog { kinesis_records, user_records, time, .. } = sequencer.backlog(1);
         assert_eq!((kinesis_records, user_records), (4, 4));
-        assert_eq!(time, FIRST_TURN * 2 * 3, "before the first reply");
+        assert_eq!(time, assumed_time_of(3), "before the first reply");
 
         assert_eq!(sequencer.end_doubt(ms(2_000), 1), Some((1, 1)));
-        assert!(sequencer.pop_ready(ms(2_000), (1, 1)).is_some());
+        assert!(sequencer.pop_ready(ms(2_000), &mut (1, i64::MIN), 1).is_some());
         assert_eq!(sequencer.backlog(1).time, 2 * 2 * Duration::from_secs(2), "a reply took two seconds");
         assert_eq!(sequencer.backlog(7).time, Duration::ZERO);
     }

@@ -107,10 +107,10 @@ impl ShardMap {
         self.open(hash_key).map(|open| (open.start, open.end))
     }
 
-    /// Returns the slots of the open shards with hash keys in `range`.
-    pub(crate) fn slots_in(&self, range: (u128, u128)) -> impl Iterator<Item = u32> {
-        let first = self.open.partition_point(|open| open.end < range.0);
-        self.open[first..].iter().take_while(move |open| open.start <= range.1).map(|open| open.shard.slot)
+    /// Returns the slot and the last hash key of the open shard of `hash_key`; without one, of the next open shard.
+    pub(crate) fn slot_from(&self, hash_key: u128) -> Option<(u32, u128)> {
+        let open = self.open.get(self.open.partition_point(|open| open.end < hash_key))?;
+        Some((open.shard.slot, open.end))
     }
 
     fn open(&self, hash_key: u128) -> Option<&Open> {

@@ -178,21 +178,104 @@ fn without_aggregation_each_hash_key_waits_for_itself_only() {
     assert!(order.contains(&b'z'));
 }
 
+/// Puts a record unless its shard is full. Returns whether it was accepted.
+fn try_put(rig: &mut Rig, hash_key: u128, ticket: u64) -> bool {
+    let record = UserRecord::new("s", "k", "x").explicit_hash_key(hash_key.to_string()).prepare().unwrap();
+    let put = rig.producer.put(rig.now, record, ticket);
+    assert!(matches!(put, Ok(()) | Err(PutError::Full { .. })), "{put:?}");
+    rig.drain();
+    put.is_ok()
+}
+
+/// Returns the number of records of this hash key that are accepted before its shard is full.
+fn accepted(rig: &mut Rig, hash_key: u128) -> u64 {
+    (1_000_000..1_030_000).position(|ticket| !try_put(rig, hash_key, ticket)).expect("the shard is full") as u64
+}
+
 /// The backlog of a hash key takes as long as its requests, so puts are refused in time.
 #[test]
 fn a_hash_key_with_a_long_sequence_is_full() {
     let mut rig = Rig::with_shards(in_order().aggregation_enabled(false), 1);
-    let mut accepted = 0;
-    let full = loop {
-        let record = UserRecord::new("s", "k", "x").explicit_hash_key("1").prepare().unwrap();
-        match rig.producer.put(rig.now, record, 1_000 + accepted) {
-            Ok(()) => accepted += 1,
-            Err(error) => break error,
-        }
-        rig.drain();
-    };
-    assert!(matches!(full, PutError::Full { .. }), "{full}");
+    let accepted = accepted(&mut rig, 1);
     assert!((20..200).contains(&accepted), "{accepted} records are accepted");
+}
+
+#[test]
+fn a_slow_shard_does_not_make_others_full() {
+    let records_for_the_other_shard = |is_slow: bool| {
+        let mut rig = Rig::with_shards(in_order().aggregation_enabled(false), 2);
+        put_due(&mut rig, b"a");
+        rig.run_for(if is_slow { 5_900 * MS } else { MS });
+        rig.answer_stored(&equal_shards(2));
+        accepted(&mut rig, start_of(1, 2))
+    };
+    assert_eq!(records_for_the_other_shard(true), records_for_the_other_shard(false));
+}
+
+/// Before the first list, the records of one hash key may have to be sent one after the other.
+#[test]
+fn records_that_wait_for_the_list_do_not_expire_because_of_their_order() {
+    let mut rig = Rig::new(in_order());
+    let accepted = accepted(&mut rig, 1);
+    let denied = || RequestError::new(Delivery::Refused, "AccessDeniedException", "");
+    let (list, describe) = (rig.lists.remove(0), rig.describes.remove(0));
+    rig.producer.handle_shards(rig.now, &list, Err(denied()));
+    rig.producer.handle_stream_summary(rig.now, &describe, Err(denied()));
+    rig.drain();
+    for _ in 0..200 {
+        rig.run_for(200 * MS);
+        rig.answer_all_stored(&equal_shards(1));
+    }
+    assert_eq!(rig.results.values().filter(|result| result.is_ok()).count() as u64, accepted);
+}
+
+/// While a record of a hash key is in doubt, its other records are aggregated.
+#[test]
+fn without_a_shard_list_what_waits_is_one_aggregate() {
+    let mut rig = Rig::new(in_order().start_timeout(Duration::ZERO));
+    rig.put(1, *b"a");
+    let describe = rig.describes.remove(0);
+    rig.producer.handle_stream_summary(rig.now, &describe, Ok(StreamSummary::default()));
+    rig.drain();
+    rig.run_for(200 * MS);
+    let lost = rig.take_batch();
+    for _ in 0..100 {
+        rig.put(1, *b"b");
+        rig.run_for(50 * MS);
+    }
+    assert!(try_put(&mut rig, 2, 9_999), "the stream is not full");
+    rig.handle_reply(lost, unanswered());
+    rig.run_until_sent();
+    rig.answer_all_stored(&equal_shards(1));
+    rig.run_for(200 * MS);
+    rig.answer_all_stored(&equal_shards(1));
+    assert_eq!(rig.results.len(), 102, "all of them in one Kinesis record");
+}
+
+#[test]
+fn a_flush_sends_what_waits_as_soon_as_it_may_be_sent() {
+    for start_timeout in [Duration::from_secs(5), Duration::ZERO] {
+        let config = in_order().record_max_buffered_time(10 * SEC).start_timeout(start_timeout);
+        let mut rig = Rig::new(config);
+        rig.put(1, *b"a");
+        if !start_timeout.is_zero() {
+            rig.answer_refreshes(&equal_shards(1));
+        } else {
+            let describe = rig.describes.remove(0);
+            rig.producer.handle_stream_summary(rig.now, &describe, Ok(StreamSummary::default()));
+        }
+        rig.producer.flush(rig.now);
+        rig.drain();
+        rig.put(1, *b"b");
+        rig.producer.flush(rig.now);
+        rig.drain();
+        rig.put(1, *b"c");
+        assert_eq!(rig.shape(), [[1]]);
+        rig.answer_stored(&equal_shards(1));
+        assert_eq!(sent(&rig), [b"bc"], "at once");
+        rig.answer_stored(&equal_shards(1));
+        assert_eq!(rig.flushed.len(), 2);
+    }
 }
 
 #[test]
@@ -247,4 +330,15 @@ fn a_stream_that_ignores_keys_is_refused_with_its_records() {
     let later = rig.put(1, *b"b");
     assert_eq!(&*rig.failure(later).error.code, "Order Impossible");
     assert!(rig.batches.is_empty());
+
+    // The stream is changed back.
+    rig.run_for(61 * SEC);
+    let failed = rig.put(1, *b"c");
+    assert!(rig.results.contains_key(&failed));
+    rig.run_for(SEC);
+    for expected in [[0, 1], [1, 0]] {
+        assert_eq!(rig.answer_refreshes_with(&equal_shards(1), StreamSummary::default()), expected);
+    }
+    put_due(&mut rig, b"d");
+    assert_eq!(sent(&rig), [b"d"]);
 }

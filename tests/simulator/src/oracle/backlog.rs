@@ -14,10 +14,7 @@ pub(super) fn failed(facts: &Facts, was_capped: bool, put: &Put, ticket: u64, fa
     // With a shorter time-to-live, a single record may need all of its shard's rate.
     let has_time = settings.ttl >= Duration::from_secs(2) && facts.backlog_limit() <= settings.ttl / 2;
     let is_small = put.size as u64 * 8 < settings.bytes_per_second;
-    // Without a list and a description, records are not aggregated, so those of one key that waited for them need one
-    // request each.
-    let is_expected = !settings.ordering || put.at >= facts.streams[put.stream].shards_known_at;
-    if is_expected && never_sent && is_calm && has_time && is_small {
+    if never_sent && is_calm && has_time && is_small {
         return broken!("record {ticket}, put at {:?}, expired and was never sent", put.at);
     }
     Ok(())

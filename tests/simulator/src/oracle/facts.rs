@@ -57,7 +57,7 @@ pub(super) struct StreamFacts {
     pub(super) metadata_at_start: [Instant; 3],
     /// The time of the first response to a request for the description, successful or not.
     pub(super) described_at: Instant,
-    /// The time of the first description that says that the stream ignores keys.
+    /// The time of the first description that says that the stream ignores keys, if no later one says that it does not.
     pub(super) auto_known_at: Instant,
     /// The times at which records were resolved.
     pub(super) resolves: Vec<Instant>,
@@ -182,8 +182,12 @@ impl Facts {
     pub(super) fn has_long_backlog(&self, stream: usize) -> bool {
         let (settings, about) = (&self.options.config, &self.streams[stream]);
         let (records, bytes) = about.outstanding;
-        // With an order per key, each record may wait for all before it, for as long as a request takes.
-        if settings.ordering && records > 0 {
+        // With an order per key, each record may wait for all before it, and for as long as a request takes.
+        let network = &self.options.network;
+        let trip = 2 * (network.latency + network.jitter) + settings.buffered + Duration::from_millis(250);
+        let in_turn = 2.0 * records as f64 * trip.as_secs_f64();
+        let is_slow = !self.is_calm() || about.throttled || settings.in_flight_max < 24;
+        if settings.ordering && records > 0 && (is_slow || in_turn > self.backlog_limit().as_secs_f64() / 4.0) {
             return true;
         }
         let slowdown = if about.throttled { 64.0 } else { 1.0 };

@@ -465,8 +465,8 @@ impl Oracle {
         if reply.is_some_and(is_settled) {
             about.description_settled_at = about.description_settled_at.min(now);
         }
-        if matches!(reply, Some(Ok(summary)) if summary.auto_distribution) {
-            about.auto_known_at = about.auto_known_at.min(now);
+        if let Some(Ok(summary)) = reply {
+            about.auto_known_at = if summary.auto_distribution { about.auto_known_at.min(now) } else { Instant::NEVER };
         }
     }
 
