@@ -2,7 +2,6 @@
 //!
 //! User records with the same hash key always go to the same shard, so consumers accept such an aggregate.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::mem;
 use core::time::Duration;
@@ -116,10 +115,8 @@ impl<T> HashKeyAggregator<T> {
         let slots: Vec<u32> = if range.0 == range.1 {
             self.slots.get(&range.0).copied().into_iter().collect()
         } else {
-            let in_range = self.slots.iter().filter(|(hash_key, _)| (range.0..=range.1).contains(*hash_key));
-            // In the order of the hash keys, not of the map.
-            let in_order: BTreeMap<u128, u32> = in_range.map(|(hash_key, slot)| (*hash_key, *slot)).collect();
-            in_order.into_values().collect()
+            let in_range = |open: &Aggregate<T>| (range.0..=range.1).contains(&open.hash_key());
+            self.aggregator.open().filter(|(_, open)| in_range(open)).map(|(slot, _)| slot).collect()
         };
         for slot in slots {
             if self.aggregator.get(slot).is_some_and(|open| open.size() >= size) {

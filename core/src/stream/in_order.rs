@@ -78,14 +78,14 @@ impl<T> Stream<T> {
             return self.fail_unordered(now, users, context);
         }
         // After a reshard, they may be of several sequences.
-        let mut sequences: BTreeMap<u128, (Sequence, Option<ShardRef>, Vec<Pending<T>>)> = BTreeMap::new();
+        let mut sequences: BTreeMap<u128, Vec<Pending<T>>> = BTreeMap::new();
         for user in users {
-            let hash_key = user.entry.hash_key();
-            let sequence = self.sequence(hash_key, &context.config);
-            let new_sequence = || (sequence, self.metadata.shard(hash_key).cloned(), Vec::new());
-            sequences.entry(sequence.range.0).or_insert_with(new_sequence).2.push(user);
+            let sequence = self.sequence(user.entry.hash_key(), &context.config);
+            sequences.entry(sequence.range.0).or_default().push(user);
         }
-        for (sequence, shard, users) in sequences.into_values() {
+        for (hash_key, users) in sequences {
+            let sequence = self.sequence(hash_key, &context.config);
+            let shard = self.metadata.shard(hash_key).cloned();
             if self.metadata.can_aggregate(shard.as_ref(), &context.config) {
                 let record = Self::aggregate(users, shard, now, context);
                 self.put_record_back(sequence, record);

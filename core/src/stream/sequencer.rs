@@ -404,7 +404,8 @@ mod tests {
             let distinct: BTreeSet<u128> = in_doubt.iter().copied().collect();
             assert_eq!(in_doubt.len(), distinct.len(), "a hash key is in doubt in one Kinesis record at most");
             let waiting = self.sequencer.waiting.values();
-            let counted: usize = self.sequencer.backlogs.values().map(|backlog| backlog.kinesis_records).sum();
+            let counts = (0..HASH_KEYS as u32).map(|slot| self.sequencer.backlog(slot).kinesis_records);
+            let counted: usize = counts.sum();
             assert_eq!(counted, waiting.len());
             let length: u32 =
                 self.sequencer.sequences_of_length.iter().map(|((_, length), sequences)| length * sequences).sum();
