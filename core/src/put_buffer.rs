@@ -104,15 +104,19 @@ impl<T> PutBuffer<T> {
     /// Creates a buffer. It accepts no records before the first [`BufferDrain::take`].
     pub fn new(config: &Config) -> Self {
         // If a few records fill an aggregate or a request, they have to be sent at once.
-        let few_records_fill = config.aggregation_max_count().min(config.collection_max_count()) <= DRAIN_RECORDS
-            || config.aggregation_max_size().min(config.collection_max_size_per_shard()) <= DRAIN_BYTES;
+        let (count, size) = match config.aggregation_enabled() {
+            true => (config.aggregation_max_count(), config.aggregation_max_size()),
+            false => (usize::MAX, usize::MAX),
+        };
+        let few_records_fill = count.min(config.collection_max_count()) <= DRAIN_RECORDS
+            || size.min(config.collection_max_size_per_shard()) <= DRAIN_BYTES;
         Self {
             puts: VecDeque::new(),
             bytes: 0,
             known_streams: HashSet::new(),
             has_room: false,
             drained_by: Instant::NEVER,
-            is_closed: few_records_fill || !config.aggregation_enabled(),
+            is_closed: few_records_fill,
             // Until a record is due. With a short time-to-live, it has to be sent after half of it.
             max_wait: config.record_max_buffered_time().min(config.record_ttl() / 2),
             max_record_size: config.max_record_size().map_or(RECORD_SIZE_MAX, |size| size.min(RECORD_SIZE_MAX)),
@@ -469,7 +473,7 @@ mod tests {
     fn records_are_not_buffered_without_a_benefit() {
         assert!(!Rig::new(Config::builder()).is_buffered(0, RECORD_SIZE_MAX + 1));
         assert!(!Rig::new(Config::builder().max_record_size(Some(2_000))).is_buffered(0, 2_001));
-        assert!(!Rig::new(Config::builder().aggregation_enabled(false)).is_buffered(0, 10));
+        assert!(Rig::new(Config::builder().aggregation_enabled(false).aggregation_max_count(1)).is_buffered(0, 10));
         assert!(!Rig::new(Config::builder().aggregation_max_count(DRAIN_RECORDS)).is_buffered(0, 10));
         assert!(!Rig::new(Config::builder().aggregation_max_size(DRAIN_BYTES)).is_buffered(0, 10));
         assert!(!Rig::new(Config::builder().collection_max_count(DRAIN_RECORDS)).is_buffered(0, 10));

@@ -1,24 +1,39 @@
 //! A queue ordered by deadline, with a second order by expiry.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::time::Instant;
 
 /// The deadline, then the order of arrival.
 type Key = (Instant, u64);
 
+/// A queue that is empty and has room for more values than this gives its memory back.
+const EMPTY_CAPACITY_MAX: usize = 64;
+
 /// Values ordered by deadline, each with an expiry. Values with equal deadlines leave in the order of arrival.
+///
+/// Most values arrive in order: they are in a list. Only the others are in a tree, which takes several times as long.
 #[derive(Debug)]
 pub(crate) struct DeadlineQueue<V> {
-    by_deadline: BTreeMap<Key, (Instant, V)>,
-    /// The expiries, without values that never expire.
-    by_expiry: BTreeSet<(Instant, Key)>,
+    /// Values of which neither the deadline nor the expiry is before that of the previous one.
+    in_order: VecDeque<Entry<V>>,
+    others: BTreeMap<Key, (Instant, V)>,
+    /// The expiries of the others, without values that never expire.
+    other_expiries: BTreeSet<(Instant, Key)>,
     arrivals: u64,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    key: Key,
+    expiry: Instant,
+    value: V,
 }
 
 impl<V> Default for DeadlineQueue<V> {
     fn default() -> Self {
-        Self { by_deadline: BTreeMap::new(), by_expiry: BTreeSet::new(), arrivals: 0 }
+        let (others, other_expiries) = (BTreeMap::new(), BTreeSet::new());
+        Self { in_order: VecDeque::new(), others, other_expiries, arrivals: 0 }
     }
 }
 
@@ -26,43 +41,58 @@ impl<V> DeadlineQueue<V> {
     pub(crate) fn push(&mut self, deadline: Instant, expiry: Instant, value: V) {
         let key = (deadline, self.arrivals);
         self.arrivals += 1;
-        self.by_deadline.insert(key, (expiry, value));
+        if self.in_order.back().is_none_or(|last| last.key.0 <= deadline && last.expiry <= expiry) {
+            self.in_order.push_back(Entry { key, expiry, value });
+            return;
+        }
+        self.others.insert(key, (expiry, value));
         if expiry != Instant::NEVER {
-            self.by_expiry.insert((expiry, key));
+            self.other_expiries.insert((expiry, key));
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.by_deadline.len()
+        self.in_order.len() + self.others.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.by_deadline.is_empty()
+        self.in_order.is_empty() && self.others.is_empty()
     }
 
     pub(crate) fn first(&self) -> Option<&V> {
-        self.by_deadline.first_key_value().map(|(_, (_, value))| value)
+        match (self.in_order.front(), self.others.first_key_value()) {
+            (Some(first), Some((key, _))) if first.key < *key => Some(&first.value),
+            (first, other) => other.map(|(_, (_, value))| value).or(first.map(|first| &first.value)),
+        }
     }
 
-    /// Returns all values, in order.
+    /// Returns all values, in any order.
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
-        self.by_deadline.values().map(|(_, value)| value)
+        let others = self.others.values().map(|(_, value)| value);
+        self.in_order.iter().map(|entry| &entry.value).chain(others)
     }
 
     /// Returns the earliest deadline.
     pub(crate) fn next_deadline(&self) -> Instant {
-        self.by_deadline.first_key_value().map_or(Instant::NEVER, |((deadline, _), _)| *deadline)
+        let other = self.others.first_key_value().map_or(Instant::NEVER, |((deadline, _), _)| *deadline);
+        self.in_order.front().map_or(other, |first| first.key.0.min(other))
     }
 
     /// Returns the earliest expiry.
     pub(crate) fn next_expiry(&self) -> Instant {
-        self.by_expiry.first().map_or(Instant::NEVER, |(expiry, _)| *expiry)
+        let other = self.other_expiries.first().map_or(Instant::NEVER, |(expiry, _)| *expiry);
+        self.in_order.front().map_or(other, |first| first.expiry.min(other))
     }
 
     pub(crate) fn pop(&mut self) -> Option<V> {
-        let (key, (expiry, value)) = self.by_deadline.pop_first()?;
+        if let Some(first) = self.in_order.front()
+            && self.others.first_key_value().is_none_or(|(key, _)| first.key < *key)
+        {
+            return self.pop_in_order();
+        }
+        let (key, (expiry, value)) = self.others.pop_first()?;
         if expiry != Instant::NEVER {
-            self.by_expiry.remove(&(expiry, key));
+            self.other_expiries.remove(&(expiry, key));
         }
         Some(value)
     }
@@ -74,12 +104,26 @@ impl<V> DeadlineQueue<V> {
 
     /// Removes and returns the value that expires first, if it has expired.
     pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<V> {
-        let (expiry, key) = *self.by_expiry.first()?;
+        // The first one in order also expires first.
+        let first = self.in_order.front().map(|first| (first.expiry, first.key));
+        let other = self.other_expiries.first().copied();
+        let (expiry, key) = first.into_iter().chain(other).min()?;
         if expiry > now {
             return None;
         }
-        self.by_expiry.pop_first();
-        self.by_deadline.remove(&key).map(|(_, value)| value)
+        if first == Some((expiry, key)) {
+            return self.pop_in_order();
+        }
+        self.other_expiries.pop_first();
+        self.others.remove(&key).map(|(_, value)| value)
+    }
+
+    fn pop_in_order(&mut self) -> Option<V> {
+        let value = self.in_order.pop_front().map(|entry| entry.value);
+        if self.in_order.is_empty() && self.in_order.capacity() > EMPTY_CAPACITY_MAX {
+            self.in_order = VecDeque::new();
+        }
+        value
     }
 }
 
