@@ -5,6 +5,8 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use bytestring::ByteString;
+
 /// The result of a [`Batch`](crate::Batch).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -15,27 +17,27 @@ pub enum Reply {
     Failed(RequestError),
 }
 
-/// The result of one record in a PutRecords reply.
+/// The result of one record in a PutRecords reply. Its strings may be parts of the reply's body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecordReply {
     /// The shard that stored the record.
-    pub shard_id: Option<String>,
+    pub shard_id: Option<ByteString>,
     /// The sequence number of the record.
-    pub sequence_number: Option<String>,
+    pub sequence_number: Option<ByteString>,
     /// The error code, if the record was not stored.
-    pub error_code: Option<String>,
+    pub error_code: Option<ByteString>,
     /// The error message, if the record was not stored.
-    pub error_message: Option<String>,
+    pub error_message: Option<ByteString>,
 }
 
 impl RecordReply {
     /// Creates the result of a stored record.
-    pub fn stored(shard_id: impl Into<String>, sequence_number: impl Into<String>) -> Self {
+    pub fn stored(shard_id: impl Into<ByteString>, sequence_number: impl Into<ByteString>) -> Self {
         Self { shard_id: Some(shard_id.into()), sequence_number: Some(sequence_number.into()), ..Self::default() }
     }
 
     /// Creates the result of a record that was not stored.
-    pub fn failed(code: impl Into<String>, message: impl Into<String>) -> Self {
+    pub fn failed(code: impl Into<ByteString>, message: impl Into<ByteString>) -> Self {
         Self { error_code: Some(code.into()), error_message: Some(message.into()), ..Self::default() }
     }
 }

@@ -3,7 +3,9 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::{self, Vec};
-use core::fmt;
+use core::{fmt, str};
+
+use smallvec::SmallVec;
 
 use super::attempt::{Attempt, AttemptError, Attempts, FailedAttempts};
 use crate::record::kinesis_record::{Packed, Pending};
@@ -35,7 +37,7 @@ impl Receipt {
 
     /// Returns the sequence number of the Kinesis record that contains it.
     pub fn sequence_number(&self) -> &str {
-        &self.stored_at.sequence_number
+        self.stored_at.sequence_number.as_str()
     }
 
     /// Returns its position among the user records of an aggregate, which consumers call the sub-sequence number.
@@ -65,9 +67,32 @@ impl fmt::Debug for Receipt {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoredAt {
     pub(crate) shard_id: Arc<str>,
-    pub(crate) sequence_number: Arc<str>,
+    pub(crate) sequence_number: SequenceNumber,
     /// The attempt that succeeded.
     pub(crate) attempt: Attempt,
+}
+
+/// A sequence number, without an allocation. Those of Kinesis have 56 digits. It is no part of the reply's body, because a
+/// receipt that is kept would keep the whole body.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct SequenceNumber(SmallVec<[u8; 56]>);
+
+impl SequenceNumber {
+    pub(crate) fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl From<&str> for SequenceNumber {
+    fn from(text: &str) -> Self {
+        Self(SmallVec::from_slice(text.as_bytes()))
+    }
+}
+
+impl fmt::Debug for SequenceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
 }
 
 /// A failed user record, with its error and its attempts.

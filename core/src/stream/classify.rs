@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use bytestring::ByteString;
 use hashbrown::HashSet;
 
 use crate::record::attempt::{AttemptError, code};
@@ -13,7 +14,7 @@ use crate::reply::{Delivery, RecordReply, Reply, RequestError};
 pub(crate) enum Verdict {
     /// Stored on a shard. The shard map decides whether it is the right one. Without a `shard_id`, the reply did not say
     /// on which one.
-    Stored { shard_id: Option<Arc<str>>, sequence_number: Arc<str> },
+    Stored { shard_id: Option<ByteString>, sequence_number: ByteString },
     /// Throttled: retried as soon as the shard's limiter allows it.
     Throttled(Arc<AttemptError>),
     /// Retried after a backoff.
@@ -84,13 +85,12 @@ fn classify_record(
     let RecordReply { shard_id, sequence_number, error_code, error_message } = reply;
     // As in the KPL: a record with a sequence number is stored, whatever else the result has.
     if let Some(sequence_number) = sequence_number.filter(|number| !number.is_empty()) {
-        let shard_id = shard_id.filter(|id| !id.is_empty()).map(Into::into);
-        return Verdict::Stored { shard_id, sequence_number: sequence_number.into() };
+        return Verdict::Stored { shard_id: shard_id.filter(|id| !id.is_empty()), sequence_number };
     }
     match error_code.filter(|code| !code.is_empty()) {
         Some(code) => {
             let class = classify(&code);
-            verdict(class, share(AttemptError::new(code, error_message.unwrap_or_default())), rules)
+            verdict(class, share(AttemptError::new(&*code, &*error_message.unwrap_or_default())), rules)
         }
         None => {
             let message = "the result has neither a sequence number nor an error code";
@@ -232,8 +232,8 @@ mod tests {
     }
 
     fn replies() -> impl Strategy<Value = Reply> {
-        let text = || proptest::option::of("\\PC{0,8}");
-        let record = (text(), text(), proptest::option::of(codes()), text()).prop_map(
+        let text = || proptest::option::of("\\PC{0,8}".prop_map(ByteString::from));
+        let record = (text(), text(), proptest::option::of(codes().prop_map(ByteString::from)), text()).prop_map(
             |(shard_id, sequence_number, error_code, error_message)| RecordReply {
                 shard_id,
                 sequence_number,
@@ -265,7 +265,7 @@ mod tests {
             (fail_if_throttled, stream_exists, retry_if_denied) in any::<(bool, bool, bool)>(),
         ) {
             let rules = Rules { fail_if_throttled, stream_exists, retry_if_denied };
-            let text = |field: &Option<String>| field.as_ref().is_some_and(|text| !text.is_empty());
+            let text = |field: &Option<ByteString>| field.as_ref().is_some_and(|text| !text.is_empty());
             match (classify_reply(reply.clone(), sent, rules), reply) {
                 (Classified::Records(verdicts), Reply::Records(replies)) => {
                     prop_assert_eq!((verdicts.len(), replies.len()), (sent, sent));
@@ -300,7 +300,7 @@ mod tests {
             record(RecordReply::stored("s", "1")),
             Verdict::Stored { shard_id: Some("s".into()), sequence_number: "1".into() }
         );
-        for shard_id in [None, Some(String::new())] {
+        for shard_id in [None, Some(ByteString::new())] {
             let unnamed = RecordReply { shard_id, ..RecordReply::stored("s", "1") };
             assert_eq!(record(unnamed), Verdict::Stored { shard_id: None, sequence_number: "1".into() });
         }

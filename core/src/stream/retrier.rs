@@ -156,10 +156,14 @@ impl<T> Stream<T> {
                 context.stats.kinesis_records += 1;
                 self.has_stored = true;
                 // If the reply does not name the shard, nothing contradicts the prediction.
-                let predicted = || record.shard.as_ref().map(|shard| shard.id.clone());
-                let shard_id = shard_id.or_else(predicted).unwrap_or_default();
+                let shard_id = match (&record.shard, shard_id) {
+                    (Some(predicted), shard_id) if shard_id.as_ref().is_none_or(|id| **id == *predicted.id) => {
+                        predicted.id.clone()
+                    }
+                    (_, shard_id) => self.metadata.map.id_of(&shard_id.unwrap_or_default()),
+                };
                 let attempt = Attempt { start: sent, end: now, error: None };
-                let stored_at = StoredAt { shard_id, sequence_number, attempt };
+                let stored_at = StoredAt { shard_id, sequence_number: (&*sequence_number).into(), attempt };
                 self.stored(now, Stored { record, stored_at }, tally, context);
             }
             Verdict::Fail(error) => {

@@ -138,6 +138,11 @@ impl ShardMap {
         Some(ShardRef { slot: known.slot?, id: id.clone() })
     }
 
+    /// Returns this shard id, without an allocation if the shard is known.
+    pub(crate) fn id_of(&self, shard_id: &str) -> Arc<str> {
+        self.known.get_key_value(shard_id).map_or_else(|| shard_id.into(), |(id, _)| id.clone())
+    }
+
     pub(crate) fn open_shards(&self) -> usize {
         self.open.len()
     }

@@ -11,12 +11,13 @@ pub(super) fn target(stream: &str) -> (Option<String>, Option<String>) {
     if stream.starts_with("arn:") { (None, Some(stream.to_owned())) } else { (Some(stream.to_owned()), None) }
 }
 
+/// Maps a reply that the SDK has parsed.
 pub(super) fn record_replies(output: PutRecordsOutput) -> Vec<RecordReply> {
     let replies = output.records.into_iter().map(|record| RecordReply {
-        shard_id: record.shard_id,
-        sequence_number: record.sequence_number,
-        error_code: record.error_code,
-        error_message: record.error_message,
+        shard_id: record.shard_id.map(Into::into),
+        sequence_number: record.sequence_number.map(Into::into),
+        error_code: record.error_code.map(Into::into),
+        error_message: record.error_message.map(Into::into),
     });
     replies.collect()
 }

@@ -6,6 +6,7 @@ pub(crate) mod errors;
 mod fresh_pool;
 mod late_timers;
 mod mapping;
+mod reply;
 mod request_trace;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use self::body::Body;
 use self::credentials::CredentialsCache;
 use self::errors::NeverConnected;
 use self::late_timers::LenientSleep;
+use self::reply::Results;
 use self::request_trace::RequestTrace;
 use crate::runtime::AwsRuntime;
 use crate::transport::Transport;
@@ -128,9 +130,10 @@ impl Transport for AwsTransport {
         let body = Body(body::put_records(batch));
         let (name, arn) = mapping::target(batch.stream());
         let call = self.client.put_records().set_stream_name(name).set_stream_arn(arn).set_records(Some(Vec::new()));
-        let trace = RequestTrace::default();
-        match call.customize().interceptor(trace.clone()).interceptor(body).send().await {
-            Ok(output) => Reply::Records(mapping::record_replies(output)),
+        let (trace, results) = (RequestTrace::default(), Results::default());
+        let call = call.customize().interceptor(trace.clone()).interceptor(body).interceptor(results.clone());
+        match call.send().await {
+            Ok(output) => Reply::Records(results.take().unwrap_or_else(|| mapping::record_replies(output))),
             Err(error) => Reply::Failed(self.request_error(&error, &trace)),
         }
     }

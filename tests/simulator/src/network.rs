@@ -77,7 +77,7 @@ impl Garbled {
             Self::NoResults => records.clear(),
             Self::EmptySequenceNumber => {
                 for record in records.iter_mut().filter(|record| record.sequence_number.is_some()) {
-                    record.sequence_number = Some(String::new());
+                    record.sequence_number = Some(<_>::default());
                 }
             }
             Self::NoShardIds => records.iter_mut().for_each(|record| record.shard_id = None),

@@ -139,10 +139,10 @@ impl Service {
                     .records
                     .into_iter()
                     .map(|record| RecordReply {
-                        shard_id: record.shard_id,
-                        sequence_number: record.sequence_number,
-                        error_code: record.error_code,
-                        error_message: record.error_message,
+                        shard_id: record.shard_id.map(Into::into),
+                        sequence_number: record.sequence_number.map(Into::into),
+                        error_code: record.error_code.map(Into::into),
+                        error_message: record.error_message.map(Into::into),
                     })
                     .collect(),
             ),
