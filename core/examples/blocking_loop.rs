@@ -259,11 +259,12 @@ fn target(stream: &str) -> Value {
 }
 
 fn record_reply(record: &Value) -> RecordReply {
+    let text = |field: &str| record[field].as_str().map(Into::into);
     RecordReply {
-        shard_id: string(&record["ShardId"]),
-        sequence_number: string(&record["SequenceNumber"]),
-        error_code: string(&record["ErrorCode"]),
-        error_message: string(&record["ErrorMessage"]),
+        shard_id: text("ShardId"),
+        sequence_number: text("SequenceNumber"),
+        error_code: text("ErrorCode"),
+        error_message: text("ErrorMessage"),
     }
 }
 

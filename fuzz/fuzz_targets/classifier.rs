@@ -160,10 +160,15 @@ impl From<AnyError<'_>> for RequestError {
     }
 }
 
+/// Returns the text of a field, if there is one.
+fn non_empty(text: Option<&str>) -> Option<String> {
+    text.filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
 impl From<&AnyRecord<'_>> for RecordReply {
     fn from(record: &AnyRecord<'_>) -> Self {
         Self {
-            shard_id: record.shard_id.map(ShardId::text),
+            shard_id: record.shard_id.map(|id| id.text().into()),
             sequence_number: record.sequence_number.map(Into::into),
             error_code: record.error_code.as_ref().map(|code| code.text().into()),
             error_message: record.error_message.map(Into::into),
@@ -291,10 +296,11 @@ impl Rig {
         match &reply {
             Reply::Records(replies) if replies.len() == tickets.len() => {
                 for (tickets, reply) in tickets.into_iter().zip(replies) {
-                    let text = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
+                    let text = |field: &Option<_>| non_empty(field.as_deref());
                     match (text(&reply.sequence_number), text(&reply.error_code)) {
                         (Some(number), _) => {
-                            let (shard, aggregated) = (reply.shard_id.clone().unwrap_or_default(), tickets.len() > 1);
+                            let shard = reply.shard_id.as_deref().unwrap_or_default().to_owned();
+                            let aggregated = tickets.len() > 1;
                             for (ticket, position) in tickets.into_iter().zip(0..) {
                                 let place = (shard.clone(), number.clone(), aggregated.then_some(position));
                                 self.stored.insert((ticket, place));

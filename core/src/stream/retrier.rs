@@ -229,7 +229,7 @@ impl<T> Stream<T> {
             // A single user record is on the right shard: Kinesis itself routed it.
             return self.succeed(now, stored, context);
         }
-        if let Err(misrouted) = self.accept_by_range(now, Misrouted::new(stored), context) {
+        if let Some(misrouted) = self.accept_by_range(now, Misrouted::new(stored), context) {
             if context.abandoned {
                 return self.abandon_unverified(now, misrouted, context);
             }
@@ -259,17 +259,15 @@ impl<T> Stream<T> {
     /// out of range, the KCL drops the whole aggregate, including the user records in range
     /// (`AggregatorUtil.deaggregate` removes those before the first one out of range, and stops there).
     ///
-    /// # Errors
-    ///
     /// Returns the aggregate if the range is not known: a retry might make duplicates.
     fn accept_by_range(
         &mut self,
         now: Instant,
         misrouted: Misrouted<T>,
         context: &mut Context<T>,
-    ) -> Result<(), Misrouted<T>> {
+    ) -> Option<Misrouted<T>> {
         let Some((first, last)) = self.metadata.map.range(now, &misrouted.stored_at.shard_id) else {
-            return Err(misrouted);
+            return Some(misrouted);
         };
         let Misrouted { users, span, stored_at } = misrouted;
         if first <= span.0 && span.1 <= last {
@@ -277,12 +275,12 @@ impl<T> Stream<T> {
             self.count_stored(&stored_at, None, users.iter().map(|(_, user)| user), context);
             context.resolve(Resolution::misrouted(stored_at, users));
             self.end_doubt(now, hash_key, context);
-            return Ok(());
+            return None;
         }
         let message = alloc::format!("stored on {} in an aggregate that is not within its range", stored_at.shard_id);
         let error = Arc::new(AttemptError::new(code::WRONG_SHARD, message));
         self.resend(now, users, &stored_at, &error, context);
-        Ok(())
+        None
     }
 
     fn resend(
@@ -359,7 +357,7 @@ impl<T> Stream<T> {
     pub(super) fn verify_misrouted(&mut self, now: Instant, is_complete: bool, context: &mut Context<T>) -> bool {
         let unverified: Vec<Misrouted<T>> = core::iter::from_fn(|| self.unverified.pop()).collect();
         for misrouted in unverified {
-            let Err(misrouted) = self.accept_by_range(now, misrouted, context) else { continue };
+            let Some(misrouted) = self.accept_by_range(now, misrouted, context) else { continue };
             if is_complete && misrouted.stored_at.attempt.end + LISTED_WITHIN <= now {
                 // The shard no longer exists, so its stream was deleted.
                 let error = misrouted.unverifiable();
