@@ -213,6 +213,16 @@ async fn put_records_sends_the_batch_and_reads_each_result() {
 }
 
 #[tokio::test]
+async fn usual_replies_are_parsed_here_and_others_by_the_sdk() {
+    let put = async |response| FakeHttp::responding(200, response).transport().put_records(&batch("s", &["a"])).await;
+    // The SDK expects a string, and fails. This parser skips the field.
+    let only_here = put(json!({"EncryptionType": 7, "Records": [{"ShardId": "a", "SequenceNumber": "1"}]})).await;
+    assert_eq!(only_here, Reply::Records(vec![RecordReply::stored("a", "1")]));
+    let escaped = put(json!({"Records": [{"ErrorCode": "X", "ErrorMessage": "a \"word\""}]})).await;
+    assert_eq!(escaped, Reply::Records(vec![RecordReply::failed("X", "a \"word\"")]));
+}
+
+#[tokio::test]
 async fn keys_and_data_are_sent_unchanged() {
     let keys = ["\"quoted\\\"", "\u{0}\u{1}\u{1f}\t\n\r\u{8}\u{c}", "あ🦀é\u{2028}\u{feff}", "</script>", "/"];
     let mut core = producer();
