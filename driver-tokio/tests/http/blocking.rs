@@ -1,11 +1,12 @@
 //! Tests of the blocking producer, with threads and over HTTP.
 
 use std::process::Command;
+use std::sync::atomic::{self, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use kpl_emulator::{Emulator, Faults, Options, Server, consumer};
 use kpl_tokio::blocking::{Producer, WaitError};
-use kpl_tokio::{Config, ConfigBuilder, Full, PutError, UserRecord, http_client};
+use kpl_tokio::{Config, ConfigBuilder, Full, Ordering, PutError, UserRecord, http_client};
 
 use crate::rig::client;
 
@@ -63,6 +64,37 @@ fn threads_put_flush_wait_and_close() {
     producer.close(TIMEOUT).unwrap();
     assert_eq!((rig.stored(), producer.outstanding_records()), (4_001, 0));
     assert!(matches!(producer.put("events", "k", "late"), Err(PutError::Closed { record }) if record.data == "late"));
+}
+
+/// Each put begins after that of another thread has returned.
+#[test]
+fn threads_that_put_in_turn_keep_the_order_of_a_key() {
+    const THREADS: usize = 4;
+    const PUTS: usize = 8_000;
+    let rig = Rig::new();
+    let jitter = Duration::from_millis(20);
+    rig.emulator.set_faults(Faults { latency_jitter: jitter, throttle_rate: 0.1, ..Faults::default() });
+    let producer = rig.producer(Config::builder().ordering(Ordering::PerKey));
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (producer, next) = (producer.clone(), &next);
+            scope.spawn(move || {
+                for n in (thread..PUTS).step_by(THREADS) {
+                    while next.load(atomic::Ordering::Acquire) != n {
+                        std::thread::yield_now();
+                    }
+                    let _ = producer.put("events", "key", n.to_string()).unwrap();
+                    next.store(n + 1, atomic::Ordering::Release);
+                }
+            });
+        }
+    });
+    producer.close(TIMEOUT).unwrap();
+    let reading = rig.emulator.with(|kinesis, _| consumer::read_stream(kinesis, "events"));
+    let read: Vec<String> =
+        reading.records.iter().map(|record| String::from_utf8_lossy(&record.data).into_owned()).collect();
+    assert!(read.iter().map(String::as_str).eq((0..PUTS).map(|n| n.to_string()).collect::<Vec<_>>()), "{read:?}");
 }
 
 #[test]
