@@ -228,7 +228,7 @@ impl Options {
     fn add_later_faults(&mut self) {
         let mut rng = fastrand::Rng::with_seed(self.config.seed);
         let mut one_in = |n: u32| rng.u32(..n) == 0;
-        let Self { work, config, network, service, .. } = self;
+        let Self { work, config, network, service, callers, .. } = self;
         config.retry_if_denied = one_in(4);
         network.unnamed_shards = if one_in(12) { 40 } else { 0 };
         service.status_only = one_in(4);
@@ -247,6 +247,16 @@ impl Options {
             work.size_max = work.size_max.max(100);
             if one_in(2) {
                 config.aggregation_max_size = 150;
+            } else if one_in(2) {
+                // Large bursts and nothing that keeps puts out of the buffers.
+                (work.size_max, work.burst_max) = (100, 2_000);
+                (config.aggregation, config.aggregation_max_size) = (true, 51_200);
+                (config.aggregation_max_count, config.collection_max_count) = (u32::MAX as usize, 500);
+                config.collection_max_size_per_shard = 256 << 10;
+                (config.outstanding_records, config.outstanding_bytes) = (100_000, 128 << 20);
+                (config.records_per_second, config.bytes_per_second) = (1_000, 1 << 20);
+                (config.buffered, config.ttl, config.max_shard_backlog) = (ms(100), ms(30_000), None);
+                callers.put_timeout = None;
             }
         }
     }
