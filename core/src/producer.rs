@@ -524,6 +524,10 @@ impl<T> Producer<T> {
         }
         let Some(index) = self.waiting_streams.pop_front() else { return false };
         self.is_refresh_next = true;
+        // The stream may have been retired: its records may have expired.
+        if !self.streams.contains(index) {
+            return true;
+        }
         let stream = self.streams.get_mut(index);
         *stream.awaits_request() = false;
         Self::send_one(now, index, stream, &mut self.context);

@@ -214,3 +214,24 @@ fn a_put_with_an_earlier_time_does_not_overtake_the_aggregate_before_it() {
     assert_eq!(sequence(99), sequence(last));
     assert!(sequence(first[0]) < sequence(last));
 }
+
+/// Regression, found by a fuzzer: the records of a stream that waited for a request expired, the stream was retired, and the
+/// next reply made the state machine panic.
+#[test]
+fn a_stream_that_waits_for_a_request_may_be_retired() {
+    let mut rig = Rig::with_shards(Config::builder().max_in_flight_requests(1).record_ttl(2 * SEC), 1);
+    rig.put(1, "first");
+    rig.run_for(SEC);
+    let batch = rig.take_batch();
+    let other = rig.put_record(UserRecord::new("other", "k", "data"));
+    rig.producer.flush(rig.now);
+    rig.drain();
+    for _ in 0..10 {
+        rig.run_for(SEC);
+        rig.answer_refreshes(&equal_shards(1));
+    }
+    assert_eq!(&*rig.failure(other).error.code, "Expired");
+    rig.run_for(RETIRED_AFTER + 60 * SEC);
+    rig.handle_reply(batch, kpl_core::Reply::Records(vec![RecordReply::stored(shard_id(0), "1")]));
+    assert_eq!(rig.producer.outstanding_records(), 0);
+}
