@@ -345,6 +345,25 @@ impl<T> Aggregator<T> {
         }
     }
 
+    /// Closes and returns all aggregates, except those for which `waits` returns true: they are due at `now`, once they no
+    /// longer wait, and take more records until then.
+    pub(crate) fn flush(
+        &mut self,
+        now: Instant,
+        waits: impl Fn(&Aggregate<T>) -> bool,
+    ) -> Vec<(u32, KinesisRecord<T>)> {
+        let open: Vec<(u32, bool)> = self.open().map(|(slot, open)| (slot, waits(open))).collect();
+        let mut closed = Vec::new();
+        for (slot, waits) in open {
+            if waits {
+                self.expedite(slot, now);
+            } else {
+                closed.extend(self.close(slot).map(|record| (slot, record)));
+            }
+        }
+        closed
+    }
+
     /// Makes the slot's aggregate due at its deadline again, when the shard has no backlog.
     pub(crate) fn resume(&mut self, slot: u32) {
         if let Some(open) = self.shards.get(slot as usize).and_then(|shard| shard.open.as_ref()) {

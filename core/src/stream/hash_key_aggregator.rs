@@ -131,23 +131,14 @@ impl<T> HashKeyAggregator<T> {
         self.aggregator.open().map(|(_, open)| open)
     }
 
-    /// Makes an aggregate due at `now`, once it no longer waits in order, and closes and returns the others.
+    /// Closes and returns all aggregates that do not wait in order, as [`Aggregator::flush`] does.
     pub(crate) fn flush(
         &mut self,
         now: Instant,
         waits_in_order: impl Fn(&Aggregate<T>) -> bool,
     ) -> Vec<KinesisRecord<T>> {
-        let open = self.aggregator.open().map(|(slot, open)| (slot, waits_in_order(open)));
-        let open: Vec<(u32, bool)> = open.collect();
-        let mut closed = Vec::new();
-        for (slot, waits) in open {
-            if waits {
-                self.aggregator.expedite(slot, now);
-            } else {
-                closed.extend(self.close(slot));
-            }
-        }
-        closed
+        let closed = self.aggregator.flush(now, waits_in_order);
+        closed.into_iter().map(|(slot, record)| self.closed(slot, record)).collect()
     }
 
     /// Closes and returns all aggregates.
@@ -157,11 +148,16 @@ impl<T> HashKeyAggregator<T> {
     }
 
     fn close(&mut self, slot: u32) -> Option<KinesisRecord<T>> {
-        self.free(slot);
         let record = self.aggregator.close(slot)?;
+        Some(self.closed(slot, record))
+    }
+
+    /// Frees the slot of a closed aggregate.
+    fn closed(&mut self, slot: u32, record: KinesisRecord<T>) -> KinesisRecord<T> {
+        self.free(slot);
         self.user_records -= record.user_records();
         self.bytes -= record.user_bytes();
-        Some(record)
+        record
     }
 
     fn slot(&mut self, hash_key: u128) -> u32 {

@@ -54,10 +54,9 @@ pub(super) fn waits_in_order<T>(sequencer: Option<&Sequencer<T>>, metadata: &Met
 }
 
 impl<T> Stream<T> {
-    /// Returns the sequence of a hash key: its shard; if records are not aggregated or the shard is not known, the hash key
+    /// Returns the sequence of a hash key: its `shard`; if records are not aggregated or the shard is not known, the hash key
     /// alone.
-    pub(super) fn sequence(&self, hash_key: u128, config: &Config) -> Sequence {
-        let shard = self.metadata.shard(hash_key);
+    pub(super) fn sequence(&self, shard: Option<&ShardRef>, hash_key: u128, config: &Config) -> Sequence {
         let slot = shard.map_or(WHOLE_STREAM, |shard| shard.slot);
         let range = shard.filter(|shard| self.metadata.can_aggregate(Some(shard), config));
         let range = range.and_then(|_| self.metadata.map.open_range(hash_key));
@@ -80,12 +79,13 @@ impl<T> Stream<T> {
         // After a reshard, they may be of several sequences.
         let mut sequences: BTreeMap<u128, Vec<Pending<T>>> = BTreeMap::new();
         for user in users {
-            let sequence = self.sequence(user.entry.hash_key(), &context.config);
+            let hash_key = user.entry.hash_key();
+            let sequence = self.sequence(self.metadata.shard(hash_key), hash_key, &context.config);
             sequences.entry(sequence.range.0).or_default().push(user);
         }
         for (hash_key, users) in sequences {
-            let sequence = self.sequence(hash_key, &context.config);
             let shard = self.metadata.shard(hash_key).cloned();
+            let sequence = self.sequence(shard.as_ref(), hash_key, &context.config);
             if self.metadata.can_aggregate(shard.as_ref(), &context.config) {
                 let record = Self::aggregate(users, shard, now, context);
                 self.put_record_back(sequence, record);

@@ -4,6 +4,7 @@ pub(crate) mod aggregator;
 mod awaiting_metadata;
 mod classify;
 mod collector;
+mod due;
 mod hash_key_aggregator;
 mod in_order;
 mod limiter;
@@ -11,6 +12,7 @@ mod lingering;
 mod metadata;
 mod refresh;
 mod retrier;
+mod room;
 mod sequencer;
 mod shard_count;
 mod shard_map;
@@ -26,13 +28,10 @@ use core::time::Duration;
 pub(crate) use self::aggregator::FollowUp;
 use self::aggregator::{Aggregate, AggregateLimits, Aggregator, Times};
 pub(crate) use self::limiter::RELEASE_INTERVAL;
-use crate::action::Action;
 use crate::codec::AGGREGATE_PARTITION_KEY;
-use crate::config::{Config, Ordering};
+use crate::config::Ordering;
 use crate::context::Context;
-use crate::full::{Full, ShardName};
 use crate::metrics::{MetricsSnapshot, MetricsWindow, StreamMetrics};
-use crate::put_buffer::Room;
 use crate::record::attempt::{AttemptError, code};
 use crate::record::kinesis_record::{KinesisRecord, Pending};
 use crate::stream::awaiting_metadata::AwaitingMetadata;
@@ -208,7 +207,7 @@ impl<T> Stream<T> {
         let shard = self.metadata.shard(hash_key);
         let slot = shard.map_or(WHOLE_STREAM, |shard| shard.slot);
         let limit = limit - AGGREGATE_PARTITION_KEY.len();
-        let sequence = self.sequencer.is_some().then(|| self.sequence(hash_key, config));
+        let sequence = self.sequencer.is_some().then(|| self.sequence(shard, hash_key, config));
         let size_max = match (&self.sequencer, sequence) {
             (Some(sequencer), Some(sequence)) if sequencer.is_in_doubt(sequence.range) => {
                 in_order::size_max(config).min(limit)
@@ -348,18 +347,14 @@ impl<T> Stream<T> {
     /// Closes all aggregates and sends the collected records. Records that wait for metadata, for their shard's rate
     /// limit or in backoff follow as soon as that wait ends.
     pub(crate) fn flush(&mut self, now: Instant, context: &mut Context<T>) {
-        let open = self.aggregator.open().map(|(slot, open)| (slot, self.waits_in_order(open)));
-        for (slot, waits_in_order) in open.collect::<Vec<_>>() {
-            if waits_in_order {
-                // More records are added until the one before is stored.
-                self.aggregator.expedite(slot, now);
-            } else {
-                self.close(now, slot, context);
-            }
-        }
-        let Self { hash_key_aggregator, sequencer, metadata, .. } = self;
+        let Self { aggregator, hash_key_aggregator, sequencer, metadata, .. } = self;
         let waits_in_order = |open: &Aggregate<T>| in_order::waits_in_order(sequencer.as_deref(), metadata, open);
-        for record in hash_key_aggregator.flush(now, waits_in_order) {
+        let closed = aggregator.flush(now, waits_in_order);
+        let unmapped = hash_key_aggregator.flush(now, waits_in_order);
+        for (slot, record) in closed {
+            self.pass(now, slot, record, context);
+        }
+        for record in unmapped {
             self.pass_unmapped(now, record, context);
         }
         if let Some(sequencer) = &mut self.sequencer {
@@ -478,99 +473,6 @@ impl<T> Stream<T> {
         self.awaiting_metadata.first_deadline().map_or(Instant::NEVER, |deadline| self.metadata.wait_ends(deadline))
     }
 
-    /// Returns what is full, if a put for this hash key has to be refused.
-    pub(crate) fn full(&mut self, now: Instant, hash_key: u128, room: Room, config: &Config) -> Option<Full> {
-        let (shard_id, backlog) = if self.metadata.is_awaited() {
-            (None, self.awaiting_metadata.refuse(room, config)?)
-        } else {
-            let shard = self.metadata.shard(hash_key);
-            let (slot, shard_id) = shard.map_or((WHOLE_STREAM, None), |shard| (shard.slot, Some(&shard.id)));
-            let backlog = self.limiter.refuse(now, slot, shard_id, room)?;
-            (shard_id.cloned(), backlog)
-        };
-        Some(Full::Shard { shard: ShardName { stream: self.name.clone(), shard_id }, backlog })
-    }
-
-    /// Returns what [`full`](Self::full) names for this hash key.
-    pub(crate) fn shard_name(&self, hash_key: u128) -> ShardName {
-        let shard = if self.metadata.is_awaited() { None } else { self.metadata.shard(hash_key) };
-        ShardName { stream: self.name.clone(), shard_id: shard.map(|shard| shard.id.clone()) }
-    }
-
-    /// Refuses a put for this hash key, whether or not its shard is full.
-    pub(crate) fn refuse(&mut self, now: Instant, hash_key: u128, config: &Config) -> Full {
-        let shard = self.shard_name(hash_key);
-        let slot = self.metadata.shard(hash_key).map_or(WHOLE_STREAM, |shard| shard.slot);
-        let backlog = if self.metadata.is_awaited() {
-            self.awaiting_metadata.note_refused(config)
-        } else {
-            self.limiter.note_refused(now, slot, shard.shard_id.as_ref())
-        };
-        Full::Shard { shard, backlog }
-    }
-
-    /// Reports shards that have room again, and updates [`Context::long_backlogs`].
-    pub(crate) fn report_backlog(&mut self, now: Instant, context: &mut Context<T>) {
-        while let Some(refused) = self.limiter.pop_freed(now, context.room()) {
-            self.report_room(refused.shard_id, context);
-        }
-        let slow = self.limiter.long_backlogs() + usize::from(self.awaiting_metadata.has_long_backlog(&context.config));
-        context.long_backlogs = context.long_backlogs + slow - mem::replace(&mut self.long_backlogs, slow);
-    }
-
-    /// Reports that a shard has room again, after a put for it was refused.
-    fn report_room(&self, shard_id: Option<Arc<str>>, context: &mut Context<T>) {
-        context.actions.push_back(Action::RoomFreed(ShardName { stream: self.name.clone(), shard_id }));
-    }
-
-    /// Closes aggregates that are due. If there are any, also closes those that are due within a quarter of
-    /// `record_max_buffered_time`: fewer requests are worth slightly smaller aggregates.
-    fn close_due(&mut self, now: Instant, context: &mut Context<T>) {
-        let mut horizon = now;
-        let later = now + context.config.record_max_buffered_time() / 4;
-        while self.close_next(now, horizon, context).is_some() {
-            horizon = later;
-        }
-        while self.close_next_unmapped(now, horizon, context).is_some() {
-            horizon = later;
-        }
-    }
-
-    /// Closes an aggregate of a single hash key that is due by `horizon`. Returns the number of its user records.
-    fn close_next_unmapped(&mut self, now: Instant, horizon: Instant, context: &mut Context<T>) -> Option<usize> {
-        let Self { hash_key_aggregator, limiter, sequencer, metadata, .. } = self;
-        let is_backlogged = limiter.is_backlogged(WHOLE_STREAM);
-        let waits_in_order = |open: &Aggregate<T>| in_order::waits_in_order(sequencer.as_deref(), metadata, open);
-        let record = hash_key_aggregator.close_due(horizon, is_backlogged, waits_in_order)?;
-        let user_records = record.user_records();
-        self.pass_unmapped(now, record, context);
-        Some(user_records)
-    }
-
-    /// Whether an open aggregate cannot be sent, whenever it is due: because of a backlog, or of its order.
-    fn is_held(&self, slot: u32, open: &Aggregate<T>) -> bool {
-        self.limiter.is_backlogged(slot) || self.waits_in_order(open)
-    }
-
-    /// Closes the aggregate of a shard that is due first, if it is due by `horizon`. Returns the number of its user
-    /// records.
-    fn close_next(&mut self, now: Instant, horizon: Instant, context: &mut Context<T>) -> Option<usize> {
-        let Self { aggregator, limiter, sequencer, metadata, .. } = self;
-        let is_held = |slot: u32, open: &Aggregate<T>| {
-            limiter.is_backlogged(slot) || in_order::waits_in_order(sequencer.as_deref(), metadata, open)
-        };
-        let slot = aggregator.pop_due(horizon, |slot, open| is_held(slot, open).then_some(open.expiry()))?;
-        Some(self.close(now, slot, context))
-    }
-
-    /// Closes the aggregate of a shard. Returns the number of its user records.
-    fn close(&mut self, now: Instant, slot: u32, context: &mut Context<T>) -> usize {
-        let Some(record) = self.aggregator.close(slot) else { return 0 };
-        let user_records = record.user_records();
-        self.pass(now, slot, record, context);
-        user_records
-    }
-
     /// Passes a record whose shard is not known to the limiter.
     fn pass_unmapped(&mut self, now: Instant, record: KinesisRecord<T>, context: &mut Context<T>) {
         self.count_upstream(now, WHOLE_STREAM);
@@ -589,7 +491,10 @@ impl<T> Stream<T> {
 
     /// Passes a Kinesis record of a slot on, if it does not wait for others of its hash keys.
     fn pass(&mut self, now: Instant, slot: u32, record: KinesisRecord<T>, context: &mut Context<T>) {
-        let sequence = self.sequencer.is_some().then(|| self.sequence(record.hash_key(), &context.config));
+        let sequence = self.sequencer.is_some().then(|| {
+            let hash_key = record.hash_key();
+            self.sequence(self.metadata.shard(hash_key), hash_key, &context.config)
+        });
         match in_order::pass(&mut self.sequencer, now, sequence, record) {
             Some(record) => self.pass_to_limiter(now, slot, record, context),
             None => self.count_upstream(now, slot),

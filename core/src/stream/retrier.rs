@@ -271,10 +271,9 @@ impl<T> Stream<T> {
         };
         let Misrouted { users, span, stored_at } = misrouted;
         if first <= span.0 && span.1 <= last {
-            let hash_key = users.first().map(|(_, user)| user.entry.hash_key());
             self.count_stored(&stored_at, None, users.iter().map(|(_, user)| user), context);
             context.resolve(Resolution::misrouted(stored_at, users));
-            self.end_doubt(now, hash_key, context);
+            self.end_doubt(now, Some(span.0), context);
             return None;
         }
         let message = alloc::format!("stored on {} in an aggregate that is not within its range", stored_at.shard_id);
@@ -372,7 +371,6 @@ impl<T> Stream<T> {
     /// Fails unverified user records that have expired. Later user records of the same aggregate continue to wait.
     pub(super) fn expire_unverified(&mut self, now: Instant, context: &mut Context<T>) {
         while let Some(mut misrouted) = self.unverified.pop_due(now) {
-            let hash_key = misrouted.users.first().map(|(_, user)| user.entry.hash_key());
             let error = misrouted.unverifiable();
             let (expired, others): (Vec<_>, Vec<_>) =
                 misrouted.users.into_iter().partition(|(_, user)| context.expiry(user) <= now);
@@ -382,7 +380,7 @@ impl<T> Stream<T> {
             }
             misrouted.users = others;
             if misrouted.users.is_empty() {
-                self.end_doubt(now, hash_key, context);
+                self.end_doubt(now, Some(misrouted.span.0), context);
             } else {
                 self.keep_unverified(misrouted, context);
             }
