@@ -60,13 +60,14 @@ struct BenchArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Measurement")]
 struct MeasureArgs {
-    /// The producers to measure [default: all that are built in, except tokio-ordered]
+    /// The producers to measure [default: all that are built in, except tokio-batch and tokio-ordered]
     #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',', hide_possible_values = true)]
     #[arg(long_help = "\
-The producers to measure, separated by commas [default: all that are built in, except tokio-ordered]
+The producers to measure, separated by commas [default: all that are built in, except tokio-batch and tokio-ordered]
 
 floor: one thread that does only the required work, with MD5 in SIMD lanes as in kpl; floor-scalar: the same, with MD5 \
-of the crate md-5; tokio: kpl-tokio; tokio-ordered: the same, with the records of each key in order; async-std: kpl-async-std, if it is built in \
+of the crate md-5; tokio: kpl-tokio; tokio-batch: the same, with put_batch of 256 records; tokio-ordered: the same as tokio, with the \
+records of each key in order; async-std: kpl-async-std, if it is built in \
 (--features async-std); raw-sdk: aws-sdk-kinesis, without aggregation")]
     runtime: Vec<Subject>,
     /// Number of rounds, each with one run per producer; the median run is shown
@@ -104,6 +105,8 @@ pub(crate) enum Subject {
     FloorScalar,
     /// kpl-tokio
     Tokio,
+    /// kpl-tokio, with batches
+    TokioBatch,
     /// kpl-tokio, with the records of each key in order
     TokioOrdered,
     /// kpl-async-std
@@ -186,8 +189,10 @@ fn measure(work: &Work, measurement: &MeasureArgs, latency: Duration) -> anyhow:
     // The other subjects have no latency per record and no outstanding records.
     let is_kpl_only = work.rate > 0 || measurement.hold;
     // The floor does without TLS.
-    let is_measured =
-        |subject: &Subject| (!is_kpl_only || subject.is_kpl()) && (measurement.tls.is_none() || !subject.is_floor());
+    let is_measured = |subject: &Subject| {
+        (!is_kpl_only || subject.is_kpl() && *subject != Subject::TokioBatch)
+            && (measurement.tls.is_none() || !subject.is_floor())
+    };
     let subjects: Vec<Subject> = subjects.iter().copied().filter(is_measured).collect();
     let mut runs: Vec<Vec<Run>> = subjects.iter().map(|_| Vec::new()).collect();
     for _ in 0..measurement.rounds {

@@ -15,7 +15,7 @@ use crate::put_buffer::{BufferDrain, Room};
 use crate::record::attempt::FailedAttempts;
 use crate::record::hash_key::HashKeyCache;
 use crate::record::kinesis_record::{Batch, Pending};
-use crate::record::user_record::{InvalidRecord, PreparedRecord};
+use crate::record::user_record::{CheckedRecord, InvalidRecord, PreparedRecord};
 use crate::reply::{Reply, RequestError, ShardPage, StreamSummary};
 use crate::stats::Stats;
 use crate::stream::{FollowUp, RELEASE_INTERVAL, Stream};
@@ -193,10 +193,29 @@ impl<T> Producer<T> {
         self.context.room()
     }
 
-    /// Returns the room for records in put buffers. There is none while a shard has a long backlog, since each put is
-    /// then checked against `max_shard_backlog`.
+    /// Returns the room for records that are put without a check, through put buffers or a drain. There is none while a
+    /// shard has a long backlog, since each put is then checked against `max_shard_backlog`, and none after a close.
     pub fn buffer_room(&self) -> Room {
-        if self.context.long_backlogs > 0 { Room::default() } else { self.context.room() }
+        if self.context.long_backlogs > 0 || self.context.closing { Room::default() } else { self.context.room() }
+    }
+
+    /// Returns how many of these records, from the first one on, may be [added to a drain](BufferDrain::add): those that
+    /// are sure to be accepted, so that they need no check of their own. All records are of the same stream. Put the
+    /// buffered records before this.
+    pub fn fitting<'a>(&self, records: impl IntoIterator<Item = &'a CheckedRecord>) -> usize {
+        let mut room = self.buffer_room();
+        let mut records = records.into_iter().peekable();
+        let Some(first) = records.peek() else { return 0 };
+        let stream = self.streams.find(first.stream()).map(|index| self.streams.get(index));
+        // Of an unknown stream, the config's limit is known.
+        let limit = stream.map_or(self.context.config.max_record_size().unwrap_or(0), Stream::max_record_size);
+        let fits = |record: &&CheckedRecord| {
+            let size = record.size();
+            let fits = room.records > 0 && size <= room.bytes && size <= limit;
+            room = room.without(1, size);
+            fits
+        };
+        records.take_while(fits).count()
     }
 
     fn admit(&mut self, now: Instant, put_at: Instant, index: u32, record: PreparedRecord, ticket: T) {

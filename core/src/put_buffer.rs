@@ -198,10 +198,10 @@ pub struct Room {
 }
 
 impl Room {
-    /// Returns the room that is left after a record of `size` bytes.
+    /// Returns the room that is left after `records` with `bytes` in total.
     #[must_use]
-    pub fn without(self, size: usize) -> Self {
-        Self { records: self.records.saturating_sub(1), bytes: self.bytes.saturating_sub(size) }
+    pub fn without(self, records: usize, bytes: usize) -> Self {
+        Self { records: self.records.saturating_sub(records), bytes: self.bytes.saturating_sub(bytes) }
     }
 }
 
@@ -216,6 +216,9 @@ pub struct BufferDrain<T> {
     taken: Vec<VecDeque<Put<T>>>,
     /// The buffers with puts left in `taken`.
     nonempty: Vec<usize>,
+    /// The records that were added directly, and their time. They are put behind all that were taken.
+    added: VecDeque<(CheckedRecord, T)>,
+    added_at: Instant,
     /// Whether buffers may accept records.
     has_room: bool,
 }
@@ -224,7 +227,13 @@ impl<T> BufferDrain<T> {
     /// Creates a drain for `buffers` buffers.
     pub fn new(buffers: usize) -> Self {
         let taken = (0..buffers).map(|_| VecDeque::new()).collect();
-        Self { taken, nonempty: Vec::with_capacity(buffers), has_room: false }
+        Self {
+            taken,
+            nonempty: Vec::with_capacity(buffers),
+            added: VecDeque::new(),
+            added_at: Instant::NEVER,
+            has_room: false,
+        }
     }
 
     /// Starts a drain. `room` is [`Producer::buffer_room`](crate::Producer::buffer_room) at the end of the previous drain,
@@ -272,21 +281,51 @@ impl<T> BufferDrain<T> {
         }
     }
 
-    /// Hashes the partition keys of all taken records, several at once.
+    /// Takes the first `count` records of `batch`, which are put at `now`, the time of the last [`take`](Self::take).
+    /// They are put behind all others. `count` is at most [`Producer::fitting`](crate::Producer::fitting), since the
+    /// producer does not refuse them. When a few are put, check [`Producer::buffer_room`](crate::Producer::buffer_room): the
+    /// batch may have made the backlog of a shard long. Then [`take_back`](Self::take_back) the others.
+    pub fn add(&mut self, now: Instant, batch: &mut VecDeque<(CheckedRecord, T)>, count: usize) {
+        self.added_at = now;
+        // After a panic in the state machine, the rest of an earlier batch is left here.
+        if self.added.is_empty() && count == batch.len() {
+            mem::swap(&mut self.added, batch);
+        } else {
+            self.added.extend(batch.drain(..count));
+        }
+    }
+
+    /// Puts the added records that are not put yet back in front of `batch`.
+    pub fn take_back(&mut self, batch: &mut VecDeque<(CheckedRecord, T)>) {
+        self.added.append(batch);
+        mem::swap(&mut self.added, batch);
+    }
+
+    /// Hashes the partition keys of all records, several at once.
     pub fn hash_keys(&mut self, keys: &mut HashKeyCache) {
         CheckedRecord::hash_keys(self.taken.iter_mut().flatten().map(|put| &mut put.record), keys);
+        CheckedRecord::hash_keys(self.added.iter_mut().map(|(record, _)| record), keys);
     }
 
-    /// Whether all taken records have been put.
+    /// Whether all records have been put.
     pub fn is_empty(&self) -> bool {
-        self.nonempty.is_empty()
+        self.nonempty.is_empty() && self.added.is_empty()
     }
 
-    /// Removes and returns the earliest put of all buffers.
+    /// Removes and returns the earliest put of all buffers, or the first record that was added.
     pub(crate) fn pop(&mut self, keys: &mut HashKeyCache) -> Option<(Instant, PreparedRecord, T)> {
+        let Some((at, record, ticket)) = self.pop_taken() else {
+            let (record, ticket) = self.added.pop_front()?;
+            return Some((self.added_at, record.prepare(keys), ticket));
+        };
+        Some((at, record.prepare(keys), ticket))
+    }
+
+    fn pop_taken(&mut self) -> Option<(Instant, CheckedRecord, T)> {
         let at = |buffer: &usize| self.taken[*buffer].front().map(|put| put.at);
         // Often only one task puts, so only one buffer has records.
         let next = match self.nonempty.len() {
+            0 => return None,
             1 => 0,
             _ => (0..self.nonempty.len()).min_by_key(|next| at(&self.nonempty[*next]))?,
         };
@@ -295,7 +334,7 @@ impl<T> BufferDrain<T> {
         if taken.is_empty() {
             self.nonempty.swap_remove(next);
         }
-        put.map(|Put { at, record, ticket }| (at, record.prepare(keys), ticket))
+        put.map(|Put { at, record, ticket }| (at, record, ticket))
     }
 }
 
@@ -460,6 +499,23 @@ mod tests {
         assert_eq!(rig.records_and_bytes(), (2, 270));
         assert_eq!(rig.expect_drain(Instant::NEVER), ms(130));
         assert_eq!(rig.drain(AMPLE), [(ms(30), 130), (ms(40), 140)]);
+    }
+
+    #[test]
+    fn added_records_are_put_behind_those_of_the_buffers() {
+        let mut rig = Rig::new(Config::builder());
+        assert!(rig.is_buffered(10, 20) && rig.push(1, 20, 21).is_some());
+        let record = |size| (UserRecord::new("events", "k", vec![0; size - 1]).check().unwrap(), ());
+        let mut batch = VecDeque::from([record(30), record(31), record(40)]);
+        rig.drain.add(ms(20), &mut batch, 2);
+        let drained = rig.drain_until(AMPLE, ms(20));
+        assert_eq!(drained, [(ms(10), 20), (ms(20), 21), (ms(20), 30), (ms(20), 31)]);
+        rig.drain.add(ms(30), &mut batch, 1);
+        rig.drain.take_back(&mut batch);
+        assert!(rig.drain.is_empty());
+        rig.drain.add(ms(30), &mut batch, 1);
+        assert!(!rig.drain.is_empty());
+        assert_eq!(rig.drain_until(AMPLE, ms(30)), [(ms(30), 40)]);
     }
 
     #[test]

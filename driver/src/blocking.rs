@@ -17,10 +17,11 @@ use kpl_core::{Config, PutFailure, Receipt, RecordResult, Stats, UserRecord};
 use tokio::sync::oneshot;
 
 use crate::aws::AwsTransport;
+use crate::batch::{BatchRecord, PutBatchError, Refusal, WaitingBatch};
 use crate::error::{FromEnvError, PutError};
 use crate::metrics::{MetricsReport, MetricsSink};
 use crate::park::wait_for;
-use crate::producer::WaitingPut;
+use crate::producer::{WaitingPut, check};
 use crate::runtime::{AwsRuntime, Runtime};
 
 /// A runtime for the blocking producer. The function `blocking` of the module `conformance` checks an implementation.
@@ -168,11 +169,76 @@ impl<R: BlockingRuntime> Producer<R> {
         if R::in_async_task() {
             return Err(PutError::AsyncTask { record: Box::new(record) });
         }
-        let mut waiting = WaitingPut::new(record)?;
-        if let Some(result) = wait_for(self.producer.put_waiting(&mut waiting), Some(timeout)) {
-            return Ok(Outcome::new(result?));
+        let (ticket, outcome) = crate::Outcome::new();
+        let mut waiting = WaitingPut::new(check(record)?, ticket);
+        match wait_for(self.producer.put_waiting(&mut waiting), Some(timeout)) {
+            Some(Ok(())) => Ok(Outcome::new(outcome)),
+            Some(Err(error)) => Err(error),
+            None => Err(waiting.into_error(|| self.producer.full())),
         }
-        Err(waiting.into_error(|| self.producer.full()))
+    }
+
+    /// Puts the records of a batch, in order. Waits until there is room for all of them, and returns one outcome for
+    /// the batch, as [`crate::Producer::put_batch`] does.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use kpl_driver::blocking;
+    /// # fn example<R: blocking::BlockingRuntime>(producer: blocking::Producer<R>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut outcome = producer.put_batch("events", [("user-123", "hello"), ("user-124", "world")])?;
+    /// for result in outcome.wait(Duration::from_secs(30))? {
+    ///     println!("{}", result?.sequence_number());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`PutBatchError`], if a record is invalid, the producer is closed, or the call is made inside an async task. It has
+    /// the outcome of the records before that one, and returns all others.
+    pub fn put_batch<B: Into<BatchRecord>>(
+        &self,
+        stream: impl Into<Arc<str>>,
+        records: impl IntoIterator<Item = B>,
+    ) -> Result<BatchOutcome<R>, PutBatchError> {
+        self.put_batch_timeout(stream, records, Duration::MAX)
+    }
+
+    /// Puts the records of a batch, in order. Waits at most `timeout` until there is room for all of them.
+    ///
+    /// # Errors
+    ///
+    /// [`PutBatchError`] with [`Refusal::Full`] after `timeout`, and for the reasons of [`put_batch`](Self::put_batch). It
+    /// has the outcome of the records before that one, and returns all others.
+    pub fn put_batch_timeout<B: Into<BatchRecord>>(
+        &self,
+        stream: impl Into<Arc<str>>,
+        records: impl IntoIterator<Item = B>,
+        timeout: Duration,
+    ) -> Result<BatchOutcome<R>, PutBatchError> {
+        if R::in_async_task() {
+            return Err(WaitingBatch::refuse(Refusal::AsyncTask, records));
+        }
+        let mut batch = WaitingBatch::new(stream, records)?;
+        let error = match wait_for(self.producer.put_waiting_batch(&mut batch), Some(timeout)) {
+            Some(Ok(())) => return Ok(BatchOutcome::new(batch.into_outcome())),
+            Some(Err(error)) => error,
+            None => batch.timed_out(|| self.producer.full()),
+        };
+        Err(batch.into_error(error))
+    }
+
+    /// Puts the records of a batch, in order, if there is room for them. Never waits, and may be called in an async task.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`crate::Producer::try_put_batch`].
+    pub fn try_put_batch<B: Into<BatchRecord>>(
+        &self,
+        stream: impl Into<Arc<str>>,
+        records: impl IntoIterator<Item = B>,
+    ) -> Result<BatchOutcome<R>, PutBatchError> {
+        Ok(BatchOutcome::new(self.producer.try_put_batch(stream, records)?))
     }
 
     /// Puts a record if there is room for it. Never waits, and may be called in an async task.
@@ -330,6 +396,77 @@ impl<R> IntoFuture for Outcome<R> {
 }
 
 impl<R> fmt::Debug for Outcome<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.outcome.fmt(f)
+    }
+}
+
+/// The future results of a batch: see [`crate::BatchOutcome`]. [`wait`](Self::wait) can be called again after a timeout.
+/// In async code, `.await` turns it into a [`crate::BatchOutcome`].
+#[must_use = "without the outcome, the results of the records are unknown; the records are sent anyway"]
+pub struct BatchOutcome<R> {
+    outcome: crate::BatchOutcome,
+    is_taken: bool,
+    runtime: std::marker::PhantomData<fn() -> R>,
+}
+
+impl<R: BlockingRuntime> BatchOutcome<R> {
+    fn new(outcome: crate::BatchOutcome) -> Self {
+        Self { outcome, is_taken: false, runtime: std::marker::PhantomData }
+    }
+
+    /// Waits until all records are resolved, for at most `timeout`. Returns the result of each record, in the order of
+    /// the batch.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError::TimedOut`] if a record has no result yet: the call can be repeated. [`WaitError::AlreadyTaken`] if an
+    /// earlier call returned the results. [`WaitError::AsyncTask`] inside an async task.
+    pub fn wait(&mut self, timeout: Duration) -> Result<Vec<RecordResult>, WaitError> {
+        if self.is_taken {
+            return Err(WaitError::AlreadyTaken);
+        }
+        let results = wait::<R, _>(&mut self.outcome, timeout)?;
+        self.is_taken = true;
+        Ok(results)
+    }
+
+    /// Takes the results, if all records are resolved. Afterwards the outcome has no results:
+    /// [`wait`](Self::wait) returns [`WaitError::AlreadyTaken`], and `.await` panics.
+    pub fn try_results(&mut self) -> Option<Vec<RecordResult>> {
+        let results = self.outcome.try_results();
+        self.is_taken |= results.is_some();
+        results
+    }
+}
+
+impl<R> BatchOutcome<R> {
+    /// Returns the result of a record, if there is one yet: see [`crate::BatchOutcome::result`].
+    pub fn result(&self, index: usize) -> Option<RecordResult> {
+        self.outcome.result(index)
+    }
+
+    /// Returns the number of records.
+    pub fn len(&self) -> usize {
+        self.outcome.len()
+    }
+
+    /// Whether it has no records.
+    pub fn is_empty(&self) -> bool {
+        self.outcome.is_empty()
+    }
+}
+
+impl<R> IntoFuture for BatchOutcome<R> {
+    type Output = Vec<RecordResult>;
+    type IntoFuture = crate::BatchOutcome;
+
+    fn into_future(self) -> crate::BatchOutcome {
+        self.outcome
+    }
+}
+
+impl<R> fmt::Debug for BatchOutcome<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.outcome.fmt(f)
     }

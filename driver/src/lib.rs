@@ -14,6 +14,7 @@
 //! 4. The drive loop resolves the [`Outcome`].
 
 mod aws;
+mod batch;
 pub mod blocking;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -35,6 +36,7 @@ mod wait_queue;
 mod wakers;
 
 pub use aws::{AwsTransport, fresh_pool_after_timeout, with_current_profile};
+pub use batch::{BatchOutcome, BatchRecord, PutBatchError, Refusal};
 pub use error::{CaBundleError, FromEnvError, PutError};
 pub use kpl_core as core;
 pub use outcome::Outcome;

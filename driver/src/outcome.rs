@@ -1,4 +1,4 @@
-//! The outcome of a put, and the ticket that resolves it.
+//! The outcome of a put, and the ticket that resolves an outcome.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use kpl_core::RecordResult;
 
+use crate::batch::BatchSlot;
 use crate::wakers;
 
 /// The future result of a record: its [`Receipt`](kpl_core::Receipt), or its [`PutFailure`](kpl_core::PutFailure),
@@ -32,7 +33,15 @@ pub struct Outcome(Option<SlotRef>);
 
 /// The other end of an outcome. The state machine keeps it with the record and returns it with the result, which then
 /// resolves the outcome.
-pub(crate) struct Ticket(SlotRef);
+///
+/// `None` once it has resolved the outcome.
+pub(crate) struct Ticket(Option<Place>);
+
+/// The place of a result.
+enum Place {
+    Single(SlotRef),
+    InBatch(BatchSlot),
+}
 
 /// A reference to a slot: the outcome and the ticket have one each, until the result is taken.
 struct SlotRef {
@@ -91,18 +100,28 @@ impl SlotRef {
 }
 
 impl Ticket {
+    /// Returns the ticket of a record of a batch.
+    pub(crate) fn in_batch(slot: BatchSlot) -> Self {
+        Self(Some(Place::InBatch(slot)))
+    }
+
     /// Passes the result to the outcome, which may have been dropped.
     pub(crate) fn complete(mut self, result: RecordResult) {
-        self.0.end(State::Resolved(result));
-        self.0.slot = BLOCK_SIZE;
+        self.end(Some(result));
+    }
+
+    fn end(&mut self, result: Option<RecordResult>) {
+        match self.0.take() {
+            Some(Place::Single(slot)) => slot.end(result.map_or(State::Lost, State::Resolved)),
+            Some(Place::InBatch(slot)) => slot.end(result),
+            None => {}
+        }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.0.slot < BLOCK_SIZE {
-            self.0.end(State::Lost);
-        }
+        self.end(None);
     }
 }
 
@@ -119,7 +138,7 @@ impl Outcome {
         });
         // A thread that is about to end has no thread-local block any more.
         let (block, slot) = next.unwrap_or_else(|_| (Block::new(), 0));
-        (Ticket(SlotRef { block: block.clone(), slot }), Self(Some(SlotRef { block, slot })))
+        (Ticket(Some(Place::Single(SlotRef { block: block.clone(), slot }))), Self(Some(SlotRef { block, slot })))
     }
 
     /// Takes the result, if there is one yet. Afterwards the outcome has no result, and awaiting it panics.

@@ -12,10 +12,11 @@ use kpl_core::metrics::{MetricsReport, MetricsWindow};
 use kpl_core::{CheckedRecord, Config, Full, Instant, ShardName, Stats, UserRecord};
 
 use crate::aws::{self, AwsTransport};
+use crate::batch::{BatchOutcome, BatchRecord, PutBatchError, WaitingBatch};
 use crate::drive::DriveLoop;
 use crate::error::{FromEnvError, PutError};
 use crate::metrics::MetricsSink;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Ticket};
 use crate::runtime::{AwsRuntime, Runtime};
 use crate::shared::Shared;
 use crate::submission::LaneId;
@@ -220,13 +221,86 @@ impl<R: Runtime> Producer<R> {
     ///
     /// If the future is dropped before it completes, the record was not put, and it is dropped, too.
     pub async fn put_record(&self, record: UserRecord) -> Result<Outcome, PutError> {
-        self.put_waiting(&mut WaitingPut::new(record)?).await
+        let (ticket, outcome) = Outcome::new();
+        self.put_waiting(&mut WaitingPut::new(check(record)?, ticket)).await?;
+        Ok(outcome)
+    }
+
+    /// Puts the records of a batch, in order. Waits until there is room for all of them, and returns one outcome for
+    /// the batch, which has the result of each record.
+    ///
+    /// A batch costs less CPU than single puts: the clock is read once, locks are taken once, and the results are awaited
+    /// together. The records are independent: they may be stored in different requests, and each has its own result. While
+    /// there is no room for all of them, they are accepted one by one, as by [`put`](Self::put).
+    ///
+    /// ```no_run
+    /// # async fn example<R: kpl_driver::Runtime>(producer: kpl_driver::Producer<R>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let lines = ["10.0.0.1 GET /", "10.0.0.2 GET /favicon.ico"];
+    /// let outcome = producer.put_batch("access", lines.map(|line| (&line[..8], line))).await?;
+    /// for result in outcome.await {
+    ///     println!("{}", result?.sequence_number());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`PutBatchError`], if a record is invalid or the producer is closed. It has the outcome of the records before
+    /// that one, and returns all others. All records are checked before the first one is put; only a record that is
+    /// larger than the stream allows may be found later.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it completes, the records that were accepted are sent, and the others are dropped.
+    pub async fn put_batch<B: Into<BatchRecord>>(
+        &self,
+        stream: impl Into<Arc<str>>,
+        records: impl IntoIterator<Item = B>,
+    ) -> Result<BatchOutcome, PutBatchError> {
+        let mut batch = WaitingBatch::new(stream, records)?;
+        match self.put_waiting_batch(&mut batch).await {
+            Ok(()) => Ok(batch.into_outcome()),
+            Err(error) => Err(batch.into_error(error)),
+        }
+    }
+
+    /// Puts the records of a batch. Those that are not accepted yet stay there, even if the future is dropped.
+    pub(crate) async fn put_waiting_batch(&self, batch: &mut WaitingBatch) -> Result<(), PutError> {
+        loop {
+            if self.may_skip_queue() {
+                self.shared().put_fitting(&mut batch.rest);
+            }
+            let Some((record, ticket)) = batch.rest.pop_front() else { return Ok(()) };
+            self.put_waiting(batch.first.insert(WaitingPut::new(record, ticket))).await?;
+            batch.first = None;
+        }
+    }
+
+    /// Puts the records of a batch, in order, if there is room for them.
+    ///
+    /// # Errors
+    ///
+    /// [`PutBatchError`], if there is no room for one of the records, and for the reasons of
+    /// [`put_batch`](Self::put_batch). It has the outcome of the records before that one, and returns all others.
+    pub fn try_put_batch<B: Into<BatchRecord>>(
+        &self,
+        stream: impl Into<Arc<str>>,
+        records: impl IntoIterator<Item = B>,
+    ) -> Result<BatchOutcome, PutBatchError> {
+        let mut batch = WaitingBatch::new(stream, records)?;
+        self.shared().put_fitting(&mut batch.rest);
+        while let Some((record, ticket)) = batch.rest.pop_front() {
+            if let Err(refused) = self.try_put_checked(record, ticket, None) {
+                return Err(batch.into_error(refused.into()));
+            }
+        }
+        Ok(batch.into_outcome())
     }
 
     /// Puts the record in `waiting`. The record stays there until there is room for it, even if the future is dropped.
-    pub(crate) async fn put_waiting(&self, waiting: &mut WaitingPut) -> Result<Outcome, PutError> {
+    pub(crate) async fn put_waiting(&self, waiting: &mut WaitingPut) -> Result<(), PutError> {
         let shared = self.shared();
-        if (shared.wait_queue.is_empty() || shared.has_ample_room())
+        if self.may_skip_queue()
             && let Some(result) = self.put_if_room(waiting, None)
         {
             return result;
@@ -245,9 +319,15 @@ impl<R: Runtime> Producer<R> {
         .await
     }
 
+    /// Whether a put may be tried at once: no other waits, or most of the room is free.
+    fn may_skip_queue(&self) -> bool {
+        let shared = self.shared();
+        shared.wait_queue.is_empty() || shared.has_ample_room()
+    }
+
     /// Waits in a queue, and at its front until the record is put. Returns `None` if the record has to wait in another
     /// queue.
-    async fn put_in_turn(&self, queue: &WaitQueue, waiting: &mut WaitingPut) -> Option<Result<Outcome, PutError>> {
+    async fn put_in_turn(&self, queue: &WaitQueue, waiting: &mut WaitingPut) -> Option<Result<(), PutError>> {
         let full = waiting.full_shard();
         let _front = queue.reach_front().await;
         loop {
@@ -282,7 +362,9 @@ impl<R: Runtime> Producer<R> {
     ///
     /// The errors of [`try_put`](Self::try_put).
     pub fn try_put_record(&self, record: UserRecord) -> Result<Outcome, PutError> {
-        Ok(self.try_put_checked(check(record)?, None)?)
+        let (ticket, outcome) = Outcome::new();
+        self.try_put_checked(check(record)?, ticket, None)?;
+        Ok(outcome)
     }
 
     /// Sends all records put so far, without waiting for more, and waits until they are resolved. Later puts do not
@@ -387,15 +469,12 @@ impl<R: Runtime> Producer<R> {
     }
 
     /// Puts a record if there is room for it. Returns `None` if there is none, and the record stays in `waiting`.
-    fn put_if_room(
-        &self,
-        waiting: &mut WaitingPut,
-        in_turn_for: Option<&ShardName>,
-    ) -> Option<Result<Outcome, PutError>> {
-        let record = waiting.record.take().unwrap_or_else(|| unreachable!("the record waits until it is put"));
-        match self.try_put_checked(record, in_turn_for) {
-            Err(Refused::Full { full, record }) => {
-                *waiting = WaitingPut { record: Some(record), full: Some(full) };
+    fn put_if_room(&self, waiting: &mut WaitingPut, in_turn_for: Option<&ShardName>) -> Option<Result<(), PutError>> {
+        let (record, ticket) =
+            waiting.record.take().unwrap_or_else(|| unreachable!("the record waits until it is put"));
+        match self.try_put_checked(record, ticket, in_turn_for) {
+            Err(Refused::Full { full, record, ticket }) => {
+                *waiting = WaitingPut { record: Some((record, ticket)), full: Some(full) };
                 None
             }
             result => Some(result.map_err(PutError::from)),
@@ -403,10 +482,15 @@ impl<R: Runtime> Producer<R> {
     }
 
     #[expect(clippy::result_large_err, reason = "the record is returned without an allocation")]
-    fn try_put_checked(&self, record: CheckedRecord, in_turn_for: Option<&ShardName>) -> Result<Outcome, Refused> {
+    fn try_put_checked(
+        &self,
+        record: CheckedRecord,
+        ticket: Ticket,
+        in_turn_for: Option<&ShardName>,
+    ) -> Result<(), Refused> {
         use kpl_core::PutError as Core;
-        self.shared().try_put(self.lane, record, in_turn_for).map_err(|refused| match refused {
-            Core::Full { full, record, .. } => Refused::Full { full, record: record.into() },
+        self.shared().try_put(self.lane, record, ticket, in_turn_for).map_err(|refused| match refused {
+            Core::Full { full, record, ticket } => Refused::Full { full, record: record.into(), ticket },
             Core::Invalid { reason, record, .. } => {
                 Refused::Ended(PutError::Invalid { reason, record: Box::new(record.into()) })
             }
@@ -416,22 +500,22 @@ impl<R: Runtime> Producer<R> {
     }
 }
 
-/// A record that waits for room.
+/// A record that waits for room, with its ticket.
 pub(crate) struct WaitingPut {
     /// `None` once it is put.
-    record: Option<CheckedRecord>,
+    record: Option<(CheckedRecord, Ticket)>,
     /// The reason why the last try failed.
     full: Option<Full>,
 }
 
 impl WaitingPut {
-    pub(crate) fn new(record: UserRecord) -> Result<Self, PutError> {
-        Ok(Self { record: Some(check(record)?), full: None })
+    pub(crate) fn new(record: CheckedRecord, ticket: Ticket) -> Self {
+        Self { record: Some((record, ticket)), full: None }
     }
 
     /// Stops waiting. `producer` returns the reason if there was no try yet.
     pub(crate) fn into_error(self, producer: impl FnOnce() -> Full) -> PutError {
-        let record = self.record.unwrap_or_else(|| unreachable!("a record that is not put waits"));
+        let (record, _) = self.record.unwrap_or_else(|| unreachable!("a record that is not put waits"));
         PutError::Full { full: self.full.unwrap_or_else(producer), record: Box::new(record.into()) }
     }
 
@@ -446,19 +530,19 @@ impl WaitingPut {
 
 /// A refused record. It stays checked and hashed if it may be put again.
 enum Refused {
-    Full { full: Full, record: CheckedRecord },
+    Full { full: Full, record: CheckedRecord, ticket: Ticket },
     Ended(PutError),
 }
 
 impl From<Refused> for PutError {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Full { full, record } => Self::Full { full, record: Box::new(record.into()) },
+            Refused::Full { full, record, .. } => Self::Full { full, record: Box::new(record.into()) },
             Refused::Ended(error) => error,
         }
     }
 }
 
-fn check(record: UserRecord) -> Result<CheckedRecord, PutError> {
+pub(crate) fn check(record: UserRecord) -> Result<CheckedRecord, PutError> {
     record.check().map_err(|error| PutError::Invalid { reason: error.reason, record: error.record })
 }

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::event_log::EventLog;
 use crate::metrics::Exporter;
-use crate::outcome::{Outcome, Ticket};
+use crate::outcome::Ticket;
 use crate::submission::{Combiner, LaneId, Queued, SubmissionQueue};
 use crate::sync::{Latch, lock, try_lock};
 use crate::wait_queue::{ShardQueues, WaitQueue};
@@ -80,7 +80,8 @@ impl Shared {
         lock(&self.state)
     }
 
-    /// Puts a record if there is room for it: into the submission queue, or else into the state machine.
+    /// Puts a record if there is room for it: into the submission queue, or else into the state machine. The error has
+    /// the record and its ticket.
     ///
     /// If other puts wait for the record's shard, this one does not overtake them. If it is at the front of a shard's
     /// queue, `in_turn_for` is that shard.
@@ -89,9 +90,9 @@ impl Shared {
         &self,
         lane: LaneId,
         record: CheckedRecord,
+        ticket: Ticket,
         in_turn_for: Option<&ShardName>,
-    ) -> Result<Outcome, PutError<Ticket>> {
-        let (ticket, outcome) = Outcome::new();
+    ) -> Result<(), PutError<Ticket>> {
         match self.submission.submit(lane, || self.now(), record, ticket) {
             Ok(Buffered::Waiting) => {}
             Ok(Buffered::DrainDue) => {
@@ -108,7 +109,7 @@ impl Shared {
                 let record = record.prepare(&mut combiner.keys);
                 self.combine(
                     combiner,
-                    |room| room.without(size),
+                    |room| room.without(1, size),
                     |state, now| {
                         if self.has_to_queue(&state.core, &record, in_turn_for) {
                             return Err(state.core.refuse(now, record, ticket));
@@ -118,7 +119,32 @@ impl Shared {
                 )?;
             }
         }
-        Ok(outcome)
+        Ok(())
+    }
+
+    /// Puts the first records of a batch of one stream into the state machine: those that need no check of their own.
+    /// The others stay in the batch.
+    pub(crate) fn put_fitting(&self, batch: &mut VecDeque<(CheckedRecord, Ticket)>) {
+        let bytes = batch.iter().map(|(record, _)| record.size()).sum();
+        let mut combiner = self.submission.combiner();
+        let _wake = WakeOnPanic(&self.wake);
+        let now = self.drain_lanes(&mut combiner, |room| room.without(batch.len(), bytes));
+        let fitting = self.lock().core.fitting(batch.iter().map(|(record, _)| record));
+        // A put that waits for its shard is not overtaken.
+        if fitting > 0 && self.shard_queues.is_empty() {
+            let Combiner { drain, keys, .. } = &mut *combiner;
+            drain.add(now, batch, fitting);
+            drain.hash_keys(keys);
+            let mut has_room = true;
+            while has_room && !drain.is_empty() {
+                let mut state = self.lock();
+                let _ = (0..PUTS_PER_LOCK).all(|_| state.core.put_drained(now, drain, keys));
+                // The batch may have made the backlog of a shard long.
+                has_room = state.core.buffer_room().records > 0;
+            }
+            drain.take_back(batch);
+        }
+        self.finish(combiner, |_| {});
     }
 
     /// Whether other puts wait for the record's shard, and this one is not at the front of their queue.
@@ -137,8 +163,8 @@ impl Shared {
         self.combine(self.submission.combiner(), |room| room, event)
     }
 
-    /// Moves all puts so far to the state machine, then applies an event to it. Wakes the drive loop if it has to take
-    /// an earlier turn than planned. `reserve` subtracts from the room what the event may need.
+    /// Moves all puts so far to the state machine, then applies an event to it. `reserve` subtracts from the room what
+    /// the event may need.
     fn combine<R>(
         &self,
         mut combiner: MutexGuard<'_, Combiner>,
@@ -146,16 +172,32 @@ impl Shared {
         event: impl FnOnce(&mut State, Instant) -> R,
     ) -> R {
         let _wake = WakeOnPanic(&self.wake);
+        let now = self.drain_lanes(&mut combiner, reserve);
+        self.finish(combiner, |state| event(state, now))
+    }
+
+    /// Moves all puts so far to the state machine. Returns the current time.
+    fn drain_lanes(&self, combiner: &mut Combiner, reserve: impl FnOnce(Room) -> Room) -> Instant {
         let room = reserve(mem::take(&mut combiner.room));
-        let now = self.submission.drain(&mut combiner, room, || self.now());
-        let Combiner { drain, keys, room } = &mut *combiner;
+        let now = self.submission.drain(combiner, room, || self.now());
+        self.put_drained(combiner, now);
+        now
+    }
+
+    fn put_drained(&self, combiner: &mut Combiner, now: Instant) {
+        let Combiner { drain, keys, .. } = combiner;
         while !drain.is_empty() {
             let mut state = self.lock();
             let _ = (0..PUTS_PER_LOCK).all(|_| state.core.put_drained(now, drain, keys));
         }
+    }
+
+    /// Applies an event to the state machine, and frees the combiner. Wakes the drive loop if it has to take an earlier
+    /// turn than planned.
+    fn finish<R>(&self, mut combiner: MutexGuard<'_, Combiner>, event: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
-        let result = event(&mut state, now);
-        *room = state.core.buffer_room();
+        let result = event(&mut state);
+        combiner.room = state.core.buffer_room();
         let must_wake = state.plan_turn();
         drop((state, combiner));
         if must_wake {

@@ -10,14 +10,19 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use hdrhistogram::Histogram;
 use kpl_core::{Ordering, Receipt, RecordResult};
-use kpl_driver::{AwsRuntime, Outcome, Producer};
+use kpl_driver::{AwsRuntime, BatchOutcome, Outcome, Producer};
 
 use crate::setup::{Endpoint, Measured, STREAM, client, config};
 use crate::usage::Start;
 use crate::work::Work;
 
 /// Measures kpl with all costs of an application, including the wait for all outcomes.
-pub(super) async fn run<R: AwsRuntime>(endpoint: &Endpoint, work: &Work, order: Ordering) -> anyhow::Result<Measured> {
+pub(super) async fn run<R: AwsRuntime>(
+    endpoint: &Endpoint,
+    work: &Work,
+    order: Ordering,
+    in_batches: bool,
+) -> anyhow::Result<Measured> {
     let producer = Producer::<R>::new(client::<R>(endpoint)?, config(work).ordering(order).build()?);
     // Opens a connection and reads the shard list before the measurement.
     producer.put(STREAM, "warm", "up").await?.await?;
@@ -32,6 +37,8 @@ pub(super) async fn run<R: AwsRuntime>(endpoint: &Endpoint, work: &Work, order: 
         let put = async move {
             let put = if work.rate > 0 {
                 at_rate(&producer, &work, &source, task).await
+            } else if in_batches {
+                batches(&producer, &work, &source, task).await
             } else {
                 at_full_speed(&producer, &work, &source, task).await
             };
@@ -102,15 +109,17 @@ fn quantiles(histogram: &Histogram<u64>) -> [u64; 3] {
     [0.5, 0.99, 0.999].map(|quantile| histogram.value_at_quantile(quantile))
 }
 
-/// Puts as fast as the producer accepts records. Awaits outcomes in order, up to `OUTCOMES_MAX` puts later.
+/// The maximum number of records whose outcome is not awaited yet, of all tasks: less than the limit of the producer, so
+/// that no put waits.
+const OUTCOMES_MAX: u64 = 60_000;
+
+/// Puts as fast as the producer accepts records. Awaits outcomes in order, up to [`OUTCOMES_MAX`] puts later.
 async fn at_full_speed<R: AwsRuntime>(
     producer: &Producer<R>,
     work: &Work,
     source: &Bytes,
     task: u64,
 ) -> anyhow::Result<Latencies> {
-    // Of all tasks: less than the limit of the producer, so that no put waits.
-    const OUTCOMES_MAX: u64 = 60_000;
     let outcomes_max = (OUTCOMES_MAX / work.tasks) as usize;
     // The number of records per sample of the outstanding bytes, which takes a lock.
     let sample_interval = ((1 << 20) / work.record_size()).max(1) as usize;
@@ -130,6 +139,35 @@ async fn at_full_speed<R: AwsRuntime>(
     }
     for outcome in outcomes {
         latencies.count(outcome.await);
+    }
+    Ok(latencies)
+}
+
+/// Puts as [`at_full_speed`] does, in batches.
+async fn batches<R: AwsRuntime>(
+    producer: &Producer<R>,
+    work: &Work,
+    source: &Bytes,
+    task: u64,
+) -> anyhow::Result<Latencies> {
+    const BATCH: usize = 256;
+    let outcomes_max = OUTCOMES_MAX as usize / work.tasks as usize / BATCH;
+    let stream = Arc::<str>::from(STREAM);
+    let mut latencies = Latencies::new()?;
+    let mut outcomes: VecDeque<BatchOutcome> = VecDeque::with_capacity(outcomes_max + 1);
+    let mut numbers = (task..work.records).step_by(work.tasks as usize).peekable();
+    while numbers.peek().is_some() {
+        let batch = numbers.by_ref().take(BATCH).map(|n| (work.key(n), work.data(source, n)));
+        outcomes.push_back(producer.put_batch(stream.clone(), batch).await?);
+        latencies.outstanding = latencies.outstanding.max(producer.outstanding_bytes() as u64);
+        if outcomes.len() > outcomes_max
+            && let Some(outcome) = outcomes.pop_front()
+        {
+            outcome.await.into_iter().for_each(|result| latencies.count(result));
+        }
+    }
+    for outcome in outcomes {
+        outcome.await.into_iter().for_each(|result| latencies.count(result));
     }
     Ok(latencies)
 }

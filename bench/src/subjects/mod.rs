@@ -15,7 +15,9 @@ use crate::{Order, Subject};
 /// Runs the subject of a child process.
 pub(crate) fn run(order: Order) -> anyhow::Result<Measured> {
     match order.subject {
-        Subject::Tokio | Subject::TokioOrdered => tokio()?.block_on(run_kpl::<kpl_tokio::Tokio>(&order)),
+        Subject::Tokio | Subject::TokioBatch | Subject::TokioOrdered => {
+            tokio()?.block_on(run_kpl::<kpl_tokio::Tokio>(&order))
+        }
         #[cfg(feature = "async-std")]
         Subject::AsyncStd => {
             let (done, end) = std::sync::mpsc::channel();
@@ -36,7 +38,7 @@ async fn run_kpl<R: AwsRuntime>(order: &Order) -> anyhow::Result<Measured> {
         held::run::<R>(&order.endpoint, &order.work).await
     } else {
         let ordering = if order.subject == Subject::TokioOrdered { Ordering::PerKey } else { Ordering::None };
-        kpl::run::<R>(&order.endpoint, &order.work, ordering).await
+        kpl::run::<R>(&order.endpoint, &order.work, ordering, order.subject == Subject::TokioBatch).await
     }
 }
 

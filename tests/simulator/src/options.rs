@@ -38,6 +38,8 @@ pub(crate) struct Work {
     pub(crate) flushes: usize,
     /// Whether a flush follows each burst at once.
     pub(crate) flush_after_bursts: bool,
+    /// Whether the records of a burst are put in batches.
+    pub(crate) batches: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -259,6 +261,7 @@ impl Options {
                 callers.put_timeout = None;
             }
         }
+        work.batches = one_in(4);
     }
 
     /// Leaves the load as the only trouble: some promises can be judged only where records are sent once.
@@ -312,6 +315,7 @@ impl Work {
             },
             flushes: if c.chance(128) { c.int(1..=6) } else { 0 },
             flush_after_bursts: false,
+            batches: false,
         }
     }
 }

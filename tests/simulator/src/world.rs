@@ -3,9 +3,9 @@
 mod requests;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
+use std::{fmt, mem};
 
 use arbitrary::Unstructured;
 use fastrand::Rng;
@@ -340,12 +340,24 @@ impl<'u, 'b> World<'u, 'b> {
         let count = rng.usize(1..=self.options.work.burst_max);
         let first = self.oracle.next_ticket();
         note!(self.trace, self.now, "{} records, from record {} on, are put into s{}", count, first, stream);
+        // Parts of the burst, alone or in a batch.
+        let mut batch = Vec::new();
+        let mut in_batch = self.options.work.batches;
         for _ in 0..count {
             let ticket = self.oracle.next_ticket();
             let record = workload::record(&self.options.work, &mut rng, ticket, &name, &shards);
             self.oracle.offered(self.now, stream, &record);
-            self.subject.put(ticket, record);
+            if in_batch {
+                batch.push((ticket, record));
+            } else {
+                self.subject.put(ticket, record);
+            }
+            if self.options.work.batches && rng.u32(..50) == 0 {
+                self.subject.put_batch(mem::take(&mut batch));
+                in_batch = rng.bool();
+            }
         }
+        self.subject.put_batch(batch);
     }
 
     /// Ends all faults. Requests that were sent before may still be lost.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use kpl_core::metrics::{Metric, MetricsLevel, MetricsWindow};
 use kpl_core::{
-    Action, Batch, BufferDrain, Buffered, Config, Delivery, DescribeStreamRequest, FlushId, Full, HashKeyCache,
-    Instant, ListShardsRequest, Producer, PutBuffer, PutError, Reply, RequestError, UserRecord,
+    Action, Batch, BufferDrain, Buffered, CheckedRecord, Config, Delivery, DescribeStreamRequest, FlushId, Full,
+    HashKeyCache, Instant, ListShardsRequest, Producer, PutBuffer, PutError, Reply, RequestError, UserRecord,
 };
 
 use super::{Counts, Effect, End, Refusal, Response, Subject, wire};
@@ -74,23 +74,43 @@ impl Subject for CoreSubject {
             }
             Err((record, ticket)) => {
                 self.drain();
-                match self.core.put(self.now, record.prepare(&mut self.keys), ticket) {
-                    Ok(()) => Effect::Accepted(ticket),
-                    Err(PutError::Full { full: Full::Shard { .. }, record, ticket }) => {
-                        Effect::Refused(ticket, Refusal::ShardFull, record.into())
-                    }
-                    Err(PutError::Full { record, ticket, .. }) => Effect::Refused(ticket, Refusal::Full, record.into()),
-                    Err(PutError::Closed { record, ticket }) => Effect::Refused(ticket, Refusal::Closed, record.into()),
-                    Err(PutError::Invalid { record, ticket, .. }) => {
-                        Effect::Refused(ticket, Refusal::TooLarge, record.into())
-                    }
-                    Err(error) => Effect::Broken(format!("an unknown error of a put: {error}")),
-                }
+                self.put_directly(record, ticket)
             }
         };
         // As in the driver, a put may move the next turn to an earlier time. The buffers still expect the later one.
         self.next_turn = self.next_turn.min(self.core.next_tick().unwrap_or(Instant::NEVER));
         self.effects.push_back(effect);
+    }
+
+    fn put_batch(&mut self, records: Vec<(u64, UserRecord)>) {
+        if records.is_empty() {
+            return;
+        }
+        self.drain();
+        let mut batch = VecDeque::new();
+        for (ticket, record) in records {
+            match record.check() {
+                Ok(record) => batch.push_back((record, ticket)),
+                Err(error) => self.effects.push_back(Effect::Refused(ticket, Refusal::Invalid, *error.record)),
+            }
+        }
+        while !batch.is_empty() {
+            let fitting = self.core.fitting(batch.iter().map(|(record, _)| record));
+            let tickets: Vec<u64> = batch.iter().take(fitting).map(|(_, ticket)| *ticket).collect();
+            let before = batch.len();
+            self.drain.add(self.now, &mut batch, fitting);
+            self.drain.hash_keys(&mut self.keys);
+            while self.core.put_drained(self.now, &mut self.drain, &mut self.keys)
+                && self.core.buffer_room().records > 0
+            {}
+            self.drain.take_back(&mut batch);
+            self.effects.extend(tickets.into_iter().take(before - batch.len()).map(Effect::Accepted));
+            if let Some((record, ticket)) = batch.pop_front() {
+                let effect = self.put_directly(record, ticket);
+                self.effects.push_back(effect);
+            }
+        }
+        self.next_turn = self.next_turn.min(self.core.next_tick().unwrap_or(Instant::NEVER));
     }
 
     fn flush(&mut self, number: u64) {
@@ -187,6 +207,20 @@ impl CoreSubject {
             flushes: Vec::new(),
             closing: false,
             effects: VecDeque::new(),
+        }
+    }
+
+    /// Puts a record into the state machine. Returns whether it is accepted.
+    fn put_directly(&mut self, record: CheckedRecord, ticket: u64) -> Effect {
+        match self.core.put(self.now, record.prepare(&mut self.keys), ticket) {
+            Ok(()) => Effect::Accepted(ticket),
+            Err(PutError::Full { full: Full::Shard { .. }, record, ticket }) => {
+                Effect::Refused(ticket, Refusal::ShardFull, record.into())
+            }
+            Err(PutError::Full { record, ticket, .. }) => Effect::Refused(ticket, Refusal::Full, record.into()),
+            Err(PutError::Closed { record, ticket }) => Effect::Refused(ticket, Refusal::Closed, record.into()),
+            Err(PutError::Invalid { record, ticket, .. }) => Effect::Refused(ticket, Refusal::TooLarge, record.into()),
+            Err(error) => Effect::Broken(format!("an unknown error of a put: {error}")),
         }
     }
 

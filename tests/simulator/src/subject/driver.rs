@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use kpl_core::{
-    Batch, Config, Delivery, DescribeStreamRequest, Full, Instant, ListShardsRequest, Reply, RequestError, ShardPage,
-    StreamSummary, UserRecord,
+    Config, Delivery, DescribeStreamRequest, Full, Instant, InvalidRecord, ListShardsRequest, Reply, RequestError,
+    ShardPage, StreamSummary, UserRecord, limits,
 };
-use kpl_driver::{Outcome, Producer, PutError, Runtime, Transport};
+use kpl_driver::{
+    BatchOutcome, BatchRecord, Outcome, Producer, PutBatchError, PutError, Refusal as Refused, Runtime, Transport,
+};
 use tokio::sync::oneshot;
 
 use super::executor::{Executor, lock};
@@ -29,6 +31,15 @@ pub(super) struct DriverSubject {
     put_timeout: Option<Duration>,
     /// Whether the handle is dropped and the drive loop has not ended yet.
     is_ending: bool,
+    /// The batches of which not all results are reported.
+    batches: Vec<Batch>,
+}
+
+/// A batch that was put.
+struct Batch {
+    outcome: BatchOutcome,
+    /// The index and ticket of each record whose result is not reported.
+    unresolved: Vec<(usize, u64)>,
 }
 
 /// The connection to the world: the effects of the subject, and its requests.
@@ -73,6 +84,48 @@ impl Subject for DriverSubject {
                     }
                 });
             }
+        }
+    }
+
+    fn put_batch(&mut self, records: Vec<(u64, UserRecord)>) {
+        // A put that waits reports only at its end which records were accepted. So batches are put only without waiting.
+        let producer = match (&self.producer, records.first()) {
+            (Some(producer), Some(_)) if self.put_timeout.is_none() => producer.clone(),
+            _ => return records.into_iter().for_each(|(ticket, record)| self.put(ticket, record)),
+        };
+        let stream = records[0].1.stream.clone();
+        let (mut tickets, mut rest): (VecDeque<u64>, Vec<BatchRecord>) =
+            records.into_iter().map(|(ticket, record)| (ticket, record.into())).unzip();
+        while !rest.is_empty() {
+            let (accepted, refused) = match producer.try_put_batch(stream.clone(), rest) {
+                Ok(outcome) => (outcome, None),
+                Err(PutBatchError { accepted, refusal, rest, index, .. }) => (accepted, Some((refusal, rest, index))),
+            };
+            // If a record is invalid by itself, no record is accepted.
+            let transport = self.transport.clone();
+            let accepted_tickets: Vec<u64> = tickets.drain(..accepted.len()).collect();
+            accepted_tickets.iter().for_each(|ticket| transport.push(Effect::Accepted(*ticket)));
+            let accepted_count = accepted_tickets.len();
+            if accepted_count > 0 {
+                let unresolved = accepted_tickets.into_iter().enumerate().collect();
+                self.batches.push(Batch { outcome: accepted, unresolved });
+            }
+            let Some((refusal, mut records, index)) = refused else { return };
+            let position = index - accepted_count;
+            let BatchRecord { partition_key, explicit_hash_key, data } = records.remove(position);
+            let record = UserRecord { stream: stream.clone(), partition_key, explicit_hash_key, data };
+            let ticket = tickets.remove(position).unwrap_or_default();
+            let refusal = match refusal {
+                Refused::Full(Full::Shard { .. }) => Refusal::ShardFull,
+                Refused::Full(_) => Refusal::Full,
+                Refused::Closed => Refusal::Closed,
+                Refused::Invalid(InvalidRecord::TooLarge { limit, .. }) if limit < limits::RECORD_SIZE_MAX => {
+                    Refusal::TooLarge
+                }
+                _ => Refusal::Invalid,
+            };
+            transport.push(Effect::Refused(ticket, refusal, record));
+            rest = records;
         }
     }
 
@@ -121,6 +174,7 @@ impl Subject for DriverSubject {
         if let Err(how) = self.executor.run() {
             self.transport.push(Effect::Broken(how));
         }
+        self.report_batches();
         if self.is_ending && !self.executor.is_busy() {
             self.is_ending = false;
             self.transport.push(Effect::Closed);
@@ -155,11 +209,37 @@ impl Subject for DriverSubject {
 }
 
 impl DriverSubject {
+    /// Reports the new results of batches. A batch wakes a task only when it has all of them.
+    fn report_batches(&mut self) {
+        let transport = &self.transport;
+        self.batches.retain_mut(|batch| {
+            let outcome = &batch.outcome;
+            batch.unresolved.retain(|(index, ticket)| match outcome.result(*index) {
+                Some(result) => {
+                    transport.push(Effect::Resolved(*ticket, result));
+                    false
+                }
+                None => true,
+            });
+            if batch.unresolved.is_empty() && batch.outcome.try_results().is_none() {
+                transport.push(Effect::Broken("a batch has no results, but each of its records has".into()));
+            }
+            !batch.unresolved.is_empty()
+        });
+    }
+
     pub(super) fn new(config: Config, now: Instant, callers: &Callers, rng: Rng) -> Self {
         let executor = Executor::new(now, callers.any_order, callers.oversleep, rng);
         let transport = WorldTransport::default();
         let producer = Producer::with_transport(executor.clone(), transport.clone(), config);
-        Self { executor, transport, producer: Some(producer), put_timeout: callers.put_timeout, is_ending: false }
+        Self {
+            executor,
+            transport,
+            producer: Some(producer),
+            put_timeout: callers.put_timeout,
+            is_ending: false,
+            batches: Vec::new(),
+        }
     }
 }
 
@@ -232,7 +312,7 @@ impl Drop for RequestGuard<'_> {
 }
 
 impl Transport for WorldTransport {
-    async fn put_records<T: Send + Sync>(&self, batch: &Batch<T>) -> Reply {
+    async fn put_records<T: Send + Sync>(&self, batch: &kpl_core::Batch<T>) -> Reply {
         let (stream, records) = (batch.stream().clone(), wire(batch));
         match self.request(|id| Effect::PutRecords { id, stream, records }).await {
             Response::Put(reply) => reply,

@@ -28,6 +28,9 @@ pub(crate) trait Subject {
 
     fn put(&mut self, ticket: u64, record: UserRecord);
 
+    /// Puts records of one stream together.
+    fn put_batch(&mut self, records: Vec<(u64, UserRecord)>);
+
     fn flush(&mut self, number: u64);
 
     fn end(&mut self, end: End);
