@@ -34,6 +34,10 @@ pub(crate) struct Work {
     /// Number of tasks that put, each an equal part of the records
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     pub(crate) tasks: u64,
+    /// Maximum number of outstanding records at full speed [default: 60000; without aggregation 14000, about as many as
+    /// the AWS SDK has in flight]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) outstanding: Option<u64>,
     /// Whether kpl's drivers aggregate records
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub(crate) aggregation_enabled: bool,
@@ -75,6 +79,12 @@ impl Work {
         let start = (n * 61 % 4_096) as usize;
         let data = start..start + self.size as usize;
         if self.own_data { Bytes::copy_from_slice(&source[data]) } else { source.slice(data) }
+    }
+
+    /// Returns the maximum number of outstanding records of one task at full speed.
+    pub(crate) fn outstanding_per_task(&self) -> usize {
+        let default = if self.aggregation_enabled { 60_000 } else { 14_000 };
+        (self.outstanding.unwrap_or(default) / self.tasks).max(1) as usize
     }
 
     /// Returns the number of bytes of a record, data and key.

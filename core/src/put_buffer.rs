@@ -505,7 +505,7 @@ mod tests {
     fn added_records_are_put_behind_those_of_the_buffers() {
         let mut rig = Rig::new(Config::builder());
         assert!(rig.is_buffered(10, 20) && rig.push(1, 20, 21).is_some());
-        let record = |size| (UserRecord::new("events", "k", vec![0; size - 1]).check().unwrap(), ());
+        let record = |size: usize| (UserRecord::new("events", "k", vec![0; size - 1]).check().unwrap(), ());
         let mut batch = VecDeque::from([record(30), record(31), record(40)]);
         rig.drain.add(ms(20), &mut batch, 2);
         let drained = rig.drain_until(AMPLE, ms(20));

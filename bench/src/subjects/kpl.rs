@@ -109,18 +109,14 @@ fn quantiles(histogram: &Histogram<u64>) -> [u64; 3] {
     [0.5, 0.99, 0.999].map(|quantile| histogram.value_at_quantile(quantile))
 }
 
-/// The maximum number of records whose outcome is not awaited yet, of all tasks: less than the limit of the producer, so
-/// that no put waits.
-const OUTCOMES_MAX: u64 = 60_000;
-
-/// Puts as fast as the producer accepts records. Awaits outcomes in order, up to [`OUTCOMES_MAX`] puts later.
+/// Puts as fast as the producer accepts records. Awaits outcomes in order, up to [`Work::outstanding_per_task`] puts later.
 async fn at_full_speed<R: AwsRuntime>(
     producer: &Producer<R>,
     work: &Work,
     source: &Bytes,
     task: u64,
 ) -> anyhow::Result<Latencies> {
-    let outcomes_max = (OUTCOMES_MAX / work.tasks) as usize;
+    let outcomes_max = work.outstanding_per_task();
     // The number of records per sample of the outstanding bytes, which takes a lock.
     let sample_interval = ((1 << 20) / work.record_size()).max(1) as usize;
     let stream = Arc::<str>::from(STREAM);
@@ -151,7 +147,7 @@ async fn batches<R: AwsRuntime>(
     task: u64,
 ) -> anyhow::Result<Latencies> {
     const BATCH: usize = 256;
-    let outcomes_max = OUTCOMES_MAX as usize / work.tasks as usize / BATCH;
+    let outcomes_max = work.outstanding_per_task() / BATCH;
     let stream = Arc::<str>::from(STREAM);
     let mut latencies = Latencies::new()?;
     let mut outcomes: VecDeque<BatchOutcome> = VecDeque::with_capacity(outcomes_max + 1);

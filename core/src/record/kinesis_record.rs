@@ -1,11 +1,10 @@
 //! Kinesis records with their user records, and the batches that are sent to the service.
 
-use alloc::boxed::Box;
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
+use compact_str::CompactString;
 
 use crate::codec::{self, AGGREGATE_PARTITION_KEY, EncodeItem, Encoder, FRAME_SIZE, Placement};
 use crate::record::attempt::FailedAttempts;
@@ -14,7 +13,7 @@ use crate::time::Instant;
 
 /// A user record that is not resolved yet, with its caller's ticket.
 #[derive(Debug)]
-pub(crate) struct Pending<T, K = Box<str>> {
+pub(crate) struct Pending<T, K = CompactString> {
     pub(crate) entry: Entry<K>,
     pub(crate) ticket: T,
     pub(crate) put_at: Instant,
@@ -48,23 +47,23 @@ impl PartitionKey for KeySpan {
 /// caller's string is freed soon after its creation. Strings that are freed much later, by another thread, cost many
 /// times as much.
 #[derive(Debug, Default)]
-pub(crate) struct Keys(String);
+pub(crate) struct Keys(CompactString);
 
 impl Keys {
     pub(crate) fn with_capacity(size: usize) -> Self {
-        Self(String::with_capacity(size))
+        Self(CompactString::with_capacity(size))
     }
 
     pub(crate) fn size(&self) -> usize {
         self.0.len()
     }
 
-    fn push(&mut self, partition_key: Box<str>) -> KeySpan {
+    fn push(&mut self, partition_key: CompactString) -> KeySpan {
         let span = KeySpan { start: self.0.len() as u32, len: partition_key.len() as u32 };
-        if self.0.capacity() == 0 {
+        if self.0.is_empty() && self.0.capacity() <= partition_key.len() {
             // No capacity was reserved: there will be only this key, or an unknown number of keys. So its string is
             // reused.
-            self.0 = partition_key.into_string();
+            self.0 = partition_key;
         } else {
             self.0.push_str(&partition_key);
         }

@@ -6,6 +6,7 @@ use alloc::sync::Arc;
 use core::mem;
 
 use bytes::Bytes;
+use compact_str::CompactString;
 
 use crate::limits;
 use crate::record::hash_key::{HashKeyCache, hash_key, parse_explicit_hash_key};
@@ -69,7 +70,7 @@ impl UserRecord {
     pub fn check(self) -> Result<CheckedRecord, PrepareError> {
         match self.validate() {
             Ok(explicit) => {
-                let (key, hash_key) = (self.partition_key.into_boxed_str(), explicit.unwrap_or(0));
+                let (key, hash_key) = (CompactString::from(self.partition_key), explicit.unwrap_or(0));
                 let entry = Entry::new(key, hash_key, explicit.is_some(), self.data);
                 let prepared = PreparedRecord { entry, stream: self.stream };
                 Ok(CheckedRecord { prepared, hashed: explicit.is_some() })
@@ -257,7 +258,7 @@ impl From<PreparedRecord> for UserRecord {
 
 /// A user record without its stream, as the stream's pipeline has it. `K` is the partition key, or its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry<K = Box<str>> {
+pub(crate) struct Entry<K = CompactString> {
     pub(crate) data: Bytes,
     pub(crate) partition_key: K,
     /// The hash key, big-endian. A byte array needs no alignment, so the struct has no padding for it.
@@ -272,7 +273,7 @@ pub(crate) trait PartitionKey {
     fn size(&self) -> usize;
 }
 
-impl PartitionKey for Box<str> {
+impl PartitionKey for CompactString {
     fn size(&self) -> usize {
         self.len()
     }
@@ -299,7 +300,7 @@ impl<K: PartitionKey> Entry<K> {
 }
 
 impl Entry {
-    pub(crate) fn new(partition_key: Box<str>, hash_key: u128, explicit: bool, data: Bytes) -> Self {
+    pub(crate) fn new(partition_key: CompactString, hash_key: u128, explicit: bool, data: Bytes) -> Self {
         Self { data, partition_key, hash_key: hash_key.to_be_bytes(), explicit }
     }
 
