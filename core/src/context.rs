@@ -10,8 +10,8 @@ use crate::config::Config;
 use crate::outstanding::Outstanding;
 use crate::put_buffer::Room;
 use crate::record::attempt::{AttemptError, code};
-use crate::record::kinesis_record::Pending;
-use crate::record::result::{PutFailure, Resolution};
+use crate::record::kinesis_record::{Packed, Pending};
+use crate::record::result::{PutFailure, Resolution, StoredAt, StoredSingles};
 use crate::record::user_record::PartitionKey;
 use crate::request_slots::RequestSlots;
 use crate::stats::Stats;
@@ -36,6 +36,7 @@ pub(crate) struct Context<T> {
     pub(crate) abandoned: bool,
     /// The number of shards, over all streams, for which puts are checked against the backlog limit.
     pub(crate) long_backlogs: usize,
+    stored_singles: StoredSingles<T>,
     next_description: Instant,
     /// The number of expired user records that are not logged yet.
     expired: usize,
@@ -55,6 +56,7 @@ impl<T> Context<T> {
             closing: false,
             abandoned: false,
             long_backlogs: 0,
+            stored_singles: StoredSingles::default(),
             next_description: Instant::from_nanos(0),
             expired: 0,
             last_error: None,
@@ -94,6 +96,18 @@ impl<T> Context<T> {
 
     pub(crate) fn resolve(&mut self, resolution: Resolution<T>) {
         self.actions.push_back(Action::Resolve(resolution));
+    }
+
+    /// Resolves the user record of a Kinesis record that has no other. Call [`resolve_singles`](Self::resolve_singles)
+    /// after the last one of a reply.
+    pub(crate) fn resolve_single(&mut self, stored_at: StoredAt, user: Packed<T>) {
+        let resolution = self.stored_singles.push(stored_at, user);
+        resolution.into_iter().for_each(|resolution| self.resolve(resolution));
+    }
+
+    pub(crate) fn resolve_singles(&mut self) {
+        let resolution = self.stored_singles.take();
+        resolution.into_iter().for_each(|resolution| self.resolve(resolution));
     }
 
     pub(crate) fn fail(&mut self, stream: &Arc<str>, user: Pending<T>, error: AttemptError) {

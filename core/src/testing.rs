@@ -45,7 +45,7 @@ pub(crate) fn single(
 }
 
 pub(crate) fn tickets<'a>(records: impl IntoIterator<Item = &'a KinesisRecord<usize>>) -> Vec<usize> {
-    records.into_iter().flat_map(|record| &record.users).map(|packed| packed.user.ticket).collect()
+    records.into_iter().flat_map(|record| record.users.iter()).map(|packed| packed.user.ticket).collect()
 }
 
 /// Partition keys, with few and with many different values, and around the lengths where a protobuf length takes

@@ -1,7 +1,9 @@
 //! Kinesis records with their user records, and the batches that are sent to the service.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
+use alloc::vec::{self, Vec};
+use core::ops::{Deref, DerefMut};
+use core::{iter, option, slice};
 
 use bytes::Bytes;
 use compact_str::CompactString;
@@ -141,8 +143,7 @@ pub(crate) struct ShardRef {
 /// It has what the driver needs to send it. [`data`](Self::data) is expensive: drivers call it outside their lock.
 #[derive(Debug)]
 pub struct KinesisRecord<T> {
-    /// Never empty.
-    pub(crate) users: Vec<Packed<T>>,
+    pub(crate) users: Users<T>,
     pub(crate) keys: Keys,
     /// The bytes of the protobuf message, if there is more than one user record.
     message_size: usize,
@@ -154,9 +155,59 @@ pub struct KinesisRecord<T> {
     pub(crate) oldest: Instant,
 }
 
+/// The user records of a Kinesis record: never none. A single one needs no allocation of its own.
+#[derive(Debug)]
+pub(crate) enum Users<T> {
+    Single(Packed<T>),
+    Several(Vec<Packed<T>>),
+}
+
+impl<T> Users<T> {
+    /// Returns `None` if there are none.
+    pub(crate) fn new(mut users: Vec<Packed<T>>) -> Option<Self> {
+        match users.len() {
+            0 | 1 => users.pop().map(Self::Single),
+            _ => Some(Self::Several(users)),
+        }
+    }
+}
+
+impl<T> Deref for Users<T> {
+    type Target = [Packed<T>];
+
+    fn deref(&self) -> &[Packed<T>] {
+        match self {
+            Self::Single(user) => slice::from_ref(user),
+            Self::Several(users) => users,
+        }
+    }
+}
+
+impl<T> DerefMut for Users<T> {
+    fn deref_mut(&mut self) -> &mut [Packed<T>] {
+        match self {
+            Self::Single(user) => slice::from_mut(user),
+            Self::Several(users) => users,
+        }
+    }
+}
+
+impl<T> IntoIterator for Users<T> {
+    type Item = Packed<T>;
+    type IntoIter = iter::Chain<option::IntoIter<Packed<T>>, vec::IntoIter<Packed<T>>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        let (single, several) = match self {
+            Self::Single(user) => (Some(user), Vec::new()),
+            Self::Several(users) => (None, users),
+        };
+        single.into_iter().chain(several)
+    }
+}
+
 impl<T> KinesisRecord<T> {
     pub(crate) fn new(
-        users: Vec<Packed<T>>,
+        users: Users<T>,
         keys: Keys,
         message_size: usize,
         shard: Option<ShardRef>,
@@ -170,7 +221,7 @@ impl<T> KinesisRecord<T> {
     /// Creates a Kinesis record of one user record, as it is.
     pub(crate) fn single(user: Pending<T>, shard: Option<ShardRef>, deadline: Instant, expiry: Instant) -> Self {
         let (mut keys, oldest) = (Keys::default(), user.put_at);
-        let users = alloc::vec![Packed::new(user, 0, &mut keys)];
+        let users = Users::Single(Packed::new(user, 0, &mut keys));
         Self::new(users, keys, 0, shard, deadline, expiry, oldest)
     }
 

@@ -7,7 +7,7 @@ use core::hash::BuildHasher;
 use hashbrown::DefaultHashBuilder;
 
 use crate::codec::{FRAME_SIZE, KeyTables, message_size_max};
-use crate::record::kinesis_record::{Keys, KinesisRecord, Packed, Pending, ShardRef};
+use crate::record::kinesis_record::{Keys, KinesisRecord, Packed, Pending, ShardRef, Users};
 use crate::record::user_record::Entry;
 use crate::time::Instant;
 use crate::time::timers::Timers;
@@ -179,10 +179,7 @@ impl<T> Aggregate<T> {
         }
         let Self { shard, users, keys, message_size, deadline, expiry, oldest, tables, .. } = self;
         tables.into_iter().for_each(|tables| spare.give(tables));
-        if users.is_empty() {
-            return None;
-        }
-        Some(KinesisRecord::new(users, keys, message_size, shard, deadline, expiry, oldest))
+        Users::new(users).map(|users| KinesisRecord::new(users, keys, message_size, shard, deadline, expiry, oldest))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::action::LogEvent;
 use crate::config::Consumers;
 use crate::context::Context;
 use crate::record::attempt::{Attempt, AttemptError, code};
-use crate::record::kinesis_record::{KinesisRecord, Pending, ShardRef};
+use crate::record::kinesis_record::{KinesisRecord, Pending, ShardRef, Users};
 use crate::record::result::{Resolution, StoredAt};
 use crate::record::user_record::PartitionKey;
 use crate::reply::Reply;
@@ -130,6 +130,7 @@ impl<T> Stream<T> {
                 }
             }
         }
+        context.resolve_singles();
         if tally.has(RESOURCE_NOT_FOUND) {
             self.on_stream_not_found(now, context);
         }
@@ -315,7 +316,10 @@ impl<T> Stream<T> {
         let hash_key = record.hash_key();
         let KinesisRecord { users, shard, .. } = record;
         self.count_stored(&stored_at, shard, users.iter().map(|packed| &packed.user), context);
-        context.resolve(Resolution::stored(stored_at, users));
+        match users {
+            Users::Single(user) => context.resolve_single(stored_at, user),
+            Users::Several(users) => context.resolve(Resolution::aggregate(stored_at, users)),
+        }
         self.end_doubt(now, Some(hash_key), context);
     }
 
@@ -481,7 +485,7 @@ impl StoredAt {
 }
 
 fn note_attempt<T>(record: &mut KinesisRecord<T>, now: Instant, sent: Instant, error: &Arc<AttemptError>) {
-    for packed in &mut record.users {
+    for packed in record.users.iter_mut() {
         packed.user.failed.push(Attempt { start: sent, end: now, error: Some(error.clone()) });
     }
 }
