@@ -28,6 +28,9 @@ pub type Producer = kpl_driver::blocking::Producer<AsyncStd>;
 /// The future result of a record. See [`kpl_driver::blocking::Outcome`].
 pub type Outcome = kpl_driver::blocking::Outcome<AsyncStd>;
 
+/// The future results of a batch. See [`kpl_driver::blocking::BatchOutcome`].
+pub type BatchOutcome = kpl_driver::blocking::BatchOutcome<AsyncStd>;
+
 impl kpl_driver::blocking::BlockingRuntime for AsyncStd {
     fn for_threads() -> Self {
         Self::default()

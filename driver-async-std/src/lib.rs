@@ -136,7 +136,9 @@ pub use kpl_driver::core::{
     Attempt, AttemptError, Attempts, Config, ConfigBuilder, ConfigError, Consumers, FailedAttempts, Full, Instant,
     InvalidRecord, Ordering, PutFailure, Receipt, RecordDistribution, RecordResult, ShardName, Stats, UserRecord, code,
 };
-pub use kpl_driver::{FromEnvError, Outcome, PutError, metrics, with_current_profile};
+pub use kpl_driver::{
+    BatchOutcome, BatchRecord, FromEnvError, Outcome, PutBatchError, PutError, Refusal, metrics, with_current_profile,
+};
 
 /// A Kinesis producer on async-std. It is a handle that can be cloned: see [`kpl_driver::Producer`].
 pub type Producer = kpl_driver::Producer<AsyncStd>;

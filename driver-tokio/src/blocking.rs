@@ -37,6 +37,9 @@ pub type Producer = kpl_driver::blocking::Producer<Tokio>;
 /// The future result of a record. See [`kpl_driver::blocking::Outcome`].
 pub type Outcome = kpl_driver::blocking::Outcome<Tokio>;
 
+/// The future results of a batch. See [`kpl_driver::blocking::BatchOutcome`].
+pub type BatchOutcome = kpl_driver::blocking::BatchOutcome<Tokio>;
+
 /// The runtime for threads without one. It is never dropped: that blocks, which async tasks must not do.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     let runtime = Builder::new_multi_thread().worker_threads(2).thread_name("kpl").enable_all().build();

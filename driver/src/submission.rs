@@ -69,6 +69,7 @@ impl SubmissionQueue {
 
     /// Queues a record. Returns the record and its ticket if it may not be queued. Reads the clock while the lane is
     /// locked: see [`BufferDrain::take`].
+    #[expect(clippy::result_large_err, reason = "the record is returned without an allocation")]
     pub(crate) fn submit(
         &self,
         lane: LaneId,

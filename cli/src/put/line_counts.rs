@@ -6,7 +6,7 @@ use kpl_tokio::{PutFailure, RecordResult};
 
 use super::console::Console;
 use super::dead_letter::{Data, DeadLetter, DeadLetters};
-use super::put_lines::{InFlight, Place, Refused};
+use super::put_lines::{Place, Reason, Refused, SentLine};
 use crate::verify::{Comparison, LineResult};
 
 /// The number of different messages shown per error code. Others are only counted.
@@ -42,7 +42,7 @@ impl LineCounts {
     }
 
     /// Records the result of a line that the producer had accepted.
-    pub(crate) fn record(&mut self, line: &InFlight, result: RecordResult) {
+    pub(crate) fn record(&mut self, line: SentLine, result: RecordResult) {
         let result = match result {
             Ok(receipt) => {
                 let is_ambiguous = receipt.attempts().failed().ambiguous() > 0;
@@ -64,15 +64,16 @@ impl LineCounts {
 
     /// Records a line that was never put.
     pub(crate) fn record_refused(&mut self, line: &Refused) {
+        let Reason { code, message, partition_key, data } = &line.reason;
         let letter = DeadLetter {
             source: &self.sources[line.place.source as usize],
             line: line.place.number,
-            code: line.code,
-            message: &line.message,
+            code,
+            message,
             ambiguous: false,
             attempts: 0,
-            partition_key: line.partition_key.as_deref(),
-            data: match &line.data {
+            partition_key: partition_key.as_deref(),
+            data: match data {
                 Ok(data) => Data::new(data),
                 Err(bytes) => Data::Length(*bytes),
             },
@@ -80,7 +81,7 @@ impl LineCounts {
         if let Some(dead_letters) = &mut self.dead_letters {
             dead_letters.write(&letter);
         }
-        self.count_failure(line.place, line.code, &line.message);
+        self.count_failure(line.place, code, message);
         if let Some(comparison) = &mut self.comparison {
             comparison.refused();
         }

@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, stdin};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::{mem, thread};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -113,6 +114,12 @@ pub(crate) fn read(sources: Vec<Source>) -> io::Result<mpsc::Receiver<Input>> {
     Ok(receiver)
 }
 
+/// A line in the buffer of the [`Splitter`].
+enum ReadLine {
+    Data(Range<usize>),
+    TooLong { bytes: u64 },
+}
+
 /// Splits one source into lines.
 struct Splitter<R> {
     reader: BufReader<R>,
@@ -120,35 +127,41 @@ struct Splitter<R> {
     number: u64,
     /// The maximum length of a line that is kept.
     line_len_max: usize,
+    /// The lines of the batch that is being read, without newlines.
     buffer: Vec<u8>,
+    /// The number of bytes of the last batch.
+    last_batch_len: usize,
     /// A read error after lines that have not been returned yet.
     error: Option<io::Error>,
 }
 
 impl<R: Read> Splitter<R> {
     fn new(reader: BufReader<R>, source: u32) -> Self {
-        Self { reader, source, number: 0, line_len_max: limits::RECORD_SIZE_MAX, buffer: Vec::new(), error: None }
+        Self {
+            reader,
+            source,
+            number: 0,
+            line_len_max: limits::RECORD_SIZE_MAX,
+            buffer: Vec::new(),
+            last_batch_len: 0,
+            error: None,
+        }
     }
 
     /// Returns the next lines: at least one, unless the source has ended. Lines of a slow source do not wait for a full
-    /// batch.
+    /// batch. The lines of a batch share one buffer.
     fn next_batch(&mut self) -> Batch {
         if let Some(error) = self.error.take() {
             return Err(self.failed(error));
         }
-        let mut lines = Vec::new();
-        let mut bytes = 0;
-        while lines.len() < BATCH_LINES_MAX && bytes < BATCH_BYTES_MAX {
+        let mut lines: Vec<ReadLine> = Vec::new();
+        self.buffer.reserve(self.last_batch_len);
+        while lines.len() < BATCH_LINES_MAX && self.buffer.len() < BATCH_BYTES_MAX {
             if !lines.is_empty() && !self.reader.buffer().contains(&b'\n') {
                 break;
             }
             match self.next_line() {
-                Ok(Some(line)) => {
-                    if let Content::Data(data) = &line.content {
-                        bytes += data.len();
-                    }
-                    lines.push(line);
-                }
+                Ok(Some(line)) => lines.push(line),
                 Ok(None) => break,
                 Err(error) if lines.is_empty() => return Err(self.failed(error)),
                 Err(error) => {
@@ -157,33 +170,44 @@ impl<R: Read> Splitter<R> {
                 }
             }
         }
-        Ok(lines)
+        self.last_batch_len = self.buffer.len();
+        let (data, source) = (Bytes::from(mem::take(&mut self.buffer)), self.source);
+        let first_number = self.number + 1 - lines.len() as u64;
+        let content = |line| match line {
+            ReadLine::Data(range) => Content::Data(data.slice(range)),
+            ReadLine::TooLong { bytes } => Content::TooLong { bytes },
+        };
+        let numbered = (first_number..).zip(lines.into_iter().map(content));
+        Ok(numbered.map(|(number, content)| Line { source, number, content }).collect())
     }
 
     fn failed(&self, error: io::Error) -> ReadError {
         ReadError { source: self.source, after_line: self.number, error }
     }
 
-    fn next_line(&mut self) -> io::Result<Option<Line>> {
-        self.buffer.clear();
+    /// Appends the next line to the buffer.
+    fn next_line(&mut self) -> io::Result<Option<ReadLine>> {
+        let start = self.buffer.len();
         // A line at the limit and its newline. Without a newline, the last byte shows that the line is too long.
         let read_max = self.line_len_max as u64 + 1;
-        let read = (&mut self.reader).take(read_max).read_until(b'\n', &mut self.buffer)?;
+        let read = (&mut self.reader).take(read_max).read_until(b'\n', &mut self.buffer).inspect_err(|_| {
+            // The part of a line before the error is not put.
+            self.buffer.truncate(start);
+        })?;
         if read == 0 {
             return Ok(None);
         }
         self.number += 1;
-        let content = if self.buffer.last() == Some(&b'\n') {
+        Ok(Some(if self.buffer.last() == Some(&b'\n') {
             self.buffer.pop();
-            Content::Data(Bytes::copy_from_slice(&self.buffer))
-        } else if self.buffer.len() <= self.line_len_max {
-            Content::Data(Bytes::copy_from_slice(&self.buffer)) // the last line, without a newline
+            ReadLine::Data(start..self.buffer.len())
+        } else if self.buffer.len() - start <= self.line_len_max {
+            ReadLine::Data(start..self.buffer.len()) // the last line, without a newline
         } else {
-            let bytes = self.buffer.len() as u64 + self.skip_line()?;
-            self.buffer = Vec::new();
-            Content::TooLong { bytes }
-        };
-        Ok(Some(Line { source: self.source, number: self.number, content }))
+            let bytes = (self.buffer.len() - start) as u64 + self.skip_line()?;
+            self.buffer.truncate(start);
+            ReadLine::TooLong { bytes }
+        }))
     }
 
     /// Skips the rest of a line. Returns the number of skipped bytes, without the newline.

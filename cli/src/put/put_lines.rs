@@ -1,11 +1,13 @@
 //! Puts lines into the producer.
 
+use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use kpl_tokio::{Outcome, Producer, PutError, UserRecord, code};
+use kpl_tokio::{BatchOutcome, BatchRecord, Producer, PutBatchError, Refusal, code};
 use tokio::sync::mpsc;
 
 use super::keys::KeySource;
@@ -22,20 +24,27 @@ pub(crate) struct Place {
     pub(crate) number: u64,
 }
 
-/// A line after its put.
+/// What became of lines that were put.
 #[derive(Debug)]
-pub(crate) enum PutLine {
+pub(crate) enum PutLines {
     InFlight(InFlight),
     Refused(Box<Refused>),
 }
 
-/// A line that the producer has accepted.
+/// Lines that the producer has accepted together.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    pub(crate) place: Place,
-    pub(crate) outcome: Outcome,
+    /// The lines, in the order of the results.
+    pub(crate) lines: Vec<SentLine>,
+    pub(crate) outcome: BatchOutcome,
     /// The time of the put.
     pub(crate) put_at: Instant,
+}
+
+/// A line that the producer has accepted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SentLine {
+    pub(crate) place: Place,
     /// Identifies the line when it is read back; 0 without `--verify`.
     pub(crate) fingerprint: u128,
 }
@@ -44,6 +53,12 @@ pub(crate) struct InFlight {
 #[derive(Debug)]
 pub(crate) struct Refused {
     pub(crate) place: Place,
+    pub(crate) reason: Reason,
+}
+
+/// Why a line cannot be put.
+#[derive(Debug)]
+pub(crate) struct Reason {
     pub(crate) code: &'static str,
     pub(crate) message: String,
     pub(crate) partition_key: Option<String>,
@@ -65,8 +80,8 @@ pub(crate) struct Feeder {
     pub(crate) keys: KeySource,
     pub(crate) fingerprints: bool,
     pub(crate) progress: Arc<Progress>,
-    sender: mpsc::Sender<Vec<PutLine>>,
-    batch: Vec<PutLine>,
+    sender: mpsc::Sender<Vec<PutLines>>,
+    batch: Vec<PutLines>,
     last: Option<Place>,
     ended: bool,
     errors: Vec<ReadError>,
@@ -93,7 +108,7 @@ impl Feeder {
         stream: Arc<str>,
         keys: KeySource,
         fingerprints: bool,
-    ) -> (Self, mpsc::Receiver<Vec<PutLine>>) {
+    ) -> (Self, mpsc::Receiver<Vec<PutLines>>) {
         let (sender, receiver) = mpsc::channel(BATCHES_BUFFERED_MAX);
         let (progress, batch, last, ended, errors) = <_>::default();
         (Self { producer, stream, keys, fingerprints, progress, sender, batch, last, ended, errors }, receiver)
@@ -128,12 +143,7 @@ impl Feeder {
     async fn put(&mut self, input: Input) {
         match input {
             Input::Batch(Ok(lines)) => {
-                for line in lines {
-                    let place = Place { source: line.source, number: line.number };
-                    let line = self.put_line(place, line).await;
-                    self.batch.push(line);
-                    self.last = Some(place);
-                }
+                self.put_lines(lines).await;
                 self.send_batch().await;
             }
             Input::Batch(Err(error)) => self.errors.push(error),
@@ -141,39 +151,100 @@ impl Feeder {
         }
     }
 
-    async fn put_line(&self, place: Place, line: Line) -> PutLine {
-        let refused = |code, message, partition_key, data| {
-            self.progress.refused.fetch_add(1, Ordering::Relaxed);
-            PutLine::Refused(Box::new(Refused { place, code, message, partition_key, data }))
-        };
-        let data = match line.content {
+    async fn put_lines(&mut self, lines: Vec<Line>) {
+        let (mut sent, mut records) = (VecDeque::with_capacity(lines.len()), Vec::with_capacity(lines.len()));
+        for line in lines {
+            let place = Place { source: line.source, number: line.number };
+            match self.record(line.content) {
+                Ok(record) => {
+                    let BatchRecord { partition_key, data, .. } = &record;
+                    let fingerprint = if self.fingerprints { fingerprint(partition_key, data) } else { 0 };
+                    sent.push_back(SentLine { place, fingerprint });
+                    records.push(record);
+                }
+                Err(reason) => {
+                    // The lines before it come first.
+                    self.put_records(mem::take(&mut sent), mem::take(&mut records)).await;
+                    self.refuse(place, reason);
+                }
+            }
+        }
+        self.put_records(sent, records).await;
+    }
+
+    /// Returns the record of a line.
+    fn record(&self, line: Content) -> Result<BatchRecord, Reason> {
+        let data = match line {
             Content::Data(data) => data,
             Content::TooLong { bytes } => {
                 let limit = kpl_core::limits::RECORD_SIZE_MAX;
                 let message = format!("the line has {bytes} bytes, but the limit is {limit}");
-                return refused(code::RECORD_TOO_LARGE, message, None, Err(bytes));
+                return Err(Reason { code: code::RECORD_TOO_LARGE, message, partition_key: None, data: Err(bytes) });
             }
         };
-        let partition_key = match self.keys.key(&data) {
-            Ok(key) => key,
-            Err(message) => return refused("No Key", message, None, Ok(data)),
-        };
-        let fingerprint = if self.fingerprints { fingerprint(&partition_key, &data) } else { 0 };
-        match self.producer.put_record(UserRecord::new(self.stream.clone(), partition_key, data)).await {
-            Ok(outcome) => PutLine::InFlight(InFlight { place, outcome, put_at: Instant::now(), fingerprint }),
-            Err(error) => {
-                let code = if matches!(error, PutError::Closed { .. }) { code::CLOSED } else { "Invalid Record" };
-                let message = error.to_string();
-                let UserRecord { partition_key, data, .. } = error.into_record();
-                refused(code, message, Some(partition_key), Ok(data))
-            }
+        match self.keys.key(&data) {
+            Ok(partition_key) => Ok(BatchRecord::new(partition_key, data)),
+            Err(message) => Err(Reason { code: "No Key", message, partition_key: None, data: Ok(data) }),
         }
+    }
+
+    /// Puts records. Only one of them waits for room at a time, so that all others have their outcome in `self.batch`
+    /// if this is dropped.
+    async fn put_records(&mut self, mut lines: VecDeque<SentLine>, mut records: Vec<BatchRecord>) {
+        while !records.is_empty() {
+            let put = self.producer.try_put_batch(self.stream.clone(), records);
+            let (accepted, refused) = match put {
+                Ok(outcome) => (outcome, None),
+                Err(PutBatchError { accepted, refusal, index, rest, .. }) => (accepted, Some((refusal, index, rest))),
+            };
+            // If a record is invalid by itself, those before it were not put either.
+            let position = |index: usize| index - accepted.len();
+            let refused = refused.map(|(refusal, index, rest)| (refusal, position(index), rest));
+            self.push_accepted(&mut lines, accepted);
+            let Some((refusal, position, rest)) = refused else { return };
+            records = rest;
+            let record = records.remove(position);
+            let Some(line) = lines.remove(position) else { return };
+            let refusal = match refusal {
+                Refusal::Full(_) => {
+                    let put = self.producer.put_batch(self.stream.clone(), [record]).await;
+                    match put {
+                        Ok(outcome) => {
+                            self.push_accepted(&mut VecDeque::from([line]), outcome);
+                            continue;
+                        }
+                        Err(mut error) => (error.refusal, error.rest.pop()),
+                    }
+                }
+                refusal => (refusal, Some(record)),
+            };
+            let (refusal, Some(record)) = refusal else { return };
+            let code = if refusal == Refusal::Closed { code::CLOSED } else { "Invalid Record" };
+            let BatchRecord { partition_key, data, .. } = record;
+            let (message, partition_key) = (refusal.to_string(), Some(partition_key));
+            self.refuse(line.place, Reason { code, message, partition_key, data: Ok(data) });
+        }
+    }
+
+    /// Keeps the outcome of the first of `lines`, which were accepted.
+    fn push_accepted(&mut self, lines: &mut VecDeque<SentLine>, outcome: BatchOutcome) {
+        let lines: Vec<SentLine> = lines.drain(..outcome.len()).collect();
+        if let Some(last) = lines.last() {
+            self.last = Some(last.place);
+            self.batch.push(PutLines::InFlight(InFlight { lines, outcome, put_at: Instant::now() }));
+        }
+    }
+
+    fn refuse(&mut self, place: Place, reason: Reason) {
+        self.progress.refused.fetch_add(1, Ordering::Relaxed);
+        self.last = Some(place);
+        self.batch.push(PutLines::Refused(Box::new(Refused { place, reason })));
     }
 
     async fn send_batch(&mut self) {
         // Reserves first, so that a drop while this waits loses nothing. The collector ends after the feeder.
         if let Ok(permit) = self.sender.reserve().await {
-            permit.send(std::mem::take(&mut self.batch));
+            permit.send(mem::take(&mut self.batch));
         }
     }
 }

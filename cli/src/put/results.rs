@@ -8,9 +8,9 @@ use kpl_tokio::RecordResult;
 use tokio::sync::mpsc;
 
 use super::line_counts::LineCounts;
-use super::put_lines::{InFlight, PutLine};
+use super::put_lines::{InFlight, PutLines, SentLine};
 
-/// The time from a line's put until the lines behind it no longer wait for its result. So a shard that accepts nothing
+/// The time from the put of lines until those behind them no longer wait for their results. So a shard that accepts nothing
 /// does not delay the results of other shards.
 const RESULT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -19,45 +19,48 @@ const RESULT_TIMEOUT: Duration = Duration::from_secs(1);
 const COALESCE: Duration = Duration::from_millis(2);
 
 /// Counts the result of each line, until the feeder has ended and every line has a result.
-pub(crate) async fn collect(mut batches: mpsc::Receiver<Vec<PutLine>>, mut counts: LineCounts) -> LineCounts {
+pub(crate) async fn collect(mut batches: mpsc::Receiver<Vec<PutLines>>, mut counts: LineCounts) -> LineCounts {
     let mut late = FuturesUnordered::new();
     loop {
         let batch = tokio::select! {
             biased;
-            Some((line, result)) = late.next() => {
-                counts.record(&line, result);
+            Some((lines, results)) = late.next() => {
+                record(&mut counts, lines, results);
                 continue;
             }
             batch = batches.recv() => batch,
         };
         let Some(batch) = batch else { break };
-        for line in batch {
-            match line {
-                PutLine::Refused(refused) => counts.record_refused(&refused),
-                PutLine::InFlight(mut line) => match result(&mut line).await {
-                    Some(result) => counts.record(&line, result),
-                    None => late.push(async move {
-                        let result = (&mut line.outcome).await;
-                        (line, result)
-                    }),
+        for lines in batch {
+            match lines {
+                PutLines::Refused(refused) => counts.record_refused(&refused),
+                PutLines::InFlight(mut sent) => match results(&mut sent).await {
+                    Some(results) => record(&mut counts, sent.lines, results),
+                    None => late.push(async move { (sent.lines, sent.outcome.await) }),
                 },
             }
         }
     }
-    while let Some((line, result)) = late.next().await {
-        counts.record(&line, result);
+    while let Some((lines, results)) = late.next().await {
+        record(&mut counts, lines, results);
     }
     counts
 }
 
-/// Waits for the result of a line. Returns `None` after [`RESULT_TIMEOUT`].
-async fn result(line: &mut InFlight) -> Option<RecordResult> {
-    if let Some(result) = line.outcome.try_result() {
-        return Some(result);
+fn record(counts: &mut LineCounts, lines: Vec<SentLine>, results: Vec<RecordResult>) {
+    for (line, result) in lines.into_iter().zip(results) {
+        counts.record(line, result);
     }
-    let result = tokio::time::timeout_at((line.put_at + RESULT_TIMEOUT).into(), &mut line.outcome).await.ok();
-    if result.is_some() {
+}
+
+/// Waits for the results of lines. Returns `None` after [`RESULT_TIMEOUT`].
+async fn results(sent: &mut InFlight) -> Option<Vec<RecordResult>> {
+    if let Some(results) = sent.outcome.try_results() {
+        return Some(results);
+    }
+    let results = tokio::time::timeout_at((sent.put_at + RESULT_TIMEOUT).into(), &mut sent.outcome).await.ok();
+    if results.is_some() {
         tokio::time::sleep(COALESCE).await;
     }
-    result
+    results
 }

@@ -1,6 +1,7 @@
 //! The producer's promises, on Tokio with paused time, against a scripted service.
 
 mod backlog;
+mod batches;
 mod callers;
 mod ends;
 mod metrics;
