@@ -20,9 +20,9 @@ use kpl_emulator::{Emulator, Faults, Options, Server};
 use kpl_suite::Certificates;
 use serde::{Deserialize, Serialize};
 
-use self::setup::{Endpoint, Measured, STREAM};
+use self::setup::{Endpoint, Measured};
 use self::table::Table;
-use self::work::Work;
+use self::work::{STREAM, Work};
 
 /// Measures the cost of a record with kpl, the AWS SDK alone, and a floor: the least work possible.
 ///
@@ -45,7 +45,8 @@ Examples:
   kpl-bench --runtime tokio,tokio-ordered --keys 100    what an order per key costs
   kpl-bench --size 10000000 --records 100 --own-data    large records, and the number of copies in memory
   kpl-bench --hold                                      memory of a million outstanding records
-  kpl-bench --picture bench.svg                         cost by record size, and latency by rate"
+  kpl-bench --picture bench.svg                         cost by record size, and latency by rate
+  kpl-bench --curves curves.svg                         cost by shards, streams, outstanding records and size"
 )]
 struct BenchArgs {
     #[command(flatten)]
@@ -85,11 +86,14 @@ records of each key in order; async-std: kpl-async-std, if it is built in \
     /// second whether memory grows.
     #[arg(long, conflicts_with_all = ["rate", "tasks"])]
     hold: bool,
-    /// Measure several sizes and rates, and write an SVG of cost and latency
+    /// Measure several sizes and rates, and write an SVG of cost, with and without aggregation, and latency
     ///
     /// A run puts 150 MB of data, or for four seconds, but at most --records.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["hold", "size", "rate"])]
     picture: Option<PathBuf>,
+    /// Measure the cost of a record as shards, streams, outstanding records and sizes grow, and write an SVG
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["hold", "size", "rate", "shards", "streams", "picture"])]
+    curves: Option<PathBuf>,
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
@@ -164,9 +168,10 @@ fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let BenchArgs { work, measurement, .. } = args;
-    let rows = match &measurement.picture {
-        Some(file) => sweep::run(file, work, measurement)?,
-        None => {
+    let rows = match (&measurement.picture, &measurement.curves) {
+        (Some(file), _) => sweep::run(file, work, measurement)?,
+        (None, Some(file)) => sweep::curves(file, work, measurement)?,
+        (None, None) => {
             let rows = measure(work, measurement, measurement.latency.unwrap_or_default())?;
             if !measurement.json {
                 print!("{}", Table(&rows));
@@ -183,16 +188,14 @@ fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
 
 /// Measures all subjects. Returns the median run of each.
 fn measure(work: &Work, measurement: &MeasureArgs, latency: Duration) -> anyhow::Result<Vec<Run>> {
-    let all: Vec<Subject> =
-        Subject::value_variants().iter().copied().filter(|subject| *subject != Subject::TokioOrdered).collect();
+    let is_default = |subject: &Subject| !matches!(subject, Subject::TokioOrdered | Subject::TokioBatch);
+    let all: Vec<Subject> = Subject::value_variants().iter().copied().filter(is_default).collect();
     let subjects = if measurement.runtime.is_empty() { &all } else { &measurement.runtime };
-    // The other subjects have no latency per record and no outstanding records.
-    let is_kpl_only = work.rate > 0 || measurement.hold;
+    // The other subjects have no latency per record, no outstanding records, and one stream.
+    let is_kpl_only = work.rate > 0 || work.streams > 1 || measurement.hold;
     // The floor does without TLS.
-    let is_measured = |subject: &Subject| {
-        (!is_kpl_only || subject.is_kpl() && *subject != Subject::TokioBatch)
-            && (measurement.tls.is_none() || !subject.is_floor())
-    };
+    let is_measured =
+        |subject: &Subject| (!is_kpl_only || subject.is_kpl()) && (measurement.tls.is_none() || !subject.is_floor());
     let subjects: Vec<Subject> = subjects.iter().copied().filter(is_measured).collect();
     let mut runs: Vec<Vec<Run>> = subjects.iter().map(|_| Vec::new()).collect();
     for _ in 0..measurement.rounds {
@@ -245,7 +248,11 @@ fn measure_once(subject: Subject, work: &Work, measurement: &MeasureArgs, latenc
     // Keeps few records, so that the emulator's memory stays small.
     let limits = if work.shard_limits { Options::default() } else { Options::unlimited() };
     let emulator = Emulator::new(Options { retain_bytes_max: Some(1 << 20), ..limits });
-    emulator.create_stream(STREAM, work.shards).with_context(|| format!("cannot create {} shards", work.shards))?;
+    for stream in work.stream_names() {
+        emulator
+            .create_stream(&stream, work.shards)
+            .with_context(|| format!("cannot create {} shards", work.shards))?;
+    }
     let mut largest = UpdateMaxRecordSize::default();
     (largest.stream_name, largest.max_record_size_in_kib) = (Some(STREAM.into()), Some(10 << 10));
     let updated = emulator.with(|kinesis, _| kinesis.update_max_record_size(&largest));

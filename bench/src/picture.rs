@@ -2,16 +2,23 @@
 
 use std::fmt::{self, Write};
 
-/// The data of both panels, and the text below them.
+/// Panels side by side, two in a row, and the text below them.
 pub(crate) struct Picture {
-    /// CPU time per record in microseconds, by its size in bytes.
-    pub(crate) cost: Vec<Line>,
-    /// Milliseconds from put to receipt, by records per second.
-    pub(crate) latency: Vec<Line>,
-    pub(crate) latency_title: String,
-    /// The maximum time that a record waits for a shared batch, in milliseconds.
-    pub(crate) buffered: f64,
+    /// What the picture shows, for screen readers.
+    pub(crate) title: &'static str,
+    pub(crate) panels: Vec<Panel>,
     pub(crate) measured_on: String,
+}
+
+/// A diagram of lines. Its x axis is logarithmic.
+pub(crate) struct Panel {
+    /// The title and the subtitle.
+    pub(crate) titles: [String; 2],
+    pub(crate) lines: Vec<Line>,
+    /// A value to draw as a dashed line, and its name.
+    pub(crate) rule: Option<(f64, &'static str)>,
+    /// Whether the y axis is logarithmic, or linear from zero.
+    pub(crate) is_log: bool,
 }
 
 /// A line through points sorted by x, with its name at its end.
@@ -22,9 +29,12 @@ pub(crate) struct Line {
 }
 
 const WIDTH: f64 = 1_000.0;
-const HEIGHT: f64 = 440.0;
+/// The height of a row of panels.
+const ROW_HEIGHT: f64 = 400.0;
 const TOP: f64 = 66.0;
 const BOTTOM: f64 = 360.0;
+/// The first and the last x of the panels of a row.
+const COLUMNS: [(f64, f64); 2] = [(60.0, 380.0), (560.0, 880.0)];
 /// The line height of text, except titles.
 const LINE_HEIGHT: f64 = 15.0;
 /// Attributes that keep text readable over lines.
@@ -34,56 +44,42 @@ const LOG_TICKS: [f64; 2] = [1.0, 3.0];
 
 impl fmt::Display for Picture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = self.panels.len().div_ceil(COLUMNS.len());
+        let height = rows as f64 * ROW_HEIGHT + 40.0;
         writeln!(
             f,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" \
              font-family=\"Helvetica, Arial, sans-serif\" font-size=\"12\" fill=\"#222\">\n\
-             <title>kpl-bench: CPU time per record by its size, and latency by rate</title>\n\
-             <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>"
+             <title>{}</title>\n\
+             <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#fff\"/>",
+            self.title
         )?;
-        let y = Axis::around(values(&self.cost, |point| point.1), BOTTOM, TOP);
-        let cost = Panel {
-            titles: ["CPU time per record", "in microseconds, by bytes of data"],
-            x: Axis::within(values(&self.cost, |point| point.0), 60.0, 400.0),
-            y,
-            rule: None,
-            lines: &self.cost,
-        };
-        cost.draw(f)?;
-        let max = values(&self.latency, |point| point.1).fold(self.buffered, f64::max);
-        let latency = Panel {
-            titles: ["From put to receipt", &format!("in milliseconds, by records per second {}", self.latency_title)],
-            x: Axis::within(values(&self.latency, |point| point.0), 560.0, 900.0),
-            y: Axis::linear(max, BOTTOM, TOP),
-            rule: Some((self.buffered, "record_max_buffered_time")),
-            lines: &self.latency,
-        };
-        latency.draw(f)?;
-        text(f, (20.0, HEIGHT - 22.0), "start", "fill=\"#666\" font-size=\"11\"", &self.measured_on)?;
+        for (place, panel) in self.panels.iter().enumerate() {
+            panel.draw(f, place)?;
+        }
+        text(f, (20.0, height - 22.0), "start", "fill=\"#666\" font-size=\"11\"", &self.measured_on)?;
         writeln!(f, "</svg>")
     }
 }
 
-fn values(lines: &[Line], value: impl Fn(&(f64, f64)) -> f64) -> impl Iterator<Item = f64> {
-    lines.iter().flat_map(|line| &line.points).map(value)
-}
+impl Panel {
+    fn values(&self, value: impl Fn(&(f64, f64)) -> f64) -> impl Iterator<Item = f64> {
+        self.lines.iter().flat_map(|line| &line.points).map(value)
+    }
 
-struct Panel<'a> {
-    /// The title and the subtitle.
-    titles: [&'a str; 2],
-    x: Axis,
-    y: Axis,
-    /// A value to draw as a dashed line, and its name.
-    rule: Option<(f64, &'a str)>,
-    lines: &'a [Line],
-}
-
-impl Panel<'_> {
-    fn draw(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { x, y, .. } = self;
-        let (left, right) = (x.start, x.end);
-        text(f, (left - 40.0, 26.0), "start", "font-size=\"15\" font-weight=\"bold\"", self.titles[0])?;
-        text(f, (left - 40.0, 44.0), "start", "fill=\"#666\"", self.titles[1])?;
+    fn draw(&self, f: &mut fmt::Formatter<'_>, place: usize) -> fmt::Result {
+        let (left, right) = COLUMNS[place % COLUMNS.len()];
+        let above = (place / COLUMNS.len()) as f64 * ROW_HEIGHT;
+        let (top, bottom) = (TOP + above, BOTTOM + above);
+        let x = Axis::within(self.values(|point| point.0), left, right);
+        let y = if self.is_log {
+            Axis::around(self.values(|point| point.1), bottom, top)
+        } else {
+            let rule = self.rule.map_or(0.0, |rule| rule.0);
+            Axis::linear(self.values(|point| point.1).fold(rule, f64::max), bottom, top)
+        };
+        text(f, (left - 40.0, above + 26.0), "start", "font-size=\"15\" font-weight=\"bold\"", &self.titles[0])?;
+        text(f, (left - 40.0, above + 44.0), "start", "fill=\"#666\"", &self.titles[1])?;
         for tick in y.ticks() {
             let at = y.place(tick);
             stroke(f, &[(left, at), (right, at)], "stroke=\"#e4e4e4\"")?;
@@ -91,17 +87,17 @@ impl Panel<'_> {
         }
         for tick in x.ticks() {
             let at = x.place(tick);
-            stroke(f, &[(at, BOTTOM), (at, BOTTOM + 5.0)], "stroke=\"#888\"")?;
-            text(f, (at, BOTTOM + 20.0), "middle", "fill=\"#666\"", &number(tick))?;
+            stroke(f, &[(at, bottom), (at, bottom + 5.0)], "stroke=\"#888\"")?;
+            text(f, (at, bottom + 20.0), "middle", "fill=\"#666\"", &number(tick))?;
         }
-        stroke(f, &[(left, BOTTOM), (right, BOTTOM)], "stroke=\"#888\"")?;
+        stroke(f, &[(left, bottom), (right, bottom)], "stroke=\"#888\"")?;
         if let Some((height, name)) = self.rule {
             let at = y.place(height);
             stroke(f, &[(left, at), (right, at)], "stroke=\"#888\" stroke-dasharray=\"5 4\"")?;
             text(f, (left + 4.0, at - 5.0), "start", &format!("fill=\"#666\" font-size=\"11\" {HALO}"), name)?;
         }
         let mut labels = Vec::new();
-        for Line { name, color, points } in self.lines {
+        for Line { name, color, points } in &self.lines {
             let points: Vec<_> = points.iter().map(|point| (x.place(point.0), y.place(point.1))).collect();
             stroke(f, &points, &format!("stroke=\"{color}\" stroke-width=\"2\" stroke-linejoin=\"round\""))?;
             for (x, y) in &points {
@@ -208,15 +204,30 @@ mod tests {
 
     fn picture() -> Picture {
         let line = |name: &str, points: &[(f64, f64)]| Line { name: name.into(), color: "#000", points: points.into() };
+        let cost = vec![
+            line("AWS SDK <alone>", &[(30.0, 1.1), (30_000.0, 62.0)]),
+            line("kpl-tokio", &[(30.0, 0.6), (30_000.0, 60.0)]),
+            line("floor", &[(30.0, 0.3), (30_000.0, 59.0)]),
+        ];
+        let latency = vec![line("p99", &[(1e3, 121.0), (4e5, 42.0)]), line("p50", &[(1e3, 80.0), (4e5, 41.0)])];
+        let titles = || ["a title".to_owned(), "a subtitle".to_owned()];
         Picture {
-            cost: vec![
-                line("AWS SDK <alone>", &[(30.0, 1.1), (30_000.0, 62.0)]),
-                line("kpl-tokio", &[(30.0, 0.6), (30_000.0, 60.0)]),
-                line("floor", &[(30.0, 0.3), (30_000.0, 59.0)]),
+            title: "a picture",
+            panels: vec![
+                Panel { titles: titles(), lines: cost, rule: None, is_log: true },
+                Panel {
+                    titles: titles(),
+                    lines: latency,
+                    rule: Some((100.0, "record_max_buffered_time")),
+                    is_log: false,
+                },
+                Panel {
+                    titles: titles(),
+                    lines: vec![line("below", &[(1.0, 1.0), (9.0, 2.0)])],
+                    rule: None,
+                    is_log: true,
+                },
             ],
-            latency: vec![line("p99", &[(1e3, 121.0), (4e5, 42.0)]), line("p50", &[(1e3, 80.0), (4e5, 41.0)])],
-            latency_title: "a service".into(),
-            buffered: 100.0,
             measured_on: "2 cores".into(),
         }
     }
@@ -244,9 +255,17 @@ mod tests {
     #[test]
     fn lines_ticks_and_the_rule_have_labels() {
         let svg = picture().to_string();
-        for label in
-            ["kpl-tokio", "AWS SDK &lt;alone>", "floor", "p50", "p99", "record_max_buffered_time", "30,000", "2 cores"]
-        {
+        for label in [
+            "kpl-tokio",
+            "AWS SDK &lt;alone>",
+            "floor",
+            "below",
+            "p50",
+            "p99",
+            "record_max_buffered_time",
+            "30,000",
+            "2 cores",
+        ] {
             assert!(svg.contains(&format!(">{label}</text>")), "{label}");
         }
     }

@@ -11,9 +11,6 @@ use crate::subjects::held::Held;
 use crate::usage::Usage;
 use crate::work::Work;
 
-/// The stream of every run.
-pub(crate) const STREAM: &str = "bench";
-
 /// The results that a child process prints for its parent.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Measured {
@@ -54,9 +51,14 @@ pub(crate) fn client<R: AwsRuntime>(endpoint: &Endpoint) -> anyhow::Result<Clien
     Ok(Client::from_conf(config.build()))
 }
 
-/// Returns the config of a run: the defaults, without rate limits of shards unless they are to be applied.
+/// Returns the config of a run: the defaults, with enough room, and without rate limits of shards unless they are to be
+/// applied.
 pub(crate) fn config(work: &Work) -> ConfigBuilder {
-    let config = Config::builder().aggregation_enabled(work.aggregation_enabled);
+    // So that no put waits.
+    let outstanding = work.outstanding_max() as usize + 10_000;
+    let config = Config::builder()
+        .aggregation_enabled(work.aggregation_enabled)
+        .max_outstanding_records(outstanding.max(Config::default().max_outstanding_records()));
     if work.shard_limits {
         config
     } else {

@@ -1,8 +1,13 @@
 //! The records of a run, the same for all subjects.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use clap::Args;
 use serde::{Deserialize, Serialize};
+
+/// The first stream of every run.
+pub(crate) const STREAM: &str = "bench";
 
 /// The maximum size of a record without its key, in bytes.
 const SIZE_MAX: u64 = (10 << 20) - KEY_SIZE as u64;
@@ -26,6 +31,10 @@ pub(crate) struct Work {
     /// Number of shards of the stream
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub(crate) shards: u32,
+    /// Number of streams that the records go to in turn, each with this number of shards; more than one only for kpl's
+    /// drivers
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) streams: u32,
     /// Records per second; 0: full speed
     ///
     /// With a rate, the latency of kpl's drivers is measured.
@@ -68,6 +77,12 @@ impl Work {
         key
     }
 
+    /// Returns the names of all streams.
+    pub(crate) fn stream_names(&self) -> Vec<Arc<str>> {
+        let name = |n| if n == 0 { STREAM.into() } else { format!("{STREAM}-{n}").into() };
+        (0..self.streams).map(name).collect()
+    }
+
     /// Returns the buffer of all data, for [`Self::data`]. Call it before the measurement starts.
     pub(crate) fn source(&self) -> Bytes {
         (0..self.size + 4_096).map(|n| (n * 7 % 251) as u8).collect::<Vec<u8>>().into()
@@ -83,8 +98,12 @@ impl Work {
 
     /// Returns the maximum number of outstanding records of one task at full speed.
     pub(crate) fn outstanding_per_task(&self) -> usize {
-        let default = if self.aggregation_enabled { 60_000 } else { 14_000 };
-        (self.outstanding.unwrap_or(default) / self.tasks).max(1) as usize
+        (self.outstanding_max() / self.tasks).max(1) as usize
+    }
+
+    /// Returns the maximum number of outstanding records at full speed.
+    pub(crate) fn outstanding_max(&self) -> u64 {
+        self.outstanding.unwrap_or(if self.aggregation_enabled { 60_000 } else { 14_000 })
     }
 
     /// Returns the number of bytes of a record, data and key.

@@ -10,9 +10,9 @@ use kpl_driver::{AwsRuntime, AwsTransport, Outcome, Producer, Transport};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::setup::{Endpoint, Measured, STREAM, client, config};
+use crate::setup::{Endpoint, Measured, client, config};
 use crate::usage::{Start, heap, resident};
-use crate::work::Work;
+use crate::work::{STREAM, Work};
 
 /// Resident memory before, during and after two bursts. The first burst shows the memory of a record. The second shows
 /// whether memory grows, because the allocator keeps some freed memory.

@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use kpl_core::{Ordering, Receipt, RecordResult};
 use kpl_driver::{AwsRuntime, BatchOutcome, Outcome, Producer};
 
-use crate::setup::{Endpoint, Measured, STREAM, client, config};
+use crate::setup::{Endpoint, Measured, client, config};
 use crate::usage::Start;
 use crate::work::Work;
 
@@ -24,8 +24,14 @@ pub(super) async fn run<R: AwsRuntime>(
     in_batches: bool,
 ) -> anyhow::Result<Measured> {
     let producer = Producer::<R>::new(client::<R>(endpoint)?, config(work).ordering(order).build()?);
-    // Opens a connection and reads the shard list before the measurement.
-    producer.put(STREAM, "warm", "up").await?.await?;
+    // Opens a connection and reads the shard lists before the measurement.
+    let mut warm = Vec::new();
+    for stream in work.stream_names() {
+        warm.push(producer.put(stream, "warm", "up").await?);
+    }
+    for outcome in warm {
+        outcome.await?;
+    }
     let source = work.source();
 
     let start = Start::now();
@@ -35,7 +41,7 @@ pub(super) async fn run<R: AwsRuntime>(
         let (sender, receiver) = tokio::sync::oneshot::channel();
         done.push(receiver);
         let put = async move {
-            let put = if work.rate > 0 {
+            let put = if work.rate > 0 && !in_batches {
                 at_rate(&producer, &work, &source, task).await
             } else if in_batches {
                 batches(&producer, &work, &source, task).await
@@ -109,6 +115,24 @@ fn quantiles(histogram: &Histogram<u64>) -> [u64; 3] {
     [0.5, 0.99, 0.999].map(|quantile| histogram.value_at_quantile(quantile))
 }
 
+/// The streams, in turn.
+struct Streams {
+    names: Vec<Arc<str>>,
+    next: usize,
+}
+
+impl Streams {
+    fn new(work: &Work) -> Self {
+        Self { names: work.stream_names(), next: 0 }
+    }
+
+    fn next(&mut self) -> Arc<str> {
+        let name = self.names[self.next].clone();
+        self.next = if self.next + 1 == self.names.len() { 0 } else { self.next + 1 };
+        name
+    }
+}
+
 /// Puts as fast as the producer accepts records. Awaits outcomes in order, up to [`Work::outstanding_per_task`] puts later.
 async fn at_full_speed<R: AwsRuntime>(
     producer: &Producer<R>,
@@ -119,11 +143,11 @@ async fn at_full_speed<R: AwsRuntime>(
     let outcomes_max = work.outstanding_per_task();
     // The number of records per sample of the outstanding bytes, which takes a lock.
     let sample_interval = ((1 << 20) / work.record_size()).max(1) as usize;
-    let stream = Arc::<str>::from(STREAM);
+    let mut streams = Streams::new(work);
     let mut latencies = Latencies::new()?;
     let mut outcomes: VecDeque<Outcome> = VecDeque::with_capacity(outcomes_max + 1);
     for (i, n) in (task..work.records).step_by(work.tasks as usize).enumerate() {
-        outcomes.push_back(producer.put(stream.clone(), work.key(n), work.data(source, n)).await?);
+        outcomes.push_back(producer.put(streams.next(), work.key(n), work.data(source, n)).await?);
         if i % sample_interval == 0 {
             latencies.outstanding = latencies.outstanding.max(producer.outstanding_bytes() as u64);
         }
@@ -148,13 +172,13 @@ async fn batches<R: AwsRuntime>(
 ) -> anyhow::Result<Latencies> {
     const BATCH: usize = 256;
     let outcomes_max = work.outstanding_per_task() / BATCH;
-    let stream = Arc::<str>::from(STREAM);
+    let mut streams = Streams::new(work);
     let mut latencies = Latencies::new()?;
     let mut outcomes: VecDeque<BatchOutcome> = VecDeque::with_capacity(outcomes_max + 1);
     let mut numbers = (task..work.records).step_by(work.tasks as usize).peekable();
     while numbers.peek().is_some() {
         let batch = numbers.by_ref().take(BATCH).map(|n| (work.key(n), work.data(source, n)));
-        outcomes.push_back(producer.put_batch(stream.clone(), batch).await?);
+        outcomes.push_back(producer.put_batch(streams.next(), batch).await?);
         latencies.outstanding = latencies.outstanding.max(producer.outstanding_bytes() as u64);
         if outcomes.len() > outcomes_max
             && let Some(outcome) = outcomes.pop_front()
@@ -176,7 +200,7 @@ async fn at_rate<R: AwsRuntime>(
     source: &Bytes,
     task: u64,
 ) -> anyhow::Result<Latencies> {
-    let (stream, runtime) = (Arc::<str>::from(STREAM), R::default());
+    let (mut streams, runtime) = (Streams::new(work), R::default());
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let waiter = {
         let (done, end) = tokio::sync::oneshot::channel();
@@ -212,7 +236,7 @@ async fn at_rate<R: AwsRuntime>(
             kpl_driver::Runtime::sleep_until(&runtime, kpl_driver::Runtime::now(&runtime) + early).await;
         }
         let since = Instant::now().min(start + due);
-        let outcome = producer.put(stream.clone(), work.key(n), work.data(source, n)).await?;
+        let outcome = producer.put(streams.next(), work.key(n), work.data(source, n)).await?;
         let _ = sender.send((since, outcome));
     }
     drop(sender);

@@ -5,9 +5,9 @@ use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::PutRecordsRequestEntry;
 use tokio::task::JoinSet;
 
-use crate::setup::{Endpoint, Measured, STREAM, client};
+use crate::setup::{Endpoint, Measured, client};
 use crate::usage::Start;
-use crate::work::Work;
+use crate::work::{STREAM, Work};
 
 /// Measures the AWS SDK alone: requests of 500 records, 24 in flight.
 pub(super) async fn run(endpoint: &Endpoint, work: &Work) -> anyhow::Result<Measured> {

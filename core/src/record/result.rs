@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::{self, Vec};
 use core::{fmt, mem, str};
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::attempt::{Attempt, AttemptError, Attempts, FailedAttempts};
 use crate::record::kinesis_record::{Packed, Pending};
@@ -25,7 +25,7 @@ pub type RecordResult = Result<Receipt, Box<PutFailure>>;
 #[derive(Clone)]
 pub struct Receipt {
     /// Shared with other receipts: that of an aggregate, or those of several Kinesis records.
-    stored_at: Arc<Vec<StoredAt>>,
+    stored_at: Arc<SmallVec<[StoredAt; 1]>>,
     place: Place,
     failed: FailedAttempts,
 }
@@ -161,13 +161,13 @@ pub struct Resolution<T>(Resolved<T>);
 enum Resolved<T> {
     /// All user records of an aggregate, or the user records of several Kinesis records that are no aggregates.
     Stored {
-        stored_at: Arc<Vec<StoredAt>>,
+        stored_at: Arc<SmallVec<[StoredAt; 1]>>,
         users: vec::IntoIter<Packed<T>>,
         next: Place,
     },
     /// The remaining user records of a misrouted aggregate, with their positions in it.
     Misrouted {
-        stored_at: Arc<Vec<StoredAt>>,
+        stored_at: Arc<SmallVec<[StoredAt; 1]>>,
         users: vec::IntoIter<(u32, Pending<T>)>,
     },
     Failed(Option<(T, Box<PutFailure>)>),
@@ -175,12 +175,12 @@ enum Resolved<T> {
 
 impl<T> Resolution<T> {
     pub(crate) fn aggregate(stored_at: StoredAt, users: Vec<Packed<T>>) -> Self {
-        let (stored_at, users) = (Arc::new(alloc::vec![stored_at]), users.into_iter());
+        let (stored_at, users) = (Arc::new(smallvec![stored_at]), users.into_iter());
         Self(Resolved::Stored { stored_at, users, next: Place::InAggregate(0) })
     }
 
     pub(crate) fn misrouted(stored_at: StoredAt, users: Vec<(u32, Pending<T>)>) -> Self {
-        Self(Resolved::Misrouted { stored_at: Arc::new(alloc::vec![stored_at]), users: users.into_iter() })
+        Self(Resolved::Misrouted { stored_at: Arc::new(smallvec![stored_at]), users: users.into_iter() })
     }
 
     pub(crate) fn failed(ticket: T, failure: PutFailure) -> Self {
@@ -192,7 +192,7 @@ impl<T> Iterator for Resolution<T> {
     type Item = (T, RecordResult);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let receipt = |stored_at: &Arc<Vec<StoredAt>>, place, ticket, failed| {
+        let receipt = |stored_at: &Arc<SmallVec<[StoredAt; 1]>>, place, ticket, failed| {
             (ticket, Ok(Receipt { stored_at: stored_at.clone(), place, failed }))
         };
         match &mut self.0 {
@@ -226,13 +226,13 @@ impl<T> Iterator for Resolution<T> {
 /// Stored Kinesis records of one user record each, which are resolved together: so they share allocations.
 #[derive(Debug)]
 pub(crate) struct StoredSingles<T> {
-    stored_at: Vec<StoredAt>,
+    stored_at: SmallVec<[StoredAt; 1]>,
     users: Vec<Packed<T>>,
 }
 
 impl<T> Default for StoredSingles<T> {
     fn default() -> Self {
-        Self { stored_at: Vec::new(), users: Vec::new() }
+        Self { stored_at: SmallVec::new(), users: Vec::new() }
     }
 }
 
