@@ -39,6 +39,8 @@ const COLUMNS: [(f64, f64); 2] = [(60.0, 380.0), (560.0, 880.0)];
 const LINE_HEIGHT: f64 = 15.0;
 /// Attributes that keep text readable over lines.
 const HALO: &str = "stroke=\"#fff\" stroke-width=\"3\" paint-order=\"stroke\"";
+/// The maximum number of ticks of an x axis.
+const TICKS_MAX: usize = 6;
 /// The ticks of a logarithmic axis, per power of ten.
 const LOG_TICKS: [f64; 2] = [1.0, 3.0];
 
@@ -85,7 +87,7 @@ impl Panel {
             stroke(f, &[(left, at), (right, at)], "stroke=\"#e4e4e4\"")?;
             text(f, (left - 8.0, at + 4.0), "end", "fill=\"#666\"", &number(tick))?;
         }
-        for tick in x.ticks() {
+        for tick in x.few_ticks() {
             let at = x.place(tick);
             stroke(f, &[(at, bottom), (at, bottom + 5.0)], "stroke=\"#888\"")?;
             text(f, (at, bottom + 20.0), "middle", "fill=\"#666\"", &number(tick))?;
@@ -150,6 +152,15 @@ impl Axis {
     fn place(&self, value: f64) -> f64 {
         let scale = |value: f64| if self.is_log { value.log10() } else { value };
         self.start + (scale(value) - scale(self.from)) / (scale(self.to) - scale(self.from)) * (self.end - self.start)
+    }
+
+    /// Returns the powers of ten if there are many ticks, so that their labels do not overlap.
+    fn few_ticks(&self) -> Vec<f64> {
+        let ticks = self.ticks();
+        if ticks.len() <= TICKS_MAX {
+            return ticks;
+        }
+        decade_multiples(&LOG_TICKS[..1]).filter(|tick| ticks.contains(tick)).collect()
     }
 
     fn ticks(&self) -> Vec<f64> {
@@ -288,6 +299,8 @@ mod tests {
         let linear = Axis::linear(121.0, 0.0, 140.0);
         assert_eq!(linear.ticks(), [0.0, 50.0, 100.0, 150.0]);
         assert_eq!(linear.place(75.0), 70.0);
+        let wide = Axis::within([10.0, 1e6].into_iter(), 0.0, 1.0);
+        assert_eq!(wide.few_ticks(), [10.0, 100.0, 1e3, 1e4, 1e5, 1e6]);
         assert_eq!(
             [0.3, 300.0, 1_000.0, 30_000.0, 1_002_003.0].map(number),
             ["0.3", "300", "1,000", "30,000", "1,002,003"]

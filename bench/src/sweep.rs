@@ -130,9 +130,13 @@ pub(crate) fn curves(file: &Path, work: &Work, measurement: &MeasureArgs) -> any
         let (records, outstanding) = (work.records.min(BYTES / size), Some((BYTES / size).min(14_000)));
         (size as f64, Work { size, records, outstanding, ..work.clone() })
     });
+    // Not more shards or streams than records.
+    let up_to_records = |works: &[(f64, Work)]| -> Vec<(f64, Work)> {
+        works.iter().filter(|(n, _)| *n <= work.records as f64).cloned().collect()
+    };
     let panels = vec![
-        panel("Shards", "shards", shards.to_vec())?,
-        panel("Streams of one shard", "streams", streams.to_vec())?,
+        panel("Shards", "shards", up_to_records(&shards))?,
+        panel("Streams of one shard", "streams", up_to_records(&streams))?,
         panel("Outstanding records", "outstanding records", outstanding.to_vec())?,
         panel("Size", "bytes of data", sizes.to_vec())?,
     ];
