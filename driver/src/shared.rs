@@ -125,7 +125,7 @@ impl Shared {
     /// Puts the first records of a batch of one stream into the state machine: those that need no check of their own.
     /// The others stay in the batch.
     pub(crate) fn put_fitting(&self, batch: &mut VecDeque<(CheckedRecord, Ticket)>) {
-        let bytes = batch.iter().map(|(record, _)| record.size()).sum();
+        let bytes: usize = batch.iter().map(|(record, _)| record.size()).sum();
         let mut combiner = self.submission.combiner();
         let _wake = WakeOnPanic(&self.wake);
         let now = self.drain_lanes(&mut combiner, |room| room.without(batch.len(), bytes));
