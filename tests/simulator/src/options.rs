@@ -261,7 +261,9 @@ impl Options {
                 callers.put_timeout = None;
             }
         }
-        work.batches = one_in(4);
+        // Large bursts of one key show whether batches and single puts stay in order.
+        let batched = if config.ordering && work.burst_max == 2_000 { 1 } else { 4 };
+        work.batches = one_in(batched);
     }
 
     /// Leaves the load as the only trouble: some promises can be judged only where records are sent once.

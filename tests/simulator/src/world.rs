@@ -352,7 +352,7 @@ impl<'u, 'b> World<'u, 'b> {
             } else {
                 self.subject.put(ticket, record);
             }
-            if self.options.work.batches && rng.u32(..50) == 0 {
+            if self.options.work.batches && rng.u32(..20) == 0 {
                 self.subject.put_batch(mem::take(&mut batch));
                 in_batch = rng.bool();
             }
