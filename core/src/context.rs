@@ -36,6 +36,8 @@ pub(crate) struct Context<T> {
     pub(crate) abandoned: bool,
     /// The number of shards, over all streams, for which puts are checked against the backlog limit.
     pub(crate) long_backlogs: usize,
+    /// The number of user records that one shard may have as backlog, before anything is known about them.
+    pub(crate) records_per_backlog: usize,
     stored_singles: StoredSingles<T>,
     next_description: Instant,
     /// The number of expired user records that are not logged yet.
@@ -49,17 +51,18 @@ impl<T> Context<T> {
         Self {
             slots: RequestSlots::new(&config),
             rng: fastrand::Rng::with_seed(config.seed()),
-            config,
             outstanding: Outstanding::default(),
             stats: Stats::default(),
             actions: VecDeque::new(),
             closing: false,
             abandoned: false,
             long_backlogs: 0,
+            records_per_backlog: records_per_backlog(&config),
             stored_singles: StoredSingles::default(),
             next_description: Instant::from_nanos(0),
             expired: 0,
             last_error: None,
+            config,
         }
     }
 
@@ -142,4 +145,18 @@ impl<T> Context<T> {
     pub(crate) fn log(&mut self, event: LogEvent) {
         self.actions.push_back(Action::Log(event));
     }
+}
+
+/// Returns the number of user records that a shard takes within the limit of its backlog, at half its rate, if each
+/// Kinesis record has as few of them as possible.
+fn records_per_backlog(config: &Config) -> usize {
+    let kinesis_records =
+        u128::from(config.rate_limit_records_per_shard()) * config.start_backlog_limit().as_millis() / 2_000;
+    usize::try_from(kinesis_records).unwrap_or(usize::MAX).saturating_mul(user_records_per_kinesis_record(config))
+}
+
+/// Returns how many user records a Kinesis record has at least, as an estimate: with aggregation, each hash key may need one
+/// of its own.
+pub(crate) fn user_records_per_kinesis_record(config: &Config) -> usize {
+    if config.aggregation_enabled() { 3 } else { 1 }
 }

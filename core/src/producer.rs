@@ -193,10 +193,15 @@ impl<T> Producer<T> {
         self.context.room()
     }
 
-    /// Returns the room for records that are put without a check, through put buffers or a drain. There is none while a
-    /// shard has a long backlog, since each put is then checked against `max_shard_backlog`, and none after a close.
+    /// Returns the room for records that are put without a check, through put buffers or a drain. All of them may be for one
+    /// shard, so it is at most what one shard may have as backlog. There is none while a shard has a long backlog, since
+    /// each put is then checked against `max_shard_backlog`, and none after a close.
     pub fn buffer_room(&self) -> Room {
-        if self.context.long_backlogs > 0 || self.context.closing { Room::default() } else { self.context.room() }
+        if self.context.long_backlogs > 0 || self.context.closing {
+            return Room::default();
+        }
+        let Room { records, bytes } = self.context.room();
+        Room { records: records.min(self.context.records_per_backlog), bytes }
     }
 
     /// Returns how many of these records, from the first one on, may be [added to a drain](BufferDrain::add): those that

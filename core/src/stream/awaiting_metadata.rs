@@ -7,6 +7,7 @@ use core::time::Duration;
 use hashbrown::HashMap;
 
 use crate::config::{Config, Ordering, RecordDistribution};
+use crate::context::user_records_per_kinesis_record;
 use crate::put_buffer::Room;
 use crate::record::kinesis_record::Pending;
 use crate::stream::sequencer::assumed_time_of;
@@ -84,8 +85,7 @@ impl<T> AwaitingMetadata<T> {
     /// time is two thirds of what they need then. With the default settings, 22,500 records are
     /// accepted, which one shard takes in 22.5 s.
     fn backlog(&self, config: &Config) -> Duration {
-        let per_kinesis_record = if config.aggregation_enabled() { 3 } else { 1 };
-        let kinesis_records = self.records.len() / per_kinesis_record;
+        let kinesis_records = self.records.len() / user_records_per_kinesis_record(config);
         let rate = RateLimit::of_shard(config);
         let at_half_rate =
             ShardRate::new().time_for(Instant::from_nanos(0), kinesis_records, self.bytes, rate).saturating_mul(2);

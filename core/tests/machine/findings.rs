@@ -235,3 +235,14 @@ fn a_stream_that_waits_for_a_request_may_be_retired() {
     rig.handle_reply(batch, kpl_core::Reply::Records(vec![RecordReply::stored(shard_id(0), "1")]));
     assert_eq!(rig.producer.outstanding_records(), 0);
 }
+
+/// Regression: puts that were not checked, because they were buffered, filled the backlog of a slow shard beyond its limit.
+#[test]
+fn no_more_records_are_buffered_than_a_shard_may_have_as_backlog() {
+    let slow = || Config::builder().rate_limit_records_per_shard(50).max_shard_backlog(Some(200 * MS));
+    let room = |config: ConfigBuilder| Rig::with_shards(config, 1).producer.buffer_room().records;
+    assert_eq!(room(slow().aggregation_enabled(false)), 5, "at half the rate");
+    assert_eq!(room(slow()), 15, "three records in each Kinesis record");
+    assert_eq!(room(Config::builder().aggregation_enabled(false)), 7_500, "15 s");
+    assert_eq!(room(Config::builder().max_outstanding_records(100)), 100);
+}
