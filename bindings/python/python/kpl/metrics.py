@@ -70,7 +70,7 @@ class MetricKey:
         return tuple((name, value) for name, value in pairs if value is not None)
 
 
-def _snapshot(row: _kpl.Snapshot) -> MetricSnapshot:
+def _snapshot(row: _kpl._Snapshot) -> MetricSnapshot:
     name, count, total, minimum, maximum, dimensions, start, end = row
     return MetricSnapshot(name, count, total, minimum, maximum, tuple(dimensions), start, end)
 
