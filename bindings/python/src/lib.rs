@@ -20,7 +20,9 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _kpl {
     #[pymodule_export]
-    use super::codec::{decode_aggregated, encode_aggregated, is_aggregated, md5_hash_key};
+    use super::codec::{
+        decode_aggregated, decode_tags, encode_aggregated, encode_message, is_aggregated, md5_hash_key,
+    };
     #[pymodule_export]
     use super::engine::Engine;
     #[pymodule_export]

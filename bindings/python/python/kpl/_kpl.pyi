@@ -9,17 +9,35 @@ from kpl.config import Config
 
 _T = TypeVar("_T")
 
+__all__ = [
+    "Attempt",
+    "BatchOutcome",
+    "Engine",
+    "Operation",
+    "Outcome",
+    "RecordResult",
+    "Signal",
+    "Wait",
+    "after_fork",
+    "decode_aggregated",
+    "decode_tags",
+    "encode_aggregated",
+    "encode_message",
+    "is_aggregated",
+    "md5_hash_key",
+    "start_logs",
+    "take_logs",
+]
+
 _Snapshot: TypeAlias = tuple[str, int, float, float, float, list[tuple[str, str]], float, float]
 
 @final
-@disjoint_base
 class Signal:
     def __new__(cls) -> Signal: ...
     def fileno(self) -> int: ...
     def take(self) -> list[int]: ...
 
 @final
-@disjoint_base
 class Attempt:
     def __new__(
         cls,
@@ -52,7 +70,6 @@ class Attempt:
     def __hash__(self) -> int: ...
 
 @final
-@disjoint_base
 class RecordResult:
     def __new__(
         cls, success: bool, shard_id: str | None, sequence_number: str | None, attempts: tuple[Attempt, ...]
@@ -79,7 +96,6 @@ class RecordResult:
     def __hash__(self) -> int: ...
 
 @final
-@disjoint_base
 class Wait(Coroutine[Any, Any, _T]):
     def __await__(self) -> Generator[Any, Any, _T]: ...
     def __iter__(self) -> Generator[Any, Any, _T]: ...
@@ -96,7 +112,7 @@ class Wait(Coroutine[Any, Any, _T]):
 class Outcome(Generic[_T]):
     def __new__(cls) -> Outcome[_T]: ...
     @classmethod
-    def __class_getitem__(cls, _item: Any, /) -> Any: ...
+    def __class_getitem__(cls, _item: Any) -> Any: ...
     def is_set(self) -> bool: ...
     def set_value(self, value: _T) -> None: ...
     def set_exception(self, exc: BaseException) -> None: ...
@@ -107,7 +123,6 @@ class Outcome(Generic[_T]):
     def wait_blocking(self, timeout: float | None = None) -> _T | None: ...
 
 @final
-@disjoint_base
 class BatchOutcome:
     def __len__(self) -> int: ...
     def is_set(self) -> bool: ...
@@ -118,14 +133,12 @@ class BatchOutcome:
     def wait_blocking(self, timeout: float | None = None) -> list[RecordResult] | None: ...
 
 @final
-@disjoint_base
 class Operation:
     def watch(self, signal: Signal, token: int) -> bool: ...
     def take(self) -> Any: ...
     def wait(self, timeout: float | None = None) -> bool: ...
 
 @final
-@disjoint_base
 class Engine:
     def __new__(cls, fields: Config, metrics_level: str) -> Engine: ...
     def try_put(
@@ -150,3 +163,7 @@ def md5_hash_key(partition_key: str) -> int: ...
 def encode_aggregated(records: list[tuple[str, bytes, int | None]]) -> bytes: ...
 def decode_aggregated(payload: bytes) -> list[tuple[str, bytes, int | None]]: ...
 def is_aggregated(payload: bytes) -> bool: ...
+def decode_tags(payload: bytes) -> list[list[tuple[str, str | None]]]: ...
+def encode_message(
+    records: list[tuple[tuple[str, bytes, int | None], list[tuple[str, str | None]]]],
+) -> bytes: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ MAGIC: bytes = b"\xf3\x89\x9a\xc2"
 
 @dataclass(slots=True, frozen=True)
 class Tag:
-    """A tag of a record, which the format has and no consumer reads. kpl does not write tags."""
+    """A tag of a record, which the format has and no consumer reads. Producers do not write tags."""
 
     key: str
     value: str | None = None
@@ -33,7 +34,7 @@ class UserRecord:
 
 @dataclass(slots=True, frozen=True)
 class DecodedRecord:
-    """A record of an aggregate. ``tags`` is empty: they are skipped."""
+    """A record of an aggregate."""
 
     partition_key: str
     explicit_hash_key: str | None
@@ -44,21 +45,22 @@ class DecodedRecord:
 def encode_aggregated(records: Sequence[UserRecord]) -> bytes:
     """Return an aggregate of the records, byte for byte as the KPL; the data of a single record as it is.
 
-    Raises ``ValueError`` without records, for an invalid explicit hash key, and for tags.
+    Raises ``ValueError`` without records, and for an invalid explicit hash key.
     """
     if not records:
         raise ValueError("encode_aggregated requires at least one record")
-    if any(record.tags for record in records):
-        raise ValueError("tags must be empty: no consumer reads them")
     if len(records) == 1:
         return records[0].data
 
     def number(text: str | None) -> int | None:
         return None if text is None else parse_explicit_hash_key(text)
 
-    return _kpl.encode_aggregated(
-        [(record.partition_key, record.data, number(record.explicit_hash_key)) for record in records]
-    )
+    plain = [(record.partition_key, record.data, number(record.explicit_hash_key)) for record in records]
+    if not any(record.tags for record in records):
+        return _kpl.encode_aggregated(plain)
+    tags = [[(tag.key, tag.value) for tag in record.tags] for record in records]
+    message = _kpl.encode_message(list(zip(plain, tags, strict=True)))
+    return MAGIC + message + hashlib.md5(message, usedforsecurity=False).digest()
 
 
 def is_aggregated(payload: bytes) -> bool:
@@ -71,7 +73,14 @@ def decode_aggregated(payload: bytes) -> list[DecodedRecord]:
     if not is_aggregated(payload):
         reason = "bad magic number" if len(payload) >= len(MAGIC) + 16 else "payload too short to be an aggregated record"
         raise ValueError(reason)
+    records = _kpl.decode_aggregated(payload)
+    tags = _kpl.decode_tags(payload) or [[]] * len(records)
     return [
-        DecodedRecord(partition_key, None if hash_key is None else str(hash_key), data, ())
-        for partition_key, data, hash_key in _kpl.decode_aggregated(payload)
+        DecodedRecord(
+            partition_key,
+            None if hash_key is None else str(hash_key),
+            data,
+            tuple(Tag(name, value) for name, value in pairs),
+        )
+        for (partition_key, data, hash_key), pairs in zip(records, tags, strict=True)
     ]

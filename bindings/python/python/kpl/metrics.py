@@ -119,6 +119,11 @@ class MetricsManager:
             found[key] = (each.count, each.sum, each.min, each.max)
         return found
 
+    async def flush(self) -> None:
+        """Export the reports that are there. The last one comes when the producer is closed."""
+        if self._engine is not None:
+            await self.export_rest()
+
     async def export_reports(self) -> None:
         """Export each report of the engine, until this is cancelled. The producer calls this."""
         from kpl import _loop

@@ -30,7 +30,7 @@ _GAUGES = frozenset({"UserRecordsPending"})
 class DatadogSink:
     """Sends metrics to Datadog's HTTP API. The keys default to ``DD_API_KEY`` and ``DD_APP_KEY``."""
 
-    __slots__ = ("_api", "_client", "_configuration", "_prefix")
+    __slots__ = ("_client", "_configuration", "_metrics_api", "_prefix")
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class DatadogSink:
                 self._configuration.api_key[name] = key
         self._prefix = metric_prefix
         self._client: Any = None
-        self._api: Any = None
+        self._metrics_api: Any = None
 
     async def __aenter__(self) -> DatadogSink:
         self._client = AsyncApiClient(self._configuration)
         await self._client.__aenter__()
-        self._api = MetricsApi(self._client)
+        self._metrics_api = MetricsApi(self._client)
         return self
 
     async def __aexit__(
@@ -61,13 +61,13 @@ class DatadogSink:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        client, self._client, self._api = self._client, None, None
+        client, self._client, self._metrics_api = self._client, None, None
         if client is not None:
             await client.__aexit__(exc_type, exc, tb)
 
     async def export(self, snapshots: Sequence[MetricSnapshot]) -> None:
         """Send the snapshots."""
-        if self._api is None:
+        if self._metrics_api is None:
             return
         series, distributions = [], []
         for each in snapshots:
@@ -81,6 +81,6 @@ class DatadogSink:
                 point = Point([each.window_end, each.max if is_gauge else each.sum])
                 series.append(Series(metric=name, type="gauge" if is_gauge else "count", points=[point], tags=tags))
         if series:
-            await self._api.submit_metrics(body=MetricsPayload(series=series))
+            await self._metrics_api.submit_metrics(body=MetricsPayload(series=series))
         if distributions:
-            await self._api.submit_distribution_points(body=DistributionPointsPayload(series=distributions))
+            await self._metrics_api.submit_distribution_points(body=DistributionPointsPayload(series=distributions))
