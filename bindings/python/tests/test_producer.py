@@ -287,3 +287,18 @@ def test_a_sink_gets_the_last_metrics(run: Any, config: Any, stream: str) -> Non
     assert all("shard" in dict(snapshot.dimensions) for snapshot in put)
     received = sink.by_name("UserRecordsReceived")
     assert sum(snapshot.count for snapshot in received) == 500
+
+
+def test_the_operator_s_events_are_logged(config: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with kpl.Producer(config()) as producer:
+            outcome = await producer.put_record(stream="another-missing-stream", partition_key="k", data=b"x")
+            assert not (await outcome.wait()).success
+        for _ in range(100):
+            if "another-missing-stream" in caplog.text:
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError("no event is logged")
+
+    asyncio.run(main())
+    assert {record.name for record in caplog.records if "another-missing" in record.getMessage()} == {"kpl"}
