@@ -100,26 +100,23 @@ fn batch_error(error: &PutBatchError) -> PyErr {
 
 #[pymethods]
 impl Engine {
-    /// Creates a producer. Waits until the settings are loaded, which may need a request.
-    #[new]
-    fn new(py: Python<'_>, fields: Fields, metrics_level: &str) -> PyResult<Self> {
+    /// Starts a producer: loads the settings, which may need a request. The operation returns it.
+    #[staticmethod]
+    fn start(fields: Fields, metrics_level: &str) -> PyResult<Operation> {
         let level = match metrics_level {
             "none" => MetricsLevel::None,
             "summary" => MetricsLevel::Summary,
             _ => MetricsLevel::Detailed,
         };
         let config = fields.config(level)?;
-        let handle = runtime::handle()?;
-        py.detach(|| {
-            let sdk_config = handle.block_on(fields.sdk_config())?;
-            let _runtime = handle.enter();
-            let producer = Producer::from_sdk_config(&sdk_config, config);
+        Operation::start(async move {
+            let producer = Producer::from_sdk_config(&fields.sdk_config().await?, config);
             let reports = Arc::new(Reports::default());
             if level != MetricsLevel::None {
                 producer.export_metrics_to(reports.clone());
             }
             let last_stream = Mutex::new("".into());
-            Ok(Self { producer: Some(producer), forks: runtime::forks(), last_stream, reports })
+            Ok(Value::Engine(Self { producer: Some(producer), forks: runtime::forks(), last_stream, reports }))
         })
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
+use crate::engine::Engine;
 use crate::outcome::{BatchOutcome, Outcome};
 use crate::signal::{Signal, Watchers};
 use crate::{lock, runtime};
@@ -16,6 +17,7 @@ pub(crate) enum Value {
     Nothing,
     Outcome(kpl_tokio::Outcome),
     BatchOutcome(kpl_tokio::BatchOutcome),
+    Engine(Engine),
 }
 
 impl Value {
@@ -24,6 +26,7 @@ impl Value {
         Ok(match self {
             Self::Nothing => py.None(),
             Self::Outcome(outcome) => Py::new(py, Outcome::of_record(outcome))?.into_any(),
+            Self::Engine(engine) => Py::new(py, engine)?.into_any(),
             Self::BatchOutcome(outcome) => Py::new(py, BatchOutcome::new(outcome))?.into_any(),
         })
     }

@@ -1,7 +1,6 @@
 //! Outcomes: the future results of records.
 
 use std::future::Future;
-use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
@@ -33,7 +32,7 @@ enum State {
     /// Created by Python code, and not set.
     Open,
     /// The result of a record. Its object is created when it is looked at.
-    Result(Option<Box<Result>>),
+    Result(Box<Result>),
     Value(Py<PyAny>),
     Error(PyErr),
 }
@@ -49,20 +48,26 @@ impl Outcome {
         if let State::Record(outcome) = &mut *state
             && let Some(result) = outcome.try_result()
         {
-            *state = State::Result(Some(Box::new(result)));
+            *state = State::Result(Box::new(result));
         }
         state
     }
 
     /// Returns the value, or `None` if there is none yet.
     fn value(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
-        let mut state = self.state();
-        if let State::Result(result) = &mut *state
-            && let Some(result) = result.take()
-        {
-            *state = State::Value(Py::new(py, RecordResult::of_record(*result))?.into_any());
+        let result = match &*self.state() {
+            State::Result(result) => Some(result.clone()),
+            _ => None,
+        };
+        if let Some(result) = result {
+            // Without the lock: creating an object may run any code of Python.
+            let value = Py::new(py, RecordResult::of_record(*result))?.into_any();
+            let mut state = self.state();
+            if matches!(*state, State::Result(_)) {
+                *state = State::Value(value);
+            }
         }
-        match &*state {
+        match &*self.state() {
             State::Value(value) => Ok(Some(value.clone_ref(py))),
             State::Error(error) => Err(error.clone_ref(py)),
             State::Record(_) if self.forks != runtime::forks() => Err(PyRuntimeError::new_err(
@@ -135,7 +140,7 @@ impl Outcome {
         if let State::Record(outcome) = &mut *state {
             let waker = Waker::from(self.watchers.clone());
             if let Poll::Ready(result) = Pin::new(outcome).poll(&mut Context::from_waker(&waker)) {
-                *state = State::Result(Some(Box::new(result)));
+                *state = State::Result(Box::new(result));
                 return Ok(false);
             }
         }
@@ -153,7 +158,7 @@ impl Outcome {
             if let State::Record(outcome) = &mut *state
                 && let Poll::Ready(result) = Pin::new(outcome).poll(cx)
             {
-                *state = State::Result(Some(Box::new(result)));
+                *state = State::Result(Box::new(result));
             }
             !matches!(*state, State::Open | State::Record(_))
         })?;
@@ -257,12 +262,20 @@ impl BatchOutcome {
         if !self.is_set() {
             return Ok(None);
         }
-        let mut state = lock(&self.state);
-        if let BatchState::Results(results) = &mut *state {
-            let results: Vec<RecordResult> = mem::take(results).into_iter().map(RecordResult::of_record).collect();
-            *state = BatchState::List(results.into_pyobject(py)?.into_any().unbind());
+        let results = match &*lock(&self.state) {
+            BatchState::Results(results) => Some(results.clone()),
+            _ => None,
+        };
+        if let Some(results) = results {
+            // Without the lock: creating an object may run any code of Python.
+            let results: Vec<RecordResult> = results.into_iter().map(RecordResult::of_record).collect();
+            let list = results.into_pyobject(py)?.into_any().unbind();
+            let mut state = lock(&self.state);
+            if matches!(*state, BatchState::Results(_)) {
+                *state = BatchState::List(list);
+            }
         }
-        Ok(match &*state {
+        Ok(match &*lock(&self.state) {
             BatchState::List(list) => Some(list.clone_ref(py)),
             _ => None,
         })

@@ -140,7 +140,8 @@ class Operation:
 
 @final
 class Engine:
-    def __new__(cls, fields: Config, metrics_level: str) -> Engine: ...
+    @staticmethod
+    def start(fields: Config, metrics_level: str) -> Operation: ...
     def try_put(
         self, stream: str, partition_key: str, data: bytes, explicit_hash_key: str | None
     ) -> Outcome[RecordResult] | None: ...

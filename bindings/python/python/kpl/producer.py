@@ -57,10 +57,10 @@ def check(partition_key: str, tags: tuple[Tag, ...]) -> None:
         raise ValueError("tags must be empty: no consumer reads them")
 
 
-def engine(config: Config) -> _kpl.Engine:
-    """Create the engine of a producer."""
+def start(config: Config) -> _kpl.Operation:
+    """Start the engine of a producer, which the operation returns."""
     _start_logs()
-    return _kpl.Engine(config, config.metrics_level.value)
+    return _kpl.Engine.start(config, config.metrics_level.value)
 
 
 class Producer:
@@ -82,7 +82,7 @@ class Producer:
         self._export: _loop.Task | None = None
 
     async def __aenter__(self) -> Producer:
-        self._engine = engine(self._config)
+        self._engine = cast(_kpl.Engine, await _loop.finish(start(self._config)))
         self._metrics.attach(self._engine)
         if self._config.metrics_level is not MetricsLevel.NONE:
             await self._metrics.sink.__aenter__()

@@ -13,7 +13,7 @@ from kpl.aggregation import Tag
 from kpl.config import Config
 from kpl.metrics import MetricsLevel, MetricsManager
 from kpl.outcome import BatchOutcome, Outcome
-from kpl.producer import check, engine
+from kpl.producer import check, start
 from kpl.result import RecordResult
 
 __all__ = ["SyncOutcome", "SyncOutcomeCancelled", "SyncProducer"]
@@ -87,9 +87,11 @@ class SyncProducer:
 
     def __enter__(self) -> SyncProducer:
         _refuse_in_loop()
-        self._engine = engine(self._config)
+        started = start(self._config)
+        started.wait()
+        self._engine = started.take()
         if self._config.metrics_level is not MetricsLevel.NONE:
-            self._start_exporter(self._engine)
+            self._start_exporter(cast(_kpl.Engine, self._engine))
         self._entered = True
         return self
 
