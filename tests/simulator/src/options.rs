@@ -259,10 +259,12 @@ impl Options {
                 (config.records_per_second, config.bytes_per_second) = (1_000, 1 << 20);
                 (config.buffered, config.ttl, config.max_shard_backlog) = (ms(100), ms(30_000), None);
                 callers.put_timeout = None;
+                // Puts are buffered only if the next turn of the drive loop is near.
+                work.pause_max = ms(200);
             }
         }
         // Large bursts of one key show whether batches and single puts stay in order.
-        let batched = if config.ordering && work.burst_max == 2_000 { 1 } else { 4 };
+        let batched = if config.ordering && work.burst_max == 2_000 { 2 } else { 4 };
         work.batches = one_in(batched);
     }
 
