@@ -206,6 +206,8 @@ def test_a_fork_has_a_clear_error_and_its_own_producer(kinesis: Any, stream: str
     script = ENGINE + """
     with kpl.SyncProducer(config) as parent:
         outcome = parent.put_record(stream=sys.argv[2], partition_key="k", data=b"parent")
+        outcome.wait(10)
+        time.sleep(0.5)     # no thread is in the middle of something
         child = os.fork()
         if child == 0:
             try:
