@@ -1,10 +1,13 @@
 //! The state machine: events in, actions out.
 
+mod lingering;
+
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use core::time::Duration;
 
+use self::lingering::LingeringCheck;
 use crate::action::{Action, DescribeStreamRequest, ListShardsRequest};
 use crate::config::Config;
 use crate::context::Context;
@@ -69,20 +72,6 @@ pub struct Producer<T> {
     lingering_check: LingeringCheck,
 }
 
-/// The last check by [`Producer::send_lingering`], and the reasons for the next one.
-#[derive(Clone, Copy, Debug)]
-struct LingeringCheck {
-    at: Instant,
-    /// The user records and bytes that had been accepted.
-    records_put: u64,
-    bytes_put: u64,
-    /// Whether anything has changed since then.
-    is_stale: bool,
-    /// The size of the last record that was refused because the producer was full. `None` if one was accepted since, or
-    /// there is room for it.
-    refused_size: Option<usize>,
-}
-
 /// The error of [`Producer::put`], with the record and its ticket.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -132,13 +121,7 @@ impl<T> Producer<T> {
             is_refresh_next: true,
             close_at: None,
             bytes_put: 0,
-            lingering_check: LingeringCheck {
-                at: now,
-                records_put: 0,
-                bytes_put: 0,
-                is_stale: false,
-                refused_size: None,
-            },
+            lingering_check: LingeringCheck::new(now),
         }
     }
 
@@ -155,7 +138,7 @@ impl<T> Producer<T> {
         }
         let size = record.size();
         if let Some(full) = self.full(size) {
-            self.lingering_check.refused_size = Some(size);
+            self.lingering_check.note_refused(size);
             self.send_lingering_for_put(now);
             return Err(PutError::Full { full, record, ticket });
         }
@@ -232,7 +215,7 @@ impl<T> Producer<T> {
         self.latest_put = put_at;
         context.stats.user_records_put += 1;
         self.bytes_put += size as u64;
-        (self.lingering_check.is_stale, self.lingering_check.refused_size) = (true, None);
+        self.lingering_check.note_accepted();
         let generation = context.outstanding.admit(put_at, size);
         let user = Pending { entry: record.entry, ticket, put_at, generation, failed: FailedAttempts::default() };
         let deadline = put_at + max_wait;
@@ -242,45 +225,6 @@ impl<T> Producer<T> {
         }
         if stream.accept(now, user, deadline, context) == FollowUp::Send {
             self.send(now, index);
-        }
-    }
-
-    /// [Sends lingering records](Self::send_lingering) after a put was refused because the producer is full.
-    ///
-    /// A check takes time for each stream and shard. So while requests are in flight, there is at most one for each quarter
-    /// of the limits that was accepted, and for each [`RELEASE_INTERVAL`]; replies cause one, too.
-    fn send_lingering_for_put(&mut self, now: Instant) {
-        let (LingeringCheck { at, records_put, bytes_put, is_stale, .. }, config) =
-            (self.lingering_check, &self.context.config);
-        let has_accepted_quarter = self.context.stats.user_records_put - records_put
-            >= config.max_outstanding_records() as u64 / 4
-            || self.bytes_put - bytes_put >= config.max_outstanding_bytes() as u64 / 4;
-        let is_nothing_in_flight = self.context.slots.put_records() == 0;
-        if is_stale && (is_nothing_in_flight || has_accepted_quarter || now >= at + RELEASE_INTERVAL) {
-            self.send_lingering(now);
-        }
-    }
-
-    /// Sends records that linger, which means that they wait only for others, to share an aggregate or a request with
-    /// them: while the producer is full, no others come. Does so if they are half of all that the producer may hold, or
-    /// if no request is in flight.
-    fn send_lingering(&mut self, now: Instant) {
-        let (records_put, bytes_put) = (self.context.stats.user_records_put, self.bytes_put);
-        self.lingering_check =
-            LingeringCheck { at: now, records_put, bytes_put, is_stale: false, ..self.lingering_check };
-        let (mut records, mut bytes) = (0, 0);
-        for stream in self.streams.iter_mut() {
-            let lingering = stream.lingering();
-            (records, bytes) = (records + lingering.0, bytes + lingering.1);
-        }
-        let config = &self.context.config;
-        let is_half = records >= config.max_outstanding_records().div_ceil(2)
-            || bytes >= config.max_outstanding_bytes().div_ceil(2);
-        if records > 0 && (is_half || self.context.slots.put_records() == 0) {
-            for index in self.streams.numbers() {
-                self.streams.get_mut(index).stop_lingering(now, &mut self.context);
-                self.send(now, index);
-            }
         }
     }
 
@@ -600,11 +544,7 @@ impl<T> Producer<T> {
 
     /// Adds the actions for flushes that are complete and for metrics that are due, after an event.
     fn finish(&mut self, now: Instant) {
-        self.lingering_check.is_stale = true;
-        match self.lingering_check.refused_size {
-            Some(size) if self.full(size).is_some() => self.send_lingering(now),
-            _ => self.lingering_check.refused_size = None,
-        }
+        self.send_lingering_after_event(now);
         while let Some(flush) = self.context.outstanding.pop_flushed() {
             self.context.actions.push_back(Action::FlushDone(flush));
         }

@@ -297,8 +297,9 @@ impl<T> BufferDrain<T> {
 
     /// Puts the added records that are not put yet back in front of `batch`.
     pub fn take_back(&mut self, batch: &mut VecDeque<(CheckedRecord, T)>) {
-        self.added.append(batch);
-        mem::swap(&mut self.added, batch);
+        while let Some(record) = self.added.pop_back() {
+            batch.push_front(record);
+        }
     }
 
     /// Hashes the partition keys of all records, several at once.

@@ -121,7 +121,7 @@ impl BatchSlot {
 }
 
 impl BatchOutcome {
-    /// Creates an outcome without records. [`expect`](Self::expect) sets their number.
+    /// Creates an outcome without records. [`set_len`](Self::set_len) sets their number.
     fn new() -> Self {
         let state = State { results: Vec::new(), unresolved: 0, waker: None, is_taken: false };
         Self { slots: Arc::new(Slots(Mutex::new(state))), len: 0 }
@@ -133,7 +133,7 @@ impl BatchOutcome {
     }
 
     /// Sets the number of records. Call it before a ticket is used or dropped.
-    fn expect(&mut self, len: usize) {
+    fn set_len(&mut self, len: usize) {
         self.len = len;
         let mut state = lock(&self.slots.0);
         state.results.resize_with(len, || None);
@@ -305,7 +305,7 @@ impl WaitingBatch {
             match record.into().of_stream(stream.clone()).check() {
                 Ok(record) => checked.push_back((record, outcome.ticket(checked.len()))),
                 Err(error) => {
-                    outcome.expect(checked.len());
+                    outcome.set_len(checked.len());
                     let index = checked.len();
                     let before = checked.into_iter().map(|(record, _)| UserRecord::from(record).into());
                     let rest = before.chain([(*error.record).into()]).chain(records.map(Into::into)).collect();
@@ -314,7 +314,7 @@ impl WaitingBatch {
                 }
             }
         }
-        outcome.expect(checked.len());
+        outcome.set_len(checked.len());
         Ok(Self { outcome, first: None, rest: checked })
     }
 

@@ -125,10 +125,14 @@ impl Shared {
     /// Puts the first records of a batch of one stream into the state machine: those that need no check of their own.
     /// The others stay in the batch.
     pub(crate) fn put_fitting(&self, batch: &mut VecDeque<(CheckedRecord, Ticket)>) {
-        let bytes: usize = batch.iter().map(|(record, _)| record.size()).sum();
         let mut combiner = self.submission.combiner();
         let _wake = WakeOnPanic(&self.wake);
-        let now = self.drain_lanes(&mut combiner, |room| room.without(batch.len(), bytes));
+        // Looks at no more records than there is room for: of a batch that waits, this is called again and again.
+        let reserve = |room: Room| {
+            let fitting = batch.iter().take(room.records);
+            fitting.fold(room, |room, (record, _)| room.without(1, record.size()))
+        };
+        let now = self.drain_lanes(&mut combiner, reserve);
         let fitting = self.lock().core.fitting(batch.iter().map(|(record, _)| record));
         // A put that waits for its shard is not overtaken.
         if fitting > 0 && self.shard_queues.is_empty() {
