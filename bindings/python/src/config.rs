@@ -70,7 +70,6 @@ fn whole(field: &str, value: f64) -> PyResult<u64> {
 impl Fields {
     /// Returns the settings of the producer.
     pub(crate) fn config(&self, level: MetricsLevel) -> PyResult<Config> {
-        let rate = |field, value| whole(field, value);
         let config = Config::builder()
             .aggregation_enabled(self.aggregation_enabled)
             .aggregation_max_count(self.aggregation_max_count)
@@ -79,11 +78,11 @@ impl Fields {
             .record_ttl(milliseconds("record_ttl_ms", self.record_ttl_ms)?)
             .collection_max_count(self.collection_max_count)
             .collection_max_size(self.collection_max_size)
-            .rate_limit_records_per_shard(rate(
+            .rate_limit_records_per_shard(whole(
                 "rate_limit_records_per_sec_per_shard",
                 self.rate_limit_records_per_sec_per_shard,
             )?)
-            .rate_limit_bytes_per_shard(rate(
+            .rate_limit_bytes_per_shard(whole(
                 "rate_limit_bytes_per_sec_per_shard",
                 self.rate_limit_bytes_per_sec_per_shard,
             )?)
@@ -129,7 +128,8 @@ impl Fields {
         if let Some(profile) = &self.profile {
             loader = loader.profile_name(profile);
         }
-        if let (Some(id), Some(secret)) = (&self.aws_access_key_id, &self.aws_secret_access_key) {
+        let keys = self.aws_access_key_id.as_ref().zip(self.aws_secret_access_key.as_ref());
+        if let Some((id, secret)) = keys {
             let token = self.aws_session_token.clone();
             loader = loader.credentials_provider(Credentials::new(id, secret, token, None, "kpl.Config"));
         }
@@ -139,7 +139,6 @@ impl Fields {
                 "no AWS region is set: set region, AWS_REGION, or region in the profile",
             ));
         }
-        let has_keys = self.aws_access_key_id.is_some();
-        Ok(if has_keys { config } else { kpl_tokio::with_current_profile(config, self.profile.as_deref()) })
+        Ok(if keys.is_some() { config } else { kpl_tokio::with_current_profile(config, self.profile.as_deref()) })
     }
 }

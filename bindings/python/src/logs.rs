@@ -77,6 +77,10 @@ pub(crate) fn start_logs(signal: &Signal, token: u64) {
     // An error means that this was called before.
     let _ = tracing::subscriber::set_global_default(Kept);
     WATCHERS.add(signal, token);
+    // An event may have come before.
+    if !lock(&EVENTS).is_empty() {
+        WATCHERS.notify();
+    }
 }
 
 /// Removes and returns the events: level and message.

@@ -2,8 +2,7 @@
 
 use std::future::Future;
 use std::mem;
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use pyo3::prelude::*;
 
@@ -32,16 +31,12 @@ impl Value {
     }
 }
 
-/// The time between two checks for signals, such as that of Ctrl-C, while a thread waits.
-const SIGNALS_CHECKED: Duration = Duration::from_millis(100);
-
 /// An operation that runs on the runtime.
 #[pyclass(frozen, module = "kpl")]
 pub(crate) struct Operation(Arc<Shared>);
 
 struct Shared {
     value: Mutex<State>,
-    ended: Condvar,
     watchers: Watchers,
 }
 
@@ -60,7 +55,6 @@ impl End {
         if matches!(*state, State::Running) {
             *state = State::Ended(value);
             drop(state);
-            self.0.ended.notify_all();
             self.0.watchers.notify();
         }
     }
@@ -75,11 +69,7 @@ impl Drop for End {
 impl Operation {
     /// Starts an operation.
     pub(crate) fn start(operation: impl Future<Output = PyResult<Value>> + Send + 'static) -> PyResult<Self> {
-        let shared = Arc::new(Shared {
-            value: Mutex::new(State::Running),
-            ended: Condvar::new(),
-            watchers: Watchers::default(),
-        });
+        let shared = Arc::new(Shared { value: Mutex::new(State::Running), watchers: Watchers::default() });
         let end = End(shared.clone());
         runtime::handle()?.spawn(async move { end.set(operation.await) });
         Ok(Self(shared))
@@ -110,34 +100,6 @@ impl Operation {
     /// Waits until the operation has ended, at most for `timeout` seconds. Returns whether it has.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        wait(py, timeout, |time| {
-            let state = lock(&self.0.value);
-            let ended = self.0.ended.wait_timeout_while(state, time, |state| matches!(state, State::Running));
-            ended.is_ok_and(|(state, _)| !matches!(*state, State::Running))
-        })
-    }
-}
-
-/// Calls `wait_for`, which waits for a time and returns whether something has happened, until it has, for at most
-/// `timeout` seconds. Checks for signals.
-pub(crate) fn wait(
-    py: Python<'_>,
-    timeout: Option<f64>,
-    mut wait_for: impl FnMut(Duration) -> bool + Send,
-) -> PyResult<bool> {
-    let deadline = timeout.and_then(|seconds| {
-        let timeout = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
-        std::time::Instant::now().checked_add(timeout)
-    });
-    loop {
-        let left = deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(std::time::Instant::now()));
-        let step = left.min(SIGNALS_CHECKED);
-        if py.detach(|| wait_for(step)) {
-            return Ok(true);
-        }
-        py.check_signals()?;
-        if left <= step {
-            return Ok(false);
-        }
+        self.0.watchers.wait(py, timeout, || !matches!(*lock(&self.0.value), State::Running))
     }
 }

@@ -2,9 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::task::{Context, Poll, Waker};
 
 use kpl_tokio::RecordResult as Result;
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
@@ -12,7 +11,6 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
-use crate::operation::wait;
 use crate::result::RecordResult;
 use crate::signal::{Signal, Watchers};
 use crate::{lock, runtime};
@@ -21,7 +19,8 @@ use crate::{lock, runtime};
 #[pyclass(frozen, subclass, module = "kpl")]
 pub(crate) struct Outcome {
     state: Mutex<State>,
-    watchers: Arc<Watchers>,
+    /// Those who wait. Created for the first of them: most outcomes have their result when they are awaited.
+    watchers: OnceLock<Arc<Watchers>>,
     /// See [`runtime::forks`].
     forks: u64,
 }
@@ -32,14 +31,14 @@ enum State {
     /// Created by Python code, and not set.
     Open,
     /// The result of a record. Its object is created when it is looked at.
-    Result(Box<Result>),
+    Result(Result),
     Value(Py<PyAny>),
     Error(PyErr),
 }
 
 impl Outcome {
     pub(crate) fn of_record(outcome: kpl_tokio::Outcome) -> Self {
-        Self { state: Mutex::new(State::Record(outcome)), watchers: Arc::default(), forks: runtime::forks() }
+        Self { state: Mutex::new(State::Record(outcome)), watchers: OnceLock::new(), forks: runtime::forks() }
     }
 
     /// Returns the state, with the result of the record if there is one yet.
@@ -48,7 +47,7 @@ impl Outcome {
         if let State::Record(outcome) = &mut *state
             && let Some(result) = outcome.try_result()
         {
-            *state = State::Result(Box::new(result));
+            *state = State::Result(result);
         }
         state
     }
@@ -61,7 +60,7 @@ impl Outcome {
         };
         if let Some(result) = result {
             // Without the lock: creating an object may run any code of Python.
-            let value = Py::new(py, RecordResult::of_record(*result))?.into_any();
+            let value = Py::new(py, RecordResult::of_record(result))?.into_any();
             let mut state = self.state();
             if matches!(*state, State::Result(_)) {
                 *state = State::Value(value);
@@ -84,8 +83,26 @@ impl Outcome {
         }
         *state = new;
         drop(state);
-        self.watchers.notify();
+        if let Some(watchers) = self.watchers.get() {
+            watchers.notify();
+        }
         Ok(())
+    }
+
+    fn watchers(&self) -> &Arc<Watchers> {
+        self.watchers.get_or_init(Arc::default)
+    }
+
+    /// Whether there is a result or an exception; otherwise, the watchers are notified of it.
+    fn poll_result(&self) -> bool {
+        let mut state = lock(&self.state);
+        if let State::Record(outcome) = &mut *state {
+            let waker = Waker::from(self.watchers().clone());
+            if let Poll::Ready(result) = Pin::new(outcome).poll(&mut Context::from_waker(&waker)) {
+                *state = State::Result(result);
+            }
+        }
+        !matches!(*state, State::Open | State::Record(_))
     }
 }
 
@@ -93,7 +110,7 @@ impl Outcome {
 impl Outcome {
     #[new]
     fn new() -> Self {
-        Self { state: Mutex::new(State::Open), watchers: Arc::default(), forks: runtime::forks() }
+        Self { state: Mutex::new(State::Open), watchers: OnceLock::new(), forks: runtime::forks() }
     }
 
     #[classmethod]
@@ -135,16 +152,8 @@ impl Outcome {
         if self.value(py)?.is_some() {
             return Ok(false);
         }
-        self.watchers.add(signal, token);
-        let mut state = lock(&self.state);
-        if let State::Record(outcome) = &mut *state {
-            let waker = Waker::from(self.watchers.clone());
-            if let Poll::Ready(result) = Pin::new(outcome).poll(&mut Context::from_waker(&waker)) {
-                *state = State::Result(Box::new(result));
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        self.watchers().add(signal, token);
+        Ok(!self.poll_result())
     }
 
     /// Waits on this thread, at most for `timeout` seconds. Returns the result; None after the timeout.
@@ -153,56 +162,12 @@ impl Outcome {
         if let Some(value) = self.value(py)? {
             return Ok(Some(value));
         }
-        park(py, timeout, |cx| {
-            let mut state = lock(&self.state);
-            if let State::Record(outcome) = &mut *state
-                && let Poll::Ready(result) = Pin::new(outcome).poll(cx)
-            {
-                *state = State::Result(Box::new(result));
-            }
-            !matches!(*state, State::Open | State::Record(_))
-        })?;
+        self.watchers().wait(py, timeout, || self.poll_result())?;
         self.value(py)
     }
 
     fn __repr__(&self) -> &'static str {
         if self.is_set() { "<Outcome set>" } else { "<Outcome pending>" }
-    }
-}
-
-/// Waits on this thread until `poll` returns true, at most for `timeout` seconds.
-fn park(py: Python<'_>, timeout: Option<f64>, mut poll: impl FnMut(&mut Context<'_>) -> bool + Send) -> PyResult<bool> {
-    let parked = Arc::new(Parked::default());
-    let waker = Waker::from(parked.clone());
-    wait(py, timeout, |time| {
-        if poll(&mut Context::from_waker(&waker)) {
-            return true;
-        }
-        parked.wait(time);
-        poll(&mut Context::from_waker(&waker))
-    })
-}
-
-/// A thread that waits.
-#[derive(Default)]
-struct Parked {
-    woken: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Parked {
-    fn wait(&self, time: Duration) {
-        let woken = lock(&self.woken);
-        if let Ok((mut woken, _)) = self.changed.wait_timeout_while(woken, time, |woken| !*woken) {
-            *woken = false;
-        }
-    }
-}
-
-impl Wake for Parked {
-    fn wake(self: Arc<Self>) {
-        *lock(&self.woken) = true;
-        self.changed.notify_all();
     }
 }
 
@@ -226,11 +191,12 @@ impl BatchOutcome {
         Self { len: outcome.len(), state: Mutex::new(BatchState::Records(outcome)), watchers: Arc::default() }
     }
 
-    /// Whether every record has its result; otherwise, the waker is registered.
-    fn poll_results(&self, cx: &mut Context<'_>) -> bool {
+    /// Whether every record has its result; otherwise, the watchers are notified of it.
+    fn poll_results(&self) -> bool {
         let mut state = lock(&self.state);
         if let BatchState::Records(outcome) = &mut *state {
-            match Pin::new(outcome).poll(cx) {
+            let waker = Waker::from(self.watchers.clone());
+            match Pin::new(outcome).poll(&mut Context::from_waker(&waker)) {
                 Poll::Ready(results) => *state = BatchState::Results(results),
                 Poll::Pending => return false,
             }
@@ -293,14 +259,14 @@ impl BatchOutcome {
     /// Sends a token when there are results. Returns false if there are already.
     fn watch(&self, signal: &Signal, token: u64) -> bool {
         self.watchers.add(signal, token);
-        !self.poll_results(&mut Context::from_waker(&Waker::from(self.watchers.clone())))
+        !self.poll_results()
     }
 
     /// Waits on this thread, at most for `timeout` seconds. Returns the results; None after the timeout.
     #[pyo3(signature = (timeout=None))]
     fn wait_blocking(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
         if !self.is_set() {
-            park(py, timeout, |cx| self.poll_results(cx))?;
+            self.watchers.wait(py, timeout, || self.poll_results())?;
         }
         self.poll(py)
     }

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT.parents[1] / "docs" / "migrating-from-aiokpl.md"]
+PROJECT = ROOT.parents[1]
+PAGES = [ROOT / "README.md", PROJECT / "README.md", PROJECT / "docs" / "migrating-from-aiokpl.md"]
 BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
 
 

@@ -78,3 +78,27 @@ def test_a_sink_gets_the_metrics(config: Any, stream: str) -> None:
         assert all(outcome.wait().success for outcome in outcomes)
     assert sum(snapshot.sum for snapshot in sink.by_name("UserRecordsPut")) == 100
     assert {snapshot.dimensions for snapshot in sink.by_name("UserRecordsPut")} == {(("stream", stream),)}
+
+
+def test_a_sink_that_cannot_start_harms_nothing(config: Any, stream: str, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(kpl.NullSink):
+        async def __aenter__(self) -> Any:
+            raise OSError("this exception is part of the test")
+
+    with kpl.SyncProducer(config(metrics_level=kpl.MetricsLevel.SUMMARY, metrics_sink=Broken())) as producer:
+        assert producer.put_record(stream=stream, partition_key="k", data=b"x").wait(20.0).success
+    assert "the metrics sink" in caplog.text
+
+
+def test_threads_and_tasks_wait_for_the_same_outcome(config: Any, stream: str) -> None:
+    async def main() -> None:
+        async with kpl.Producer(config(record_max_buffered_time_ms=1_000.0)) as producer:
+            outcome = await producer.put_record(stream=stream, partition_key="k", data=b"x")
+            batch = await producer.put_records(stream, [("k", b"y")])
+            tasks = [asyncio.create_task(outcome.wait()), asyncio.create_task(batch.wait())]
+            await asyncio.sleep(0.05)
+            waiting = [asyncio.to_thread(each.wait_blocking, 20.0) for each in (outcome, batch, outcome, batch)]
+            found = await asyncio.wait_for(asyncio.gather(*tasks, *waiting), 20.0)
+            assert [each[0].success if isinstance(each, list) else each.success for each in found] == [True] * 6
+
+    asyncio.run(main())

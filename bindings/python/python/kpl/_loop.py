@@ -141,18 +141,6 @@ async def wait_reports(engine: Any) -> None:
     await _current().wait(_Reports(engine))
 
 
-async def checkpoint() -> None:
-    """Let other tasks run."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        import trio
-
-        await trio.lowlevel.checkpoint()
-    else:
-        await asyncio.sleep(0)
-
-
 class Task:
     """A task in the background of the running loop."""
 

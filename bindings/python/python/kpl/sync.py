@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Iterable
 from types import TracebackType
@@ -19,6 +20,8 @@ from kpl.result import RecordResult
 __all__ = ["SyncOutcome", "SyncOutcomeCancelled", "SyncProducer"]
 
 T = TypeVar("T")
+
+_logger = logging.getLogger("kpl")
 
 
 class SyncOutcomeCancelled(Exception):
@@ -113,12 +116,16 @@ class SyncProducer:
             loop, stop = asyncio.get_running_loop(), asyncio.Event()
             self._stop_exporter = lambda: loop.call_soon_threadsafe(stop.set)
             started.set()
-            await manager.sink.__aenter__()
-            reports = asyncio.create_task(manager.export_reports())
-            await stop.wait()
-            reports.cancel()
-            await manager.export_rest()
-            await manager.sink.__aexit__(None, None, None)
+            try:
+                await manager.sink.__aenter__()
+                reports = asyncio.create_task(manager.export_reports())
+                await stop.wait()
+                reports.cancel()
+                await manager.export_rest()
+                await manager.sink.__aexit__(None, None, None)
+            except Exception:
+                _logger.exception("the metrics sink %r failed; it gets no metrics", manager.sink)
+                await stop.wait()
 
         self._exporter = threading.Thread(target=lambda: asyncio.run(export()), name="kpl-metrics", daemon=True)
         self._exporter.start()
