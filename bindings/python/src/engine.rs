@@ -110,6 +110,7 @@ impl Engine {
         };
         let config = fields.config(level)?;
         Operation::start(async move {
+            runtime::initialize_http();
             let producer = Producer::from_sdk_config(&fields.sdk_config().await?, config);
             let reports = Arc::new(Reports::default());
             if level != MetricsLevel::None {

@@ -202,12 +202,13 @@ def test_a_loop_that_has_ended_and_an_interpreter_that_ends_do_not_hang(kinesis:
     assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr
 
 
-def test_a_fork_has_a_clear_error_and_its_own_producer(kinesis: Any, stream: str) -> None:
+# Before, during and after the first request.
+@pytest.mark.parametrize("delay", ["0", "0.001", "0.005", "0.5"])
+def test_a_fork_has_a_clear_error_and_its_own_producer(kinesis: Any, stream: str, delay: str) -> None:
     script = ENGINE + """
     with kpl.SyncProducer(config) as parent:
         outcome = parent.put_record(stream=sys.argv[2], partition_key="k", data=b"parent")
-        outcome.wait(10)
-        time.sleep(0.5)     # no thread is in the middle of something
+        time.sleep(float(sys.argv[3]))
         child = os.fork()
         if child == 0:
             try:
@@ -220,7 +221,7 @@ def test_a_fork_has_a_clear_error_and_its_own_producer(kinesis: Any, stream: str
         assert os.waitpid(child, 0)[1] == 0
         print(outcome.wait(10).success)
     """
-    ended = run_script(script, kinesis.url, stream)
+    ended = run_script(script, kinesis.url, stream, delay)
     assert ended.returncode == 0, ended.stderr
     lines = ended.stdout.splitlines()
     assert "before a fork" in lines[0] and lines[1:] == ["True", "True"]
