@@ -18,6 +18,7 @@ use crate::config::Fields;
 use crate::metrics::Reports;
 use crate::operation::{Operation, Value};
 use crate::outcome::Outcome;
+use crate::rehearsal::rehearse;
 use crate::signal::Signal;
 use crate::{lock, runtime};
 
@@ -110,7 +111,7 @@ impl Engine {
         };
         let config = fields.config(level)?;
         Operation::start(async move {
-            runtime::initialize_http();
+            rehearse().await;
             let producer = Producer::from_sdk_config(&fields.sdk_config().await?, config);
             let reports = Arc::new(Reports::default());
             if level != MetricsLevel::None {

@@ -10,6 +10,7 @@ mod logs;
 mod metrics;
 mod operation;
 mod outcome;
+mod rehearsal;
 mod result;
 mod runtime;
 mod signal;

@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Write};
 use std::mem;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use pyo3::prelude::*;
 use tracing::field::{Field, Visit};
@@ -10,13 +11,36 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::lock;
+use crate::runtime::forks;
 use crate::signal::{Signal, Watchers};
 
 /// The maximum number of events that are kept for Python.
 const EVENTS_MAX: usize = 1_000;
 
-static EVENTS: Mutex<Vec<(u8, String)>> = Mutex::new(Vec::new());
-static WATCHERS: Watchers = Watchers::new();
+static IS_SUBSCRIBED: AtomicBool = AtomicBool::new(false);
+
+/// The log of the process that was not forked.
+static FIRST: Log = Log::new();
+
+/// The events that Python did not take yet: level and message.
+struct Log {
+    events: Mutex<Vec<(u8, String)>>,
+    watchers: Watchers,
+    /// That of a child process. It does not use its parent's: a fork may copy its locks while they are taken, and nobody
+    /// would release them.
+    after_fork: OnceLock<Box<Log>>,
+}
+
+impl Log {
+    const fn new() -> Self {
+        Self { events: Mutex::new(Vec::new()), watchers: Watchers::new(), after_fork: OnceLock::new() }
+    }
+
+    /// Returns the log of this process.
+    fn of_process() -> &'static Self {
+        (0..forks()).fold(&FIRST, |log, _| log.after_fork.get_or_init(|| Box::new(Self::new())))
+    }
+}
 
 /// Keeps events until Python fetches them.
 struct Kept;
@@ -34,12 +58,13 @@ impl Subscriber for Kept {
             Level::WARN => 30,
             _ => 20,
         };
-        let mut events = lock(&EVENTS);
+        let log = Log::of_process();
+        let mut events = lock(&log.events);
         if events.len() < EVENTS_MAX {
             events.push((level, text.message + &text.fields));
         }
         drop(events);
-        WATCHERS.notify();
+        log.watchers.notify();
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -74,17 +99,21 @@ impl Visit for Text {
 /// Starts to keep events, and sends a token when there are some.
 #[pyfunction]
 pub(crate) fn start_logs(signal: &Signal, token: u64) {
-    // An error means that this was called before.
-    let _ = tracing::subscriber::set_global_default(Kept);
-    WATCHERS.add(signal, token);
+    // At most once, also after forks: `tracing` may have been forked while one of its locks was taken, which only this
+    // takes exclusively. An error means that something else in the process subscribed.
+    if !IS_SUBSCRIBED.swap(true, Ordering::Relaxed) {
+        let _ = tracing::subscriber::set_global_default(Kept);
+    }
+    let log = Log::of_process();
+    log.watchers.add(signal, token);
     // An event may have come before.
-    if !lock(&EVENTS).is_empty() {
-        WATCHERS.notify();
+    if !lock(&log.events).is_empty() {
+        log.watchers.notify();
     }
 }
 
 /// Removes and returns the events: level and message.
 #[pyfunction]
 pub(crate) fn take_logs() -> Vec<(u8, String)> {
-    mem::take(&mut *lock(&EVENTS))
+    mem::take(&mut *lock(&Log::of_process().events))
 }

@@ -3,9 +3,6 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aws_smithy_http_client::Connector;
-use aws_smithy_http_client::tls::Provider;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -14,7 +11,7 @@ use crate::{lock, runtime_error};
 /// The number of forks that led to this process. The threads of a runtime do not survive a fork.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// The runtime, and the value of [`FORKS`] at its start.
+/// The runtime, and the value of [`FORKS`] at its start. Locked only with the interpreter's lock, so never during a fork.
 static RUNTIME: Mutex<Option<(u64, &'static Runtime)>> = Mutex::new(None);
 
 /// Returns the number of forks. Something that was created at another number is unusable.
@@ -36,13 +33,6 @@ pub(crate) fn handle() -> PyResult<Handle> {
     let new: &'static Runtime = Box::leak(Box::new(new));
     *runtime = Some((forks(), new));
     Ok(new.handle().clone())
-}
-
-/// Initializes what the HTTP client of the AWS SDK initializes at its first request, and then shares in the process: the
-/// certificate authorities. If a fork copied that in the middle, the child process would wait for it for ever.
-pub(crate) fn initialize_http() {
-    let connector = Connector::builder().tls_provider(Provider::Rustls(CryptoMode::Ring)).build();
-    drop(connector);
 }
 
 /// Called in the child process after a fork.
