@@ -159,6 +159,16 @@ impl Tokio {
     fn new(handle: tokio::runtime::Handle) -> Self {
         Self { origin: Clock::new().now(), started: tokio::time::Instant::now(), handle }
     }
+
+    /// Returns the current runtime with a clock that is at `origin` now. For tests: with the time of the wall clock, no
+    /// two runs are the same.
+    ///
+    /// # Panics
+    ///
+    /// Panics outside a tokio runtime.
+    pub fn starting_at(origin: Instant) -> Self {
+        Self { origin, ..Self::default() }
+    }
 }
 
 impl Runtime for Tokio {

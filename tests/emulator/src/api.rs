@@ -30,6 +30,13 @@ macro_rules! requests {
             $($(#[$meta])* pub $field: $type,)*
         }
 
+        impl $name {
+            /// Creates a request to a stream by its name, with the defaults of all other fields.
+            pub fn of(stream: impl Into<String>) -> Self {
+                Self { stream_name: Some(stream.into()), ..Self::default() }
+            }
+        }
+
         impl Target for $name {
             fn stream_name(&self) -> Option<&str> {
                 self.stream_name.as_deref()
@@ -92,13 +99,6 @@ impl PutRecord {
             data: data.into(),
             ..Self::default()
         }
-    }
-}
-
-impl ListShards {
-    /// Creates a request for all shards of a stream, by the stream's name.
-    pub fn of(stream: impl Into<String>) -> Self {
-        Self { stream_name: Some(stream.into()), ..Self::default() }
     }
 }
 

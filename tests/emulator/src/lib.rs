@@ -3,8 +3,8 @@
 //!
 //! [`Kinesis`] is the model. Time is an argument and randomness comes from a seed, so the same calls return the same
 //! results. It enforces the service's limits and can inject faults ([`Faults`]). [`consumer`] reads stored records by
-//! the KCL's rules, independently of kpl's own code. [`Emulator`] and [`Server`] (feature `http`) serve it to any AWS
-//! SDK.
+//! the KCL's rules, independently of kpl's own code. [`Emulator`] shares it, and `Server` (feature `http`) serves it to
+//! any AWS SDK.
 //!
 //! ```
 //! use std::time::Duration;
@@ -23,14 +23,16 @@
 
 pub mod api;
 pub mod consumer;
+mod emulator;
 mod error;
 mod faults;
 #[cfg(feature = "http")]
 mod http;
 mod model;
 
+pub use emulator::Emulator;
 pub use error::ServiceError;
 pub use faults::{Fate, Faults, OperationFault};
 #[cfg(feature = "http")]
-pub use http::{Emulator, Server};
+pub use http::{Server, serve_connection};
 pub use model::{Counters, Kinesis, Options, StoredRecord};

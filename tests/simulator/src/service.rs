@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kpl_core::{
-    Delivery, Instant, ListShardsRequest, ListedShard, RecordReply, Reply, RequestError, ShardPage, StreamSummary,
-};
+use kpl_core::{Delivery, Instant, ListShardsRequest, ListedShard, Reply, RequestError, ShardPage, StreamSummary};
 use kpl_emulator::api::{
-    CreateStream, DeleteStream, DescribeStreamSummary, ListShards, MergeShards, PutRecords, PutRecordsEntry, Shard,
-    ShardFilter, SplitShard, UpdateStreamRecordDistributionStrategy,
+    CreateStream, DeleteStream, ListShards, MergeShards, PutRecordsEntry, SplitShard,
+    UpdateStreamRecordDistributionStrategy,
 };
-use kpl_emulator::{Faults, Kinesis, ServiceError};
+use kpl_emulator::{Faults, Kinesis};
+use kpl_testing::wire;
 
 use crate::choices::Choices;
 use crate::options::{self, Options};
@@ -132,22 +131,7 @@ impl Service {
     }
 
     pub(crate) fn put_records(&mut self, now: Instant, stream: &str, records: Vec<PutRecordsEntry>) -> Reply {
-        let request = PutRecords { stream_name: Some(stream.into()), stream_arn: None, records };
-        match self.kinesis.put_records(wall(now), request) {
-            Ok(output) => Reply::Records(
-                output
-                    .records
-                    .into_iter()
-                    .map(|record| RecordReply {
-                        shard_id: record.shard_id.map(Into::into),
-                        sequence_number: record.sequence_number.map(Into::into),
-                        error_code: record.error_code.map(Into::into),
-                        error_message: record.error_message.map(Into::into),
-                    })
-                    .collect(),
-            ),
-            Err(error) => Reply::Failed(refused(error)),
-        }
+        wire::put_records(&mut self.kinesis, wall(now), stream, records)
     }
 
     pub(crate) fn list_shards(
@@ -169,19 +153,7 @@ impl Service {
         }
         let small_pages = self.options.small_pages && !self.healed;
         let page_size = if small_pages { Some(c.int(1..=3)) } else { None };
-        let filter = ShardFilter { r#type: "AT_LATEST".into(), ..ShardFilter::default() };
-        let wire = match &request.next_token {
-            Some(token) => {
-                ListShards { next_token: Some(token.clone()), max_results: page_size, ..ListShards::default() }
-            }
-            None => ListShards {
-                shard_filter: (!request.include_closed).then_some(filter),
-                max_results: page_size,
-                ..ListShards::of(&*request.stream)
-            },
-        };
-        let output = self.kinesis.list_shards(wall(now), &wire).map_err(refused)?;
-        let mut shards: Vec<ListedShard> = output.shards.into_iter().map(listed).collect();
+        let ShardPage { mut shards, next_token } = wire::list_shards(&self.kinesis, wall(now), request, page_size)?;
         if !self.healed && c.chance(self.options.list_wrong) {
             let past = &self.streams[self.index_of(&request.stream)].past;
             let old = || past.last().cloned().unwrap_or_default();
@@ -192,7 +164,7 @@ impl Service {
                 _ => {}
             }
         }
-        Ok(ShardPage { shards, next_token: output.next_token })
+        Ok(ShardPage { shards, next_token })
     }
 
     pub(crate) fn describe(
@@ -209,14 +181,7 @@ impl Service {
                 RequestError::new(Delivery::Refused, "AccessDeniedException", "no permission to describe")
             });
         }
-        let request = DescribeStreamSummary { stream_name: Some(stream.into()), stream_arn: None };
-        let output = self.kinesis.describe_stream_summary(wall(now), &request).map_err(refused)?;
-        let summary = output.stream_description_summary;
-        Ok(StreamSummary {
-            max_record_size: Some(summary.max_record_size_in_kib * 1_024),
-            auto_distribution: summary.record_distribution_strategy == "AUTO",
-            open_shards: Some(summary.open_shard_count),
-        })
+        wire::describe_stream(&self.kinesis, wall(now), stream)
     }
 
     /// Returns the open shards of a stream with their ranges, ordered by range.
@@ -281,7 +246,7 @@ impl Service {
     pub(crate) fn delete(&mut self, stream: usize) {
         let Stream { name, exists, .. } = &mut self.streams[stream];
         *exists = false;
-        let _ = self.kinesis.delete_stream(&DeleteStream { stream_name: Some(name.to_string()), stream_arn: None });
+        let _ = self.kinesis.delete_stream(&DeleteStream::of(&**name));
     }
 
     /// Switches the record distribution of a stream between hash keys and `AUTO`. Returns whether it is `AUTO`.
@@ -314,26 +279,12 @@ impl Service {
 
     fn save_open_shards(&mut self, now: Instant, stream: usize) {
         let open = self.kinesis.list_shards(wall(now), &ListShards::of(&*self.streams[stream].name));
-        let shards = open.map(|page| page.shards).unwrap_or_default().into_iter().map(listed);
+        let shards = open.map(|page| page.shards).unwrap_or_default().into_iter().map(wire::listed_shard);
         self.streams[stream].past.push(shards.filter(|shard| !shard.closed).collect());
-    }
-}
-
-fn listed(shard: Shard) -> ListedShard {
-    ListedShard {
-        id: shard.shard_id.into(),
-        start: shard.hash_key_range.starting_hash_key,
-        end: shard.hash_key_range.ending_hash_key,
-        closed: shard.sequence_number_range.ending_sequence_number.is_some(),
-        parents: [shard.parent_shard_id.map(Into::into), shard.adjacent_parent_shard_id.map(Into::into)],
     }
 }
 
 /// Returns the same time on the service's clock.
 fn wall(now: Instant) -> Duration {
     Duration::from_nanos(now.as_nanos())
-}
-
-fn refused(error: ServiceError) -> RequestError {
-    RequestError::new(Delivery::Refused, error.code, error.message)
 }

@@ -10,9 +10,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Emulator;
 use super::format::Format;
-use crate::{Kinesis, ServiceError};
+use crate::{Emulator, Kinesis, ServiceError};
 
 /// The fault that loses the reply: hyper closes the connection, or the HTTP/2 stream, without it.
 #[derive(Debug, thiserror::Error)]

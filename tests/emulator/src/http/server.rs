@@ -18,8 +18,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use super::Emulator;
 use super::dispatch::handle;
+use crate::Emulator;
 
 /// A server of an [`Emulator`] on a port. It runs until it is stopped or dropped.
 ///
@@ -180,6 +180,13 @@ async fn serve(stream: TcpStream, emulator: Emulator, acceptor: Option<TlsAccept
             }
         }
     }
+}
+
+/// Serves one connection: any stream of bytes, such as one of a simulated network. It runs until the client closes the
+/// connection, or until the future is dropped.
+pub async fn serve_connection(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, emulator: Emulator) {
+    let tasks = Tasks::default();
+    serve_http(stream, emulator, tasks.spawner()).await;
 }
 
 async fn serve_http(

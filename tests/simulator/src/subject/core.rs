@@ -8,8 +8,9 @@ use kpl_core::{
     Action, Batch, BufferDrain, Buffered, CheckedRecord, Config, Delivery, DescribeStreamRequest, FlushId, Full,
     HashKeyCache, Instant, ListShardsRequest, Producer, PutBuffer, PutError, Reply, RequestError, UserRecord,
 };
+use kpl_testing::wire;
 
-use super::{Counts, Effect, End, Refusal, Response, Subject, wire};
+use super::{Counts, Effect, End, Refusal, Response, Subject};
 
 /// The maximum interval. In most worlds, the only report is the one at the end.
 pub(crate) const METRICS_INTERVAL: Duration = Duration::from_secs(3_600);
@@ -238,7 +239,7 @@ impl CoreSubject {
         while let Some(action) = self.core.poll_action() {
             match action {
                 Action::SendBatch(batch) => {
-                    let (stream, records) = (batch.stream().clone(), wire(&batch));
+                    let (stream, records) = (batch.stream().clone(), wire::entries(&batch));
                     let id = self.register(Request::Put(batch));
                     self.effects.push_back(Effect::PutRecords { id, stream, records });
                 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -15,18 +15,23 @@ use kpl_core::{
 use kpl_driver::{
     BatchOutcome, BatchRecord, Outcome, Producer, PutBatchError, PutError, Refusal as Refused, Runtime, Transport,
 };
+use kpl_testing::simulation::{self, Host, Simulation};
+use kpl_testing::wire;
 use tokio::sync::oneshot;
 
-use super::executor::{Executor, lock};
-use super::{Counts, Effect, End, Refusal, Response, Subject, wire};
+use super::{Counts, Effect, End, Refusal, Response, Subject};
 use crate::options::Callers;
 
 /// The producer with its drive loop, and callers' tasks that put, flush and close.
 pub(super) struct DriverSubject {
-    executor: Executor,
+    simulation: Simulation,
+    /// The runtime of the producer.
+    host: Host,
+    /// The runtime of its callers, which does not end.
+    callers: Host,
     transport: WorldTransport,
     /// `None` after the handle is dropped.
-    producer: Option<Producer<Executor>>,
+    producer: Option<Producer<Host>>,
     /// The time that a put waits for room; `None` if puts do not wait.
     put_timeout: Option<Duration>,
     /// Whether the handle is dropped and the drive loop has not ended yet.
@@ -57,7 +62,7 @@ struct TransportState {
 
 impl Subject for DriverSubject {
     fn advance(&mut self, now: Instant) {
-        self.executor.advance(now);
+        self.simulation.advance(now);
     }
 
     fn put(&mut self, ticket: u64, record: UserRecord) {
@@ -68,12 +73,12 @@ impl Subject for DriverSubject {
         match self.put_timeout {
             None => {
                 if let Some(outcome) = transport.report_put(ticket, producer.try_put_record(record)) {
-                    self.executor.spawn_caller(async move { transport.report_result(ticket, outcome).await });
+                    self.callers.spawn(async move { transport.report_result(ticket, outcome).await });
                 }
             }
             Some(timeout) => {
-                let sleep = self.executor.sleep_exactly_until(self.executor.now() + timeout);
-                self.executor.spawn_caller(async move {
+                let sleep = self.callers.sleep_exactly_until(self.callers.now() + timeout);
+                self.callers.spawn(async move {
                     lock(&transport.0).waiting_puts += 1;
                     let put = with_timeout(producer.put_record(record), sleep).await;
                     lock(&transport.0).waiting_puts -= 1;
@@ -131,7 +136,7 @@ impl Subject for DriverSubject {
 
     fn flush(&mut self, number: u64) {
         let (producer, transport) = (self.producer.clone(), self.transport.clone());
-        self.executor.spawn_caller(async move {
+        self.callers.spawn(async move {
             if let Some(producer) = producer {
                 producer.flush().await;
             }
@@ -148,12 +153,12 @@ impl Subject for DriverSubject {
                 return;
             }
             End::Runtime => {
-                self.executor.end();
+                self.host.crash();
                 Duration::MAX
             }
         };
         let (producer, transport) = (self.producer.clone(), self.transport.clone());
-        self.executor.spawn_caller(async move {
+        self.callers.spawn(async move {
             match producer {
                 Some(producer) if within == Duration::MAX => producer.close().await,
                 Some(producer) => producer.close_or_fail(within).await,
@@ -171,11 +176,11 @@ impl Subject for DriverSubject {
     }
 
     fn settle(&mut self) {
-        if let Err(how) = self.executor.run() {
+        if let Err(how) = self.simulation.run_ready() {
             self.transport.push(Effect::Broken(how));
         }
         self.report_batches();
-        if self.is_ending && !self.executor.is_busy() {
+        if self.is_ending && !self.host.is_busy() {
             self.is_ending = false;
             self.transport.push(Effect::Closed);
         }
@@ -190,12 +195,12 @@ impl Subject for DriverSubject {
     }
 
     fn next_wake(&self) -> Instant {
-        self.executor.next_wake()
+        self.simulation.next_wake()
     }
 
     fn counts(&self) -> Option<Counts> {
         let producer = self.producer.as_ref()?;
-        let before = |age: Duration| self.executor.now().as_nanos() - age.as_nanos() as u64;
+        let before = |age: Duration| self.simulation.now().as_nanos() - age.as_nanos() as u64;
         Some(Counts {
             records: producer.outstanding_records(),
             bytes: producer.outstanding_bytes(),
@@ -229,11 +234,19 @@ impl DriverSubject {
     }
 
     pub(super) fn new(config: Config, now: Instant, callers: &Callers, rng: Rng) -> Self {
-        let executor = Executor::new(now, callers.any_order, callers.oversleep, rng);
+        let simulation = Simulation::with_settings(simulation::Settings {
+            seed: rng.get_seed(),
+            start: now,
+            any_order: callers.any_order,
+            oversleep: callers.oversleep,
+        });
+        let host = simulation.host();
         let transport = WorldTransport::default();
-        let producer = Producer::with_transport(executor.clone(), transport.clone(), config);
+        let producer = Producer::with_transport(host.clone(), transport.clone(), config);
         Self {
-            executor,
+            callers: simulation.host(),
+            simulation,
+            host,
             transport,
             producer: Some(producer),
             put_timeout: callers.put_timeout,
@@ -288,7 +301,7 @@ impl WorldTransport {
         };
         let _guard = RequestGuard { transport: self, id };
         match response.await {
-            Ok(Response::Panic) => Executor::panic(),
+            Ok(Response::Panic) => simulation::end_task(),
             Ok(response) => response,
             // The world is dropped.
             Err(_) => Response::Put(Reply::Failed(world_dropped())),
@@ -313,7 +326,7 @@ impl Drop for RequestGuard<'_> {
 
 impl Transport for WorldTransport {
     async fn put_records<T: Send + Sync>(&self, batch: &kpl_core::Batch<T>) -> Reply {
-        let (stream, records) = (batch.stream().clone(), wire(batch));
+        let (stream, records) = (batch.stream().clone(), wire::entries(batch));
         match self.request(|id| Effect::PutRecords { id, stream, records }).await {
             Response::Put(reply) => reply,
             _ => Reply::Failed(world_dropped()),
@@ -349,4 +362,9 @@ async fn with_timeout<V>(future: impl Future<Output = V>, timeout: impl Future<O
         Poll::Pending => timeout.as_mut().poll(cx).map(|()| None),
     })
     .await
+}
+
+fn lock<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
+    // There is one thread, and injected panics may poison the mutex.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

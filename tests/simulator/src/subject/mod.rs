@@ -3,16 +3,13 @@
 mod core;
 #[cfg(feature = "driver")]
 mod driver;
-#[cfg(feature = "driver")]
-mod executor;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use kpl_core::{
-    Batch, Config, Instant, ListShardsRequest, RecordResult, Reply, RequestError, ShardPage, Stats, StreamSummary,
-    UserRecord,
+    Config, Instant, ListShardsRequest, RecordResult, Reply, RequestError, ShardPage, Stats, StreamSummary, UserRecord,
 };
 use kpl_emulator::api::PutRecordsEntry;
 
@@ -138,14 +135,4 @@ pub(crate) struct Counts {
     /// The number of streams that take memory; `None` at a level that does not tell.
     pub(crate) streams: Option<usize>,
     pub(crate) stats: Stats,
-}
-
-/// Returns the entries of a PutRecords request for `batch`.
-fn wire<T>(batch: &Batch<T>) -> Vec<PutRecordsEntry> {
-    let entry = |record: &kpl_core::KinesisRecord<T>| PutRecordsEntry {
-        partition_key: record.partition_key().to_owned(),
-        explicit_hash_key: Some(record.explicit_hash_key().to_string()),
-        data: record.data(),
-    };
-    batch.records().iter().map(entry).collect()
 }
