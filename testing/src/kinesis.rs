@@ -63,7 +63,7 @@ pub const START: Duration = Duration::from_secs(1_767_225_600);
 pub struct Kinesis {
     emulator: Emulator,
     clock: Clock,
-    seed: u64,
+    pub(crate) seed: u64,
     #[cfg(feature = "tokio")]
     runtime: Arc<OnceLock<kpl_tokio::Tokio>>,
 }
@@ -155,10 +155,6 @@ impl Kinesis {
     {
         let put = put.into_iter().map(|(key, data)| (key.into(), data.into()));
         Comparison::new(stream, put.collect(), &self.records(stream))
-    }
-
-    pub(crate) fn seed(&self) -> u64 {
-        self.seed
     }
 
     /// Uses a clock, unless another is used already.

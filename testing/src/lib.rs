@@ -5,11 +5,13 @@
 //! |---|---|
 //! | What does my code put, and what does it do when a record fails? | [`Script`]: a producer without Kinesis, whose records a test resolves |
 //! | Does my service lose records under throttling, timeouts, reshards? | [`Kinesis`]: Kinesis in the process of the test, with faults; with tokio's paused clock, an hour takes milliseconds |
-//! | Does it lose records when anything goes wrong at any time? | [`Simulation`]: the service, its callers and Kinesis on one thread, from a seed; or hosts of [`turmoil`], with crashes and partitions |
+//! | Does it lose records when anything goes wrong at any time? | [`Simulation`]: the service, its callers and Kinesis on one thread, from a seed; or hosts of turmoil (feature `turmoil`), with crashes and partitions |
 //!
 //! docs/testing.md leads from the first to the last.
 
+#[cfg(feature = "driver")]
 mod comparison;
+#[cfg(feature = "driver")]
 mod kinesis;
 #[cfg(feature = "driver")]
 mod script;
@@ -21,7 +23,9 @@ mod transport;
 pub mod turmoil;
 pub mod wire;
 
+#[cfg(feature = "driver")]
 pub use comparison::Comparison;
+#[cfg(feature = "driver")]
 pub use kinesis::{Kinesis, START};
 pub use kpl_core as core;
 pub use kpl_emulator::consumer::ConsumedRecord;
@@ -32,24 +36,3 @@ pub use script::{Answer, Attempt, Attempted, Attempts, Script};
 pub use simulation::Simulation;
 #[cfg(feature = "driver")]
 pub use transport::InProcess;
-
-/// The guide, whose code is compiled and run as tests.
-#[cfg(doctest)]
-#[doc = include_str!("../../docs/testing.md")]
-struct Guide;
-
-/// Waits until one of two futures ends. Returns `None` if `second` ended first.
-#[cfg(feature = "driver")]
-async fn race<T>(
-    mut first: std::pin::Pin<&mut impl Future<Output = T>>,
-    second: impl Future<Output = ()>,
-) -> Option<T> {
-    use std::task::Poll;
-
-    let mut second = std::pin::pin!(second);
-    std::future::poll_fn(|cx| match first.as_mut().poll(cx) {
-        Poll::Ready(value) => Poll::Ready(Some(value)),
-        Poll::Pending => second.as_mut().poll(cx).map(|()| None),
-    })
-    .await
-}

@@ -27,9 +27,8 @@ pub enum Answer {
 impl Answer {
     /// Creates the answer that the record is not stored, with the code of the error.
     ///
-    /// The producer treats it as that of Kinesis: after `InternalFailure` and
-    /// `ProvisionedThroughputExceededException` it tries again, until `record_ttl` ends; after `AccessDeniedException`
-    /// and `ResourceNotFoundException` the record fails at once.
+    /// The producer treats it as that of Kinesis: after `AccessDeniedException` the record fails at once; after
+    /// `InternalFailure` and `ProvisionedThroughputExceededException` it tries again, until `record_ttl` ends.
     pub fn failed(code: impl Into<String>) -> Self {
         Self::Failed(code.into())
     }

@@ -1,6 +1,8 @@
 //! Requests to a [`Kinesis`] in the same process, on any runtime.
 
+use std::future::poll_fn;
 use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use kpl_core::{
@@ -9,7 +11,7 @@ use kpl_core::{
 use kpl_driver::{Producer, Runtime, Transport};
 use kpl_emulator::{Emulator, ServiceError};
 
-use crate::{Kinesis, race, wire};
+use crate::{Kinesis, wire};
 
 impl Kinesis {
     /// Creates a producer on any runtime.
@@ -35,7 +37,7 @@ impl Kinesis {
             return config;
         }
         // 0 means a random seed. This does not fail: every seed is valid.
-        config.to_builder().seed(self.seed().max(1)).build().unwrap_or(config)
+        config.to_builder().seed(self.seed.max(1)).build().unwrap_or(config)
     }
 }
 
@@ -74,10 +76,15 @@ impl<R: Runtime> InProcess<R> {
             }
             result
         };
-        race(pin!(reply), self.runtime.sleep_until(sent + self.request_timeout)).await.unwrap_or_else(|| {
-            let message = format!("no reply within {:?}", self.request_timeout);
-            Err(RequestError::new(Delivery::Unanswered, "Request Timeout", message))
+        let (mut reply, mut timeout) = (pin!(reply), pin!(self.runtime.sleep_until(sent + self.request_timeout)));
+        poll_fn(|cx| match reply.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Pending => timeout.as_mut().poll(cx).map(|()| {
+                let message = format!("no reply within {:?}", self.request_timeout);
+                Err(RequestError::new(Delivery::Unanswered, "Request Timeout", message))
+            }),
         })
+        .await
     }
 
     async fn sleep(&self, time: Duration) {

@@ -15,7 +15,7 @@ fn config() -> ConfigBuilder {
     Config::builder().aggregation_enabled(false).rate_limit_records_per_shard(100)
 }
 
-fn record(service: &Service, shard: u128) -> UserRecord {
+fn record(service: &Service, shard: u32) -> UserRecord {
     UserRecord::new("events", "key", vec![b'x'; 1_000]).explicit_hash_key(service.start_of(shard).to_string())
 }
 
@@ -23,7 +23,7 @@ fn record(service: &Service, shard: u128) -> UserRecord {
 async fn put_steadily(
     producer: Producer,
     service: Service,
-    shards: &[u128],
+    shards: &[u32],
     per_second: u32,
     seconds: u32,
 ) -> Vec<Duration> {

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kpl_core::{
-    Batch, Config, ConfigBuilder, DescribeStreamRequest, Instant, ListShardsRequest, ListedShard, RecordReply, Reply,
-    RequestError, ShardPage, StreamSummary,
+    Batch, Config, ConfigBuilder, DescribeStreamRequest, Instant, ListShardsRequest, RecordReply, Reply, RequestError,
+    ShardPage, StreamSummary,
 };
 use kpl_driver::{Runtime, Transport};
+use kpl_testing::{ConsumedRecord, Kinesis, Options, wire};
 use tokio::task::AbortHandle;
 
 pub(crate) type Producer = kpl_driver::Producer<Rig>;
@@ -138,12 +139,13 @@ pub(crate) enum MetadataRequest {
     DescribeStream,
 }
 
-/// A service whose streams have one shard by default.
+/// A service whose streams exist, with one shard by default.
 #[derive(Clone)]
 pub(crate) struct Service {
+    kinesis: Kinesis,
     behavior: Arc<dyn Fn(usize) -> Behavior + Send + Sync>,
     metadata_behavior: Arc<dyn Fn(MetadataRequest, usize) -> MetadataBehavior + Send + Sync>,
-    shards: u128,
+    shards: u32,
     state: Arc<Mutex<State>>,
     in_flight: Arc<()>,
 }
@@ -151,9 +153,6 @@ pub(crate) struct Service {
 #[derive(Default)]
 struct State {
     requests: usize,
-    /// The data of records that were not aggregated, in the order in which they were stored.
-    stored: Vec<String>,
-    user_records: usize,
     metadata_requests: Vec<MetadataRequest>,
 }
 
@@ -161,6 +160,7 @@ impl Service {
     /// Creates a service whose behavior depends on the number of the request, from 0.
     pub(crate) fn new(behavior: impl Fn(usize) -> Behavior + Send + Sync + 'static) -> Self {
         Self {
+            kinesis: Kinesis::with_options(Options::unlimited()),
             behavior: Arc::new(behavior),
             metadata_behavior: Arc::new(|_, _| MetadataBehavior::Reply),
             shards: 1,
@@ -177,13 +177,18 @@ impl Service {
         Self { metadata_behavior: Arc::new(behavior), ..self }
     }
 
-    pub(crate) fn with_shards(self, shards: u128) -> Self {
+    pub(crate) fn with_shards(self, shards: u32) -> Self {
         Self { shards, ..self }
     }
 
     /// Returns the first hash key of a shard.
-    pub(crate) fn start_of(&self, shard: u128) -> u128 {
-        u128::MAX / self.shards * shard
+    pub(crate) fn start_of(&self, shard: u32) -> u128 {
+        self.create("events");
+        let start = self.kinesis.with(|kinesis, _| {
+            let shard = kinesis.open_shards("events").nth(shard as usize);
+            shard.map(|(_, (start, _))| start)
+        });
+        start.expect("the stream has this shard")
     }
 
     pub(crate) fn replying_after(delay: Duration) -> Self {
@@ -194,12 +199,18 @@ impl Service {
         self.state.lock().unwrap().requests
     }
 
+    /// The data of records that were not aggregated, by shard, in the order in which they were stored.
     pub(crate) fn stored(&self) -> Vec<String> {
-        self.state.lock().unwrap().stored.clone()
+        let records = self.records().into_iter().filter(|record| !record.aggregated);
+        records.map(|record| String::from_utf8(record.data.into()).unwrap()).collect()
     }
 
     pub(crate) fn user_records(&self) -> usize {
-        self.state.lock().unwrap().user_records
+        self.records().len()
+    }
+
+    pub(crate) fn records(&self) -> Vec<ConsumedRecord> {
+        self.kinesis.records("events")
     }
 
     /// The number of metadata requests of one kind.
@@ -210,6 +221,11 @@ impl Service {
     /// The number of requests, including metadata requests, whose futures are neither finished nor dropped.
     pub(crate) fn in_flight(&self) -> usize {
         Arc::weak_count(&self.in_flight)
+    }
+
+    fn create(&self, stream: &str) {
+        // An error means that it exists.
+        let _ = self.kinesis.create_stream(stream, self.shards);
     }
 
     async fn receive_metadata_request(&self, request: MetadataRequest) {
@@ -255,38 +271,23 @@ impl Transport for Service {
                 return Reply::Records(batch.records().iter().map(throttled).collect());
             }
         };
-        let mut replies = vec![];
-        {
-            let mut state = self.state.lock().unwrap();
-            for record in batch.records() {
-                if !record.is_aggregated() {
-                    state.stored.push(String::from_utf8(record.data().into()).unwrap());
-                }
-                state.user_records += record.user_records();
-                let hash = record.explicit_hash_key();
-                let shard = (hash / (u128::MAX / self.shards)).min(self.shards - 1);
-                replies.push(RecordReply::stored(format!("shardId-{shard:012}"), state.user_records.to_string()));
-            }
-        }
+        self.create(batch.stream());
+        let reply =
+            self.kinesis.with(|kinesis, now| wire::put_records(kinesis, now, batch.stream(), wire::entries(batch)));
         tokio::time::sleep(delay).await;
-        Reply::Records(replies)
+        reply
     }
 
-    async fn list_shards(&self, _: &ListShardsRequest) -> Result<ShardPage, RequestError> {
+    async fn list_shards(&self, request: &ListShardsRequest) -> Result<ShardPage, RequestError> {
         self.receive_metadata_request(MetadataRequest::ListShards).await;
-        let shards = (0..self.shards).map(|shard| ListedShard {
-            id: format!("shardId-{shard:012}").into(),
-            start: self.start_of(shard),
-            end: if shard + 1 == self.shards { u128::MAX } else { self.start_of(shard + 1) - 1 },
-            closed: false,
-            parents: [None, None],
-        });
-        Ok(ShardPage { shards: shards.collect(), next_token: None })
+        self.create(&request.stream);
+        self.kinesis.with(|kinesis, now| wire::list_shards(kinesis, now, request, None))
     }
 
-    async fn describe_stream(&self, _: &DescribeStreamRequest) -> Result<StreamSummary, RequestError> {
+    async fn describe_stream(&self, request: &DescribeStreamRequest) -> Result<StreamSummary, RequestError> {
         self.receive_metadata_request(MetadataRequest::DescribeStream).await;
-        Ok(StreamSummary::default())
+        self.create(&request.stream);
+        self.kinesis.with(|kinesis, now| wire::describe_stream(kinesis, now, &request.stream))
     }
 }
 

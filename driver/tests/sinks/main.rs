@@ -22,7 +22,7 @@ use tokio::time::sleep;
 
 use rig::{Behavior, Service, ms};
 
-const SHARDS: u128 = 3;
+const SHARDS: u32 = 3;
 
 /// Runs a producer with this sink until every metric has observations, over several reports, and returns its metrics.
 async fn run_producer(sink: impl MetricsSink) -> MetricsReport {
@@ -48,7 +48,7 @@ async fn run_producer(sink: impl MetricsSink) -> MetricsReport {
     for round in 0_u64.. {
         let stream = if round % 3 == 0 { "orders" } else { "events" };
         for n in 0..20 + round as usize {
-            let hash_key = service.start_of(n as u128 % SHARDS) + n as u128;
+            let hash_key = service.start_of(n as u32 % SHARDS) + n as u128;
             let record = UserRecord::new(stream, format!("k{n}"), "x".repeat(n));
             let record = record.explicit_hash_key(hash_key.to_string());
             drop(producer.put_record(record).await.unwrap());

@@ -36,6 +36,7 @@ struct State {
     /// The latest time that the clock returned: the model's time must not go backwards.
     now: Duration,
     scheduled: Vec<Scheduled>,
+    #[cfg(feature = "http")]
     replies: u64,
 }
 
@@ -60,7 +61,13 @@ impl Emulator {
     /// Creates a service without streams. `clock` returns the time since the Unix epoch.
     pub fn with_clock(options: Options, clock: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         let kinesis = Kinesis::new(options);
-        let state = State { kinesis, now: Duration::ZERO, scheduled: Vec::new(), replies: 0 };
+        let state = State {
+            kinesis,
+            now: Duration::ZERO,
+            scheduled: Vec::new(),
+            #[cfg(feature = "http")]
+            replies: 0,
+        };
         Self { state: Arc::new(Mutex::new(state)), clock: Arc::new(clock) }
     }
 
