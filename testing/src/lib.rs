@@ -5,12 +5,14 @@
 //! |---|---|
 //! | What does my code put, and what does it do when a record fails? | [`Script`]: a producer without Kinesis, whose records a test resolves |
 //! | Does my service lose records under throttling, timeouts, reshards? | [`Kinesis`]: Kinesis in the process of the test, with faults; with tokio's paused clock, an hour takes milliseconds |
-//! | Does it lose records when anything goes wrong at any time? | [`Simulation`]: the service, its callers and Kinesis on one thread, from a seed; or hosts of turmoil (feature `turmoil`), with crashes and partitions |
+//! | Does it lose records when anything goes wrong at any time? | [`Simulation`]: the service, its callers and Kinesis on one thread, from a seed; or [turmoil](https://docs.rs/turmoil)'s hosts (feature `turmoil`), with crashes and partitions |
 //!
-//! docs/testing.md leads from the first to the last.
+//! `docs/testing.md` in the repository has code for each.
 
 #[cfg(feature = "driver")]
 mod comparison;
+#[cfg(feature = "turmoil")]
+pub mod hosts;
 #[cfg(feature = "driver")]
 mod kinesis;
 #[cfg(feature = "driver")]
@@ -19,8 +21,7 @@ mod script;
 pub mod simulation;
 #[cfg(feature = "driver")]
 mod transport;
-#[cfg(feature = "turmoil")]
-pub mod turmoil;
+#[doc(hidden)]
 pub mod wire;
 
 #[cfg(feature = "driver")]
@@ -28,11 +29,31 @@ pub use comparison::Comparison;
 #[cfg(feature = "driver")]
 pub use kinesis::{Kinesis, START};
 pub use kpl_core as core;
+#[cfg(feature = "driver")]
+pub use kpl_driver as driver;
 pub use kpl_emulator::consumer::ConsumedRecord;
 pub use kpl_emulator::{Emulator, Faults, OperationFault, Options, ServiceError};
 #[cfg(feature = "driver")]
-pub use script::{Answer, Attempt, Attempted, Attempts, Script};
+pub use script::{Answer, PendingRecord, PendingRecords, Script, SentRecord};
 #[cfg(feature = "driver")]
 pub use simulation::Simulation;
 #[cfg(feature = "driver")]
 pub use transport::InProcess;
+
+/// Calls `test` for each seed. If it panics, prints the seed first.
+///
+/// ```
+/// kpl_testing::for_seeds(0..100, |seed| {
+///     let simulation = kpl_testing::Simulation::new(seed);
+///     // …
+/// #   drop(simulation);
+/// });
+/// ```
+pub fn for_seeds(seeds: impl IntoIterator<Item = u64>, mut test: impl FnMut(u64)) {
+    for seed in seeds {
+        if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(seed))) {
+            eprintln!("seed {seed} fails");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}

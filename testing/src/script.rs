@@ -1,6 +1,5 @@
 //! A producer without Kinesis, whose records a test resolves.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +11,10 @@ use kpl_core::{
 };
 use kpl_driver::{Producer, Runtime, Transport};
 use tokio::sync::{mpsc, oneshot};
+
+#[cfg(feature = "tokio")]
+use crate::START;
+use crate::kinesis::seeded;
 
 /// The answer to an attempt to put a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,9 +37,9 @@ impl Answer {
     }
 }
 
-/// A record that the producer tried to put.
+/// A record that a producer has sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attempted {
+pub struct SentRecord {
     /// The stream's name or ARN.
     pub stream: String,
     /// The partition key.
@@ -47,11 +50,11 @@ pub struct Attempted {
     pub data: Bytes,
 }
 
-/// A stand-in for Kinesis in unit tests: it keeps the records that a producer puts, and answers as it is told. As
-/// `MockProducer` is for Kafka.
+/// A stand-in for Kinesis in unit tests: it keeps the records that a producer sends, and answers as the test says. It does
+/// what `MockProducer` does for Kafka.
 ///
-/// The producer is the real one, so that its checks, errors and results are, too. Only waiting is left out: each record
-/// is sent alone, and at once.
+/// The producer is the real one, so its checks, errors and results are the same as in production. Each record is sent
+/// alone, and at once.
 ///
 /// ```
 /// # #[cfg(feature = "tokio")]
@@ -66,7 +69,7 @@ pub struct Attempted {
 /// assert_eq!(&*failure.error.code, "AccessDeniedException");
 /// assert_eq!(failure.record.data, "two"); // the record is given back
 /// assert!(producer.put("events", "user-3", "three").await?.await.is_ok()); // after the script: stored
-/// assert_eq!(script.attempts()[2].partition_key, "user-3");
+/// assert_eq!(script.sent()[2].partition_key, "user-3");
 /// # Ok(()) }
 /// # #[cfg(not(feature = "tokio"))] fn main() {}
 /// ```
@@ -74,22 +77,41 @@ pub struct Attempted {
 pub struct Script(Arc<Mutex<State>>);
 
 struct State {
-    answers: VecDeque<Answer>,
-    attempts: Vec<Attempted>,
+    answers: Answers,
+    sent: Vec<SentRecord>,
     stored: u64,
-    /// Set if a test answers each attempt itself.
-    asked: Option<mpsc::UnboundedSender<Attempt>>,
+}
+
+/// Where the answers come from.
+enum Answers {
+    Function(Box<dyn FnMut(&SentRecord) -> Answer + Send>),
+    Test(mpsc::UnboundedSender<PendingRecord>),
 }
 
 impl Script {
-    /// Creates a script with the answers to the first attempts. All later ones are stored.
-    pub fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
-        let answers = answers.into_iter().collect();
-        Self(Arc::new(Mutex::new(State { answers, attempts: Vec::new(), stored: 0, asked: None })))
+    /// Creates a script with the answers to the first records. All later ones are stored. A record that is sent again
+    /// takes the next answer.
+    pub fn new(answers: impl IntoIterator<Item = Answer, IntoIter: Send + 'static>) -> Self {
+        let mut answers = answers.into_iter().fuse();
+        Self::answering(move |_| answers.next().unwrap_or(Answer::Stored))
     }
 
-    /// Creates a script whose attempts wait until the test answers them. The producer sends at most 1,024 unanswered
-    /// ones.
+    /// Creates a script with a function that answers each record.
+    ///
+    /// ```
+    /// use kpl_testing::{Answer, Script};
+    ///
+    /// let script = Script::answering(|record| match &*record.partition_key {
+    ///     "bob" => Answer::failed("InternalFailure"), // always: the record expires
+    ///     _ => Answer::Stored,
+    /// });
+    /// ```
+    pub fn answering(answer: impl FnMut(&SentRecord) -> Answer + Send + 'static) -> Self {
+        Self::with_answers(Answers::Function(Box::new(answer)))
+    }
+
+    /// Creates a script whose records wait until the test answers them. The producer sends at most 1,024 records that are
+    /// not answered.
     ///
     /// ```
     /// # #[cfg(feature = "tokio")]
@@ -97,32 +119,30 @@ impl Script {
     /// use kpl_testing::{Answer, Script};
     /// use kpl_tokio::Config;
     ///
-    /// let (script, mut attempts) = Script::by_hand();
+    /// let (script, mut records) = Script::manual();
     /// let producer = script.producer(Config::default());
     /// let mut outcome = producer.put("events", "user-1", "one").await?;
-    /// let attempt = attempts.next().await;
-    /// assert_eq!(attempt.record().data, "one");
+    /// let pending = records.next().await;
+    /// assert_eq!(pending.record().data, "one");
     /// assert!(outcome.try_result().is_none(), "nothing is resolved before the answer");
-    /// attempt.answer(Answer::Stored);
+    /// pending.answer(Answer::Stored);
     /// assert!(outcome.await.is_ok());
     /// # Ok(()) }
     /// # #[cfg(not(feature = "tokio"))] fn main() {}
     /// ```
-    pub fn by_hand() -> (Self, Attempts) {
+    pub fn manual() -> (Self, PendingRecords) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let script = Self::new([]);
-        script.lock().asked = Some(sender);
-        (script, Attempts(receiver))
+        (Self::with_answers(Answers::Test(sender)), PendingRecords(receiver))
     }
 
-    /// Adds an answer to the script.
-    pub fn then(&self, answer: Answer) {
-        self.lock().answers.push_back(answer);
+    fn with_answers(answers: Answers) -> Self {
+        Self(Arc::new(Mutex::new(State { answers, sent: Vec::new(), stored: 0 })))
     }
 
-    /// Returns the records that were sent, in their order: one for each attempt.
-    pub fn attempts(&self) -> Vec<Attempted> {
-        self.lock().attempts.clone()
+    /// Returns the records in the order in which they were sent. A record that was sent again is there again. On a runtime
+    /// with several threads, requests run in any order.
+    pub fn sent(&self) -> Vec<SentRecord> {
+        self.lock().sent.clone()
     }
 
     /// Creates a producer on any runtime. The settings of aggregation, batches, requests and rates are replaced.
@@ -135,8 +155,8 @@ impl Script {
             .max_in_flight_requests(1_024)
             .rate_limit_records_per_shard(1_000_000)
             .rate_limit_bytes_per_shard(1 << 30);
-        // This does not fail: the values are in their ranges.
-        Producer::with_transport(runtime.clone(), self.clone(), alone.build().unwrap_or(config))
+        let config = alone.build().unwrap_or_else(|error| panic!("the config cannot be used with a script: {error}"));
+        Producer::with_transport(runtime.clone(), self.clone(), seeded(config, 1))
     }
 
     /// Creates a producer of kpl-tokio on the current runtime. The settings of aggregation, batches, requests and rates
@@ -147,29 +167,29 @@ impl Script {
     /// Panics outside a tokio runtime.
     #[cfg(feature = "tokio")]
     pub fn producer(&self, config: Config) -> kpl_tokio::Producer {
-        self.producer_on(&kpl_tokio::Tokio::default(), config)
+        self.producer_on(&kpl_tokio::Tokio::starting_at(kpl_core::Instant::from_nanos(0) + START), config)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes an attempt, and returns its answer.
-    async fn answer(&self, record: Attempted) -> Answer {
-        let reply = {
-            let mut state = self.lock();
-            state.attempts.push(record.clone());
-            match &state.asked {
-                None => return state.answers.pop_front().unwrap_or(Answer::Stored),
-                Some(asked) => {
-                    let (answer, reply) = oneshot::channel();
-                    // Without a receiver, the attempt is dropped, and so is the sender of its answer.
-                    let _ = asked.send(Attempt { record, answer });
-                    reply
+    /// Keeps a record, and returns its answer.
+    async fn answer(&self, record: SentRecord) -> Answer {
+        let answered = {
+            let State { answers, sent, .. } = &mut *self.lock();
+            sent.push(record.clone());
+            match answers {
+                Answers::Function(answer) => return answer(&record),
+                Answers::Test(pending) => {
+                    let (answer, answered) = oneshot::channel();
+                    // Without a receiver, the record is dropped, and so is the sender of its answer.
+                    let _ = pending.send(PendingRecord { record, answer });
+                    answered
                 }
             }
         };
-        reply.await.unwrap_or(Answer::Lost)
+        answered.await.unwrap_or(Answer::Lost)
     }
 }
 
@@ -183,45 +203,45 @@ impl Default for Script {
 impl fmt::Debug for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.lock();
-        f.debug_struct("Script").field("answers", &state.answers).field("attempts", &state.attempts).finish()
+        f.debug_struct("Script").field("sent", &state.sent).finish_non_exhaustive()
     }
 }
 
-/// The attempts of a [`Script::by_hand`].
+/// The records of a [`Script::manual`] that wait for their answers.
 #[derive(Debug)]
-pub struct Attempts(mpsc::UnboundedReceiver<Attempt>);
+pub struct PendingRecords(mpsc::UnboundedReceiver<PendingRecord>);
 
-impl Attempts {
-    /// Waits for the next attempt.
+impl PendingRecords {
+    /// Waits for the next record that is sent. Waits for ever if there is none: `tokio::time::timeout` limits that.
     ///
     /// # Panics
     ///
     /// If the script and its producers are dropped, since there will be none.
-    pub async fn next(&mut self) -> Attempt {
-        let Some(attempt) = self.0.recv().await else { panic!("the script and its producers are dropped") };
-        attempt
+    pub async fn next(&mut self) -> PendingRecord {
+        let Some(record) = self.0.recv().await else { panic!("the script and its producers are dropped") };
+        record
     }
 
-    /// Returns the next attempt, if it was sent already.
-    pub fn try_next(&mut self) -> Option<Attempt> {
+    /// Returns the next record, if it was sent already.
+    pub fn try_next(&mut self) -> Option<PendingRecord> {
         self.0.try_recv().ok()
     }
 }
 
-/// An attempt that waits for its answer. Dropped without one, its reply is lost.
+/// A record that waits for its answer. Dropped without one, its reply is lost.
 #[derive(Debug)]
-pub struct Attempt {
-    record: Attempted,
+pub struct PendingRecord {
+    record: SentRecord,
     answer: oneshot::Sender<Answer>,
 }
 
-impl Attempt {
+impl PendingRecord {
     /// The record.
-    pub fn record(&self) -> &Attempted {
+    pub fn record(&self) -> &SentRecord {
         &self.record
     }
 
-    /// Answers the attempt.
+    /// Answers it.
     pub fn answer(self, answer: Answer) {
         // The producer may have been dropped.
         let _ = self.answer.send(answer);
@@ -234,13 +254,13 @@ impl Transport for Script {
     async fn put_records<T: Send + Sync>(&self, batch: &Batch<T>) -> Reply {
         let mut replies = Vec::with_capacity(batch.records().len());
         for record in batch.records() {
-            let attempted = Attempted {
+            let sent = SentRecord {
                 stream: batch.stream().to_string(),
                 partition_key: record.partition_key().to_owned(),
                 hash_key: record.explicit_hash_key(),
                 data: record.data(),
             };
-            replies.push(match self.answer(attempted).await {
+            replies.push(match self.answer(sent).await {
                 Answer::Stored => {
                     let mut state = self.lock();
                     state.stored += 1;
@@ -248,7 +268,7 @@ impl Transport for Script {
                 }
                 Answer::Failed(code) => RecordReply::failed(code, "scripted"),
                 Answer::Lost => {
-                    let error = RequestError::new(Delivery::Unanswered, "Reply Lost", "scripted");
+                    let error = RequestError::new(Delivery::Unanswered, "Connection Lost", "scripted");
                     return Reply::Failed(error);
                 }
             });

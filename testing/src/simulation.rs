@@ -20,6 +20,8 @@ use crate::START;
 /// The maximum number of polls at one time. More are reported as an endless loop.
 const POLLS_MAX: u64 = 1_000_000;
 
+const DAY: Duration = Duration::from_secs(86_400);
+
 /// The payload of [`end_task`].
 struct TaskEnded;
 
@@ -48,6 +50,7 @@ pub struct Simulation(Arc<World>);
 
 /// The settings of a [`Simulation`].
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Settings {
     /// The seed of the order of tasks and of late timers.
     pub seed: u64,
@@ -58,12 +61,20 @@ pub struct Settings {
     pub any_order: bool,
     /// The maximum time by which the end of a sleep is late. Default 1 ms, the resolution of tokio's timers.
     pub oversleep: Duration,
+    /// The maximum virtual time of [`Simulation::run`]. Default 24 h.
+    pub duration_max: Duration,
 }
 
 impl Settings {
     /// Returns the defaults with a seed.
     pub fn new(seed: u64) -> Self {
-        Self { seed, start: Instant::from_nanos(0) + START, any_order: true, oversleep: Duration::from_millis(1) }
+        Self {
+            seed,
+            start: Instant::from_nanos(0) + START,
+            any_order: true,
+            oversleep: Duration::from_millis(1),
+            duration_max: DAY,
+        }
     }
 }
 
@@ -145,7 +156,11 @@ impl Simulation {
     ///
     /// - If a task panics, with its message.
     /// - If nothing can ever happen again: no task can run, and none sleeps.
+    /// - After [`Settings::duration_max`], for example because the future waits for something, while another task sleeps
+    ///   periodically.
     /// - If a task runs for ever without time passing.
+    ///
+    /// The message has the seed.
     pub fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
         let output = Arc::new(Mutex::new(None));
         let slot = output.clone();
@@ -153,19 +168,20 @@ impl Simulation {
             let value = future.await;
             *lock(&slot) = Some(value);
         });
+        let end = self.now() + self.0.settings.duration_max;
+        let fail = |message: &str| -> ! {
+            panic!("seed {}, after {:?}: {message}", self.0.settings.seed, self.elapsed());
+        };
         loop {
             if let Err(message) = self.run_ready() {
-                panic!("seed {}, after {:?}: {message}", self.0.settings.seed, self.elapsed());
+                fail(&message);
             }
             if let Some(value) = lock(&output).take() {
                 return value;
             }
             match self.next_wake() {
-                Instant::NEVER => panic!(
-                    "seed {}, after {:?}: the future never ends, since no task can run and none sleeps",
-                    self.0.settings.seed,
-                    self.elapsed()
-                ),
+                Instant::NEVER => fail("the future never ends, since no task can run and none sleeps"),
+                next if next > end => fail("the future has not ended within `duration_max`"),
                 next => self.advance(next),
             }
         }
@@ -184,7 +200,7 @@ impl Simulation {
 
     /// Sets the time to `now`, and wakes the tasks whose sleep has ended.
     pub fn advance(&self, now: Instant) {
-        self.0.now.store(now.as_nanos(), Ordering::Relaxed);
+        self.0.now.fetch_max(now.as_nanos(), Ordering::Relaxed);
         loop {
             let due = {
                 let mut timers = lock(&self.0.timers);
@@ -282,8 +298,15 @@ impl Runtime for Host {
 }
 
 impl Host {
-    /// Drops all tasks of the host, and those that it spawns later: for tests of crashes. After it, another host may take
-    /// its place.
+    /// Crashes it, and returns the host that takes its place, without tasks.
+    #[must_use = "without it, there is no host any more: see `crash`"]
+    pub fn restart(&self) -> Self {
+        self.crash();
+        Self { world: self.world.clone(), has_crashed: Arc::default() }
+    }
+
+    /// Drops all tasks of the host, and those that it spawns later. The drop of a producer's drive loop fails its
+    /// records, so that outcomes are resolved which tasks of other hosts await.
     pub fn crash(&self) {
         self.has_crashed.store(true, Ordering::Relaxed);
         self.world.drop_tasks(|task| Arc::ptr_eq(&task.has_host_crashed, &self.has_crashed));

@@ -1,7 +1,9 @@
 //! Requests to a [`Kinesis`] in the same process, on any runtime.
 
 use std::future::poll_fn;
+use std::mem;
 use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -9,14 +11,14 @@ use kpl_core::{
     Batch, Config, Delivery, DescribeStreamRequest, ListShardsRequest, Reply, RequestError, ShardPage, StreamSummary,
 };
 use kpl_driver::{Producer, Runtime, Transport};
-use kpl_emulator::{Emulator, ServiceError};
+use kpl_emulator::{Emulator, Kinesis as Model, ServiceError};
 
 use crate::{Kinesis, wire};
 
 impl Kinesis {
     /// Creates a producer on any runtime.
     ///
-    /// A config without a seed gets that of this service, so that each run has the same jitter.
+    /// A config without a seed gets one that follows from this service's, so that each run has the same jitter.
     pub fn producer_on<R: Runtime>(&self, runtime: &R, config: Config) -> Producer<R> {
         let transport = self.transport(runtime, config.request_timeout());
         Producer::with_transport(runtime.clone(), transport, self.seeded(config))
@@ -25,24 +27,16 @@ impl Kinesis {
     /// Creates the transport of a producer on any runtime, for [`Producer::with_transport`]. A request without a reply
     /// ends after `request_timeout`.
     pub fn transport<R: Runtime>(&self, runtime: &R, request_timeout: Duration) -> InProcess<R> {
-        self.set_clock({
-            let runtime = runtime.clone();
-            move || runtime.now()
-        });
+        let (clock, start) = (runtime.clone(), runtime.now());
+        self.set_clock(move || clock.now().saturating_since(start));
         InProcess { emulator: (**self).clone(), runtime: runtime.clone(), request_timeout }
-    }
-
-    fn seeded(&self, config: Config) -> Config {
-        if config.seed() != 0 {
-            return config;
-        }
-        // 0 means a random seed. This does not fail: every seed is valid.
-        config.to_builder().seed(self.seed.max(1)).build().unwrap_or(config)
     }
 }
 
-/// Sends requests to a [`Kinesis`] in the same process. Its faults delay, refuse or lose them: a request is executed
-/// after half of its latency.
+/// Sends requests to a [`Kinesis`] in the same process.
+///
+/// A request arrives after half of its latency, also if the producer no longer waits for the reply: because of its
+/// timeout, or because its host has crashed.
 #[derive(Clone, Debug)]
 pub struct InProcess<R> {
     emulator: Emulator,
@@ -52,29 +46,41 @@ pub struct InProcess<R> {
 
 impl<R: Runtime> InProcess<R> {
     /// Executes a request, with the faults of the service.
-    async fn request<T>(
+    async fn request<T: Send + 'static>(
         &self,
         operation: &'static str,
-        execute: impl FnOnce(&Emulator) -> T + Send,
+        execute: impl FnOnce(&mut Model, Duration) -> T + Send + 'static,
     ) -> Result<T, RequestError> {
         let sent = self.runtime.now();
         let reply = async {
             let fate = self.emulator.with(|kinesis, _| kinesis.admit(operation));
-            self.sleep(fate.delay / 2).await;
+            let arrival = fate.delay / 2;
             let error = fate.http_500.then(|| ServiceError::internal("Internal service failure.")).or(fate.error);
             let result = match error {
-                Some(error) if error.http_status() == 500 => {
-                    Err(RequestError::new(Delivery::Unanswered, error.code, error.message))
+                Some(error) => {
+                    self.sleep(fate.delay).await;
+                    return Err(match error.http_status() {
+                        500 => RequestError::new(Delivery::Unanswered, error.code, error.message),
+                        _ => wire::refused(error),
+                    });
                 }
-                Some(error) => Err(wire::refused(error)),
-                None => Ok(execute(&self.emulator)),
+                None if arrival.is_zero() => self.emulator.with(execute),
+                None => {
+                    let arriving = Arriving::new(execute);
+                    self.emulator.after(arrival, {
+                        let arriving = arriving.clone();
+                        move |emulator| arriving.execute(emulator)
+                    });
+                    self.sleep(arrival).await;
+                    arriving.result(&self.emulator)
+                }
             };
-            self.sleep(fate.delay - fate.delay / 2).await;
+            self.sleep(fate.delay - arrival).await;
             if fate.drop_reply {
                 let message = "the connection was closed before the reply";
-                return Err(RequestError::new(Delivery::Unanswered, "Connection Closed", message));
+                return Err(RequestError::new(Delivery::Unanswered, "Connection Lost", message));
             }
-            result
+            Ok(result)
         };
         let (mut reply, mut timeout) = (pin!(reply), pin!(self.runtime.sleep_until(sent + self.request_timeout)));
         poll_fn(|cx| match reply.as_mut().poll(cx) {
@@ -94,23 +100,61 @@ impl<R: Runtime> InProcess<R> {
     }
 }
 
+/// A request on its way. It is executed once: by the emulator when it is due, or by the task that waits for it.
+struct Arriving<F, T>(Arc<Mutex<Request<F, T>>>);
+
+enum Request<F, T> {
+    Sent(F),
+    Executed(T),
+    Replied,
+}
+
+impl<F, T> Clone for Arriving<F, T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<F: FnOnce(&mut Model, Duration) -> T, T> Arriving<F, T> {
+    fn new(execute: F) -> Self {
+        Self(Arc::new(Mutex::new(Request::Sent(execute))))
+    }
+
+    fn execute(&self, emulator: &Emulator) {
+        let mut request = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *request = match mem::replace(&mut *request, Request::Replied) {
+            Request::Sent(execute) => Request::Executed(emulator.with(execute)),
+            other => other,
+        };
+    }
+
+    fn result(&self, emulator: &Emulator) -> T {
+        // First those that are due before it.
+        emulator.with(|_, _| ());
+        self.execute(emulator);
+        match mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), Request::Replied) {
+            Request::Executed(result) => result,
+            _ => unreachable!("a request has one reply"),
+        }
+    }
+}
+
 impl<R: Runtime> Transport for InProcess<R> {
     async fn put_records<T: Send + Sync>(&self, batch: &Batch<T>) -> Reply {
-        let entries = wire::entries(batch);
-        let put = |emulator: &Emulator| {
-            emulator.with(|kinesis, now| wire::put_records(kinesis, now, batch.stream(), entries))
-        };
+        let (stream, entries) = (batch.stream().clone(), wire::entries(batch));
+        let put = move |kinesis: &mut Model, now| wire::put_records(kinesis, now, &stream, entries);
         self.request("PutRecords", put).await.unwrap_or_else(Reply::Failed)
     }
 
     async fn list_shards(&self, request: &ListShardsRequest) -> Result<ShardPage, RequestError> {
-        let list = |emulator: &Emulator| emulator.with(|kinesis, now| wire::list_shards(kinesis, now, request, None));
+        let request = request.clone();
+        let list = move |kinesis: &mut Model, now| wire::list_shards(kinesis, now, &request, None);
         self.request("ListShards", list).await?
     }
 
     async fn describe_stream(&self, request: &DescribeStreamRequest) -> Result<StreamSummary, RequestError> {
-        let describe =
-            |emulator: &Emulator| emulator.with(|kinesis, now| wire::describe_stream(kinesis, now, &request.stream));
+        let stream = request.stream.clone();
+        let describe = move |kinesis: &mut Model, now| wire::describe_stream(kinesis, now, &stream);
         self.request("DescribeStreamSummary", describe).await?
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use kpl_testing::{Faults, Kinesis, OperationFault, ServiceError};
+use kpl_testing::simulation::Settings;
+use kpl_testing::{Faults, Kinesis, OperationFault, Simulation};
 use kpl_tokio::{Config, Receipt};
 
 /// Puts records in the hour in which the service fails, and returns what became of them.
@@ -44,19 +45,16 @@ async fn an_hour_of_retries_takes_no_time_and_is_the_same_each_time() {
 #[tokio::test(start_paused = true)]
 async fn records_are_stored_while_lists_are_denied_replies_lost_and_shards_split() {
     let kinesis = Kinesis::new(1).stream("events", 2);
-    let denied = |operation| OperationFault {
-        operation,
-        latency: Duration::ZERO,
-        error: Some(ServiceError::denied(operation)),
-        first: Some(2),
-    };
     kinesis.set_faults(Faults {
         throttle_rate: 0.2,
         internal_failure_rate: 0.1,
         drop_reply_rate: 0.1,
         latency: Duration::from_millis(20),
         latency_jitter: Duration::from_secs(8), // some are longer than the timeout of a request
-        operations: vec![denied("ListShards"), denied("DescribeStreamSummary")],
+        operations: vec![
+            OperationFault::denied("ListShards").first(2),
+            OperationFault::denied("DescribeStreamSummary").first(2),
+        ],
         ..Faults::default()
     });
     kinesis.after(Duration::from_secs(5), |kinesis| kinesis.reshard("events", 4).unwrap());
@@ -95,4 +93,86 @@ async fn a_lost_record_is_printed() {
     let producer = kinesis.producer(Config::default());
     producer.put("events", "a", "1").await.unwrap().await.unwrap();
     kinesis.compare("events", [("a", "1"), ("b", "2")]).assert_none_lost();
+}
+
+#[test]
+fn a_producer_of_each_runtime_works() {
+    let kinesis = Kinesis::new(1).stream("events", 1);
+    for _ in 0..2 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let producer = kinesis.producer(Config::default());
+            producer.put("events", "key", "data").await.unwrap().await.unwrap();
+        });
+    }
+    assert_eq!(kinesis.records("events").len(), 2);
+}
+
+/// Limits of shards are refilled, and actions come at their time, whatever the first time of the runtime's clock is.
+#[test]
+fn time_passes_as_on_any_clock() {
+    for start in [0, 1_000_000_000_000_000_000, 3_000_000_000_000_000_000] {
+        let mut settings = Settings::new(1);
+        settings.start = kpl_testing::core::Instant::from_nanos(start);
+        let simulation = Simulation::with_settings(settings);
+        let host = simulation.host();
+        let kinesis = Kinesis::new(1).stream("events", 1);
+        kinesis.after(Duration::from_secs(2), |kinesis| kinesis.create_stream("later", 1).unwrap());
+        let producer = kinesis.producer_on(&host, Config::builder().aggregation_enabled(false).build().unwrap());
+        let service = kinesis.clone();
+        simulation.run(async move {
+            for n in 0..3_000 {
+                drop(producer.put("events", "key", n.to_string()).await.unwrap());
+            }
+            assert_eq!(service.records("later"), []);
+            producer.close().await;
+        });
+        assert_eq!(kinesis.records("events").len(), 3_000);
+        assert!(simulation.elapsed() >= Duration::from_secs(2), "{:?}: 1,000 records a second", simulation.elapsed());
+        assert!(kinesis.with(|kinesis, _| kinesis.open_shards("later").next().is_some()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "an action that was scheduled with `after` failed: called `Result::unwrap()`")]
+async fn an_action_that_fails_fails_the_test() {
+    let kinesis = Kinesis::new(1).stream("events", 1);
+    let producer = kinesis.producer(Config::default());
+    kinesis.after(Duration::from_secs(1), |kinesis| kinesis.reshard("missing", 2).unwrap());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    producer.put("events", "a", "1").await.unwrap().await.unwrap();
+    kinesis.compare("events", [("a", "1")]).assert_exactly_once();
+}
+
+/// A request that is on its way arrives, also when its host crashes or no longer waits for it.
+#[test]
+fn a_request_without_a_client_is_stored_late() {
+    let simulation = Simulation::new(1);
+    let (host, observer) = (simulation.host(), simulation.host());
+    let kinesis = Kinesis::new(1).stream("events", 1);
+    let producer = kinesis.producer_on(&host, Config::default());
+    let service = kinesis.clone();
+    simulation.run(async move {
+        producer.put("events", "warm", "up").await.unwrap().await.unwrap();
+        service.set_faults(Faults { latency: Duration::from_secs(4), ..Faults::default() });
+        drop(producer.put("events", "key", "data").await.unwrap());
+        observer.sleep(Duration::from_secs(1)).await;
+        host.crash();
+        assert_eq!(service.records("events").len(), 1);
+        observer.sleep(Duration::from_secs(2)).await;
+        assert_eq!(service.records("events").len(), 2);
+    });
+}
+
+#[test]
+#[should_panic(expected = "the future has not ended within `duration_max`")]
+fn a_future_that_never_ends_is_reported_although_another_task_sleeps() {
+    let simulation = Simulation::new(9);
+    let host = simulation.host();
+    kpl_driver::Runtime::spawn(&simulation.host(), async move {
+        loop {
+            host.sleep(Duration::from_secs(10)).await;
+        }
+    });
+    simulation.run(std::future::pending::<()>());
 }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use kpl_driver::{Producer, PutError, Runtime};
-use kpl_testing::core::Ordering;
-use kpl_testing::core::{Config, ConfigBuilder};
+use kpl_testing::core::{Config, Ordering};
 
 pub(crate) const STREAM: &str = "events";
 
@@ -23,6 +22,8 @@ pub(crate) enum Bug {
     None,
     /// It drops the outcome before the answer, so it confirms events that are not stored yet.
     ConfirmsTooEarly,
+    /// It ends without a wait for the events that are not stored yet.
+    DoesNotDrain,
 }
 
 /// The service. It works on any runtime.
@@ -36,9 +37,8 @@ impl<R: Runtime> Service<R> {
         Arc::new(Self { producer, bug })
     }
 
-    pub(crate) fn config(seed: u64) -> Config {
-        let config: ConfigBuilder = Config::builder().ordering(Ordering::PerKey).seed(seed + 1);
-        config.build().expect("the settings are valid")
+    pub(crate) fn config() -> Config {
+        Config::builder().ordering(Ordering::PerKey).build().expect("the settings are valid")
     }
 
     /// Handles a request, and returns an HTTP status: 202 if the event is accepted, 200 if it is stored.
@@ -67,6 +67,8 @@ impl<R: Runtime> Service<R> {
 
     /// Ends the service, as at SIGTERM: waits until all events are stored or have failed.
     pub(crate) async fn drain(&self) {
-        self.producer.close().await;
+        if self.bug != Bug::DoesNotDrain {
+            self.producer.close().await;
+        }
     }
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use fastrand::Rng;
 use kpl_driver::Runtime;
 use kpl_testing::simulation::Host;
-use kpl_testing::{Faults, Kinesis, Simulation};
+use kpl_testing::{Comparison, Faults, Kinesis, Simulation, for_seeds};
 use tokio::sync::oneshot;
 
 use crate::service::{Bug, Event, STREAM, Service};
-use crate::{Report, check_seeds, find_bug};
+use crate::{Report, check_seeds};
 
-/// The place of the service: its host, which changes after a crash.
+/// The service and its host, which change at a restart.
 type Place = Arc<Mutex<(Host, Arc<Service<Host>>)>>;
 
 #[derive(Default)]
@@ -22,7 +22,8 @@ struct Notes {
     unanswered: usize,
 }
 
-fn world(seed: u64, bug: Bug, has_crashes: bool) -> (Report, Notes) {
+/// Runs a world with this number of crashes.
+fn world(seed: u64, bug: Bug, crashes: usize) -> (Report, Notes, Kinesis) {
     let mut rng = Rng::with_seed(seed);
     let simulation = Simulation::new(seed);
     let kinesis = Kinesis::new(seed).stream(STREAM, 2);
@@ -39,44 +40,39 @@ fn world(seed: u64, bug: Bug, has_crashes: bool) -> (Report, Notes) {
     let start_service = {
         let kinesis = kinesis.clone();
         move |host: Host| {
-            let producer = kinesis.producer_on(&host, Service::<Host>::config(seed));
+            let producer = kinesis.producer_on(&host, Service::<Host>::config());
             (host, Service::new(producer, bug))
         }
     };
     let place: Place = Arc::new(Mutex::new(start_service(simulation.host())));
     let notes = Arc::<Mutex<Notes>>::default();
-    let clients: Vec<_> = (0..3)
-        .map(|client| {
-            let (done, end) = oneshot::channel();
-            let (host, place, notes, seed) = (simulation.host(), place.clone(), notes.clone(), rng.u64(..));
-            host.clone().spawn(async move {
-                run_client(client, &host, &place, &notes, Rng::with_seed(seed)).await;
-                let _ = done.send(());
-            });
-            end
-        })
-        .collect();
-    let crashes: Vec<Duration> =
-        (0..if has_crashes { 2 } else { 0 }).map(|_| Duration::from_millis(rng.u64(100..4_000))).collect();
-    let number_of_crashes = crashes.len();
+    let mut clients = Vec::new();
+    for client in 0..3 {
+        let (done, end) = oneshot::channel();
+        let (host, place, notes, rng) = (simulation.host(), place.clone(), notes.clone(), rng.fork());
+        host.clone().spawn(async move {
+            run_client(client, &host, &place, &notes, rng).await;
+            let _ = done.send(());
+        });
+        clients.push(end);
+    }
     let chaos = simulation.host();
-    let (hosts, place_to_drain) = ([simulation.host(), simulation.host()], place.clone());
     simulation.run(async move {
-        for (crash, next) in crashes.into_iter().zip(hosts) {
-            chaos.sleep(crash).await;
+        for _ in 0..crashes {
+            chaos.sleep(Duration::from_millis(rng.u64(100..4_000))).await;
             let crashed = place.lock().unwrap().0.clone();
-            crashed.crash();
-            *place.lock().unwrap() = start_service(next);
+            let started = start_service(crashed.restart());
+            *place.lock().unwrap() = started;
         }
         for client in clients {
             let _ = client.await;
         }
-        let service = place_to_drain.lock().unwrap().1.clone();
+        let service = place.lock().unwrap().1.clone();
         service.drain().await;
     });
     let notes = std::mem::take(&mut *notes.lock().unwrap());
     let confirmed = kinesis.compare(STREAM, notes.confirmed.clone());
-    (Report { confirmed, unanswered: notes.unanswered, crashes: number_of_crashes }, notes)
+    (Report { confirmed, unanswered: notes.unanswered, crashes }, notes, kinesis)
 }
 
 async fn run_client(client: usize, host: &Host, place: &Place, notes: &Mutex<Notes>, mut rng: Rng) {
@@ -107,26 +103,37 @@ async fn request(place: &Place, event: Event) -> Option<u16> {
 
 #[test]
 fn what_is_confirmed_is_stored_whatever_crashes() {
-    check_seeds("simulated runtime", 100, |seed| world(seed, Bug::None, true).0);
+    check_seeds("simulated runtime", 100, |seed| world(seed, Bug::None, 2).0.check());
 }
 
 #[test]
 fn what_is_accepted_is_stored_after_the_drain() {
-    for seed in 0..20 {
-        let (report, notes) = world(seed, Bug::None, false);
-        assert_eq!(report.confirmed.put, notes.confirmed.len());
-        let all: Vec<_> = notes.confirmed.iter().chain(&notes.accepted).cloned().collect();
-        assert!(all.len() > 80, "{} of 90 were accepted", all.len());
-    }
+    for_seeds(0..20, |seed| {
+        let (_, notes, kinesis) = world(seed, Bug::None, 0);
+        let all: Vec<_> = notes.confirmed.into_iter().chain(notes.accepted).collect();
+        assert_eq!(all.len(), 90);
+        kinesis.compare(STREAM, all).assert_none_lost();
+    });
 }
 
 #[test]
-fn the_planted_bug_is_found() {
-    find_bug("simulated runtime", 100, |seed| world(seed, Bug::ConfirmsTooEarly, true).0);
+fn the_planted_bugs_are_found() {
+    let early = |seed| world(seed, Bug::ConfirmsTooEarly, 2).0.confirmed;
+    let without_drain = |seed| {
+        let (_, notes, kinesis) = world(seed, Bug::DoesNotDrain, 0);
+        kinesis.compare(STREAM, notes.accepted)
+    };
+    for found in [(0..100).map(early).find(is_lost), (0..100).map(without_drain).find(is_lost)] {
+        println!("simulated runtime: the planted bug is found: {}", found.expect("a hundred worlds find it"));
+    }
+}
+
+fn is_lost(comparison: &Comparison) -> bool {
+    !comparison.lost.is_empty()
 }
 
 #[test]
 fn the_same_seed_is_the_same_world() {
-    assert_eq!(world(1, Bug::None, true).0, world(1, Bug::None, true).0);
-    assert_ne!(world(1, Bug::None, true).0, world(2, Bug::None, true).0);
+    assert_eq!(world(1, Bug::None, 2).0, world(1, Bug::None, 2).0);
+    assert_ne!(world(1, Bug::None, 2).0.unanswered, world(2, Bug::None, 2).0.unanswered);
 }

@@ -1,6 +1,7 @@
 //! A model that several servers, transports and tests share, on a clock.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -36,6 +37,8 @@ struct State {
     /// The latest time that the clock returned: the model's time must not go backwards.
     now: Duration,
     scheduled: Vec<Scheduled>,
+    /// The panic of an action.
+    failure: Option<String>,
     #[cfg(feature = "http")]
     replies: u64,
 }
@@ -65,6 +68,7 @@ impl Emulator {
             kinesis,
             now: Duration::ZERO,
             scheduled: Vec::new(),
+            failure: None,
             #[cfg(feature = "http")]
             replies: 0,
         };
@@ -112,7 +116,8 @@ impl Emulator {
         self.with(|kinesis, _| kinesis.delete_stream(&DeleteStream::of(stream))).map(drop)
     }
 
-    /// Calls `f` with the model and with the time since the Unix epoch.
+    /// Calls `f` with the model and with the time since the Unix epoch. `f` must not call methods of this handle: they
+    /// would wait for it for ever.
     pub fn with<R>(&self, f: impl FnOnce(&mut Kinesis, Duration) -> R) -> R {
         loop {
             let mut state = self.lock();
@@ -124,16 +129,43 @@ impl Emulator {
             }
             let due = state.scheduled.remove(0);
             drop(state);
-            (due.action)(self);
+            // It must not end the request during which it is due.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (due.action)(self))) {
+                let message = panic.downcast_ref::<String>().cloned();
+                let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                self.lock().failure.get_or_insert(message.unwrap_or_else(|| "no message".to_owned()));
+            }
         }
     }
 
-    /// Does something later: before the first request at least `delay` from now.
+    /// Does something later: before the first request at least `delay` from now. If it panics, so does
+    /// [`check_actions`](Self::check_actions).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use kpl_emulator::{Emulator, Options};
+    ///
+    /// let emulator = Emulator::new(Options::default()).with_stream("events", 2);
+    /// emulator.after(Duration::from_secs(60), |emulator| emulator.reshard("events", 4).unwrap());
+    /// ```
     pub fn after(&self, delay: Duration, action: impl FnOnce(&Self) + Send + 'static) {
         let at = self.with(|_, now| now.saturating_add(delay));
         let mut state = self.lock();
         let place = state.scheduled.partition_point(|scheduled| scheduled.at <= at);
         state.scheduled.insert(place, Scheduled { at, action: Box::new(action) });
+    }
+
+    /// Executes the actions of [`after`](Self::after) that are due.
+    ///
+    /// # Panics
+    ///
+    /// If an action has panicked, with its message.
+    pub fn check_actions(&self) {
+        self.with(|_, _| ());
+        let failure = self.lock().failure.clone();
+        if let Some(message) = failure {
+            panic!("an action that was scheduled with `after` failed: {message}");
+        }
     }
 
     /// Switches faults on or off.

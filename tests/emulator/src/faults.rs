@@ -41,8 +41,21 @@ pub struct OperationFault {
     pub latency: Duration,
     /// The error of the requests, if they fail.
     pub error: Option<ServiceError>,
-    /// The number of requests that it affects, from the first one. `None`: all requests.
+    /// The number of requests that it affects, from the first one after it was set. `None`: all requests.
     pub first: Option<u64>,
+}
+
+impl OperationFault {
+    /// Creates the fault of an operation for which the permission is missing.
+    pub fn denied(operation: &'static str) -> Self {
+        Self { operation, latency: Duration::ZERO, error: Some(ServiceError::denied(operation)), first: None }
+    }
+
+    /// Limits the fault to the first requests after it is set.
+    #[must_use]
+    pub fn first(self, requests: u64) -> Self {
+        Self { first: Some(requests), ..self }
+    }
 }
 
 /// What happens to a request. Returned by [`Kinesis::admit`](crate::Kinesis::admit).
@@ -59,7 +72,7 @@ pub struct Fate {
 }
 
 impl Faults {
-    /// Draws what happens to a request. `before` is the number of earlier requests of this operation.
+    /// Draws what happens to a request. `before` is the number of requests of this operation since the faults were set.
     pub(crate) fn fate(&self, operation: &str, before: u64, rng: &mut Rng) -> Fate {
         let mut faults = self.operations.iter().filter(|fault| fault.operation == operation);
         if let Some(fault) = faults.find(|fault| fault.first.is_none_or(|first| before < first)) {

@@ -91,6 +91,8 @@ pub struct Counters {
 pub struct Kinesis {
     options: Options,
     faults: Faults,
+    /// The number of requests per operation when the faults were set.
+    requests_before_faults: BTreeMap<&'static str, u64>,
     rng: fastrand::Rng,
     streams: BTreeMap<String, Stream>,
     /// The number of created streams. It distinguishes a stream from an earlier one with the same name.
@@ -106,6 +108,7 @@ impl Kinesis {
             incarnations: options.incarnation,
             options,
             faults: Faults::default(),
+            requests_before_faults: BTreeMap::new(),
             streams: BTreeMap::new(),
             counters: Counters::default(),
         }
@@ -114,6 +117,7 @@ impl Kinesis {
     /// Switches faults on or off.
     pub fn set_faults(&mut self, faults: Faults) {
         self.faults = faults;
+        self.requests_before_faults.clone_from(&self.counters.requests);
     }
 
     /// Returns the faults that are on.
@@ -129,7 +133,8 @@ impl Kinesis {
     /// Counts a request, and draws which faults affect it.
     pub fn admit(&mut self, operation: &'static str) -> Fate {
         let requests = self.counters.requests.entry(operation).or_insert(0);
-        let fate = self.faults.fate(operation, *requests, &mut self.rng);
+        let before_faults = self.requests_before_faults.get(operation).copied().unwrap_or(0);
+        let fate = self.faults.fate(operation, *requests - before_faults, &mut self.rng);
         *requests += 1;
         self.counters.requests_failed += u64::from(fate.http_500 || fate.error.is_some());
         fate

@@ -3,7 +3,7 @@
 //! `cargo run --release -p kpl-simulator --bin planted [-- --check] [--part COMMIT] [NAME ...]`
 //!
 //! A bug is a file in `tests/simulator/planted`: a line that describes the bug, the level at which the simulator must
-//! find it within 2,000 seeds, and one or more replacements. The old text must occur once in its file. With `After:`, it
+//! find it within 5,000 seeds, and one or more replacements. The old text must occur once in its file. With `After:`, it
 //! is the first occurrence after that text.
 
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use std::{env, fs, thread};
 
 use clap::Parser;
 
-const SEEDS_MAX: u64 = 2_000;
+const SEEDS_MAX: u64 = 5_000;
 const BUGS: &str = "tests/simulator/planted";
 /// The number of parts of the bugs for `--part`.
 const PARTS: u64 = 4;

@@ -234,12 +234,9 @@ impl DriverSubject {
     }
 
     pub(super) fn new(config: Config, now: Instant, callers: &Callers, rng: Rng) -> Self {
-        let simulation = Simulation::with_settings(simulation::Settings {
-            seed: rng.get_seed(),
-            start: now,
-            any_order: callers.any_order,
-            oversleep: callers.oversleep,
-        });
+        let mut settings = simulation::Settings::new(rng.get_seed());
+        (settings.start, settings.any_order, settings.oversleep) = (now, callers.any_order, callers.oversleep);
+        let simulation = Simulation::with_settings(settings);
         let host = simulation.host();
         let transport = WorldTransport::default();
         let producer = Producer::with_transport(host.clone(), transport.clone(), config);

@@ -1,9 +1,12 @@
 //! Hosts of a [turmoil](::turmoil) simulation: Kinesis as a server, and producers whose requests go over the simulated
 //! network with the AWS SDK and HTTP.
 //!
+//! For a world that is the same each time, run it in a process of its own: tokio drops the tasks of a crashed host in an
+//! order that depends on the number of tasks in the process so far.
+//!
 //! ```
 //! use std::time::Duration;
-//! use kpl_testing::{Kinesis, turmoil as hosts};
+//! use kpl_testing::{Kinesis, hosts};
 //! use kpl_tokio::Config;
 //!
 //! let kinesis = Kinesis::new(7).stream("events", 2);
@@ -46,6 +49,7 @@ use kpl_tokio::aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
 use kpl_tokio::{Producer, Tokio, aws_sdk_kinesis};
 use tower_service::Service;
 
+use crate::kinesis::seeded;
 use crate::{Kinesis, START};
 
 /// Serves Kinesis on a port of the current host, until the host crashes. Its records survive that.
@@ -54,7 +58,7 @@ use crate::{Kinesis, START};
 ///
 /// If the port is in use.
 pub async fn serve(kinesis: Kinesis, port: u16) -> Result<(), Box<dyn std::error::Error>> {
-    kinesis.set_clock(now);
+    kinesis.set_clock(|| ::turmoil::sim_elapsed().unwrap_or(Duration::ZERO));
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
     loop {
         let (stream, _) = listener.accept().await?;
@@ -64,13 +68,14 @@ pub async fn serve(kinesis: Kinesis, port: u16) -> Result<(), Box<dyn std::error
 
 /// Creates a producer on the current host. `endpoint` has the name of the host of Kinesis: `http://kinesis:4567`.
 ///
-/// For the same jitter in each run, set the config's seed.
+/// A config without a seed gets the seed 1, so that each run has the same jitter.
 ///
 /// # Panics
 ///
-/// Panics outside a simulation.
+/// Panics outside a host of a simulation.
 pub fn producer(endpoint: &str, config: Config) -> Producer {
-    let runtime = Tokio::starting_at(now());
+    let Some(elapsed) = ::turmoil::sim_elapsed() else { panic!("a producer is created on a host of a simulation") };
+    let runtime = Tokio::starting_at(Instant::from_nanos(0) + START + elapsed);
     let client = aws_sdk_kinesis::Client::from_conf(
         aws_sdk_kinesis::Config::builder()
             .behavior_version(BehaviorVersion::latest())
@@ -81,7 +86,7 @@ pub fn producer(endpoint: &str, config: Config) -> Producer {
             .build(),
     );
     let transport = AwsTransport::new(&runtime, &client, config.request_timeout());
-    Producer::with_transport(runtime, transport, config)
+    Producer::with_transport(runtime, transport, seeded(config, 1))
 }
 
 /// Creates an HTTP client for the AWS SDK, whose connections are those of the simulated network.
@@ -89,12 +94,6 @@ pub fn http_client() -> SharedHttpClient {
     let client = Client::builder(TokioExecutor::new()).build(Connector);
     let connector = SharedHttpConnector::new(SimulatedHttp(client));
     http_client_fn(move |_, _| connector.clone())
-}
-
-/// The time of the simulation.
-fn now() -> Instant {
-    let elapsed = ::turmoil::sim_elapsed().unwrap_or(Duration::ZERO);
-    Instant::from_nanos(0) + START + elapsed
 }
 
 #[derive(Clone, Debug)]
