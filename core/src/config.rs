@@ -1,4 +1,5 @@
-//! The settings of a producer. Names and defaults are those of the KPL, except those listed in docs/configuration.md.
+//! The settings of a producer. Names and defaults are those of the KPL, except those listed in
+//! docs/migrating-from-the-kpl.md.
 //! Sizes are in bytes, times are [`Duration`]s.
 
 use alloc::string::{String, ToString};

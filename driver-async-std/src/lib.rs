@@ -92,7 +92,7 @@
 //!
 //! # Settings
 //!
-//! Names and defaults are those of the KPL, except those listed in docs/configuration.md: [`Config::builder`].
+//! Names and defaults are those of the KPL, except those listed in docs/migrating-from-the-kpl.md: [`Config::builder`].
 //!
 //! ```no_run
 //! # #[async_std::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
