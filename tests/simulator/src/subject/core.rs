@@ -130,6 +130,13 @@ impl Subject for CoreSubject {
         self.closing = true;
         self.buffers.iter_mut().for_each(PutBuffer::close);
         self.drain();
+        // In a driver, another thread may put now. Its record must not get into a buffer that is not drained any more.
+        for buffer in &mut self.buffers {
+            let late = UserRecord::new("s0", "late", "").check();
+            if late.is_ok_and(|late| buffer.push(self.now, late, u64::MAX).is_ok()) {
+                self.effects.push_back(Effect::Broken("a closed put buffer accepts a record".into()));
+            }
+        }
         self.core.close(self.now, deadline);
         self.is_turn_due = true;
     }
