@@ -40,7 +40,7 @@ pub use simulation::Simulation;
 #[cfg(feature = "driver")]
 pub use transport::InProcess;
 
-/// Calls `test` for each seed. If it panics, prints the seed first.
+/// Calls `test` for each seed. If it panics, prints the seed, and panics.
 ///
 /// ```
 /// kpl_testing::for_seeds(0..100, |seed| {

@@ -55,24 +55,21 @@ impl<R: Runtime> InProcess<R> {
         let reply = async {
             let fate = self.emulator.with(|kinesis, _| kinesis.admit(operation));
             let arrival = fate.delay / 2;
-            let error = fate.http_500.then(|| ServiceError::internal("Internal service failure.")).or(fate.error);
-            let result = match error {
+            let internal = || ServiceError { code: "InternalFailure", message: "Internal service failure.".into() };
+            let result = match fate.http_500.then(internal).or(fate.error) {
                 Some(error) => {
                     self.sleep(fate.delay).await;
-                    return Err(match error.http_status() {
-                        500 => RequestError::new(Delivery::Unanswered, error.code, error.message),
-                        _ => wire::refused(error),
-                    });
+                    return Err(wire::failed(error));
                 }
                 None if arrival.is_zero() => self.emulator.with(execute),
                 None => {
                     let arriving = Arriving::new(execute);
                     self.emulator.after(arrival, {
                         let arriving = arriving.clone();
-                        move |emulator| arriving.execute(emulator)
+                        move |emulator| emulator.with(|kinesis, now| arriving.execute(kinesis, now))
                     });
                     self.sleep(arrival).await;
-                    arriving.result(&self.emulator)
+                    self.emulator.with(|kinesis, now| arriving.result(kinesis, now))
                 }
             };
             self.sleep(fate.delay - arrival).await;
@@ -100,7 +97,8 @@ impl<R: Runtime> InProcess<R> {
     }
 }
 
-/// A request on its way. It is executed once: by the emulator when it is due, or by the task that waits for it.
+/// A request on its way. It is executed once: by the emulator when it is due, or by the task that waits for it. Its lock is
+/// taken only under that of the emulator.
 struct Arriving<F, T>(Arc<Mutex<Request<F, T>>>);
 
 enum Request<F, T> {
@@ -120,21 +118,22 @@ impl<F: FnOnce(&mut Model, Duration) -> T, T> Arriving<F, T> {
         Self(Arc::new(Mutex::new(Request::Sent(execute))))
     }
 
-    fn execute(&self, emulator: &Emulator) {
-        let mut request = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *request = match mem::replace(&mut *request, Request::Replied) {
-            Request::Sent(execute) => Request::Executed(emulator.with(execute)),
-            other => other,
-        };
+    fn take(&self) -> Request<F, T> {
+        mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), Request::Replied)
     }
 
-    fn result(&self, emulator: &Emulator) -> T {
-        // First those that are due before it.
-        emulator.with(|_, _| ());
-        self.execute(emulator);
-        match mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), Request::Replied) {
+    fn execute(&self, kinesis: &mut Model, now: Duration) {
+        if let Request::Sent(execute) = self.take() {
+            let executed = Request::Executed(execute(kinesis, now));
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = executed;
+        }
+    }
+
+    fn result(self, kinesis: &mut Model, now: Duration) -> T {
+        match self.take() {
             Request::Executed(result) => result,
-            _ => unreachable!("a request has one reply"),
+            Request::Sent(execute) => execute(kinesis, now),
+            Request::Replied => unreachable!("only this takes the result, once"),
         }
     }
 }

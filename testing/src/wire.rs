@@ -25,7 +25,7 @@ pub fn put_records(kinesis: &mut Kinesis, now: Duration, stream: &str, records: 
     let (stream_name, stream_arn) = name_or_arn(stream);
     match kinesis.put_records(now, PutRecords { stream_name, stream_arn, records }) {
         Ok(output) => Reply::Records(output.records.into_iter().map(record_reply).collect()),
-        Err(error) => Reply::Failed(refused(error)),
+        Err(error) => Reply::Failed(failed(error)),
     }
 }
 
@@ -50,7 +50,7 @@ pub fn list_shards(
             ListShards { stream_name, stream_arn, shard_filter, max_results, ..ListShards::default() }
         }
     };
-    let output = kinesis.list_shards(now, &request).map_err(refused)?;
+    let output = kinesis.list_shards(now, &request).map_err(failed)?;
     Ok(ShardPage { shards: output.shards.into_iter().map(listed_shard).collect(), next_token: output.next_token })
 }
 
@@ -62,7 +62,7 @@ pub fn list_shards(
 pub fn describe_stream(kinesis: &Kinesis, now: Duration, stream: &str) -> Result<StreamSummary, RequestError> {
     let (stream_name, stream_arn) = name_or_arn(stream);
     let output = kinesis.describe_stream_summary(now, &DescribeStreamSummary { stream_name, stream_arn });
-    let summary = output.map_err(refused)?.stream_description_summary;
+    let summary = output.map_err(failed)?.stream_description_summary;
     Ok(StreamSummary {
         max_record_size: Some(summary.max_record_size_in_kib * 1_024),
         auto_distribution: summary.record_distribution_strategy == "AUTO",
@@ -81,9 +81,10 @@ pub fn listed_shard(shard: Shard) -> ListedShard {
     }
 }
 
-/// Returns the error of a request that the service refused.
-pub fn refused(error: ServiceError) -> RequestError {
-    RequestError::new(Delivery::Refused, error.code, error.message)
+/// Returns the error of a request that failed as a whole.
+pub fn failed(error: ServiceError) -> RequestError {
+    let delivery = if error.http_status() == 500 { Delivery::Unanswered } else { Delivery::Refused };
+    RequestError::new(delivery, error.code, error.message)
 }
 
 fn record_reply(result: PutRecordsResult) -> RecordReply {

@@ -10,9 +10,9 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use crate::lock;
 use crate::runtime::forks;
 use crate::signal::{Signal, Watchers};
+use crate::{lock, rehearsal};
 
 /// The maximum number of events that are kept for Python.
 const EVENTS_MAX: usize = 1_000;
@@ -51,6 +51,9 @@ impl Subscriber for Kept {
     }
 
     fn event(&self, event: &Event<'_>) {
+        if !rehearsal::is_done() {
+            return;
+        }
         let mut text = Text::default();
         event.record(&mut text);
         let level = match *event.metadata().level() {

@@ -19,9 +19,14 @@ use kpl_tokio::aws_sdk_kinesis::Client;
 
 static IS_DONE: AtomicBool = AtomicBool::new(false);
 
+/// Whether a producer may have been handed out. Events before that are those of the rehearsal.
+pub(crate) fn is_done() -> bool {
+    IS_DONE.load(Ordering::Relaxed)
+}
+
 /// Puts a record with a producer whose requests go nowhere, and builds a connection's TLS; at the first call only.
 pub(crate) async fn rehearse() {
-    if IS_DONE.load(Ordering::Relaxed) {
+    if is_done() {
         return;
     }
     let tls = Connector::builder().tls_provider(Provider::Rustls(CryptoMode::Ring)).build();

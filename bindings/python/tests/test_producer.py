@@ -228,6 +228,20 @@ def test_a_fork_has_a_clear_error_and_its_own_producer(kinesis: Any, stream: str
     assert sorted(data for _, data in kinesis.read(stream)) == [b"child", b"parent"]
 
 
+def test_the_log_has_the_events_of_the_program_only(kinesis: Any, stream: str) -> None:
+    script = ENGINE + """
+    import logging
+    logging.basicConfig(level=logging.INFO)
+    with kpl.SyncProducer(config) as producer:
+        producer.put_record(stream=sys.argv[2], partition_key="k", data=b"x").wait(10)
+        time.sleep(0.5)
+    """
+    ended = run_script(script, kinesis.url, stream)
+    assert ended.returncode == 0, ended.stderr
+    lines = [line for line in ended.stderr.splitlines() if "kpl" in line]
+    assert lines and all(f"stream={stream} " in line for line in lines)
+
+
 def test_ctrl_c_in_with_ends_the_program(kinesis: Any) -> None:
     script = ENGINE + """
     with kpl.SyncProducer(kpl.Config(region="us-east-1", endpoint_url="http://127.0.0.1:1", record_ttl_ms=500.0,

@@ -41,11 +41,6 @@ impl ServiceError {
         ))
     }
 
-    /// Returns the error of a service that fails: HTTP 500.
-    pub fn internal(message: impl Into<String>) -> Self {
-        Self::internal_failure(message)
-    }
-
     /// Returns the HTTP status of the code: 500 for `InternalFailure`, 400 for all others.
     pub fn http_status(&self) -> u16 {
         if self.code == "InternalFailure" { 500 } else { 400 }
