@@ -1,9 +1,5 @@
-//! HTTP clients for an `aws_sdk_kinesis::Client`: surf over curl, TLS by OpenSSL, with `TCP_NODELAY`, and with the
+//! HTTP clients for an `aws_sdk_kinesis::Client`: surf over curl, TLS by rustls, with `TCP_NODELAY`, and with the
 //! proxies of the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`).
-//!
-//! **Close the producer before the program ends.** Curl runs on its own thread, and OpenSSL frees its global state when
-//! the process exits. A TLS handshake in progress at that moment can crash the process. This crate cannot prevent it,
-//! because libcurl is initialized at the start of the program.
 //!
 //! ```no_run
 //! # #[async_std::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -38,7 +34,9 @@ use futures_util::io::Cursor;
 use http_client::http_types::headers::HeaderValue;
 use isahc::tls::{TlsConfig, TrustStore};
 use kpl_driver::{AwsRuntime, SharedAsyncSleep, fresh_pool_after_timeout};
-use openssl::x509::X509;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use self::curl::{ConnectTimeout, Curl};
 use crate::AsyncStd;
@@ -63,15 +61,20 @@ pub fn new() -> SharedHttpClient {
 /// [`CaBundleError`] if `pem` has no certificate, or an invalid one.
 pub fn with_ca_bundle(pem: &[u8]) -> Result<SharedHttpClient, CaBundleError> {
     let error = |reason: String| CaBundleError { len: pem.len(), reason };
-    let certificates = X509::stack_from_pem(pem).map_err(|cause| error(cause.to_string()))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let certificates = certificates.map_err(|cause| error(cause.to_string()))?;
     if certificates.is_empty() {
         return Err(error("it has no certificate".into()));
     }
-    // A custom bundle replaces the machine's file, so it must include its content. The machine's directory stays in
-    // use.
-    let machine = openssl_probe::probe().cert_file.and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
-    let trusted =
-        TrustStore::builder().certificate_from_pem(machine).certificate_from_pem("\n").certificate_from_pem(pem);
+    let mut roots = RootCertStore::empty();
+    for certificate in &certificates {
+        roots.add(certificate.clone()).map_err(|cause| error(cause.to_string()))?;
+    }
+    // A trust store of curl's replaces the machine's, so it must include its certificates.
+    let mut trusted = TrustStore::builder();
+    for certificate in rustls_native_certs::load_native_certs().certs.iter().chain(&certificates) {
+        trusted = trusted.certificate_from_der(certificate);
+    }
     Ok(Surf::shared(TlsConfig::builder().trust_store(trusted.build()).build()))
 }
 

@@ -64,8 +64,7 @@
 //! # Shutdown
 //!
 //! [`Producer::close`] accepts no more records and waits until all are resolved. [`Producer::close_or_fail`] fails the
-//! remaining records after a timeout. Every outcome resolves, also when the last handle is dropped. Close the producer
-//! before the program ends: [`http_client`] explains why.
+//! remaining records after a timeout. Every outcome resolves, also when the last handle is dropped.
 //!
 //! # Metrics
 //!

@@ -18,7 +18,9 @@ use crate::sync::lock;
 use crate::wakers;
 
 /// A record of a batch: a [`UserRecord`] without its stream. A pair of partition key and data can be converted into it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Its `Debug` output has the number of bytes of the data, not the data.
+#[derive(Clone, PartialEq, Eq)]
 pub struct BatchRecord {
     /// The partition key: 1 to 256 characters.
     pub partition_key: String,
@@ -26,6 +28,17 @@ pub struct BatchRecord {
     pub explicit_hash_key: Option<String>,
     /// The data. Data and partition key together have at most 10 MiB, or the stream's limit if that is lower.
     pub data: Bytes,
+}
+
+impl fmt::Debug for BatchRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition_key, explicit_hash_key, data } = self;
+        f.debug_struct("BatchRecord")
+            .field("partition_key", partition_key)
+            .field("explicit_hash_key", explicit_hash_key)
+            .field("data", &format_args!("{} bytes", data.len()))
+            .finish()
+    }
 }
 
 impl BatchRecord {

@@ -1,5 +1,5 @@
-//! No log event, at any level and of any crate, has a record's data. The subscriber is global, so this test is in a
-//! program of its own.
+//! No log event, at any level and of any crate, has a record's data or a secret, and neither has the `Debug` output of any
+//! type that a program may log. The subscriber is global, so this test is in a program of its own.
 
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex};
@@ -12,8 +12,8 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-use crate::driver::{Config, Producer, block_on};
-use crate::rig::{emulator, producer};
+use crate::driver::{BatchRecord, Config, Producer, UserRecord, block_on};
+use crate::rig::{SECRETS, emulator, producer};
 
 const DATA: &str = "the-payload-of-a-record";
 
@@ -46,28 +46,39 @@ impl Visit for Lines {
     }
 }
 
-/// The forms in which a log could have the data: text, base64 at each offset, and lists of numbers.
-fn forms() -> Vec<String> {
+/// The forms in which a log could have `text`: as it is, in base64 at each offset, as a list of numbers, and in hexadecimal.
+fn forms(text: &str) -> Vec<String> {
     let base64 = (0..3).map(|offset| {
-        let encoded = STANDARD.encode([&vec![0; offset], DATA.as_bytes()].concat());
-        encoded[4..24].to_owned() // the first and the last characters depend on the bytes around
+        let encoded = STANDARD.encode([&vec![0; offset], text.as_bytes()].concat());
+        encoded[4..20].to_owned() // the first and the last characters depend on the bytes around
     });
-    let numbers = format!("{:?}", DATA.as_bytes());
-    let hex: String = DATA.bytes().map(|byte| format!("{byte:02x}")).collect();
-    base64.chain([DATA.to_owned(), numbers[1..40].to_owned(), hex]).collect()
+    let numbers = format!("{:?}", text.as_bytes());
+    let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+    base64.chain([text.to_owned(), numbers[1..40].to_owned(), hex]).collect()
 }
 
+/// Puts records, and logs all that a program has in its hands.
 async fn put(producer: &Producer, stream: &str) {
-    for n in 0..10 {
-        drop(producer.put(stream, format!("key-{n}"), DATA).await.unwrap());
+    let record = UserRecord::new(stream, "key", DATA);
+    tracing::debug!(?record, ?producer);
+    let mut outcomes = vec![producer.put_record(record).await.unwrap()];
+    for n in 0..9 {
+        outcomes.push(producer.put(stream, format!("key-{n}"), DATA).await.unwrap());
     }
     // Too large for an aggregate.
-    drop(producer.put(stream, "large", DATA.repeat(5_000)).await.unwrap());
+    outcomes.push(producer.put(stream, "large", DATA.repeat(5_000)).await.unwrap());
+    tracing::debug!(?outcomes);
     producer.flush().await;
+    for outcome in outcomes {
+        tracing::debug!(result = ?outcome.await);
+    }
+    let refused = producer.put(stream, "", DATA).await.unwrap_err();
+    let batch = producer.put_batch(stream, [BatchRecord::new("", DATA)]).await.unwrap_err();
+    tracing::debug!(?refused, %refused, ?batch, %batch);
 }
 
 #[test]
-fn no_log_event_has_the_data_of_a_record() {
+fn no_log_event_has_the_data_of_a_record_or_a_secret() {
     let log = Log::default();
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(log.clone())).unwrap();
     block_on(async {
@@ -82,10 +93,12 @@ fn no_log_event_has_the_data_of_a_record() {
     });
 
     let lines = std::mem::take(&mut log.0.lock().unwrap().0);
-    for expected in ["TRACE aws_", "PutRecords", "ERROR kpl_driver", "ResourceNotFoundException"] {
+    for expected in
+        ["TRACE aws_", "PutRecords", "ERROR kpl_driver", "ResourceNotFoundException", "UserRecord {", "BatchRecord {"]
+    {
         assert!(lines.contains(expected), "{expected} is missing in {} bytes", lines.len());
     }
-    for form in forms() {
+    for form in [DATA].iter().chain(&SECRETS).flat_map(|text| forms(text)) {
         let at = lines.find(&form);
         assert!(
             at.is_none(),

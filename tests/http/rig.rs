@@ -13,11 +13,15 @@ use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region, SharedHttpCl
 use kpl_driver::AwsRuntime;
 use kpl_emulator::{Emulator, Options, Server};
 
+/// The secrets of the client's credentials.
+pub(crate) const SECRETS: [&str; 2] = ["the-secret-access-key", "the-session-token"];
+
 pub(crate) fn client(url: &str, http_client: SharedHttpClient) -> aws_sdk_kinesis::Client {
+    let [secret, token] = SECRETS;
     let config = aws_sdk_kinesis::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
-        .credentials_provider(Credentials::new("AKID", "secret", None, None, "test"))
+        .credentials_provider(Credentials::new("AKID", secret, Some(token.into()), None, "test"))
         .endpoint_url(url)
         .http_client(http_client)
         .sleep_impl(Runtime::sleep_impl())
@@ -40,7 +44,6 @@ pub(crate) fn emulator() -> (Emulator, Server) {
 /// Creates a certificate authority, as PEM, and a server's TLS config with a certificate that it signed.
 pub(crate) fn certificates() -> (String, Arc<rustls::ServerConfig>) {
     let mut ca = rcgen::CertificateParams::new(vec![]).unwrap();
-    // OpenSSL considers a leaf self-signed if its name equals its issuer's.
     ca.distinguished_name.push(rcgen::DnType::CommonName, "test authority");
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let ca = rcgen::CertifiedIssuer::self_signed(ca, rcgen::KeyPair::generate().unwrap()).unwrap();

@@ -25,6 +25,7 @@ mod key_table;
 pub mod proto;
 
 use alloc::sync::Arc;
+use core::fmt;
 
 use bytes::Bytes;
 
@@ -46,8 +47,8 @@ pub const AGGREGATE_PARTITION_KEY: &str = "a";
 /// The number of bytes around the protobuf message.
 pub(crate) const FRAME_SIZE: usize = MAGIC.len() + DIGEST_SIZE;
 
-/// A user record of an aggregated record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A user record of an aggregated record. Its `Debug` output has the number of bytes of the data, not the data.
+#[derive(Clone, PartialEq, Eq)]
 pub struct AggregatedUserRecord {
     /// The partition key. Decoded records with the same key share it.
     pub partition_key: Arc<str>,
@@ -55,6 +56,17 @@ pub struct AggregatedUserRecord {
     pub explicit_hash_key: Option<u128>,
     /// The payload. Of a decoded record, it is a slice of the aggregated record, not a copy.
     pub data: Bytes,
+}
+
+impl fmt::Debug for AggregatedUserRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition_key, explicit_hash_key, data } = self;
+        f.debug_struct("AggregatedUserRecord")
+            .field("partition_key", partition_key)
+            .field("explicit_hash_key", explicit_hash_key)
+            .field("data", &format_args!("{} bytes", data.len()))
+            .finish()
+    }
 }
 
 /// Whether `blob` starts with [`MAGIC`]. A consumer treats anything else as one plain user record.

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use core::mem;
+use core::{fmt, mem};
 
 use bytes::Bytes;
 use compact_str::CompactString;
@@ -19,7 +19,10 @@ use crate::record::hash_key::{HashKeyCache, hash_key, parse_explicit_hash_key};
 /// let record = UserRecord::new("events", "user-123", "hello").explicit_hash_key("42");
 /// assert_eq!(record.partition_key, "user-123");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Its `Debug` output has the number of bytes of the data, not the data. So no log has it, and neither has that of the errors
+/// that contain a record.
+#[derive(Clone, PartialEq, Eq)]
 pub struct UserRecord {
     /// The stream's name or ARN. A shared `Arc<str>` saves an allocation per record.
     pub stream: Arc<str>,
@@ -29,6 +32,18 @@ pub struct UserRecord {
     pub explicit_hash_key: Option<String>,
     /// The payload. It may be empty.
     pub data: Bytes,
+}
+
+impl fmt::Debug for UserRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stream, partition_key, explicit_hash_key, data } = self;
+        f.debug_struct("UserRecord")
+            .field("stream", stream)
+            .field("partition_key", partition_key)
+            .field("explicit_hash_key", explicit_hash_key)
+            .field("data", &format_args!("{} bytes", data.len()))
+            .finish()
+    }
 }
 
 impl UserRecord {
@@ -257,7 +272,7 @@ impl From<PreparedRecord> for UserRecord {
 }
 
 /// A user record without its stream, as the stream's pipeline has it. `K` is the partition key, or its position.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Entry<K = CompactString> {
     pub(crate) data: Bytes,
     pub(crate) partition_key: K,
@@ -265,6 +280,19 @@ pub(crate) struct Entry<K = CompactString> {
     hash_key: [u8; 16],
     /// Whether the hash key is an explicit one, not that of the partition key.
     explicit: bool,
+}
+
+/// Without the data, which no log must have.
+impl<K: fmt::Debug> fmt::Debug for Entry<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { data, partition_key, hash_key, explicit } = self;
+        f.debug_struct("Entry")
+            .field("data", &format_args!("{} bytes", data.len()))
+            .field("partition_key", partition_key)
+            .field("hash_key", &u128::from_be_bytes(*hash_key))
+            .field("explicit", explicit)
+            .finish()
+    }
 }
 
 /// A partition key, or its position.

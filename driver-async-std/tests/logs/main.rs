@@ -8,5 +8,5 @@ mod rig;
 /// The items that differ between the drivers.
 mod driver {
     pub(crate) use async_std::task::block_on;
-    pub(crate) use kpl_async_std::{AsyncStd as Runtime, Config, ConfigBuilder, Producer};
+    pub(crate) use kpl_async_std::{AsyncStd as Runtime, BatchRecord, Config, ConfigBuilder, Producer, UserRecord};
 }

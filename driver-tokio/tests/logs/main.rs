@@ -7,7 +7,7 @@ mod rig;
 
 /// The items that differ between the drivers.
 mod driver {
-    pub(crate) use kpl_tokio::{Config, ConfigBuilder, Producer, Tokio as Runtime};
+    pub(crate) use kpl_tokio::{BatchRecord, Config, ConfigBuilder, Producer, Tokio as Runtime, UserRecord};
 
     pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Runtime::new().unwrap().block_on(future)

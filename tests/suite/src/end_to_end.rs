@@ -402,8 +402,6 @@ pub async fn https_with_a_private_certificate_authority<R: AwsRuntime>(service: 
     assert_eq!(service.read_back(STREAM).await.records.len(), 1);
     with_ca.close().await;
     by_default.close().await;
-    // Metadata requests may be in a TLS handshake, during which OpenSSL does not tolerate the end of the process.
-    tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
 /// Records are put to a stream's ARN.
