@@ -138,6 +138,8 @@ pub use kpl_driver::core::{
 pub use kpl_driver::{
     BatchOutcome, BatchRecord, FromEnvError, Outcome, PutBatchError, PutError, Refusal, metrics, with_current_profile,
 };
+#[cfg(feature = "sink")]
+pub use kpl_driver::{RecordSink, SinkError};
 
 /// A Kinesis producer on async-std. It is a handle that can be cloned: see [`kpl_driver::Producer`].
 pub type Producer = kpl_driver::Producer<AsyncStd>;

@@ -132,6 +132,8 @@ pub use kpl_driver::core::{
 pub use kpl_driver::{
     BatchOutcome, BatchRecord, FromEnvError, Outcome, PutBatchError, PutError, Refusal, metrics, with_current_profile,
 };
+#[cfg(feature = "sink")]
+pub use kpl_driver::{RecordSink, SinkError};
 
 /// A Kinesis producer on tokio. It is a handle that can be cloned: see [`kpl_driver::Producer`].
 pub type Producer = kpl_driver::Producer<Tokio>;
@@ -206,9 +208,46 @@ impl AwsRuntime for Tokio {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Debug;
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
     use super::*;
+
+    /// Fails to compile if a type loses one of these traits.
+    #[test]
+    fn public_types_can_be_sent_shared_and_logged() {
+        fn check<T: Send + Sync + Debug>() {}
+        check::<Producer>();
+        check::<Outcome>();
+        check::<BatchOutcome>();
+        check::<blocking::Producer>();
+        check::<blocking::Outcome>();
+        check::<blocking::BatchOutcome>();
+        check::<UserRecord>();
+        check::<BatchRecord>();
+        check::<Config>();
+        check::<ConfigBuilder>();
+        check::<Receipt>();
+        check::<PutFailure>();
+        check::<PutError>();
+        check::<PutBatchError>();
+        check::<FromEnvError>();
+        check::<ConfigError>();
+        check::<metrics::MetricsReport>();
+    }
+
+    #[test]
+    fn futures_can_be_moved_to_other_threads() {
+        fn check<T: Send>(_: T) {}
+        let _ = |producer: &'static Producer, record: UserRecord| {
+            check(producer.put("events", "key", "data"));
+            check(producer.put_record(record));
+            check(producer.put_batch("events", [("key", "data")]));
+            check(producer.flush());
+            check(producer.close());
+            check(producer.close_or_fail(Duration::ZERO));
+        };
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_clock_starts_at_wall_time_and_pauses_with_tokios_clock() {

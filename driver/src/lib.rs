@@ -26,6 +26,8 @@ pub mod metrics;
 mod outcome;
 mod park;
 mod producer;
+#[cfg(feature = "sink")]
+mod record_sink;
 mod requests;
 mod runtime;
 mod shared;
@@ -41,5 +43,7 @@ pub use error::{CaBundleError, FromEnvError, PutError};
 pub use kpl_core as core;
 pub use outcome::Outcome;
 pub use producer::Producer;
+#[cfg(feature = "sink")]
+pub use record_sink::{RecordSink, SinkError};
 pub use runtime::{AwsRuntime, Clock, Runtime, SharedAsyncSleep};
 pub use transport::Transport;

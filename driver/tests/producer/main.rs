@@ -6,6 +6,7 @@ mod callers;
 mod ends;
 mod metrics;
 mod putting;
+mod record_sink;
 mod rig;
 mod trouble;
 mod wakes;

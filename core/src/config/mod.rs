@@ -2,6 +2,9 @@
 //! docs/migrating-from-the-kpl.md.
 //! Sizes are in bytes, times are [`Duration`]s.
 
+#[cfg(feature = "serde")]
+mod serde;
+
 use alloc::string::{String, ToString};
 use core::fmt::Debug;
 use core::ops::RangeInclusive;
@@ -93,6 +96,10 @@ macro_rules! config {
         /// assert_eq!(error.to_string(), "config: collection_max_count is 501, but must be from 1 to 500");
         /// # Ok::<(), kpl_core::ConfigError>(())
         /// ```
+        ///
+        /// With the feature `serde`, a file of settings can hold it: a map of field names, in which a time is a text such as
+        /// `"100ms"`, or `"never"` for [`Duration::MAX`], and a size is a number of bytes or a text such as `"5MiB"`. Fields that are
+        /// missing have their defaults; unknown ones are errors.
         #[derive(Clone, Debug, PartialEq)]
         pub struct Config { $($field: $type,)* }
 
@@ -125,6 +132,25 @@ macro_rules! config {
             pub fn build(self) -> Result<Config, ConfigError> {
                 $($(check(stringify!($field), &self.config.$field, &$range)?;)?)*
                 self.config.check_together()
+            }
+        }
+
+        #[cfg(feature = "serde")]
+        impl Config {
+            /// Returns all fields with their values.
+            fn values(&self) -> impl Iterator<Item = (&'static str, serde::Value)> {
+                [$((stringify!($field), serde::Setting::to_value(&self.$field)),)*].into_iter()
+            }
+        }
+
+        #[cfg(feature = "serde")]
+        impl ConfigBuilder {
+            /// Sets the field with this name.
+            fn set<E: ::serde::de::Error>(self, field: &str, value: &serde::Value) -> Result<Self, E> {
+                match field {
+                    $(stringify!($field) => Ok(self.$field(serde::parse(field, value)?)),)*
+                    _ => Err(E::unknown_field(field, &[$(stringify!($field)),*])),
+                }
             }
         }
     };
