@@ -151,7 +151,7 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
     let (sources, dead_letters, client, verifier) = tokio::select! {
         biased;
         signal = interrupts.wait_for(1) => {
-            exit::print_message("interrupted before the first put");
+            exit::print_warning("interrupted before the first put");
             return Ok(signal.exit_code());
         }
         result = setup => result?,
@@ -170,7 +170,7 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
 
     run.counts.print_error_counts();
     if let Some(Err(incomplete)) = run.counts.dead_letters.take().map(DeadLetters::finish) {
-        console.print_message(&incomplete);
+        console.print_error(&incomplete);
     }
     let mut ok = run.counts.failed == 0 && run.is_at_end && !run.has_read_error;
     let mut is_interrupted = !run.is_at_end || run.is_stopped;
@@ -190,15 +190,14 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
                 }
                 Err(error) => {
                     ok = false;
-                    console.print_message(&format!("cannot verify: {error:#}"));
+                    console.print_error(&format!("cannot verify: {error:#}"));
                 }
             },
         }
     }
-    let out = if args.json { serde_json::to_string(&run.summary)? + "\n" } else { run.summary.to_string() };
-    if let Err(error) = exit::print(out.as_bytes()) {
+    if let Err(error) = exit::print_summary(&run.summary, args.json) {
         ok = false;
-        console.print_message(&format!("cannot print the summary: {error}"));
+        console.print_error(&format!("cannot print the summary: {error}"));
     }
     let signal = if is_interrupted { interrupts.first() } else { None };
     Ok(match (ok, signal) {
@@ -281,7 +280,7 @@ async fn put(
 
     for error in &errors {
         let name = counts.name(Place { source: error.source, number: error.after_line });
-        console.print_message(&format!("read error after {name}: {}", error.error));
+        console.print_error(&format!("read error after {name}: {}", error.error));
     }
     let metrics = producer.metrics();
     let Counts { succeeded, kinesis_records, requests, retries, throttled, .. } = Counts::new(&metrics);
