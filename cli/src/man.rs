@@ -32,7 +32,8 @@ pub(crate) fn run(args: &ManArgs, command: Command) -> anyhow::Result<ExitCode> 
         }
         None => {
             let mut page = Vec::new();
-            Man::new(command).render(&mut page)?;
+            // There is no page of `kpl help`.
+            Man::new(command.disable_help_subcommand(true)).render(&mut page)?;
             exit::print(&page)?;
         }
     }

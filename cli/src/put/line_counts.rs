@@ -128,6 +128,11 @@ impl LineCounts {
         }
     }
 
+    /// Returns the number of failed lines per error code.
+    pub(crate) fn counts_by_code(&self) -> impl Iterator<Item = (String, u64)> {
+        self.errors.iter().map(|(code, errors)| (code.clone(), errors.count))
+    }
+
     /// Returns the console.
     pub(crate) fn console(&self) -> Console {
         self.console.clone()

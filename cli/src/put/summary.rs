@@ -73,7 +73,8 @@ impl fmt::Display for Summary {
             head("Kinesis records:")
         )?;
         if self.resent_unanswered > 0 {
-            let (resent, head) = (self.resent_unanswered, styled(style::WARNING, "retried after an ambiguous attempt:"));
+            let (resent, head) =
+                (self.resent_unanswered, styled(style::WARNING, "retried after an ambiguous attempt:"));
             writeln!(f, "{head} {resent} lines, which may be in the stream twice")?;
         }
         if let Latency { p50: Some(p50), p99: Some(p99), max: Some(max) } = self.latency_ms {
