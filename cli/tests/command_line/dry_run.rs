@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 
+use kpl_emulator::api::{UpdateMaxRecordSize, UpdateStreamRecordDistributionStrategy};
 use kpl_emulator::{Faults, OperationFault};
 use serde_json::{Value, json};
 
@@ -97,6 +98,29 @@ fn a_record_above_the_streams_limit_is_refused_as_by_kinesis() {
     let by_service = kpl(&format!("{args} --max-record-size 2MiB"), &input).json();
     assert_eq!(by_service["refused_by_code"], json!({ "InvalidArgumentException": 1 }));
     assert_eq!((&by_service["lines"], &by_service["kinesis_records"]), (&2.into(), &1.into()));
+}
+
+#[test]
+fn the_description_of_the_stream_applies() {
+    let kinesis = Kinesis::start(2);
+    kinesis.emulator.with(|kinesis, _| {
+        let size = UpdateMaxRecordSize { max_record_size_in_kib: Some(2_048), ..UpdateMaxRecordSize::of("s") };
+        kinesis.update_max_record_size(&size).unwrap();
+        let record_distribution_strategy = "AUTO".into();
+        let of_stream = UpdateStreamRecordDistributionStrategy::of("s");
+        let auto = UpdateStreamRecordDistributionStrategy { record_distribution_strategy, ..of_stream };
+        kinesis.update_record_distribution(&auto).unwrap();
+    });
+    let mut input = vec![b'x'; 1_500_000];
+    input.extend_from_slice(&b"\nb".repeat(200));
+    let run = kpl(&format!("put --dry-run --json {} --key k", kinesis.args()), &input);
+    assert_eq!((run.code(), run.stderr.as_str()), (0, ""), "{run:#?}");
+    let report = run.json();
+    // Nothing is aggregated, and the one key does not choose the shard.
+    assert_eq!((&report["kinesis_records"], &report["aggregates"]["count"]), (&201.into(), &0.into()));
+    for shard in report["shards"].as_array().unwrap() {
+        assert!(shard["lines"].as_u64() > Some(40), "{report:#}");
+    }
 }
 
 #[test]
