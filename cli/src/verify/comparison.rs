@@ -213,7 +213,7 @@ mod tests {
         let sent = [(1, Succeeded), (1, Succeeded), (2, Succeeded)];
         let complete = comparison(&sent, &[1, 2, 1]);
         assert!(complete.is_successful());
-        assert_eq!(complete.to_string(), "verified: 3 of 3 lines arrived, 0 twice");
+        assert_eq!(format!("{complete}"), format!("{HEADING}verified:{HEADING:#} 3 of 3 lines arrived, 0 twice"));
 
         let lost = comparison(&sent, &[1, 2]);
         assert_eq!((lost.arrived, lost.missing, lost.lost, lost.is_successful()), (2, 1, 1, false));
