@@ -2,21 +2,24 @@
 
 mod blob;
 mod codec;
+mod completions;
 mod connection;
 mod emulator;
 mod exit;
 mod interrupts;
 mod list_shards;
+mod man;
 mod put;
 mod settings;
 mod shards;
+mod style;
 mod verify;
 
 use std::future::Future;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Puts records into Amazon Kinesis Data Streams: aggregated, rate-limited, batched and retried as the KPL does.
 #[derive(Debug, Parser)]
@@ -24,6 +27,7 @@ use clap::{Parser, Subcommand};
     version,
     propagate_version = true,
     max_term_width = 120,
+    styles = style::HELP,
     after_help = "\
 Exit status: 0 on success, for `kpl put` only if every line of the input was stored and the verification, if \
 requested, was successful; 1 if a line failed, the verification failed, or the input is invalid or could not be read; \
@@ -46,6 +50,8 @@ enum Command {
     Decode(codec::DecodeArgs),
     Shards(Box<shards::ShardsArgs>),
     Emulator(emulator::EmulatorArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +61,8 @@ fn main() -> ExitCode {
         Command::Decode(args) => codec::decode(&args),
         Command::Shards(args) => block_on(shards::run(*args)),
         Command::Emulator(args) => block_on(emulator::run(args)),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Man(args) => man::run(&args, Cli::command()),
     };
     result.unwrap_or_else(|error| exit::report(&error))
 }

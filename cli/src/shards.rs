@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::connection::Connection;
 use crate::exit;
 use crate::list_shards::{self, ShardRange, Which};
+use crate::style::{HEADING, styled};
 
 /// Shows the open shards of a stream, and the shard of a key.
 #[derive(Debug, Args)]
@@ -48,8 +49,11 @@ pub(crate) async fn run(args: ShardsArgs) -> anyhow::Result<ExitCode> {
     let shards = list_shards::list(&client, &args.stream, Which::Open).await?;
     let contains = |shard: &&ShardRange| (shard.start..=shard.end).contains(&hash_key);
     let place = has_key.then(|| Place { hash_key, shard: shards.iter().find(contains) });
-    let render = if args.json { as_json } else { as_text };
-    exit::print(render(&args, &shards, place.as_ref()).as_bytes())?;
+    if args.json {
+        exit::print(as_json(&args, &shards, place.as_ref()).as_bytes())?;
+    } else {
+        exit::print_styled(as_text(&args, &shards, place.as_ref()))?;
+    }
     // During a reshard, a key may have no open shard.
     let has_no_shard = place.is_some_and(|place| place.shard.is_none());
     Ok(if has_no_shard { ExitCode::from(exit::FAILED) } else { ExitCode::SUCCESS })
@@ -59,7 +63,8 @@ fn as_text(args: &ShardsArgs, shards: &[ShardRange], place: Option<&Place<'_>>) 
     let mut out = String::new();
     let width = shards.iter().map(|shard| shard.id.len()).max().unwrap_or_default().max(5);
     // Writing to a `String` cannot fail.
-    let _ = writeln!(out, "{:width$}  {:>39}  {:>39}  {:>7}", "SHARD", "FIRST HASH KEY", "LAST HASH KEY", "SHARE");
+    let heading = format!("{:width$}  {:>39}  {:>39}  {:>7}", "SHARD", "FIRST HASH KEY", "LAST HASH KEY", "SHARE");
+    let _ = writeln!(out, "{}", styled(HEADING, heading));
     for shard in shards {
         let ShardRange { id, start, end } = shard;
         let _ = writeln!(out, "{id:width$}  {start:>39}  {end:>39}  {:>6.2}%", shard.share() * 100.0);

@@ -27,9 +27,14 @@ impl Console {
         Self(bar)
     }
 
-    /// Prints a message above the progress.
-    pub(crate) fn print_message(&self, line: &str) {
-        self.0.suspend(|| exit::print_message(line));
+    /// Prints a warning above the progress.
+    pub(crate) fn print_warning(&self, line: &str) {
+        self.0.suspend(|| exit::print_warning(line));
+    }
+
+    /// Prints an error above the progress.
+    pub(crate) fn print_error(&self, line: &str) {
+        self.0.suspend(|| exit::print_error(line));
     }
 
     /// Shows the progress of the producer. Never ends; the caller drops the future.

@@ -41,7 +41,7 @@ impl Subscriber for Events {
         let mut problem = Problem::default();
         event.record(&mut problem);
         if problem.is_once {
-            self.console.print_message(&problem.to_string());
+            self.console.print_warning(&problem.to_string());
         } else {
             *self.last_problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem.to_string());
         }

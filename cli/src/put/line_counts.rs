@@ -114,7 +114,7 @@ impl LineCounts {
         errors.count += 1;
         if errors.shown.len() < MESSAGES_SHOWN && !errors.shown.iter().any(|shown| shown == message) {
             errors.shown.push(message.to_owned());
-            self.console.print_message(&format!("{}: {code}: {message}", self.name(place)));
+            self.console.print_error(&format!("{}: {code}: {message}", self.name(place)));
         }
     }
 
@@ -124,8 +124,13 @@ impl LineCounts {
             self.errors.iter().filter(|(_, errors)| errors.count > errors.shown.len() as u64)
         {
             let hint = if self.dead_letters.is_none() { " (--dead-letter FILE saves them)" } else { "" };
-            self.console.print_message(&format!("{code}: {count} lines in total{hint}"));
+            self.console.print_error(&format!("{code}: {count} lines in total{hint}"));
         }
+    }
+
+    /// Returns the number of failed lines per error code.
+    pub(crate) fn counts_by_code(&self) -> impl Iterator<Item = (String, u64)> {
+        self.errors.iter().map(|(code, errors)| (code.clone(), errors.count))
     }
 
     /// Returns the console.

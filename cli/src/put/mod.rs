@@ -6,6 +6,7 @@
 
 mod console;
 mod dead_letter;
+mod dry_run;
 mod events;
 mod keys;
 mod line_counts;
@@ -38,12 +39,15 @@ use self::summary::{Latency, Summary};
 use crate::connection::Connection;
 use crate::emulator::create_stream;
 use crate::exit;
-use crate::interrupts::Interrupts;
+use crate::interrupts::{Interrupts, Signal};
 use crate::settings::Settings;
 use crate::verify::{Comparison, Verifier};
 
 /// The bytes that the emulator in this process keeps without `--verify`.
 const EMULATOR_RETAIN_BYTES_MAX: usize = 64 << 20;
+
+/// The default number of shards of the emulator.
+const EMULATOR_SHARDS: u32 = 4;
 
 /// Puts each line of files or standard input as a record.
 ///
@@ -55,6 +59,7 @@ Examples:
   kpl put --stream access --key-field 1 access.log
   tail -F app.ndjson | kpl put --stream events --key-json /user/id --dead-letter failed.ndjson
   kpl put --emulator --verify --stream access --key-field 1 access.log
+  kpl put --dry-run --shards 8 --stream access --key-field 1 access.log
 
 Ctrl-C (or SIGTERM or SIGHUP) stops reading: the lines that have been read are still put, and verified with --verify. \
 A second signal stops at once: lines without a result fail. A signal after the end of the input ends the verification.
@@ -79,6 +84,11 @@ pub(crate) struct PutArgs {
     /// them twice. Earlier records of the stream are ignored. Takes about 50 bytes of memory per distinct line
     #[arg(long)]
     verify: bool,
+    /// Send nothing, and report what would be sent: lines that would be refused, shards, aggregates, requests, PUT payload
+    /// units. Only reads the stream's shards and description; with --shards N, uses N equal shards and no AWS. Files are
+    /// read as fast as possible, so the aggregates are those of a busy producer; a live input, as it arrives
+    #[arg(long, group = "without_aws", conflicts_with_all = ["verify", "dead_letter", "metrics_port"])]
+    dry_run: bool,
     /// Serve metrics as Prometheus text at http://127.0.0.1:PORT/metrics during the run
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     metrics_port: Option<u16>,
@@ -115,11 +125,20 @@ struct KeyArgs {
 struct InProcessArgs {
     /// Put into an emulator in this process, which has only this stream. Its shards have no rate limits, and the
     /// producer has none unless --rate-limit-… is given
-    #[arg(long, conflicts_with_all = ["endpoint_url", "profile", "dummy_credentials", "region"])]
+    #[arg(
+        long,
+        group = "without_aws",
+        conflicts_with_all = ["endpoint_url", "profile", "dummy_credentials", "region"]
+    )]
     emulator: bool,
-    /// The number of shards of the emulator's stream
-    #[arg(long, value_name = "N", default_value_t = 4, requires = "emulator")]
-    shards: u32,
+    /// The number of shards of the emulator's stream, or of a dry run without AWS [default with --emulator: 4]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "without_aws",
+        conflicts_with_all = ["endpoint_url", "profile", "dummy_credentials", "region"]
+    )]
+    shards: Option<u32>,
     /// Limit the emulator's shards as Kinesis does: 1000 records and 1 MiB per second
     #[arg(long, requires = "emulator")]
     emulator_limits: bool,
@@ -127,6 +146,9 @@ struct InProcessArgs {
 
 pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
     let mut interrupts = Interrupts::listen()?;
+    if args.dry_run {
+        return dry_run::run(args, interrupts).await;
+    }
     let keys = args.key.source();
     check(&args.stream, &keys)?;
     let settings = args.settings.until_all_are_put();
@@ -151,7 +173,7 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
     let (sources, dead_letters, client, verifier) = tokio::select! {
         biased;
         signal = interrupts.wait_for(1) => {
-            exit::print_message("interrupted before the first put");
+            exit::print_warning("interrupted before the first put");
             return Ok(signal.exit_code());
         }
         result = setup => result?,
@@ -170,7 +192,7 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
 
     run.counts.print_error_counts();
     if let Some(Err(incomplete)) = run.counts.dead_letters.take().map(DeadLetters::finish) {
-        console.print_message(&incomplete);
+        console.print_error(&incomplete);
     }
     let mut ok = run.counts.failed == 0 && run.is_at_end && !run.has_read_error;
     let mut is_interrupted = !run.is_at_end || run.is_stopped;
@@ -190,22 +212,26 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
                 }
                 Err(error) => {
                     ok = false;
-                    console.print_message(&format!("cannot verify: {error:#}"));
+                    console.print_error(&format!("cannot verify: {error:#}"));
                 }
             },
         }
     }
-    let out = if args.json { serde_json::to_string(&run.summary)? + "\n" } else { run.summary.to_string() };
-    if let Err(error) = exit::print(out.as_bytes()) {
+    if let Err(error) = exit::print_summary(&run.summary, args.json) {
         ok = false;
-        console.print_message(&format!("cannot print the summary: {error}"));
+        console.print_error(&format!("cannot print the summary: {error}"));
     }
     let signal = if is_interrupted { interrupts.first() } else { None };
-    Ok(match (ok, signal) {
+    Ok(exit_code(ok, signal))
+}
+
+/// Returns the exit status of a run that a signal may have stopped.
+fn exit_code(ok: bool, signal: Option<Signal>) -> ExitCode {
+    match (ok, signal) {
         (true, _) => ExitCode::SUCCESS,
         (false, Some(signal)) => signal.exit_code(),
         (false, None) => ExitCode::from(exit::FAILED),
-    })
+    }
 }
 
 /// Opens all files in another thread, because opening a FIFO blocks until another process opens it.
@@ -281,7 +307,7 @@ async fn put(
 
     for error in &errors {
         let name = counts.name(Place { source: error.source, number: error.after_line });
-        console.print_message(&format!("read error after {name}: {}", error.error));
+        console.print_error(&format!("read error after {name}: {}", error.error));
     }
     let metrics = producer.metrics();
     let Counts { succeeded, kinesis_records, requests, retries, throttled, .. } = Counts::new(&metrics);
@@ -328,7 +354,7 @@ impl InProcessArgs {
         let options = if self.emulator_limits { Options::default() } else { Options::unlimited() };
         let retain_bytes_max = (!keep_all).then_some(EMULATOR_RETAIN_BYTES_MAX);
         let emulator = Emulator::new(Options { retain_bytes_max, ..options });
-        create_stream(&emulator, stream, self.shards)?;
+        create_stream(&emulator, stream, self.shards.unwrap_or(EMULATOR_SHARDS))?;
         let server = Server::bind_on_thread(([127, 0, 0, 1], 0).into(), &emulator, None);
         Ok(Some(server.context("cannot start the emulator")?))
     }

@@ -33,7 +33,7 @@ pub(crate) async fn watch(producer: &Producer, console: &Console, events: &Event
         if since.elapsed() >= report_after {
             let seconds = since.elapsed().as_secs();
             let reason = reason.as_deref().unwrap_or("no reply from the service");
-            console.print_message(&format!("no result for {seconds} s, {outstanding} lines are outstanding: {reason}"));
+            console.print_warning(&format!("no result for {seconds} s, {outstanding} lines are outstanding: {reason}"));
             report_after += REPORT_INTERVAL;
         }
     }

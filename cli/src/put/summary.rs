@@ -6,6 +6,7 @@ use std::time::Duration;
 use kpl_tokio::metrics::{Histogram, MetricsReport};
 use serde::Serialize;
 
+use crate::style::{self, styled};
 use crate::verify::Verification;
 
 /// The summary: one JSON object with `--json`, otherwise a few lines of text.
@@ -59,26 +60,34 @@ impl fmt::Display for Summary {
         let Self { put, succeeded, failed, kinesis_records, requests, retries, throttled, .. } = self;
         let elapsed = Duration::from_millis(self.elapsed_ms);
         let rate = *put as f64 / elapsed.as_secs_f64().max(0.001);
-        writeln!(f, "put {put} lines in {elapsed:?} ({rate:.0}/s): {succeeded} succeeded, {failed} failed")?;
+        let failures = style::failures(*failed);
+        let head = |text| styled(style::HEADING, text);
         writeln!(
             f,
-            "Kinesis records: {kinesis_records}, throttled: {throttled}, requests: {requests}, retries: {retries}"
+            "{} {put} lines in {elapsed:?} ({rate:.0}/s): {succeeded} succeeded, {failures} failed",
+            head("put")
+        )?;
+        writeln!(
+            f,
+            "{} {kinesis_records}, throttled: {throttled}, requests: {requests}, retries: {retries}",
+            head("Kinesis records:")
         )?;
         if self.resent_unanswered > 0 {
-            let resent = self.resent_unanswered;
-            writeln!(f, "retried after an ambiguous attempt: {resent} lines, which may be in the stream twice")?;
+            let (resent, head) =
+                (self.resent_unanswered, styled(style::WARNING, "retried after an ambiguous attempt:"));
+            writeln!(f, "{head} {resent} lines, which may be in the stream twice")?;
         }
         if let Latency { p50: Some(p50), p99: Some(p99), max: Some(max) } = self.latency_ms {
-            writeln!(f, "latency: p50 {p50:.1} ms, p99 {p99:.1} ms, max {max:.1} ms")?;
+            writeln!(f, "{} p50 {p50:.1} ms, p99 {p99:.1} ms, max {max:.1} ms", head("latency:"))?;
         }
         if let Some(place) = &self.interrupted_after {
-            writeln!(f, "interrupted after {place}")?;
+            writeln!(f, "{} {place}", styled(style::WARNING, "interrupted after"))?;
         }
         if let Some(verification) = &self.verify {
             writeln!(f, "{verification}")?;
         }
         if self.verify_interrupted {
-            writeln!(f, "verification interrupted")?;
+            writeln!(f, "{}", styled(style::WARNING, "verification interrupted"))?;
         }
         Ok(())
     }

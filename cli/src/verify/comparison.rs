@@ -8,6 +8,7 @@ use serde::Serialize;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 use super::order::Order;
+use crate::style::{ERROR, HEADING, styled};
 
 /// Returns the 128-bit hash of key and data that identifies a record.
 pub(crate) fn fingerprint(partition_key: &str, data: &[u8]) -> u128 {
@@ -156,7 +157,8 @@ impl Verification {
 
 impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "verified: {} of {} lines arrived, {} twice", self.arrived, self.lines, self.twice)?;
+        let heading = styled(if self.is_successful() { HEADING } else { ERROR }, "verified:");
+        write!(f, "{heading} {} of {} lines arrived, {} twice", self.arrived, self.lines, self.twice)?;
         for (count, what) in [
             (self.twice_unexplained, "of them twice without an ambiguous attempt"),
             (self.missing_failed, "missing and reported as failed"),
@@ -211,7 +213,7 @@ mod tests {
         let sent = [(1, Succeeded), (1, Succeeded), (2, Succeeded)];
         let complete = comparison(&sent, &[1, 2, 1]);
         assert!(complete.is_successful());
-        assert_eq!(complete.to_string(), "verified: 3 of 3 lines arrived, 0 twice");
+        assert_eq!(format!("{complete}"), format!("{HEADING}verified:{HEADING:#} 3 of 3 lines arrived, 0 twice"));
 
         let lost = comparison(&sent, &[1, 2]);
         assert_eq!((lost.arrived, lost.missing, lost.lost, lost.is_successful()), (2, 1, 1, false));

@@ -3,13 +3,17 @@
 #![cfg(unix)]
 
 mod codec;
+mod completions;
 mod credentials;
 mod disturbances;
+mod dry_run;
 mod emulator_process;
 mod failures;
 mod lines;
+mod man;
 mod metrics;
 mod rig;
 mod shards;
 mod signals;
+mod terminal;
 mod usage;

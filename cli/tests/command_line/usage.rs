@@ -22,6 +22,16 @@ fn wrong_usage_exits_with_status_2_and_names_the_error() {
         ("put --stream s --endpoint-url localhost:4567 --dummy-credentials", "must begin with http:// or https://"),
         ("put --stream s", "no AWS region is set"),
         ("put --stream s --endpoint-url http://127.0.0.1:1 --region r", "give --dummy-credentials"),
+        ("put --stream s --dry-run", "unless --shards N is given: no AWS region is set"),
+        ("put --stream s --dry-run --shards 0", "--shards is 0, but must be from 1 to 20000 with --dry-run"),
+        ("put --stream s --dry-run --verify", "cannot be used with"),
+        ("put --stream s --dry-run --dead-letter x", "cannot be used with"),
+        ("put --stream s --dry-run --metrics-port 1", "cannot be used with"),
+        ("put --stream s --dry-run --emulator", "cannot be used with"),
+        ("put --stream s --dry-run --shards 1 --region r", "cannot be used with"),
+        ("put --stream s --shards 2", "<--dry-run|--emulator>"),
+        ("completions tcsh", "invalid value"),
+        ("man --out /dev/null", "cannot write --out \"/dev/null\""),
         ("put --stream s --region r --ca-bundle /none", "cannot read --ca-bundle \"/none\""),
         ("put --stream s --emulator --dead-letter /none/x", "cannot write --dead-letter \"/none/x\""),
         ("shards --stream s --explicit-hash-key 1x", "explicit_hash_key is \"1x\", but must be"),
@@ -36,7 +46,8 @@ fn wrong_usage_exits_with_status_2_and_names_the_error() {
 
 #[test]
 fn help_and_version_are_printed() {
-    for args in ["--help", "put --help", "encode --help", "decode --help", "shards --help", "emulator --help"] {
+    for command in ["", "put", "encode", "decode", "shards", "emulator", "completions", "man"] {
+        let args = &format!("{command} --help");
         let run = kpl(args, b"");
         assert_eq!((run.code(), run.stderr.as_str()), (0, ""), "{args}");
         assert!(run.stdout.contains("Usage: kpl"), "{args}: {}", run.stdout);
