@@ -57,6 +57,15 @@ def test_results_are_compared_by_their_fields() -> None:
         result.success = False  # type: ignore[misc]
 
 
+def test_no_repr_has_secrets_or_data() -> None:
+    config = kpl.Config(aws_access_key_id="id", aws_secret_access_key="the-secret", aws_session_token="the-token")
+    record = kpl.UserRecord("key", b"the-data")
+    decoded = kpl.decode_aggregated(kpl.encode_aggregated([record, record]))
+    for shown in (repr(config), repr(record), repr(decoded)):
+        assert "the-" not in shown
+    assert "aws_access_key_id='id'" in repr(config)
+
+
 def test_an_outcome_is_set_once() -> None:
     async def main() -> None:
         outcome: kpl.Outcome[int] = kpl.Outcome()

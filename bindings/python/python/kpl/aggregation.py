@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kpl import _kpl
 from kpl.hashing import parse_explicit_hash_key
@@ -27,7 +27,7 @@ class UserRecord:
     """A record to be aggregated."""
 
     partition_key: str
-    data: bytes
+    data: bytes = field(repr=False)
     explicit_hash_key: str | None = None
     tags: tuple[Tag, ...] = ()
 
@@ -38,7 +38,7 @@ class DecodedRecord:
 
     partition_key: str
     explicit_hash_key: str | None
-    data: bytes
+    data: bytes = field(repr=False)
     tags: tuple[Tag, ...]
 
 

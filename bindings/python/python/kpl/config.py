@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kpl.metrics import MetricsLevel
 from kpl.sinks import MetricsSink
@@ -45,8 +45,8 @@ class Config:
     endpoint_url: str | None = None
     verify_ssl: bool = True
     aws_access_key_id: str | None = None
-    aws_secret_access_key: str | None = None
-    aws_session_token: str | None = None
+    aws_secret_access_key: str | None = field(default=None, repr=False)
+    aws_session_token: str | None = field(default=None, repr=False)
 
     metrics_level: MetricsLevel = MetricsLevel.NONE
     metrics_sink: MetricsSink | None = None
