@@ -110,6 +110,8 @@ pub enum LogEvent {
         /// Whether records are aggregated by hash key. They are not if the description is unknown, too: the stream may
         /// ignore keys.
         aggregated: bool,
+        /// Whether the list was refused because a permission is missing.
+        denied: bool,
     },
     /// The stream was described.
     StreamDescribed {

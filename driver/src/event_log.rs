@@ -63,15 +63,19 @@ impl EventLog {
                     );
                 }
             }
-            LogEvent::WithoutShardList { stream, code, message, aggregated } => {
-                let consequence = match aggregated {
-                    true => ": records are aggregated by hash key only",
+            LogEvent::WithoutShardList { stream, code, message, aggregated, denied } => {
+                let permission = if *denied { " (permission kinesis:ListShards)" } else { "" };
+                let consequence = match (aggregated, denied) {
+                    (true, _) => ": records are aggregated by hash key only",
                     // Without a description, it is unknown whether the stream distributes records by key.
-                    false => ", no description (permission kinesis:DescribeStreamSummary): records are not aggregated",
+                    (false, true) => {
+                        ", no description (permission kinesis:DescribeStreamSummary): records are not aggregated"
+                    }
+                    (false, false) => ", no description: records are not aggregated",
                 };
                 warn!(
                     stream = %stream, code = %code, error = %message, once = true,
-                    "no shard list (permission kinesis:ListShards){consequence}; one rate limit applies to the stream"
+                    "no shard list{permission}{consequence}; one rate limit applies to the stream"
                 );
             }
             LogEvent::Throttled { stream, kinesis_records } => {
@@ -260,16 +264,19 @@ mod tests {
     }
 
     #[test]
-    fn an_event_without_a_shard_list_names_the_permissions() {
-        let without = |aggregated| LogEvent::WithoutShardList {
+    fn an_event_without_a_shard_list_names_the_permissions_that_are_missing() {
+        let without = |aggregated, denied| LogEvent::WithoutShardList {
             stream: "events".into(),
-            code: "AccessDeniedException".into(),
+            code: "code".into(),
             message: "no".into(),
             aggregated,
+            denied,
         };
-        let written = lines(&[(1, without(true)), (2, without(false))]);
-        assert!(written.iter().all(|line| line.contains("kinesis:ListShards")), "{written:#?}");
-        assert!(written[1].contains("kinesis:DescribeStreamSummary"), "{written:#?}");
+        let denied = lines(&[(1, without(true, true)), (2, without(false, true))]);
+        assert!(denied.iter().all(|line| line.contains("kinesis:ListShards")), "{denied:#?}");
+        assert!(denied[1].contains("kinesis:DescribeStreamSummary"), "{denied:#?}");
+        let no_connection = lines(&[(1, without(true, false)), (2, without(false, false))]);
+        assert!(!no_connection.iter().any(|line| line.contains("permission")), "{no_connection:#?}");
     }
 
     #[test]

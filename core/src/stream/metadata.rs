@@ -450,7 +450,8 @@ impl<T> Stream<T> {
             // For a stream that does not exist, each record fails with that error anyway.
             if &*code != RESOURCE_NOT_FOUND {
                 let aggregated = self.metadata.can_aggregate(None, &context.config);
-                context.log(LogEvent::WithoutShardList { stream: self.name.clone(), code, message, aggregated });
+                let (stream, denied) = (self.name.clone(), classify(&code) == ErrorClass::Denied);
+                context.log(LogEvent::WithoutShardList { stream, code, message, aggregated, denied });
             }
         }
         self.route_awaiting_metadata(now, context);
