@@ -16,7 +16,7 @@ use clap::Parser;
 const SEEDS_MAX: u64 = 5_000;
 const BUGS: &str = "tests/simulator/planted";
 /// The number of parts of the bugs for `--part`.
-const PARTS: u64 = 4;
+const PARTS: u64 = 8;
 
 /// Plant bugs, one at a time, and count the seeds until the simulator finds each of them.
 #[derive(Parser)]
@@ -24,7 +24,7 @@ struct Args {
     /// Only check that every bug can still be planted
     #[arg(long)]
     check: bool,
-    /// Plant only a quarter of the bugs, which this commit's hash chooses: all of them take a quarter of an hour
+    /// Plant only an eighth of the bugs, which this commit's hash chooses: all of them take half an hour
     #[arg(long, value_name = "COMMIT", value_parser = part)]
     part: Option<u64>,
     /// Names of bugs [default: all]
