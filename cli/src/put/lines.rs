@@ -351,13 +351,18 @@ mod tests {
         let mut splitter = Splitter::new(BufReader::new(&*input), 7, Position { offset: 10, line: 5 });
         let first = splitter.next_batch().unwrap();
         assert_eq!((first.lines.len(), first.source), (BATCH_LINES_MAX, 7));
-        assert_eq!((first.start, first.lines[0].end), (Position { offset: 10, line: 5 }, Position { offset: 12, line: 6 }));
+        assert_eq!(
+            (first.start, first.lines[0].end),
+            (Position { offset: 10, line: 5 }, Position { offset: 12, line: 6 })
+        );
         assert_eq!(splitter.next_batch().unwrap().start, first.end());
     }
 
     #[test]
     fn a_half_line_waits_for_its_newline() {
-        for (input, expected) in [("a\nbc", 2), ("abcdefgh", 0), ("abc", 0), ("ab\nabcdefg", 3), ("abcdefg\nx", 8), ("", 0)] {
+        for (input, expected) in
+            [("a\nbc", 2), ("abcdefgh", 0), ("abc", 0), ("ab\nabcdefg", 3), ("abcdefg\nx", 8), ("", 0)]
+        {
             let reader = BufReader::with_capacity(2, input.as_bytes());
             let mut splitter = Splitter::new(reader, 0, Position::default()).waiting_for_newline();
             splitter.line_len_max = 3;

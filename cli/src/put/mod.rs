@@ -312,12 +312,13 @@ impl Inputs {
         anyhow::ensure!(!has_standard_input, "{option} needs files: standard input cannot be read again after a crash");
         let opened = checkpoint.map(|path| CheckpointFile::open(path, stream)).transpose()?;
         let (file, contents) = opened.unzip();
-        let (entries, put_again) = contents.map(|contents| (contents.files, contents.put_again)).unwrap_or_default();
+        let contents = contents.flatten();
+        let put_again = contents.as_ref().map(|contents| contents.put_again).unwrap_or_default();
         let offsets = Offsets::new(file.is_some());
         let follow = options.follow;
         let written: Vec<&Path> = checkpoint.into_iter().chain(dead_letter).collect();
         let (follower, resumed) =
-            Follower::new(files, &written, options, entries, offsets.clone(), names.clone(), console.clone())?;
+            Follower::new(files, &written, options, contents, offsets.clone(), names.clone(), console.clone())?;
         let checkpoint = file.map(|file| {
             let PutAgain { lines, bytes } = resumed.put_again;
             if !resumed.files.is_empty() {
@@ -345,8 +346,7 @@ async fn open_files(
 ) -> anyhow::Result<(Inputs, Option<DeadLetters>)> {
     let (stream, console) = (stream.to_owned(), console.clone());
     let open = move || {
-        let inputs =
-            Inputs::open(&files, checkpoint.as_deref(), dead_letter.as_deref(), &stream, options, &console)?;
+        let inputs = Inputs::open(&files, checkpoint.as_deref(), dead_letter.as_deref(), &stream, options, &console)?;
         let dead_letters = dead_letter.map(|path| DeadLetters::open(&path, &files)).transpose()?;
         anyhow::Ok((inputs, dead_letters))
     };
@@ -469,7 +469,8 @@ async fn put(
         elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         latency_ms: Latency::new(&metrics),
         checkpoint,
-        interrupted_after: (!ended && stopped_by.is_none()).then(|| last.map_or("no line".into(), |last| counts.name(last))),
+        interrupted_after: (!ended && stopped_by.is_none())
+            .then(|| last.map_or("no line".into(), |last| counts.name(last))),
         verify: None,
         verify_interrupted: false,
     };

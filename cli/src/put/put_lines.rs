@@ -267,11 +267,8 @@ impl Feeder {
         outcome: BatchOutcome,
     ) -> Position {
         let accepted = lines.drain(..outcome.len());
-        let (lines, fingerprints): (Vec<_>, Vec<_>) = if self.fingerprints {
-            accepted.unzip()
-        } else {
-            (accepted.map(|(line, _)| line).collect(), Vec::new())
-        };
+        let (lines, fingerprints): (Vec<_>, Vec<_>) =
+            if self.fingerprints { accepted.unzip() } else { (accepted.map(|(line, _)| line).collect(), Vec::new()) };
         let Some(last) = lines.last().copied() else { return start };
         self.last = Some(Place { source, number: last.number });
         let lines = SentLines { source, start, lines, fingerprints };

@@ -98,7 +98,10 @@ impl fmt::Display for Summary {
             let (path, files) = (path.display(), resumed.len());
             let PutAgain { lines, bytes } = put_again;
             let total = put_again_total.lines;
-            writeln!(f, "checkpoint {path}: {files} files resumed; at most {lines} lines ({bytes} bytes) put twice, {total} in all runs")?;
+            writeln!(
+                f,
+                "checkpoint {path}: {files} files resumed; at most {lines} lines ({bytes} bytes) put twice, {total} in all runs"
+            )?;
             if let Some(line) = stopped_by {
                 writeln!(f, "stopped before {line}: the same command goes on there")?;
             }

@@ -3,11 +3,13 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use super::identity::{FileId, Fingerprint};
+use super::to_ms;
 use crate::put::lines::Position;
 
 /// The version of the format.
@@ -20,6 +22,8 @@ pub(crate) struct Contents {
     version: u64,
     /// The stream, as on the command line.
     stream: String,
+    /// The time at which it was written, in milliseconds since 1970.
+    pub(crate) written_at_ms: u64,
     /// What may have been put twice by all runs so far.
     pub(crate) put_again: PutAgain,
     /// The files, each after those that are to be read before it.
@@ -70,7 +74,9 @@ impl FileEntry {
     /// Returns the resolved ranges beyond the offset.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = (Position, Position)> {
         let position = |offset, line| Position { offset, line };
-        self.resolved.iter().map(move |[start, line, end, end_line]| (position(*start, *line), position(*end, *end_line)))
+        self.resolved
+            .iter()
+            .map(move |[start, line, end, end_line]| (position(*start, *line), position(*end, *end_line)))
     }
 }
 
@@ -84,8 +90,8 @@ pub(crate) struct CheckpointFile {
 }
 
 impl CheckpointFile {
-    /// Locks and reads a checkpoint. One that does not exist yet has no files.
-    pub(crate) fn open(path: &Path, stream: &str) -> anyhow::Result<(Self, Contents)> {
+    /// Locks and reads a checkpoint. One that does not exist yet has no contents.
+    pub(crate) fn open(path: &Path, stream: &str) -> anyhow::Result<(Self, Option<Contents>)> {
         let lock_path = with_suffix(path, ".lock");
         let lock = OpenOptions::new().create(true).append(true).open(&lock_path);
         let lock = lock.with_context(|| format!("cannot write {lock_path:?} beside --checkpoint"))?;
@@ -99,11 +105,11 @@ impl CheckpointFile {
         let contents = match fs::read(path) {
             Ok(json) => parse(&json, stream).with_context(|| format!("--checkpoint {path:?}"))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Contents { version: VERSION, stream: stream.into(), put_again: PutAgain::default(), files: Vec::new() }
+                return Ok((Self { path: path.to_owned(), stream: stream.into(), _lock: lock }, None));
             }
             Err(error) => return Err(error).with_context(|| format!("cannot read --checkpoint {path:?}")),
         };
-        Ok((Self { path: path.to_owned(), stream: stream.into(), _lock: lock }, contents))
+        Ok((Self { path: path.to_owned(), stream: stream.into(), _lock: lock }, Some(contents)))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -112,7 +118,8 @@ impl CheckpointFile {
 
     /// Replaces the checkpoint. After a crash at any time, there is either the old one or the new one.
     pub(crate) fn write(&self, put_again: PutAgain, files: Vec<FileEntry>) -> io::Result<()> {
-        let contents = Contents { version: VERSION, stream: self.stream.clone(), put_again, files };
+        let written_at_ms = to_ms(SystemTime::now());
+        let contents = Contents { version: VERSION, stream: self.stream.clone(), written_at_ms, put_again, files };
         let temporary = with_suffix(&self.path, ".new");
         let mut file = File::create(&temporary)?;
         file.write_all(&serde_json::to_vec(&contents)?)?;
@@ -188,12 +195,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint");
         let (file, contents) = CheckpointFile::open(&path, "s").unwrap();
-        assert_eq!(contents.files, []);
+        assert!(contents.is_none());
         let put_again = PutAgain { lines: 1, bytes: 2 };
         file.write(put_again, vec![]).unwrap();
         file.write(put_again, vec![entry()]).unwrap();
         drop(file);
         let (_file, contents) = CheckpointFile::open(&path, "s").unwrap();
+        let contents = contents.unwrap();
         assert_eq!((contents.put_again, contents.files), (put_again, vec![entry()]));
         assert_eq!(entry().ranges().count(), 1);
     }

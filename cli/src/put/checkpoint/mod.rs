@@ -21,7 +21,7 @@ pub(crate) use self::ranges::ResolvedRanges;
 use super::lines::Position;
 
 /// The minimum number of bytes of a file that may be put until the next checkpoint is written.
-const AHEAD_MIN: u64 = 16 << 20;
+const AHEAD_MIN: u64 = 4 << 20;
 
 /// The time between two checkpoints, unless reading waits for one.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
@@ -62,6 +62,8 @@ pub(crate) struct Tracked {
     pub(crate) resolved: ResolvedRanges,
     /// The position after the last line that was passed on.
     pub(crate) passed: Position,
+    /// The end of the lines that the reader wants to pass on; `None` before its first lines.
+    wanted: Option<u64>,
     /// The limit of the checkpoint from which this run goes on. Lines that end at or before it may have been put.
     pub(crate) resume_limit: u64,
     /// Whether the file was rotated and read to its end.
@@ -90,6 +92,7 @@ impl Tracked {
             verified_at: from_ms(entry.verified_at_ms),
             resolved,
             passed: entry.position(),
+            wanted: None,
             resume_limit: entry.limit,
             ended: entry.ended,
             gone: false,
@@ -109,7 +112,8 @@ impl Tracked {
     /// Returns the limit of the next checkpoint.
     fn next_limit(&self, is_last: bool) -> u64 {
         let passed = self.passed.offset;
-        let ahead = if is_last || self.ended { 0 } else { AHEAD_MIN.max(2 * passed.saturating_sub(self.passed_before)) };
+        let ahead =
+            if is_last || self.ended { 0 } else { AHEAD_MIN.max(2 * passed.saturating_sub(self.passed_before)) };
         self.resume_limit.max(passed + ahead)
     }
 }
@@ -159,6 +163,7 @@ impl Offsets {
         loop {
             let State { files, is_written, is_urgent, is_writing, .. } = &mut *state;
             let Some(file) = files.get_mut(&source) else { return };
+            file.wanted = Some(end.offset);
             if !*is_written || end.offset <= file.limit {
                 file.passed = file.passed.max(end);
                 // Asks in time, so that reading does not wait.
@@ -259,4 +264,101 @@ pub(crate) fn to_ms(time: SystemTime) -> u64 {
 
 pub(crate) fn from_ms(ms: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms)).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    fn at(offset: u64) -> Position {
+        Position { offset, line: offset }
+    }
+
+    /// Returns offsets with one file, of which a run before has put up to `resume_limit`.
+    fn offsets(resume_limit: u64) -> Arc<Offsets> {
+        let offsets = Offsets::new(true);
+        let entry = FileEntry {
+            path: "/log".into(),
+            device: 1,
+            inode: 1,
+            head: Fingerprint::default(),
+            offset: 0,
+            line: 0,
+            before_offset: Fingerprint::default(),
+            resolved: Vec::new(),
+            limit: resume_limit,
+            verified_at_ms: 0,
+            ended: false,
+        };
+        offsets.add(0, Tracked::new(entry, None));
+        offsets
+    }
+
+    /// Writes a checkpoint. Returns the limit in it.
+    fn write(offsets: &Offsets) -> u64 {
+        let (files, is_last) = offsets.wait_until_due(None);
+        let [(source, file)] = &files[..] else { panic!("one file") };
+        let limit = file.next_limit(is_last);
+        offsets.set_written(vec![(*source, FileEntry { limit, ..file.entry.clone() }, file.passed)]);
+        limit
+    }
+
+    #[test]
+    fn no_line_is_passed_beyond_the_limit_of_a_written_checkpoint() {
+        let offsets = offsets(0);
+        assert_eq!(write(&offsets), 0, "nothing was wanted yet");
+        let passed = || offsets.files()[0].1.passed.offset;
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| offsets.pass(0, at(100)));
+            while !offsets.lock().is_urgent {
+                thread::yield_now();
+            }
+            thread::sleep(Duration::from_millis(50));
+            assert_eq!((passed(), reader.is_finished()), (0, false));
+            assert_eq!(write(&offsets), 100 + AHEAD_MIN);
+            reader.join().unwrap();
+            assert_eq!(passed(), 100);
+        });
+        // Up to the limit, nothing waits; from half of it on, the next checkpoint is asked for.
+        assert!(!offsets.lock().is_urgent);
+        offsets.pass(0, at(100 + AHEAD_MIN));
+        assert!(offsets.lock().is_urgent);
+        assert_eq!(write(&offsets), 3 * (100 + AHEAD_MIN));
+    }
+
+    #[test]
+    fn a_limit_covers_what_the_runs_before_may_have_put() {
+        let offsets = offsets(1_000);
+        assert_eq!(write(&offsets), 1_000);
+        offsets.end();
+        assert_eq!(write(&offsets), 1_000, "nothing below it was read");
+        let offsets = self::offsets(10);
+        thread::scope(|scope| {
+            scope.spawn(|| offsets.pass(0, at(100)));
+            while !offsets.lock().is_urgent {
+                thread::yield_now();
+            }
+            write(&offsets);
+        });
+        offsets.end();
+        assert_eq!(write(&offsets), 100, "at the end, what was passed on");
+    }
+
+    #[test]
+    fn a_deleted_file_is_forgotten_when_its_lines_are_resolved() {
+        let offsets = offsets(0);
+        thread::scope(|scope| {
+            scope.spawn(|| offsets.pass(0, at(100)));
+            while !offsets.lock().is_urgent {
+                thread::yield_now();
+            }
+            write(&offsets);
+        });
+        offsets.update(0, |file| file.gone = true);
+        write(&offsets);
+        offsets.resolve(0, at(0), at(100));
+        let (files, _) = offsets.wait_until_due(None);
+        assert!(files.is_empty());
+    }
 }

@@ -56,8 +56,7 @@ fn run(
     let (mut written_at, mut is_failing) = (None, false);
     loop {
         let (files, is_last) = offsets.wait_until_due(written_at);
-        let entries: Vec<_> =
-            files.iter().map(|(source, file)| (*source, entry(file, is_last), file.passed)).collect();
+        let entries: Vec<_> = files.iter().map(|(source, file)| (*source, entry(file, is_last), file.passed)).collect();
         let all = entries.iter().map(|(_, entry, _)| entry.clone()).collect();
         let written = dead_letters.map_or(Ok(()), File::sync_data).and_then(|()| file.write(put_again, all));
         written_at = Some(Instant::now());

@@ -10,8 +10,8 @@
 //! - **While no `kpl` runs**, or while reading waits for the service, files may rotate several times: [`resume`] and
 //!   [`Follower::discover`] search for all that were at the path in between.
 
-mod messages;
 pub(crate) mod lag;
+mod messages;
 pub(crate) mod multiline;
 mod resume;
 mod search;
@@ -36,9 +36,9 @@ use self::search::Found;
 use self::tail::{AtEnd, Tail};
 use self::target::Target;
 use self::watch::{Change, Watch};
-use super::checkpoint::file::FileEntry;
+use super::checkpoint::file::{Contents, FileEntry};
 use super::checkpoint::identity::{FileId, Fingerprint};
-use super::checkpoint::{Offsets, Tracked, to_ms};
+use super::checkpoint::{Offsets, Tracked, from_ms, to_ms};
 use super::console::Console;
 use super::lines::{BATCHES_AHEAD, Input, READ_SIZE, ReadError};
 use super::sources::Sources;
@@ -75,6 +75,8 @@ pub(crate) struct Follower {
     messages: Messages,
     watch: Option<Watch>,
     discovered_at: Instant,
+    /// The time of the last search for files, by this run or by the one before.
+    searched_at: Option<SystemTime>,
     needs_discovery: bool,
 }
 
@@ -106,12 +108,12 @@ struct LastAt {
 struct Closed;
 
 impl Follower {
-    /// Returns a reader of files. Goes on where `entries` say. `written` are the files that this run writes.
+    /// Returns a reader of files. Goes on where a checkpoint says. `written` are the files that this run writes.
     pub(crate) fn new(
         arguments: &[PathBuf],
         written: &[&Path],
         options: FollowOptions,
-        entries: Vec<FileEntry>,
+        checkpoint: Option<Contents>,
         offsets: Arc<Offsets>,
         sources: Sources,
         console: Console,
@@ -135,9 +137,14 @@ impl Follower {
             messages: Messages::new(console),
             watch,
             discovered_at: Instant::now(),
+            searched_at: None,
             needs_discovery: false,
         };
-        let resumed = follower.resume(entries)?;
+        let mut resumed = Resumed::default();
+        if let Some(contents) = checkpoint {
+            follower.searched_at = Some(from_ms(contents.written_at_ms));
+            resumed = follower.resume(contents.files)?;
+        }
         follower.discover()?;
         Ok((follower, resumed))
     }
@@ -366,6 +373,7 @@ impl Follower {
     /// Finds new files at the paths of the command line.
     fn discover(&mut self) -> anyhow::Result<()> {
         self.discovered_at = Instant::now();
+        let searched_before = self.searched_at.replace(SystemTime::now());
         if let Some(watch) = &mut self.watch {
             watch.forget_gone();
             for directory in self.targets.iter().flat_map(Target::directories) {
@@ -373,7 +381,9 @@ impl Follower {
             }
         }
         let (mut found, mut ids) = (Vec::new(), HashSet::new());
-        for (target, path) in self.targets.iter().flat_map(|target| target.paths().into_iter().map(move |path| (target, path))) {
+        for (target, path) in
+            self.targets.iter().flat_map(|target| target.paths().into_iter().map(move |path| (target, path)))
+        {
             let name = target.name(&path);
             match fs::metadata(&path) {
                 Ok(metadata) if metadata.is_file() => {
@@ -392,8 +402,11 @@ impl Follower {
             }
         }
         let at: HashMap<FileId, usize> = self.tails.iter().enumerate().map(|(at, tail)| (tail.id, at)).collect();
-        let were_at_path: HashSet<u32> =
-            self.tails.iter_mut().filter_map(|tail| std::mem::take(&mut tail.is_at_path).then_some(tail.source)).collect();
+        let were_at_path: HashSet<u32> = self
+            .tails
+            .iter_mut()
+            .filter_map(|tail| std::mem::take(&mut tail.is_at_path).then_some(tail.source))
+            .collect();
         let mut new = Vec::new();
         for (path, name, id, metadata) in found {
             let Some(at) = at.get(&id) else {
@@ -418,7 +431,7 @@ impl Follower {
             match Found::open(&path) {
                 Ok(found) if self.is_known(&found) => {}
                 Ok(found) => {
-                    self.add_after_rotation(found, path, &name, &ids)?;
+                    self.add_after_rotation(found, path, &name, &ids, searched_before)?;
                 }
                 Err(error) if self.options.follow => {
                     self.messages.print_once(&format!("cannot open {name:?}: {error}"));
@@ -436,13 +449,16 @@ impl Follower {
         path: PathBuf,
         name: &str,
         at_paths: &HashSet<FileId>,
+        searched_before: Option<SystemTime>,
     ) -> anyhow::Result<()> {
-        let mut after = None;
-        if let Some(LastAt { source, verified_at }) = self.last_at.get(&path) {
-            let last = self.tails.iter().find(|tail| tail.source == *source);
-            let verified_at = last.map_or(*verified_at, |tail| tail.verified_at);
-            after = last.map(|tail| tail.source);
-            let missed = search::successors(&path, verified_at, |sibling| {
+        let last = self.last_at.get(&path);
+        let tail = last.and_then(|last| self.tails.iter().find(|tail| tail.source == last.source));
+        let verified_at = tail.map(|tail| tail.verified_at).or(last.map(|last| last.verified_at));
+        let mut after = tail.map(|tail| tail.source);
+        // At a path that had no file at the last search, there may have been several since. At the first search, rotated
+        // files are of no interest.
+        if let Some(since) = verified_at.or(searched_before) {
+            let missed = search::successors(&path, since, |sibling| {
                 at_paths.contains(&sibling.id) || sibling.id == found.id || self.is_known(sibling)
             });
             for missed in missed {
@@ -460,7 +476,9 @@ impl Follower {
         let Tail { path, verified_at, source, after, id, .. } = &self.tails[index];
         let (path, source, id, mut before) = (path.clone(), *source, *id, *after);
         let missed = search::successors(&path, *verified_at, |sibling| {
-            sibling.id == id || self.is_known(sibling) || self.targets.iter().any(|target| target.matches(&sibling.path))
+            sibling.id == id
+                || self.is_known(sibling)
+                || self.targets.iter().any(|target| target.matches(&sibling.path))
         });
         let name = self.sources.name(source).to_string();
         let mut has_missed = false;

@@ -122,7 +122,10 @@ mod tests {
 
     #[test]
     fn a_record_goes_on_until_the_next_start() {
-        assert_eq!(records("1 a\n at b\n\n at c\n2 d\n3 e", 99), pairs(&[("1 a\n at b\n\n at c", 17), ("2 d", 21), ("3 e", 24)]));
+        assert_eq!(
+            records("1 a\n at b\n\n at c\n2 d\n3 e", 99),
+            pairs(&[("1 a\n at b\n\n at c", 17), ("2 d", 21), ("3 e", 24)])
+        );
         assert_eq!(records(" lone\n at x\n1\n", 99), pairs(&[(" lone\n at x", 12), ("1", 14)]));
         assert_eq!(records("", 99), []);
     }

@@ -71,8 +71,7 @@ impl Lost {
 
 /// Searches the directory of `path` for a file that was there: renamed, or copied before it was truncated.
 pub(crate) fn find(path: &Path, lost: &Lost, mut is_excluded: impl FnMut(&Found) -> bool) -> Option<Found> {
-    let mut found: Vec<_> =
-        siblings(path).filter(|found| lost.is(found, path) && !is_excluded(found)).collect();
+    let mut found: Vec<_> = siblings(path).filter(|found| lost.is(found, path) && !is_excluded(found)).collect();
     // Of several, the file itself rather than a copy, then the longest.
     found.sort_by_key(|found| (found.id == lost.id, found.size));
     found.pop()
@@ -141,10 +140,21 @@ mod tests {
     #[test]
     fn names_of_rotated_files() {
         let is_rotated = |name: &str| is_rotated_name(Path::new("/l/app.log"), &Path::new("/l").join(name));
-        for name in ["app.log.1", "app.log.10", "app.log-20261130", "app.log-2026-11-30_01", "app-20261130.log", "app.1.log"] {
+        for name in
+            ["app.log.1", "app.log.10", "app.log-20261130", "app.log-2026-11-30_01", "app-20261130.log", "app.1.log"]
+        {
             assert!(is_rotated(name), "{name}");
         }
-        for name in ["app.log", "app.log.1.gz", "app.log.bak", "app.log.offset", "app-error.log", "app1.log", "b.log.1", "app..log"] {
+        for name in [
+            "app.log",
+            "app.log.1.gz",
+            "app.log.bak",
+            "app.log.offset",
+            "app-error.log",
+            "app1.log",
+            "b.log.1",
+            "app..log",
+        ] {
             assert!(!is_rotated(name), "{name}");
         }
     }
@@ -192,7 +202,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.log");
         let now = SystemTime::now();
-        for (name, seconds) in [("app.log.1", 30), ("app.log.2", 20), ("app.log.3", 10), ("app.log.4", 0), ("app.log.old", 30)] {
+        for (name, seconds) in
+            [("app.log.1", 30), ("app.log.2", 20), ("app.log.3", 10), ("app.log.4", 0), ("app.log.old", 30)]
+        {
             let file = File::create(dir.path().join(name)).unwrap();
             file.set_modified(now + Duration::from_secs(seconds)).unwrap();
         }

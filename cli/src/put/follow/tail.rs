@@ -96,8 +96,7 @@ impl Tail {
             let mut file = &*self.file;
             file.seek(SeekFrom::Start(turn.position.offset))?;
             let part = file.take(stop.unwrap_or(u64::MAX) - turn.position.offset);
-            let mut splitter =
-                Splitter::new(BufReader::with_capacity(READ_SIZE, part), self.source, turn.position);
+            let mut splitter = Splitter::new(BufReader::with_capacity(READ_SIZE, part), self.source, turn.position);
             if at_end != AtEnd::EndLine {
                 splitter = splitter.waiting_for_newline();
             }

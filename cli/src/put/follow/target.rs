@@ -68,7 +68,8 @@ impl Target {
         let files = self.paths();
         // A link's file is in another directory.
         let real = files.iter().filter_map(|path| path.canonicalize().ok());
-        let parents: Vec<_> = real.chain(files.iter().cloned()).filter_map(|path| Some(path.parent()?.to_owned())).collect();
+        let parents: Vec<_> =
+            real.chain(files.iter().cloned()).filter_map(|path| Some(path.parent()?.to_owned())).collect();
         parents.into_iter().chain(plain).collect()
     }
 }
