@@ -3,7 +3,7 @@
 //!
 //! `KPL_KILLS=300 KPL_SEED=7 cargo test -p kpl --test command_line kills -- --nocapture` runs longer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -152,6 +152,13 @@ fn survive(seed: u64, loses_replies: bool) {
     let (mut killed, mut ended, mut runs) = (0, 0, 0);
     while killed < kills {
         kinesis.emulator.set_faults(faults(&mut world.random, loses_replies));
+        if std::env::var("KPL_HISTORY").is_ok() {
+            let _ = fs::copy(&world.checkpoint, dir.path().join(format!("history.{runs}")));
+            let ls = std::process::Command::new("ls").args(["-li", "--full-time"]).arg(&logs).output().unwrap();
+            fs::write(dir.path().join(format!("ls.{runs}")), ls.stdout).unwrap();
+            let mut all = File::options().append(true).create(true).open(&messages).unwrap();
+            std::io::Write::write_all(&mut all, format!("RUN {runs}\n").as_bytes()).unwrap();
+        }
         let child = start(&args, &messages);
         runs += 1;
         // Some runs end before they have read anything, and some write a few checkpoints.
@@ -188,19 +195,19 @@ fn survive(seed: u64, loses_replies: bool) {
     kinesis.emulator.set_faults(Faults::default());
     let child = start(&args, &messages);
     let expected: u64 = world.logs.iter().map(|rotating| rotating.log.lines).sum();
-    let distinct = || {
-        let records = kinesis.read();
-        records.iter().map(|record| Log::parse(&record.data)).collect::<std::collections::HashSet<_>>().len() as u64
-    };
-    let start = Instant::now();
-    while distinct() < expected {
-        assert!(
-            start.elapsed() < Duration::from_secs(90),
-            "{} of {expected} lines arrived, seed {seed}\n{}\nkept: {}",
-            distinct(),
-            fs::read_to_string(&messages).unwrap(),
-            dir.keep().display()
-        );
+    let start_of_wait = Instant::now();
+    loop {
+        let missing = missing(&kinesis, &world.logs);
+        if missing.is_empty() {
+            break;
+        }
+        if start_of_wait.elapsed() > Duration::from_secs(60) {
+            let messages = fs::read_to_string(&messages).unwrap();
+            panic!(
+                "of {expected} lines, these are missing: {missing:?}, seed {seed}\n{messages}\nkept: {:?}",
+                dir.keep()
+            );
+        }
         sleep(Duration::from_millis(200));
     }
     signal(&child, "TERM");
@@ -225,6 +232,21 @@ fn survive(seed: u64, loses_replies: bool) {
         "{killed} kills, {ended} ends by SIGTERM, {} rotations, {expected} lines, {duplicates} duplicates, at most {said} said",
         world.rotations
     );
+}
+
+/// Returns the ranges of lines that did not arrive.
+fn missing(kinesis: &Kinesis, logs: &[Rotating]) -> Vec<(String, u64, u64)> {
+    let arrived: HashSet<_> = kinesis.read().iter().map(|record| Log::parse(&record.data)).collect();
+    let mut missing: Vec<(String, u64, u64)> = Vec::new();
+    for log in logs.iter().map(|rotating| &rotating.log) {
+        for number in (0..log.lines).filter(|number| !arrived.contains(&(log.name.clone(), *number))) {
+            match missing.last_mut() {
+                Some((name, _, end)) if *name == log.name && *end == number => *end += 1,
+                _ => missing.push((log.name.clone(), number, number + 1)),
+            }
+        }
+    }
+    missing
 }
 
 fn kill(mut child: Child) {

@@ -10,7 +10,7 @@ const KEPT: usize = 5;
 /// A log whose lines are numbered. Its name is its first key.
 pub(crate) struct Log {
     path: PathBuf,
-    name: String,
+    pub(crate) name: String,
     file: File,
     /// The number of lines that were written.
     pub(crate) lines: u64,

@@ -112,9 +112,12 @@ impl Tracked {
     /// Returns the limit of the next checkpoint.
     fn next_limit(&self, is_last: bool) -> u64 {
         let passed = self.passed.offset;
-        let ahead =
-            if is_last || self.ended { 0 } else { AHEAD_MIN.max(2 * passed.saturating_sub(self.passed_before)) };
-        self.resume_limit.max(passed + ahead)
+        // A file that is not read yet gets no limit beyond its start: else all its lines would count as in flight.
+        let Some(wanted) = self.wanted.filter(|_| !is_last && !self.ended) else {
+            return self.resume_limit.max(passed);
+        };
+        let ahead = AHEAD_MIN.max(2 * passed.saturating_sub(self.passed_before));
+        self.resume_limit.max(wanted + ahead)
     }
 }
 
@@ -135,6 +138,14 @@ impl Offsets {
     pub(crate) fn add(&self, source: u32, file: Tracked) {
         let mut state = self.lock();
         state.files.insert(source, file);
+        state.is_changed = true;
+        self.changed.notify_all();
+    }
+
+    /// Removes a file of which no line was passed on.
+    pub(crate) fn remove(&self, source: u32) {
+        let mut state = self.lock();
+        state.files.remove(&source);
         state.is_changed = true;
         self.changed.notify_all();
     }

@@ -471,7 +471,7 @@ impl Follower {
     }
 
     /// Returns whether files were at the path of an empty file since it was seen: nothing is known of its content, so that it
-    /// may have been filled, copied and truncated. Adds them before it.
+    /// may have been filled, copied and truncated. Then it is added again, after them.
     fn has_missed_files(&mut self, index: usize) -> bool {
         let Tail { path, verified_at, source, after, id, .. } = &self.tails[index];
         let (path, source, id, mut before) = (path.clone(), *source, *id, *after);
@@ -480,23 +480,33 @@ impl Follower {
                 || self.is_known(sibling)
                 || self.targets.iter().any(|target| target.matches(&sibling.path))
         });
-        let name = self.sources.name(source).to_string();
-        let mut has_missed = false;
+        if missed.is_empty() {
+            return false;
+        }
+        let name = self.sources.name(source);
         for missed in missed {
-            let missed_path = missed.path.clone();
-            if let Ok(added) = self.add(missed, path.clone(), &name, before, false) {
-                self.messages.print(&format!("{name} was rotated: {missed_path:?} is read before it"));
-                before = Some(added);
-                has_missed = true;
+            self.messages.print(&format!("{name} was rotated: {:?} is read before it", missed.path));
+            match self.add(missed, path.clone(), &name, before, false) {
+                Ok(added) => before = Some(added),
+                Err(error) => self.messages.print(&format!("{error:#}")),
             }
         }
-        if has_missed {
-            if let Some(tail) = self.tails.iter_mut().find(|tail| tail.source == source) {
-                tail.after = before;
+        let Tail { file, is_at_path, .. } = &self.tails[index];
+        let (file, is_at_path) = (file.clone(), *is_at_path);
+        let again = Found::new(path.clone(), file)
+            .and_then(|found| self.add(found, path, &name, before, is_at_path).map_err(std::io::Error::other));
+        let again = match again {
+            Ok(again) => again,
+            Err(error) => {
+                self.messages.print(&format!("cannot read {name}: {error:#}"));
+                return true;
             }
-            self.last_at.insert(path, LastAt { source, verified_at: SystemTime::now() });
-        }
-        has_missed
+        };
+        self.tails.iter_mut().filter(|tail| tail.after == Some(source)).for_each(|tail| tail.after = Some(again));
+        // It was not read, so that nothing needs its old source.
+        self.offsets.remove(source);
+        self.tails.remove(index);
+        true
     }
 
     /// Adds a file that is read from its beginning. Returns its source.

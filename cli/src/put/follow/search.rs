@@ -25,14 +25,18 @@ pub(crate) struct Found {
 impl Found {
     /// Opens a regular file.
     pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
-        let file = File::open(path)?;
+        Self::new(path.to_owned(), Arc::new(File::open(path)?))
+    }
+
+    /// Returns a regular file that is open.
+    pub(crate) fn new(path: PathBuf, file: Arc<File>) -> std::io::Result<Self> {
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(std::io::Error::other("it is not a regular file"));
         }
         let modified = metadata.modified()?;
         let (id, size) = (FileId::new(&metadata), metadata.len());
-        Ok(Self { path: path.to_owned(), file: Arc::new(file), id, size, modified })
+        Ok(Self { path, file, id, size, modified })
     }
 }
 
