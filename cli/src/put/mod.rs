@@ -198,7 +198,7 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
         biased;
         signal = interrupts.wait_for(1) => {
             exit::print_message("interrupted before the first put");
-            return Ok(signal.exit_code());
+            return Ok(if args.follow { ExitCode::SUCCESS } else { signal.exit_code() });
         }
         result = setup => result?,
     };

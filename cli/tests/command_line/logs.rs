@@ -3,6 +3,7 @@
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The number of rotated files that are kept. More are kept while their lines are needed.
 const KEPT: usize = 5;
@@ -90,9 +91,25 @@ impl Log {
         }
     }
 
+    /// Rotates with the real logrotate, if `KPL_LOGROTATE` is set.
+    fn has_logrotate(&self, how: &str) -> bool {
+        if std::env::var_os("KPL_LOGROTATE").is_none() {
+            return false;
+        }
+        let config = self.path.with_extension("logrotate");
+        let state = self.path.with_extension("state");
+        fs::write(&config, format!("{} {{\n  rotate 1000\n  {how}\n  ifempty\n}}\n", self.path.display())).unwrap();
+        let run = Command::new("logrotate").arg("--force").arg("--state").arg(&state).arg(&config).output().unwrap();
+        assert!(run.status.success(), "{run:?}");
+        true
+    }
+
     /// Renames the log and creates a new one, as logrotate with `create` does. The writer goes on with the old file until
     /// [`reopen`](Self::reopen).
     pub(crate) fn rename(&mut self, is_done: impl Fn(Metadata) -> bool) {
+        if self.has_logrotate("create") {
+            return;
+        }
         self.shift(is_done);
         fs::rename(&self.path, self.rotated(1)).unwrap();
         drop(Self::file(&self.path));
@@ -107,6 +124,9 @@ impl Log {
     /// Copies and truncates the log, as logrotate with `copytruncate` does. Nothing is written in between.
     pub(crate) fn copy_and_truncate(&mut self, is_done: impl Fn(Metadata) -> bool) {
         self.complete();
+        if self.has_logrotate("copytruncate") {
+            return;
+        }
         self.shift(is_done);
         fs::copy(&self.path, self.rotated(1)).unwrap();
         self.file.set_len(0).unwrap();

@@ -1,10 +1,12 @@
 //! Finds rotated files in the directory of the path that they had.
 
-use std::collections::HashSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::put::checkpoint::identity::{FINGERPRINT_BYTES_MAX, FileId, Fingerprint};
@@ -75,7 +77,8 @@ impl Lost {
 
 /// Searches the directory of `path` for a file that was there: renamed, or copied before it was truncated.
 pub(crate) fn find(path: &Path, lost: &Lost, mut is_excluded: impl FnMut(&Found) -> bool) -> Option<Found> {
-    let mut found: Vec<_> = siblings(path).filter(|found| lost.is(found, path) && !is_excluded(found)).collect();
+    let mut found: Vec<_> =
+        siblings(path).into_iter().filter(|found| lost.is(found, path) && !is_excluded(found)).collect();
     // Of several, the file itself rather than a copy, then the longest.
     found.sort_by_key(|found| (found.id == lost.id, found.size));
     found.pop()
@@ -89,30 +92,59 @@ pub(crate) fn successors(
     mut is_excluded: impl FnMut(&Found) -> bool,
 ) -> Vec<Found> {
     let mut found: Vec<_> = siblings(path)
+        .into_iter()
         .filter(|found| is_rotated_name(path, &found.path) && is_newer(found, verified_at) && !is_excluded(found))
         .collect();
-    found.sort_by_key(|found| found.modified);
+    // Files that were rotated in the same tick of the clock: a higher number is older.
+    found.sort_by_key(|found| (found.modified, Reverse(rotation_number(&found.path))));
     found
 }
 
-/// Opens the other files in the directory of a path.
-fn siblings(path: &Path) -> impl Iterator<Item = Found> {
+/// Returns the number at the end of a name.
+fn rotation_number(path: &Path) -> Option<u64> {
+    path.extension()?.to_str()?.parse().ok()
+}
+
+/// The maximum number of scans of a directory in which files are being renamed.
+const SCANS_MAX: u32 = 50;
+
+/// Opens the other files in the directory of a path. A scan during a rotation may miss a file, so it is repeated until the
+/// directory did not change.
+fn siblings(path: &Path) -> Vec<Found> {
     // A link's rotated files are where the link points.
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let entries = path.parent().and_then(|parent| fs::read_dir(parent).ok());
-    let paths = entries.into_iter().flatten().filter_map(|entry| {
-        let entry = entry.ok()?;
-        // Opening a FIFO would block.
-        entry.file_type().ok()?.is_file().then(|| entry.path())
+    let Some(directory) = path.parent() else { return Vec::new() };
+    let mut scans = 0;
+    loop {
+        let names = names(directory);
+        let found: Vec<_> = names
+            .iter()
+            .map(|(path, _)| path)
+            .filter(|sibling| **sibling != path)
+            .filter_map(|sibling| Found::open(sibling).ok())
+            .collect();
+        scans += 1;
+        let is_stable = found.iter().all(|found| names.get(&found.path) == Some(&found.id.inode));
+        if (is_stable && self::names(directory) == names) || scans >= SCANS_MAX {
+            return found;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Returns the regular files in a directory, with their inodes. (Opening a FIFO would block.)
+fn names(directory: &Path) -> BTreeMap<PathBuf, u64> {
+    let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    let regular = entries.filter_map(|entry| {
+        let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
+        Some((entry.path(), FileId::new(&metadata).inode))
     });
-    paths.filter(move |sibling| *sibling != path).filter_map(|sibling| Found::open(&sibling).ok())
+    regular.collect()
 }
 
 /// Returns the inodes of the files in a directory.
 pub(crate) fn inodes(directory: &Path) -> HashSet<u64> {
-    let metadata = |entry: fs::DirEntry| entry.metadata().ok();
-    let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
-    entries.filter_map(metadata).map(|metadata| FileId::new(&metadata).inode).collect()
+    names(directory).into_values().collect()
 }
 
 fn is_newer(found: &Found, time: SystemTime) -> bool {
