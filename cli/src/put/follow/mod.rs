@@ -246,8 +246,8 @@ impl Follower {
         if at_end == AtEnd::Wait && matches!(changed, Ok(false)) {
             return Ok(false);
         }
-        let is_filled = tail.head.bytes == 0 && tail.seen.is_some_and(|(size, _)| size > 0);
-        if is_filled && self.has_missed_files(index) {
+        let is_filled = tail.seen.is_some_and(|(size, _)| size > 0);
+        if tail.is_at_path && tail.head.bytes == 0 && is_filled && self.has_missed_files(index) {
             return Ok(true);
         }
         let tail = &mut self.tails[index];
@@ -437,6 +437,13 @@ impl Follower {
                     self.messages.print_once(&format!("cannot open {name:?}: {error}"));
                 }
                 Err(error) => return Err(error).with_context(|| format!("cannot open {name:?}")),
+            }
+        }
+        let is_empty = |tail: &&Tail| tail.is_at_path && tail.head.bytes == 0;
+        let empty: Vec<u32> = self.tails.iter().filter(is_empty).map(|tail| tail.source).collect();
+        for source in empty {
+            if let Some(index) = self.tails.iter().position(|tail| tail.source == source) {
+                self.has_missed_files(index);
             }
         }
         Ok(())

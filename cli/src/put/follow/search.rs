@@ -78,7 +78,7 @@ impl Lost {
 /// Searches the directory of `path` for a file that was there: renamed, or copied before it was truncated.
 pub(crate) fn find(path: &Path, lost: &Lost, mut is_excluded: impl FnMut(&Found) -> bool) -> Option<Found> {
     let mut found: Vec<_> =
-        siblings(path).into_iter().filter(|found| lost.is(found, path) && !is_excluded(found)).collect();
+        siblings(path, |_| true).into_iter().filter(|found| lost.is(found, path) && !is_excluded(found)).collect();
     // Of several, the file itself rather than a copy, then the longest.
     found.sort_by_key(|found| (found.id == lost.id, found.size));
     found.pop()
@@ -91,9 +91,9 @@ pub(crate) fn successors(
     verified_at: SystemTime,
     mut is_excluded: impl FnMut(&Found) -> bool,
 ) -> Vec<Found> {
-    let mut found: Vec<_> = siblings(path)
+    let mut found: Vec<_> = siblings(path, |sibling| is_rotated_name(path, sibling))
         .into_iter()
-        .filter(|found| is_rotated_name(path, &found.path) && is_newer(found, verified_at) && !is_excluded(found))
+        .filter(|found| is_newer(found, verified_at) && !is_excluded(found))
         .collect();
     // Files that were rotated in the same tick of the clock: a higher number is older.
     found.sort_by_key(|found| (found.modified, Reverse(rotation_number(&found.path))));
@@ -108,15 +108,15 @@ fn rotation_number(path: &Path) -> Option<u64> {
 /// The maximum number of scans of a directory in which files are being renamed.
 const SCANS_MAX: u32 = 50;
 
-/// Opens the other files in the directory of a path. A scan during a rotation may miss a file, so it is repeated until the
+/// Opens other files in the directory of a path. A scan during a rotation may miss a file, so it is repeated until the
 /// directory did not change.
-fn siblings(path: &Path) -> Vec<Found> {
+fn siblings(path: &Path, is_searched: impl Fn(&Path) -> bool) -> Vec<Found> {
     // A link's rotated files are where the link points.
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let Some(directory) = path.parent() else { return Vec::new() };
     let mut scans = 0;
     loop {
-        let names = names(directory);
+        let names = names(directory, &is_searched);
         let found: Vec<_> = names
             .iter()
             .map(|(path, _)| path)
@@ -125,7 +125,7 @@ fn siblings(path: &Path) -> Vec<Found> {
             .collect();
         scans += 1;
         let is_stable = found.iter().all(|found| names.get(&found.path) == Some(&found.id.inode));
-        if (is_stable && self::names(directory) == names) || scans >= SCANS_MAX {
+        if (is_stable && self::names(directory, &is_searched) == names) || scans >= SCANS_MAX {
             return found;
         }
         thread::sleep(Duration::from_millis(10));
@@ -133,9 +133,9 @@ fn siblings(path: &Path) -> Vec<Found> {
 }
 
 /// Returns the regular files in a directory, with their inodes. (Opening a FIFO would block.)
-fn names(directory: &Path) -> BTreeMap<PathBuf, u64> {
+fn names(directory: &Path, is_searched: impl Fn(&Path) -> bool) -> BTreeMap<PathBuf, u64> {
     let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
-    let regular = entries.filter_map(|entry| {
+    let regular = entries.filter(|entry| is_searched(&entry.path())).filter_map(|entry| {
         let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
         Some((entry.path(), FileId::new(&metadata).inode))
     });
@@ -144,7 +144,7 @@ fn names(directory: &Path) -> BTreeMap<PathBuf, u64> {
 
 /// Returns the inodes of the files in a directory.
 pub(crate) fn inodes(directory: &Path) -> HashSet<u64> {
-    names(directory).into_values().collect()
+    names(directory, |_| true).into_values().collect()
 }
 
 fn is_newer(found: &Found, time: SystemTime) -> bool {
