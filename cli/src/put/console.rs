@@ -27,6 +27,11 @@ impl Console {
         Self(bar)
     }
 
+    /// Prints a message above the progress.
+    pub(crate) fn print_message(&self, line: &str) {
+        self.0.suspend(|| exit::print_message(line));
+    }
+
     /// Prints a warning above the progress.
     pub(crate) fn print_warning(&self, line: &str) {
         self.0.suspend(|| exit::print_warning(line));

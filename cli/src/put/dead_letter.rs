@@ -78,8 +78,8 @@ impl DeadLetters {
         Ok(Self { path: path.to_owned(), file, is_regular, ends_in_part, buffer: Vec::new(), error: None })
     }
 
-    /// Writes a line. [`Self::finish`] reports errors, so that the other lines are still put.
-    pub(crate) fn write(&mut self, letter: &DeadLetter<'_>) {
+    /// Writes a line. Returns whether it is written. [`Self::finish`] reports errors, so that the other lines are still put.
+    pub(crate) fn write(&mut self, letter: &DeadLetter<'_>) -> bool {
         self.buffer.clear();
         if self.ends_in_part {
             self.buffer.push(b'\n');
@@ -92,6 +92,12 @@ impl DeadLetters {
         if let Err(error) = written {
             self.error.get_or_insert(error);
         }
+        !self.ends_in_part
+    }
+
+    /// Returns a second handle of the file, to wait until it is on the disk; `None` for pipes and terminals.
+    pub(crate) fn handle(&self) -> io::Result<Option<File>> {
+        self.is_regular.then(|| self.file.try_clone()).transpose()
     }
 
     /// Waits until all lines are on the disk.

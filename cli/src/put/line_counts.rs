@@ -1,12 +1,17 @@
-//! LineCounts the results of all lines.
+//! Counts the results of all lines.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use kpl_tokio::{PutFailure, RecordResult};
+use kpl_tokio::{PutFailure, RecordResult, code};
+use tokio::sync::Notify;
 
+use super::checkpoint::Offsets;
 use super::console::Console;
 use super::dead_letter::{Data, DeadLetter, DeadLetters};
-use super::put_lines::{Place, Reason, Refused, SentLine};
+use super::lines::Position;
+use super::put_lines::{Place, Reason, Refused, SentLines};
+use super::sources::Sources;
 use crate::verify::{Comparison, LineResult};
 
 /// The number of different messages shown per error code. Others are only counted.
@@ -19,9 +24,21 @@ pub(crate) struct LineCounts {
     pub(crate) resent_unanswered: u64,
     pub(crate) dead_letters: Option<DeadLetters>,
     pub(crate) comparison: Option<Comparison>,
+    /// What a file that is followed, or in a checkpoint, needs to know.
+    pub(crate) progress: Option<FileProgress>,
     errors: BTreeMap<String, Errors>,
-    sources: Vec<String>,
+    sources: Sources,
     console: Console,
+}
+
+/// The offsets to which results are reported.
+pub(crate) struct FileProgress {
+    pub(crate) offsets: Arc<Offsets>,
+    /// With a checkpoint, a line that the service refuses for a reason that is not in the line stops the run. It is
+    /// notified then.
+    pub(crate) stop: Option<Arc<Notify>>,
+    /// The line that stopped the run.
+    pub(crate) stopped_by: Option<String>,
 }
 
 /// Failures with the same error code.
@@ -33,32 +50,58 @@ struct Errors {
 
 impl LineCounts {
     pub(crate) fn new(
-        sources: Vec<String>,
+        sources: Sources,
         console: Console,
         dead_letters: Option<DeadLetters>,
         comparison: Option<Comparison>,
+        progress: Option<FileProgress>,
     ) -> Self {
-        Self { failed: 0, resent_unanswered: 0, dead_letters, comparison, errors: BTreeMap::new(), sources, console }
+        let errors = BTreeMap::new();
+        Self { failed: 0, resent_unanswered: 0, dead_letters, comparison, progress, errors, sources, console }
     }
 
-    /// Records the result of a line that the producer had accepted.
-    pub(crate) fn record(&mut self, line: SentLine, result: RecordResult) {
-        let result = match result {
+    /// Records the results of lines that the producer had accepted.
+    pub(crate) fn record(&mut self, lines: SentLines, results: Vec<RecordResult>) {
+        let SentLines { source, start, lines, fingerprints } = lines;
+        // Resolved lines that follow on each other are reported together: nearly always all.
+        let (mut from, mut to) = (start, start);
+        for (index, (line, result)) in lines.into_iter().zip(results).enumerate() {
+            let fingerprint = fingerprints.get(index).copied();
+            if self.record_line(Place { source, number: line.number }, fingerprint, result) {
+                to = line.end;
+            } else {
+                self.resolve(source, from, to);
+                (from, to) = (line.end, line.end);
+            }
+        }
+        self.resolve(source, from, to);
+    }
+
+    /// Returns whether the line needs no further put.
+    fn record_line(&mut self, place: Place, fingerprint: Option<u128>, result: RecordResult) -> bool {
+        let (is_resolved, result) = match result {
             Ok(receipt) => {
                 let is_ambiguous = receipt.attempts().failed().ambiguous() > 0;
                 self.resent_unanswered += u64::from(is_ambiguous);
-                if is_ambiguous { LineResult::SucceededMaybeTwice } else { LineResult::Succeeded }
+                (true, if is_ambiguous { LineResult::SucceededMaybeTwice } else { LineResult::Succeeded })
             }
             Err(failure) => {
-                self.fail(line.place, &failure);
+                let is_resolved = self.fail(place, &failure);
                 // No retry followed the last attempt.
                 let last = failure.attempts.last().is_some_and(kpl_tokio::Attempt::is_ambiguous);
                 self.resent_unanswered += u64::from(failure.attempts.ambiguous() > usize::from(last));
-                if failure.is_ambiguous() { LineResult::FailedAmbiguous } else { LineResult::Failed }
+                (is_resolved, if failure.is_ambiguous() { LineResult::FailedAmbiguous } else { LineResult::Failed })
             }
         };
-        if let Some(comparison) = &mut self.comparison {
-            comparison.sent(line.fingerprint, (line.place.source, line.place.number), result);
+        if let (Some(comparison), Some(fingerprint)) = (&mut self.comparison, fingerprint) {
+            comparison.sent(fingerprint, (place.source, place.number), result);
+        }
+        is_resolved
+    }
+
+    fn resolve(&self, source: u32, start: Position, end: Position) {
+        if let Some(progress) = self.progress.as_ref().filter(|_| start < end) {
+            progress.offsets.resolve(source, start, end);
         }
     }
 
@@ -66,7 +109,7 @@ impl LineCounts {
     pub(crate) fn record_refused(&mut self, line: &Refused) {
         let Reason { code, message, partition_key, data } = &line.reason;
         let letter = DeadLetter {
-            source: &self.sources[line.place.source as usize],
+            source: &self.sources.name(line.place.source),
             line: line.place.number,
             code,
             message,
@@ -78,22 +121,36 @@ impl LineCounts {
                 Err(bytes) => Data::Length(*bytes),
             },
         };
-        if let Some(dead_letters) = &mut self.dead_letters {
+        // The reason is the line itself, unless the run was stopped before it.
+        let is_kept = *code == code::CLOSED && self.has_checkpoint();
+        if let Some(dead_letters) = self.dead_letters.as_mut().filter(|_| !is_kept) {
             dead_letters.write(&letter);
         }
         self.count_failure(line.place, code, message);
+        if !is_kept {
+            self.resolve(line.place.source, line.range.0, line.range.1);
+        }
         if let Some(comparison) = &mut self.comparison {
             comparison.refused();
         }
     }
 
-    fn fail(&mut self, place: Place, failure: &PutFailure) {
+    fn has_checkpoint(&self) -> bool {
+        self.progress.as_ref().is_some_and(|progress| progress.stop.is_some())
+    }
+
+    /// Records a failure. Returns whether the line needs no further put.
+    fn fail(&mut self, place: Place, failure: &PutFailure) -> bool {
         let PutFailure { record, error, attempts, .. } = failure;
-        if let Some(dead_letters) = &mut self.dead_letters {
-            dead_letters.write(&DeadLetter {
-                source: &self.sources[place.source as usize],
+        let code = &*error.code;
+        // With a checkpoint, a line that was not sent when the run was stopped is put by the next run.
+        let is_kept = code == code::CLOSED && self.has_checkpoint();
+        let mut is_dead_letter = false;
+        if let Some(dead_letters) = self.dead_letters.as_mut().filter(|_| !is_kept) {
+            is_dead_letter = dead_letters.write(&DeadLetter {
+                source: &self.sources.name(place.source),
                 line: place.number,
-                code: &error.code,
+                code,
                 message: &error.message,
                 ambiguous: failure.is_ambiguous(),
                 attempts: attempts.len(),
@@ -101,10 +158,25 @@ impl LineCounts {
                 data: Data::new(&record.data),
             });
         }
-        self.count_failure(place, &error.code, &error.message);
+        self.count_failure(place, code, &error.message);
+        let is_resolved = is_dead_letter || code == code::RECORD_TOO_LARGE;
+        if !is_resolved && !is_kept {
+            self.stop_at(place, code);
+        }
+        is_resolved
     }
 
-    /// LineCounts a failure. Shows it if its message is new.
+    /// With a checkpoint, ends the run before a line is lost.
+    fn stop_at(&mut self, place: Place, code: &str) {
+        let name = self.name(place);
+        let Some(FileProgress { stop: Some(stop), stopped_by, .. }) = &mut self.progress else { return };
+        if stopped_by.is_none() {
+            *stopped_by = Some(format!("{name} ({code})"));
+            stop.notify_one();
+        }
+    }
+
+    /// Counts a failure. Shows it if its message is new.
     fn count_failure(&mut self, place: Place, code: &str, message: &str) {
         self.failed += 1;
         if !self.errors.contains_key(code) {
@@ -140,7 +212,7 @@ impl LineCounts {
 
     /// Returns the name of a line in messages.
     pub(crate) fn name(&self, place: Place) -> String {
-        let source = &*self.sources[place.source as usize];
-        format!("line {} of {}", place.number, if source == "-" { "standard input" } else { source })
+        let source = self.sources.name(place.source);
+        format!("line {} of {}", place.number, if &*source == "-" { "standard input" } else { &source })
     }
 }

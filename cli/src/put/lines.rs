@@ -11,21 +11,50 @@ use bytes::Bytes;
 use kpl_core::limits;
 use tokio::sync::mpsc;
 
+use super::follow::multiline::{Joiner, Multiline};
+
 /// The maximum number of lines in a batch. Batches reduce the cost of the channel per line.
 const BATCH_LINES_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 256 << 10;
 
 /// The number of batches that are read ahead.
-const BATCHES_AHEAD: usize = 4;
+pub(crate) const BATCHES_AHEAD: usize = 4;
+
+/// The number of bytes of a read.
+pub(crate) const READ_SIZE: usize = 128 << 10;
+
+/// A position between two lines of a source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Position {
+    /// The number of bytes before it.
+    pub(crate) offset: u64,
+    /// The number of lines before it.
+    pub(crate) line: u64,
+}
+
+/// Successive lines of one source. Each line begins where the one before it ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Batch {
+    /// The index of the source.
+    pub(crate) source: u32,
+    /// The position of the first line.
+    pub(crate) start: Position,
+    pub(crate) lines: Vec<Line>,
+}
+
+impl Batch {
+    /// Returns the position after the last line.
+    pub(crate) fn end(&self) -> Position {
+        self.lines.last().map_or(self.start, |line| line.end)
+    }
+}
 
 /// One line, without its newline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Line {
-    /// The index of the input.
-    pub(crate) source: u32,
-    /// The line number, from 1.
-    pub(crate) number: u64,
     pub(crate) content: Content,
+    /// The position after its newline.
+    pub(crate) end: Position,
 }
 
 /// The content of a line.
@@ -71,12 +100,11 @@ impl Source {
 #[derive(Debug)]
 pub(crate) enum Input {
     Batch(Batch),
+    /// A source could not be read to its end.
+    Error(ReadError),
     /// The end of all sources.
     End,
 }
-
-/// Lines, or the read error that ended a source.
-pub(crate) type Batch = Result<Vec<Line>, ReadError>;
 
 /// A source that could not be read to its end.
 #[derive(Debug)]
@@ -90,22 +118,33 @@ pub(crate) struct ReadError {
 ///
 /// The thread stops when the receiver is closed. It may block in a read of standard input when the program ends, so it
 /// is not joined.
-pub(crate) fn read(sources: Vec<Source>) -> io::Result<mpsc::Receiver<Input>> {
+pub(crate) fn read(sources: Vec<Source>, rule: Option<Multiline>) -> io::Result<mpsc::Receiver<Input>> {
     let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
     thread::Builder::new().name("kpl-lines".into()).spawn(move || {
         for (index, source) in (0_u32..).zip(sources) {
-            let reader = BufReader::with_capacity(128 << 10, source.reader);
-            let mut splitter = Splitter::new(reader, index);
+            let reader = BufReader::with_capacity(READ_SIZE, source.reader);
+            let mut splitter = Splitter::new(reader, index, Position::default());
+            let mut joiner = rule.as_ref().map(Joiner::new);
             loop {
-                let batch = splitter.next_batch();
-                let ended = batch.as_ref().map_or(true, Vec::is_empty);
-                let is_empty = matches!(&batch, Ok(lines) if lines.is_empty());
-                if !is_empty && sender.blocking_send(Input::Batch(batch)).is_err() {
+                let input = match splitter.next_batch() {
+                    Ok(batch) if batch.lines.is_empty() => break,
+                    Ok(batch) => Input::Batch(match &mut joiner {
+                        Some(joiner) => joiner.join(batch),
+                        None => batch,
+                    }),
+                    Err(error) => Input::Error(ReadError { source: index, after_line: splitter.position.line, error }),
+                };
+                let is_error = matches!(input, Input::Error(_));
+                if sender.blocking_send(input).is_err() {
                     return;
                 }
-                if ended {
+                if is_error {
                     break;
                 }
+            }
+            let last = joiner.and_then(|mut joiner| joiner.end(index));
+            if last.is_some_and(|last| sender.blocking_send(Input::Batch(last)).is_err()) {
+                return;
             }
         }
         // An error means that the receiver was closed.
@@ -121,10 +160,13 @@ enum ReadLine {
 }
 
 /// Splits one source into lines.
-struct Splitter<R> {
+pub(crate) struct Splitter<R> {
     reader: BufReader<R>,
     source: u32,
-    number: u64,
+    /// The position after the last line that was read.
+    pub(crate) position: Position,
+    /// Whether a last line without a newline waits for it.
+    waits_for_newline: bool,
     /// The maximum length of a line that is kept.
     line_len_max: usize,
     /// The lines of the batch that is being read, without newlines.
@@ -136,11 +178,13 @@ struct Splitter<R> {
 }
 
 impl<R: Read> Splitter<R> {
-    fn new(reader: BufReader<R>, source: u32) -> Self {
+    /// Returns a splitter for a reader that is at `position` of its source.
+    pub(crate) fn new(reader: BufReader<R>, source: u32, position: Position) -> Self {
         Self {
             reader,
             source,
-            number: 0,
+            position,
+            waits_for_newline: false,
             line_len_max: limits::RECORD_SIZE_MAX,
             buffer: Vec::new(),
             last_batch_len: 0,
@@ -148,22 +192,29 @@ impl<R: Read> Splitter<R> {
         }
     }
 
+    /// Leaves a last line without a newline in the source.
+    pub(crate) fn waiting_for_newline(mut self) -> Self {
+        self.waits_for_newline = true;
+        self
+    }
+
     /// Returns the next lines: at least one, unless the source has ended. Lines of a slow source do not wait for a full
     /// batch. The lines of a batch share one buffer.
-    fn next_batch(&mut self) -> Batch {
+    pub(crate) fn next_batch(&mut self) -> io::Result<Batch> {
         if let Some(error) = self.error.take() {
-            return Err(self.failed(error));
+            return Err(error);
         }
-        let mut lines: Vec<ReadLine> = Vec::new();
+        let start = self.position;
+        let mut lines: Vec<(ReadLine, Position)> = Vec::new();
         self.buffer.reserve(self.last_batch_len);
         while lines.len() < BATCH_LINES_MAX && self.buffer.len() < BATCH_BYTES_MAX {
             if !lines.is_empty() && !self.reader.buffer().contains(&b'\n') {
                 break;
             }
             match self.next_line() {
-                Ok(Some(line)) => lines.push(line),
+                Ok(Some(line)) => lines.push((line, self.position)),
                 Ok(None) => break,
-                Err(error) if lines.is_empty() => return Err(self.failed(error)),
+                Err(error) if lines.is_empty() => return Err(error),
                 Err(error) => {
                     self.error = Some(error);
                     break;
@@ -171,18 +222,13 @@ impl<R: Read> Splitter<R> {
             }
         }
         self.last_batch_len = self.buffer.len();
-        let (data, source) = (Bytes::from(mem::take(&mut self.buffer)), self.source);
-        let first_number = self.number + 1 - lines.len() as u64;
+        let data = Bytes::from(mem::take(&mut self.buffer));
         let content = |line| match line {
             ReadLine::Data(range) => Content::Data(data.slice(range)),
             ReadLine::TooLong { bytes } => Content::TooLong { bytes },
         };
-        let numbered = (first_number..).zip(lines.into_iter().map(content));
-        Ok(numbered.map(|(number, content)| Line { source, number, content }).collect())
-    }
-
-    fn failed(&self, error: io::Error) -> ReadError {
-        ReadError { source: self.source, after_line: self.number, error }
+        let lines = lines.into_iter().map(|(line, end)| Line { content: content(line), end }).collect();
+        Ok(Batch { source: self.source, start, lines })
     }
 
     /// Appends the next line to the buffer.
@@ -194,24 +240,33 @@ impl<R: Read> Splitter<R> {
             // The part of a line before the error is not put.
             self.buffer.truncate(start);
         })?;
-        if read == 0 {
-            return Ok(None);
-        }
-        self.number += 1;
-        Ok(Some(if self.buffer.last() == Some(&b'\n') {
+        let mut bytes = read as u64;
+        let has_newline = self.buffer[start..].last() == Some(&b'\n');
+        let line = if has_newline {
             self.buffer.pop();
             ReadLine::Data(start..self.buffer.len())
-        } else if self.buffer.len() - start <= self.line_len_max {
+        } else if read <= self.line_len_max {
+            if read == 0 || self.waits_for_newline {
+                self.buffer.truncate(start);
+                return Ok(None);
+            }
             ReadLine::Data(start..self.buffer.len()) // the last line, without a newline
         } else {
-            let bytes = (self.buffer.len() - start) as u64 + self.skip_line()?;
             self.buffer.truncate(start);
-            ReadLine::TooLong { bytes }
-        }))
+            let (skipped, has_newline) = self.skip_line()?;
+            if self.waits_for_newline && !has_newline {
+                return Ok(None);
+            }
+            let length = bytes + skipped;
+            bytes = length + u64::from(has_newline);
+            ReadLine::TooLong { bytes: length }
+        };
+        self.position = Position { offset: self.position.offset + bytes, line: self.position.line + 1 };
+        Ok(Some(line))
     }
 
-    /// Skips the rest of a line. Returns the number of skipped bytes, without the newline.
-    fn skip_line(&mut self) -> io::Result<u64> {
+    /// Skips the rest of a line. Returns the number of skipped bytes, without the newline, and whether there is one.
+    fn skip_line(&mut self) -> io::Result<(u64, bool)> {
         let mut skipped = 0;
         loop {
             let buffer = match self.reader.fill_buf() {
@@ -220,7 +275,7 @@ impl<R: Read> Splitter<R> {
                 Err(error) => return Err(error),
             };
             if buffer.is_empty() {
-                return Ok(skipped);
+                return Ok((skipped, false));
             }
             let newline = buffer.iter().position(|byte| *byte == b'\n');
             let rest = newline.unwrap_or(buffer.len());
@@ -228,7 +283,7 @@ impl<R: Read> Splitter<R> {
             self.reader.consume(consumed);
             skipped += rest as u64;
             if newline.is_some() {
-                return Ok(skipped);
+                return Ok((skipped, true));
             }
         }
     }
@@ -239,15 +294,17 @@ mod tests {
     use super::*;
 
     fn contents(input: &[u8], line_len_max: usize, capacity: usize) -> Vec<Content> {
-        let mut splitter = Splitter::new(BufReader::with_capacity(capacity, input), 0);
+        let mut splitter = Splitter::new(BufReader::with_capacity(capacity, input), 0, Position::default());
         splitter.line_len_max = line_len_max;
         let mut all = Vec::new();
         loop {
             let batch = splitter.next_batch().unwrap();
-            if batch.is_empty() {
+            assert_eq!(batch.end(), splitter.position);
+            if batch.lines.is_empty() {
+                assert_eq!(splitter.position.offset, input.len() as u64);
                 return all.into_iter().map(|line: Line| line.content).collect();
             }
-            all.extend(batch);
+            all.extend(batch.lines);
         }
     }
 
@@ -291,11 +348,27 @@ mod tests {
     #[test]
     fn lines_are_numbered_from_1_and_batches_are_bounded() {
         let input = b"x\n".repeat(1_000);
-        let mut splitter = Splitter::new(BufReader::new(&*input), 7);
+        let mut splitter = Splitter::new(BufReader::new(&*input), 7, Position { offset: 10, line: 5 });
         let first = splitter.next_batch().unwrap();
-        assert_eq!(first.len(), BATCH_LINES_MAX);
-        assert_eq!((first[0].source, first[0].number), (7, 1));
-        assert_eq!(splitter.next_batch().unwrap()[0].number, BATCH_LINES_MAX as u64 + 1);
+        assert_eq!((first.lines.len(), first.source), (BATCH_LINES_MAX, 7));
+        assert_eq!(
+            (first.start, first.lines[0].end),
+            (Position { offset: 10, line: 5 }, Position { offset: 12, line: 6 })
+        );
+        assert_eq!(splitter.next_batch().unwrap().start, first.end());
+    }
+
+    #[test]
+    fn a_half_line_waits_for_its_newline() {
+        for (input, expected) in
+            [("a\nbc", 2), ("abcdefgh", 0), ("abc", 0), ("ab\nabcdefg", 3), ("abcdefg\nx", 8), ("", 0)]
+        {
+            let reader = BufReader::with_capacity(2, input.as_bytes());
+            let mut splitter = Splitter::new(reader, 0, Position::default()).waiting_for_newline();
+            splitter.line_len_max = 3;
+            while !splitter.next_batch().unwrap().lines.is_empty() {}
+            assert_eq!(splitter.position.offset, expected, "{input:?}");
+        }
     }
 
     #[test]
@@ -310,8 +383,8 @@ mod tests {
             }
         }
         let chunks: Vec<&[u8]> = vec![b"one\ntwo\nthr", b"ee\n"];
-        let mut splitter = Splitter::new(BufReader::new(Slow(chunks.into_iter())), 0);
-        assert_eq!(splitter.next_batch().unwrap().len(), 2);
-        assert_eq!(splitter.next_batch().unwrap()[0].content, Content::Data("three".into()));
+        let mut splitter = Splitter::new(BufReader::new(Slow(chunks.into_iter())), 0, Position::default());
+        assert_eq!(splitter.next_batch().unwrap().lines.len(), 2);
+        assert_eq!(splitter.next_batch().unwrap().lines[0].content, Content::Data("three".into()));
     }
 }

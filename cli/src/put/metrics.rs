@@ -8,11 +8,15 @@ use kpl_core::Config;
 use kpl_tokio::Producer;
 use kpl_tokio::metrics::{Metric, MetricsFacadeSink, MetricsGranularity, MetricsLevel, MetricsReport};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use metrics_util::MetricKindMask;
 
 use crate::exit;
 
 /// The interval at which the metrics are exported.
 const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The time after which a gauge that was not set is dropped.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -29,6 +33,8 @@ pub(super) fn serve(producer: &Producer, port: u16) -> anyhow::Result<()> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     PrometheusBuilder::new()
         .with_http_listener(address)
+        // Gauges of files that are gone are not set any more. Those of the producer are, with each export.
+        .idle_timeout(MetricKindMask::GAUGE, Some(IDLE_TIMEOUT))
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &BUCKETS)?
         .install()
         .with_context(|| format!("cannot serve metrics on {address} (--metrics-port)"))?;

@@ -1,41 +1,54 @@
 //! `kpl put`: puts each line as a record.
 //!
-//! A thread reads lines ([`lines`]). A task chooses a key for each line and puts it ([`put_lines`]). Another task awaits the
-//! outcomes ([`results`]) and counts them ([`line_counts`]). Every channel is bounded, so memory does not depend on the size
-//! of the input.
+//! A thread reads lines ([`lines`]), or files that grow or are in a checkpoint ([`follow`]). A task chooses a key for each line
+//! and puts it ([`put_lines`]). Another task awaits the outcomes ([`results`]) and counts them ([`line_counts`]). With
+//! `--checkpoint`, a thread writes what is resolved ([`checkpoint`]). Every channel is bounded, so memory does not depend on the
+//! size of the input.
 
+mod checkpoint;
 mod console;
 mod dead_letter;
 mod dry_run;
 mod events;
+mod follow;
 mod keys;
 mod line_counts;
 mod lines;
 mod metrics;
 mod put_lines;
 mod results;
+mod sources;
 mod stall_report;
 mod summary;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
-use kpl_core::{Ordering, UserRecord};
+use kpl_core::{Config, Ordering, UserRecord};
 use kpl_emulator::{Emulator, Options, Server};
 use kpl_tokio::Producer;
+use regex::bytes::Regex;
+use tokio::sync::Notify;
 
+use self::checkpoint::Offsets;
+use self::checkpoint::file::{CheckpointFile, PutAgain};
+use self::checkpoint::writer::Writer;
 use self::console::Console;
 use self::dead_letter::DeadLetters;
 use self::events::Events;
+use self::follow::multiline::Multiline;
+use self::follow::{FollowOptions, Follower, Resumed, lag};
 use self::keys::{KeySource, Pointer};
-use self::line_counts::LineCounts;
+use self::line_counts::{FileProgress, LineCounts};
 use self::lines::Source;
 use self::metrics::Counts;
 use self::put_lines::{FeedEnd, Feeder, Place};
-use self::summary::{Latency, Summary};
+use self::sources::Sources;
+use self::summary::{CheckpointSummary, Latency, Summary};
 use crate::connection::Connection;
 use crate::emulator::create_stream;
 use crate::exit;
@@ -49,6 +62,12 @@ const EMULATOR_RETAIN_BYTES_MAX: usize = 64 << 20;
 /// The default number of shards of the emulator.
 const EMULATOR_SHARDS: u32 = 4;
 
+/// The maximum size of a record with its key on a stream that was not configured otherwise.
+const RECORD_SIZE_DEFAULT: usize = 1 << 20;
+
+/// The maximum size of a key: 256 characters.
+const KEY_SIZE_MAX: usize = 1 << 10;
+
 /// Puts each line of files or standard input as a record.
 ///
 /// A line is the bytes between two newlines, unchanged; an empty line is an empty record. Lines are aggregated into
@@ -60,9 +79,15 @@ Examples:
   tail -F app.ndjson | kpl put --stream events --key-json /user/id --dead-letter failed.ndjson
   kpl put --emulator --verify --stream access --key-field 1 access.log
   kpl put --dry-run --shards 8 --stream access --key-field 1 access.log
+  kpl put --stream events --follow --checkpoint events.checkpoint 'logs/*.ndjson'
 
 Ctrl-C (or SIGTERM or SIGHUP) stops reading: the lines that have been read are still put, and verified with --verify. \
-A second signal stops at once: lines without a result fail. A signal after the end of the input ends the verification.
+A second signal stops at once: lines without a result fail. A signal after the end of the input ends the verification. \
+With --follow, the first signal is the end of the input.
+
+With --checkpoint, the same command goes on where the last run ended, also after kill -9. No line is lost; those that were \
+in flight may be put twice, and the summary says how many. A line that the service refuses for good ends the run with \
+status 1 before it is lost, unless --dead-letter keeps it.
 
 Put failed lines again (data that is not UTF-8 is in \"data_base64\" instead):
   jq -r .data failed.ndjson | kpl put --stream events --key-json /user/id")]
@@ -70,9 +95,20 @@ pub(crate) struct PutArgs {
     /// The stream's name or ARN
     #[arg(long)]
     stream: String,
-    /// Files to put, in this order; `-` or no file means standard input
+    /// Files to put, in this order; `-` or no file means standard input. With --follow, also patterns such as 'logs/*.log'
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// Go on when the files grow, are rotated, vanish or appear, until a signal. The order of the files is not kept
+    #[arg(long, conflicts_with = "verify")]
+    follow: bool,
+    /// Keep in this file how far each input file is put, and go on there if it exists
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Append lines that do not match to the line before them, such as the lines of a stack trace. A record ends with the
+    /// next match, at the end of the file, or with --follow after 1 s without a new line. A line that would make the record
+    /// longer than --max-record-size (1 MiB) less 1 KiB begins a new record
+    #[arg(long, value_name = "REGEX")]
+    multiline_start: Option<Regex>,
     /// Append each failed line to this file, as a JSON object with its source, line number, error code, message and
     /// data; "ambiguous" is true if the line may be in the stream
     #[arg(long, value_name = "FILE")]
@@ -87,7 +123,7 @@ pub(crate) struct PutArgs {
     /// Send nothing, and report what would be sent: lines that would be refused, shards, aggregates, requests, PUT payload
     /// units. Only reads the stream's shards and description; with --shards N, uses N equal shards and no AWS. Files are
     /// read as fast as possible, so the aggregates are those of a busy producer; a live input, as it arrives
-    #[arg(long, group = "without_aws", conflicts_with_all = ["verify", "dead_letter", "metrics_port"])]
+    #[arg(long, group = "without_aws", conflicts_with_all = ["verify", "dead_letter", "metrics_port", "follow", "checkpoint"])]
     dry_run: bool,
     /// Serve metrics as Prometheus text at http://127.0.0.1:PORT/metrics during the run
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
@@ -159,42 +195,49 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
     let to_emulator = in_process.as_ref().map(|server| Connection::to_emulator(server.url()));
     let connection = to_emulator.as_ref().unwrap_or(&args.connection);
 
+    let options = FollowOptions { follow: args.follow, multiline: multiline(args.multiline_start, &config) };
+    let console = Console::new();
+
     // Each step can wait for another process or for the network.
     let setup = async {
-        let (sources, dead_letters) = open_files(args.files, args.dead_letter).await?;
+        let (inputs, dead_letters) =
+            open_files(args.files, args.dead_letter, args.checkpoint, &args.stream, options, &console).await?;
         let client = connection.client().await?;
         let verifier = match (args.verify, &in_process) {
             (false, _) => None,
             (true, Some(_)) => Some(Verifier::for_empty_stream(client.clone(), &args.stream)),
             (true, None) => Some(Verifier::from_latest(client.clone(), &args.stream).await?),
         };
-        anyhow::Ok((sources, dead_letters, client, verifier))
+        anyhow::Ok((inputs, dead_letters, client, verifier))
     };
-    let (sources, dead_letters, client, verifier) = tokio::select! {
+    let (inputs, dead_letters, client, verifier) = tokio::select! {
         biased;
         signal = interrupts.wait_for(1) => {
             exit::print_warning("interrupted before the first put");
-            return Ok(signal.exit_code());
+            return Ok(if args.follow { ExitCode::SUCCESS } else { signal.exit_code() });
         }
         result = setup => result?,
     };
 
     let comparison = verifier.as_ref().map(|_| Comparison::default());
-    let console = Console::new();
-    let names = sources.iter().map(|source| source.name.clone()).collect();
-    let counts = LineCounts::new(names, console.clone(), dead_letters, comparison);
+    let progress = inputs.progress();
+    let counts = LineCounts::new(inputs.sources.clone(), console.clone(), dead_letters, comparison, progress);
     let is_ordered = config.ordering() != Ordering::None;
     let producer = Producer::new(client, config);
     if let Some(port) = args.metrics_port {
         metrics::serve(&producer, port)?;
+        if let Reading::Files { offsets, .. } = &inputs.reading {
+            let (offsets, sources) = (offsets.clone(), inputs.sources.clone());
+            tokio::spawn(async move { lag::export(&offsets, &sources).await });
+        }
     }
-    let mut run = put(&args.stream, producer, keys, sources, counts, &interrupts).await?;
+    let mut run = put(&args.stream, producer, keys, inputs, counts, &interrupts).await?;
 
     run.counts.print_error_counts();
     if let Some(Err(incomplete)) = run.counts.dead_letters.take().map(DeadLetters::finish) {
         console.print_error(&incomplete);
     }
-    let mut ok = run.counts.failed == 0 && run.is_at_end && !run.has_read_error;
+    let mut ok = run.counts.failed == 0 && run.is_at_end && !run.has_read_error && run.is_checkpoint_written;
     let mut is_interrupted = !run.is_at_end || run.is_stopped;
     if let (Some(verifier), Some(comparison)) = (verifier, run.counts.comparison.take()) {
         // A signal that stopped the reading does not end the verification.
@@ -225,6 +268,12 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
     Ok(exit_code(ok, signal))
 }
 
+/// Returns the rule by which lines are joined to records, if there is one.
+fn multiline(start: Option<Regex>, config: &Config) -> Option<Multiline> {
+    let record_len_max = config.max_record_size().unwrap_or(RECORD_SIZE_DEFAULT).saturating_sub(KEY_SIZE_MAX);
+    start.map(|start| Multiline { start, record_len_max })
+}
+
 /// Returns the exit status of a run that a signal may have stopped.
 fn exit_code(ok: bool, signal: Option<Signal>) -> ExitCode {
     match (ok, signal) {
@@ -234,15 +283,98 @@ fn exit_code(ok: bool, signal: Option<Signal>) -> ExitCode {
     }
 }
 
+/// What is read.
+struct Inputs {
+    sources: Sources,
+    reading: Reading,
+}
+
+/// How it is read.
+enum Reading {
+    /// Files and standard input, once from begin to end.
+    Once { sources: Vec<Source>, multiline: Option<Multiline> },
+    /// Files that are followed, or in a checkpoint.
+    Files { follower: Box<Follower>, follow: bool, offsets: Arc<Offsets>, checkpoint: Option<Checkpoint> },
+}
+
+/// A checkpoint that is open.
+struct Checkpoint {
+    file: CheckpointFile,
+    resumed: Resumed,
+    put_again_total: PutAgain,
+}
+
+impl Inputs {
+    /// Returns where the results of lines are to be reported.
+    fn progress(&self) -> Option<FileProgress> {
+        match &self.reading {
+            Reading::Once { .. } => None,
+            Reading::Files { offsets, checkpoint, .. } => Some(FileProgress {
+                offsets: offsets.clone(),
+                stop: checkpoint.as_ref().map(|_| Arc::new(Notify::new())),
+                stopped_by: None,
+            }),
+        }
+    }
+
+    fn open(
+        files: &[PathBuf],
+        checkpoint: Option<&Path>,
+        dead_letter: Option<&Path>,
+        stream: &str,
+        options: FollowOptions,
+        console: &Console,
+    ) -> anyhow::Result<Self> {
+        let names = Sources::default();
+        if !options.follow && checkpoint.is_none() {
+            let sources = Source::open_all(files)?;
+            for source in &sources {
+                names.add(&source.name);
+            }
+            return Ok(Self { sources: names, reading: Reading::Once { sources, multiline: options.multiline } });
+        }
+        let option = if options.follow { "--follow" } else { "--checkpoint" };
+        let has_standard_input = files.is_empty() || files.contains(&PathBuf::from("-"));
+        anyhow::ensure!(!has_standard_input, "{option} needs files: standard input cannot be read again after a crash");
+        let opened = checkpoint.map(|path| CheckpointFile::open(path, stream)).transpose()?;
+        let (file, contents) = opened.unzip();
+        let contents = contents.flatten();
+        let put_again = contents.as_ref().map(|contents| contents.put_again).unwrap_or_default();
+        let offsets = Offsets::new(file.is_some());
+        let follow = options.follow;
+        let written: Vec<&Path> = checkpoint.into_iter().chain(dead_letter).collect();
+        let (follower, resumed) =
+            Follower::new(files, &written, options, contents, offsets.clone(), names.clone(), console.clone())?;
+        let checkpoint = file.map(|file| {
+            let PutAgain { lines, bytes } = resumed.put_again;
+            if !resumed.files.is_empty() {
+                console.print_message(&format!(
+                    "goes on from the checkpoint in {} files; at most {lines} lines ({bytes} bytes) are put twice",
+                    resumed.files.len()
+                ));
+            }
+            let put_again_total = PutAgain { lines: put_again.lines + lines, bytes: put_again.bytes + bytes };
+            Checkpoint { file, resumed, put_again_total }
+        });
+        let reading = Reading::Files { follower: Box::new(follower), follow, offsets, checkpoint };
+        Ok(Self { sources: names, reading })
+    }
+}
+
 /// Opens all files in another thread, because opening a FIFO blocks until another process opens it.
 async fn open_files(
-    inputs: Vec<PathBuf>,
+    files: Vec<PathBuf>,
     dead_letter: Option<PathBuf>,
-) -> anyhow::Result<(Vec<Source>, Option<DeadLetters>)> {
+    checkpoint: Option<PathBuf>,
+    stream: &str,
+    options: FollowOptions,
+    console: &Console,
+) -> anyhow::Result<(Inputs, Option<DeadLetters>)> {
+    let (stream, console) = (stream.to_owned(), console.clone());
     let open = move || {
-        let sources = Source::open_all(&inputs)?;
-        let dead_letters = dead_letter.map(|path| DeadLetters::open(&path, &inputs)).transpose()?;
-        anyhow::Ok((sources, dead_letters))
+        let inputs = Inputs::open(&files, checkpoint.as_deref(), dead_letter.as_deref(), &stream, options, &console)?;
+        let dead_letters = dead_letter.map(|path| DeadLetters::open(&path, &files)).transpose()?;
+        anyhow::Ok((inputs, dead_letters))
     };
     tokio::task::spawn_blocking(open).await.context("the thread that opens files panicked")?
 }
@@ -264,13 +396,15 @@ struct RunResult {
     has_read_error: bool,
     /// Whether a second signal stopped the run.
     is_stopped: bool,
+    /// Whether the last checkpoint was written, if there is one.
+    is_checkpoint_written: bool,
 }
 
 async fn put(
     stream: &str,
     producer: Producer,
     keys: KeySource,
-    sources: Vec<Source>,
+    inputs: Inputs,
     counts: LineCounts,
     interrupts: &Interrupts,
 ) -> anyhow::Result<RunResult> {
@@ -284,13 +418,29 @@ async fn put(
             tokio::join!(console.show(&producer, &progress), stall_report::watch(&producer, &console, &events));
         }
     });
+    let stop = counts.progress.as_ref().and_then(|progress| progress.stop.clone()).unwrap_or_default();
+    let dead_letters = counts.dead_letters.as_ref().map(DeadLetters::handle).transpose()?.flatten();
     let start = Instant::now();
     let collector = tokio::spawn(results::collect(put_lines, counts));
 
-    let lines = lines::read(sources).context("cannot start a thread")?;
+    let mut checkpoint = None;
+    let (lines, follow) = match inputs.reading {
+        Reading::Once { sources, multiline } => (lines::read(sources, multiline), false),
+        Reading::Files { follower, follow, offsets, checkpoint: opened } => {
+            if let Some(Checkpoint { file, resumed, put_again_total }) = opened {
+                let path = file.path().to_owned();
+                let Resumed { files: resumed, put_again } = resumed;
+                let writer = Writer::start(offsets, file, put_again_total, dead_letters, console.clone());
+                let summary = CheckpointSummary { path, resumed, put_again, put_again_total, stopped_by: None };
+                checkpoint = Some((writer.context("cannot start a thread")?, summary));
+            }
+            (follower.start(), follow)
+        }
+    };
+    let lines = lines.context("cannot start a thread")?;
     let (mut first_signal, mut second_signal) = (interrupts.clone(), interrupts.clone());
     let put_all = async {
-        feeder.feed(lines, &mut first_signal).await;
+        feeder.feed(lines, &mut first_signal, &stop).await;
         producer.flush().await;
     };
     let is_stopped = tokio::select! {
@@ -305,6 +455,27 @@ async fn put(
     display_task.abort();
     console.clear();
 
+    let stopped_by = counts.progress.as_ref().and_then(|progress| progress.stopped_by.clone());
+    // With `--follow`, a signal is the end of the input.
+    let ended = ended || (follow && !is_stopped && stopped_by.is_none());
+    let mut is_checkpoint_written = true;
+    let checkpoint = match checkpoint {
+        None => None,
+        Some((writer, summary)) => {
+            let end = tokio::task::spawn_blocking(|| writer.end()).await;
+            if let Err(message) = end.context("the thread of the checkpoint panicked")? {
+                is_checkpoint_written = false;
+                console.print_error(&message);
+            }
+            Some(CheckpointSummary { stopped_by: stopped_by.clone(), ..summary })
+        }
+    };
+    if let Some(line) = &stopped_by {
+        console.print_error(&format!(
+            "stopped before {line}: no line is lost; the same command goes on there, and with --dead-letter it goes on \
+             without such lines"
+        ));
+    }
     for error in &errors {
         let name = counts.name(Place { source: error.source, number: error.after_line });
         console.print_error(&format!("read error after {name}: {}", error.error));
@@ -323,11 +494,14 @@ async fn put(
         throttled,
         elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         latency_ms: Latency::new(&metrics),
-        interrupted_after: (!ended).then(|| last.map_or("no line".into(), |last| counts.name(last))),
+        checkpoint,
+        interrupted_after: (!ended && stopped_by.is_none())
+            .then(|| last.map_or("no line".into(), |last| counts.name(last))),
         verify: None,
         verify_interrupted: false,
     };
-    Ok(RunResult { counts, summary, is_at_end: ended, has_read_error: !errors.is_empty(), is_stopped })
+    let has_read_error = !errors.is_empty();
+    Ok(RunResult { counts, summary, is_at_end: ended, has_read_error, is_stopped, is_checkpoint_written })
 }
 
 impl KeyArgs {

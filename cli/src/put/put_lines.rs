@@ -2,16 +2,17 @@
 
 use std::collections::VecDeque;
 use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
 use kpl_tokio::{BatchOutcome, BatchRecord, Producer, PutBatchError, Refusal, code};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::keys::KeySource;
-use super::lines::{Content, Input, Line, ReadError};
+use super::lines::{Batch, Content, Input, Position, ReadError};
 use crate::interrupts::Interrupts;
 use crate::verify::fingerprint;
 
@@ -34,25 +35,39 @@ pub(crate) enum PutLines {
 /// Lines that the producer has accepted together.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    /// The lines, in the order of the results.
-    pub(crate) lines: Vec<SentLine>,
+    pub(crate) lines: SentLines,
     pub(crate) outcome: BatchOutcome,
     /// The time of the put.
     pub(crate) put_at: Instant,
 }
 
+/// Lines of a source, in the order of the results.
+#[derive(Debug)]
+pub(crate) struct SentLines {
+    /// The index of the source.
+    pub(crate) source: u32,
+    /// The position of the first line.
+    pub(crate) start: Position,
+    pub(crate) lines: Vec<SentLine>,
+    /// For each line, what identifies it when it is read back. Empty without `--verify`.
+    pub(crate) fingerprints: Vec<u128>,
+}
+
 /// A line that the producer has accepted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SentLine {
-    pub(crate) place: Place,
-    /// Identifies the line when it is read back; 0 without `--verify`.
-    pub(crate) fingerprint: u128,
+    /// The line number, from 1.
+    pub(crate) number: u64,
+    /// The position after it.
+    pub(crate) end: Position,
 }
 
 /// A line that cannot be put.
 #[derive(Debug)]
 pub(crate) struct Refused {
     pub(crate) place: Place,
+    /// The positions before and after it.
+    pub(crate) range: (Position, Position),
     pub(crate) reason: Reason,
 }
 
@@ -114,18 +129,25 @@ impl Feeder {
         (Self { producer, stream, keys, fingerprints, progress, sender, batch, last, ended, errors }, receiver)
     }
 
-    /// Puts all lines. After the first signal, puts only those that have been read.
+    /// Puts all lines. After the first signal, puts only those that have been read; after a stop, no further ones.
     ///
     /// Cancel safe: no line that the producer has accepted is lost, see [`finish`](Self::finish).
-    pub(crate) async fn feed(&mut self, mut lines: mpsc::Receiver<Input>, interrupts: &mut Interrupts) {
+    pub(crate) async fn feed(&mut self, mut lines: mpsc::Receiver<Input>, interrupts: &mut Interrupts, stop: &Notify) {
+        let mut stopped = pin!(stop.notified());
         loop {
             let input = tokio::select! {
                 biased;
+                () = &mut stopped => return,
                 _ = interrupts.wait_for(1) => break,
                 input = lines.recv() => input,
             };
             let Some(input) = input else { return };
-            self.put(input).await;
+            tokio::select! {
+                biased;
+                // Nothing may get through any more: then the lines that wait for room wait for ever.
+                () = &mut stopped => return,
+                () = self.put(input) => {}
+            }
         }
         lines.close();
         while let Some(input) = lines.recv().await {
@@ -142,34 +164,37 @@ impl Feeder {
 
     async fn put(&mut self, input: Input) {
         match input {
-            Input::Batch(Ok(lines)) => {
-                self.put_lines(lines).await;
+            Input::Batch(batch) => {
+                self.put_lines(batch).await;
                 self.send_batch().await;
             }
-            Input::Batch(Err(error)) => self.errors.push(error),
+            Input::Error(error) => self.errors.push(error),
             Input::End => self.ended = true,
         }
     }
 
-    async fn put_lines(&mut self, lines: Vec<Line>) {
-        let (mut sent, mut records) = (VecDeque::with_capacity(lines.len()), Vec::with_capacity(lines.len()));
+    async fn put_lines(&mut self, Batch { source, start, lines }: Batch) {
+        let mut waiting = Waiting::with_capacity(source, start, lines.len());
+        let mut before = start;
         for line in lines {
-            let place = Place { source: line.source, number: line.number };
+            let range = (before, line.end);
+            before = line.end;
+            let number = range.0.line + 1;
             match self.record(line.content) {
                 Ok(record) => {
                     let BatchRecord { partition_key, data, .. } = &record;
                     let fingerprint = if self.fingerprints { fingerprint(partition_key, data) } else { 0 };
-                    sent.push_back(SentLine { place, fingerprint });
-                    records.push(record);
+                    waiting.lines.push_back((SentLine { number, end: line.end }, fingerprint));
+                    waiting.records.push(record);
                 }
                 Err(reason) => {
                     // The lines before it come first.
-                    self.put_records(mem::take(&mut sent), mem::take(&mut records)).await;
-                    self.refuse(place, reason);
+                    self.put_records(mem::replace(&mut waiting, Waiting::with_capacity(source, line.end, 0))).await;
+                    self.refuse(Place { source, number }, range, reason);
                 }
             }
         }
-        self.put_records(sent, records).await;
+        self.put_records(waiting).await;
     }
 
     /// Returns the record of a line.
@@ -190,7 +215,8 @@ impl Feeder {
 
     /// Puts records. Only one of them waits for room at a time, so that all others have their outcome in `self.batch`
     /// if this is dropped.
-    async fn put_records(&mut self, mut lines: VecDeque<SentLine>, mut records: Vec<BatchRecord>) {
+    async fn put_records(&mut self, waiting: Waiting) {
+        let Waiting { source, mut start, mut lines, mut records } = waiting;
         while !records.is_empty() {
             let put = self.producer.try_put_batch(self.stream.clone(), records);
             let (accepted, refused) = match put {
@@ -200,17 +226,18 @@ impl Feeder {
             // If a record is invalid by itself, those before it were not put either.
             let position = |index: usize| index - accepted.len();
             let refused = refused.map(|(refusal, index, rest)| (refusal, position(index), rest));
-            self.push_accepted(&mut lines, accepted);
+            start = self.push_accepted(source, start, &mut lines, accepted);
             let Some((refusal, position, rest)) = refused else { return };
             records = rest;
             let record = records.remove(position);
+            let before = if position == 0 { start } else { lines[position - 1].0.end };
             let Some(line) = lines.remove(position) else { return };
             let refusal = match refusal {
                 Refusal::Full(_) => {
                     let put = self.producer.put_batch(self.stream.clone(), [record]).await;
                     match put {
                         Ok(outcome) => {
-                            self.push_accepted(&mut VecDeque::from([line]), outcome);
+                            start = self.push_accepted(source, before, &mut [line].into(), outcome);
                             continue;
                         }
                         Err(mut error) => (error.refusal, error.rest.pop()),
@@ -222,23 +249,38 @@ impl Feeder {
             let code = if refusal == Refusal::Closed { code::CLOSED } else { "Invalid Record" };
             let BatchRecord { partition_key, data, .. } = record;
             let (message, partition_key) = (refusal.to_string(), Some(partition_key));
-            self.refuse(line.place, Reason { code, message, partition_key, data: Ok(data) });
+            let reason = Reason { code, message, partition_key, data: Ok(data) };
+            let (SentLine { number, end }, _) = line;
+            self.refuse(Place { source, number }, (before, end), reason);
+            if position == 0 {
+                start = end;
+            }
         }
     }
 
-    /// Keeps the outcome of the first of `lines`, which were accepted.
-    fn push_accepted(&mut self, lines: &mut VecDeque<SentLine>, outcome: BatchOutcome) {
-        let lines: Vec<SentLine> = lines.drain(..outcome.len()).collect();
-        if let Some(last) = lines.last() {
-            self.last = Some(last.place);
-            self.batch.push(PutLines::InFlight(InFlight { lines, outcome, put_at: Instant::now() }));
-        }
+    /// Keeps the outcome of the first of `lines`, which were accepted. Returns the position after them.
+    fn push_accepted(
+        &mut self,
+        source: u32,
+        start: Position,
+        lines: &mut VecDeque<(SentLine, u128)>,
+        outcome: BatchOutcome,
+    ) -> Position {
+        let accepted = lines.drain(..outcome.len());
+        let (lines, fingerprints): (Vec<_>, Vec<_>) =
+            if self.fingerprints { accepted.unzip() } else { (accepted.map(|(line, _)| line).collect(), Vec::new()) };
+        let Some(last) = lines.last().copied() else { return start };
+        self.last = Some(Place { source, number: last.number });
+        let lines = SentLines { source, start, lines, fingerprints };
+        let in_flight = InFlight { lines, outcome, put_at: Instant::now() };
+        self.batch.push(PutLines::InFlight(in_flight));
+        last.end
     }
 
-    fn refuse(&mut self, place: Place, reason: Reason) {
+    fn refuse(&mut self, place: Place, range: (Position, Position), reason: Reason) {
         self.progress.refused.fetch_add(1, Ordering::Relaxed);
         self.last = Some(place);
-        self.batch.push(PutLines::Refused(Box::new(Refused { place, reason })));
+        self.batch.push(PutLines::Refused(Box::new(Refused { place, range, reason })));
     }
 
     async fn send_batch(&mut self) {
@@ -246,5 +288,21 @@ impl Feeder {
         if let Ok(permit) = self.sender.reserve().await {
             permit.send(mem::take(&mut self.batch));
         }
+    }
+}
+
+/// Records that are to be put together, with their lines.
+struct Waiting {
+    source: u32,
+    /// The position of the first line.
+    start: Position,
+    /// The lines, each with what identifies it when it is read back; 0 without `--verify`.
+    lines: VecDeque<(SentLine, u128)>,
+    records: Vec<BatchRecord>,
+}
+
+impl Waiting {
+    fn with_capacity(source: u32, start: Position, count: usize) -> Self {
+        Self { source, start, lines: VecDeque::with_capacity(count), records: Vec::with_capacity(count) }
     }
 }

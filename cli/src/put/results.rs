@@ -8,7 +8,7 @@ use kpl_tokio::RecordResult;
 use tokio::sync::mpsc;
 
 use super::line_counts::LineCounts;
-use super::put_lines::{InFlight, PutLines, SentLine};
+use super::put_lines::{InFlight, PutLines};
 
 /// The time from the put of lines until those behind them no longer wait for their results. So a shard that accepts nothing
 /// does not delay the results of other shards.
@@ -25,7 +25,7 @@ pub(crate) async fn collect(mut batches: mpsc::Receiver<Vec<PutLines>>, mut coun
         let batch = tokio::select! {
             biased;
             Some((lines, results)) = late.next() => {
-                record(&mut counts, lines, results);
+                counts.record(lines, results);
                 continue;
             }
             batch = batches.recv() => batch,
@@ -35,22 +35,16 @@ pub(crate) async fn collect(mut batches: mpsc::Receiver<Vec<PutLines>>, mut coun
             match lines {
                 PutLines::Refused(refused) => counts.record_refused(&refused),
                 PutLines::InFlight(mut sent) => match results(&mut sent).await {
-                    Some(results) => record(&mut counts, sent.lines, results),
+                    Some(results) => counts.record(sent.lines, results),
                     None => late.push(async move { (sent.lines, sent.outcome.await) }),
                 },
             }
         }
     }
     while let Some((lines, results)) = late.next().await {
-        record(&mut counts, lines, results);
+        counts.record(lines, results);
     }
     counts
-}
-
-fn record(counts: &mut LineCounts, lines: Vec<SentLine>, results: Vec<RecordResult>) {
-    for (line, result) in lines.into_iter().zip(results) {
-        counts.record(line, result);
-    }
 }
 
 /// Waits for the results of lines. Returns `None` after [`RESULT_TIMEOUT`].

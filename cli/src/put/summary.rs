@@ -1,11 +1,14 @@
 //! The summary of a run, as text or as JSON.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kpl_tokio::metrics::{Histogram, MetricsReport};
 use serde::Serialize;
 
+use super::checkpoint::file::PutAgain;
+use super::follow::ResumedFile;
 use crate::style::{self, styled};
 use crate::verify::Verification;
 
@@ -32,10 +35,27 @@ pub(crate) struct Summary {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) interrupted_after: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) checkpoint: Option<CheckpointSummary>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) verify: Option<Verification>,
     /// Whether a signal ended the verification, or prevented it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) verify_interrupted: bool,
+}
+
+/// What the run has to do with its checkpoint.
+#[derive(Debug, Serialize)]
+pub(crate) struct CheckpointSummary {
+    pub(crate) path: PathBuf,
+    /// Where files went on.
+    pub(crate) resumed: Vec<ResumedFile>,
+    /// The lines that may have been put by the runs before, although no checkpoint says so, and that this run has put.
+    pub(crate) put_again: PutAgain,
+    /// The same, of all runs since the checkpoint was created.
+    pub(crate) put_again_total: PutAgain,
+    /// The line at which the service refused to go on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stopped_by: Option<String>,
 }
 
 /// The time from put to reply of the lines that succeeded; `None` if no line did.
@@ -82,6 +102,18 @@ impl fmt::Display for Summary {
         }
         if let Some(place) = &self.interrupted_after {
             writeln!(f, "{} {place}", styled(style::WARNING, "interrupted after"))?;
+        }
+        if let Some(CheckpointSummary { path, resumed, put_again, put_again_total, stopped_by }) = &self.checkpoint {
+            let (path, files) = (path.display(), resumed.len());
+            let PutAgain { lines, bytes } = put_again;
+            let total = put_again_total.lines;
+            writeln!(
+                f,
+                "checkpoint {path}: {files} files resumed; at most {lines} lines ({bytes} bytes) put twice, {total} in all runs"
+            )?;
+            if let Some(line) = stopped_by {
+                writeln!(f, "stopped before {line}: the same command goes on there")?;
+            }
         }
         if let Some(verification) = &self.verify {
             writeln!(f, "{verification}")?;

@@ -17,9 +17,10 @@ use self::report::Report;
 use self::target::Target;
 use self::transport::DryRunTransport;
 use super::console::Console;
+use super::follow::FollowOptions;
 use super::keys::KeySource;
 use super::line_counts::LineCounts;
-use super::{PutArgs, check, exit_code, metrics, open_files, put};
+use super::{PutArgs, check, exit_code, metrics, multiline, open_files, put};
 use crate::exit;
 use crate::interrupts::Interrupts;
 
@@ -29,15 +30,17 @@ pub(super) async fn run(args: PutArgs, mut interrupts: Interrupts) -> anyhow::Re
     // Nothing is sent, so nothing waits for the shards' limits.
     let config = args.settings.until_all_are_put().without_shard_limits().config()?;
     let config = metrics::enable(&config, None)?;
+    let options = FollowOptions { follow: false, multiline: multiline(args.multiline_start, &config) };
+    let console = Console::new();
     let setup = async {
-        let (sources, _) = open_files(args.files, None).await?;
+        let (inputs, _) = open_files(args.files, None, None, &args.stream, options, &console).await?;
         let target = match args.emulator.shards {
             Some(shards) => Target::with_equal_shards(shards)?,
             None => Target::of_stream(&args.connection, &args.stream).await?,
         };
-        anyhow::Ok((sources, target))
+        anyhow::Ok((inputs, target))
     };
-    let (sources, target) = tokio::select! {
+    let (inputs, target) = tokio::select! {
         biased;
         signal = interrupts.wait_for(1) => {
             exit::print_warning("interrupted before the first line");
@@ -46,13 +49,12 @@ pub(super) async fn run(args: PutArgs, mut interrupts: Interrupts) -> anyhow::Re
         result = setup => result?,
     };
 
-    let names = sources.iter().map(|source| source.name.clone()).collect();
-    let line_counts = LineCounts::new(names, Console::new(), None, None);
+    let line_counts = LineCounts::new(inputs.sources.clone(), console.clone(), None, None, None);
     let shard_ids: Vec<_> = target.shards.iter().map(|shard| shard.id.clone()).collect();
     let transport = DryRunTransport::new(target, keys != KeySource::Random);
     let (counts, aggregate_max) = (transport.counts(), config.aggregation_max_size());
     let producer = Producer::with_transport(Tokio::default(), transport, config);
-    let run = put(&args.stream, producer, keys, sources, line_counts, &interrupts).await?;
+    let run = put(&args.stream, producer, keys, inputs, line_counts, &interrupts).await?;
 
     let counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
     let report = Report::new(&args.stream, &shard_ids, &counts, &run, aggregate_max);
