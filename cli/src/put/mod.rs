@@ -11,6 +11,7 @@ mod dead_letter;
 mod dry_run;
 mod events;
 mod follow;
+mod inputs;
 mod keys;
 mod line_counts;
 mod lines;
@@ -21,9 +22,8 @@ mod sources;
 mod stall_report;
 mod summary;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -32,22 +32,18 @@ use kpl_core::{Config, Ordering, UserRecord};
 use kpl_emulator::{Emulator, Options, Server};
 use kpl_tokio::Producer;
 use regex::bytes::Regex;
-use tokio::sync::Notify;
 
-use self::checkpoint::Offsets;
-use self::checkpoint::file::{CheckpointFile, PutAgain};
 use self::checkpoint::writer::Writer;
 use self::console::Console;
 use self::dead_letter::DeadLetters;
 use self::events::Events;
 use self::follow::multiline::Multiline;
-use self::follow::{FollowOptions, Follower, Resumed, lag};
+use self::follow::{FollowOptions, Resumed, lag};
+use self::inputs::{Checkpoint, Inputs, Reading, open_files};
 use self::keys::{KeySource, Pointer};
-use self::line_counts::{FileProgress, LineCounts};
-use self::lines::Source;
+use self::line_counts::LineCounts;
 use self::metrics::Counts;
 use self::put_lines::{FeedEnd, Feeder, Place};
-use self::sources::Sources;
 use self::summary::{CheckpointSummary, Latency, Summary};
 use crate::connection::Connection;
 use crate::emulator::create_stream;
@@ -281,102 +277,6 @@ fn exit_code(ok: bool, signal: Option<Signal>) -> ExitCode {
         (false, Some(signal)) => signal.exit_code(),
         (false, None) => ExitCode::from(exit::FAILED),
     }
-}
-
-/// What is read.
-struct Inputs {
-    sources: Sources,
-    reading: Reading,
-}
-
-/// How it is read.
-enum Reading {
-    /// Files and standard input, once from begin to end.
-    Once { sources: Vec<Source>, multiline: Option<Multiline> },
-    /// Files that are followed, or in a checkpoint.
-    Files { follower: Box<Follower>, follow: bool, offsets: Arc<Offsets>, checkpoint: Option<Checkpoint> },
-}
-
-/// A checkpoint that is open.
-struct Checkpoint {
-    file: CheckpointFile,
-    resumed: Resumed,
-    put_again_total: PutAgain,
-}
-
-impl Inputs {
-    /// Returns where the results of lines are to be reported.
-    fn progress(&self) -> Option<FileProgress> {
-        match &self.reading {
-            Reading::Once { .. } => None,
-            Reading::Files { offsets, checkpoint, .. } => Some(FileProgress {
-                offsets: offsets.clone(),
-                stop: checkpoint.as_ref().map(|_| Arc::new(Notify::new())),
-                stopped_by: None,
-            }),
-        }
-    }
-
-    fn open(
-        files: &[PathBuf],
-        checkpoint: Option<&Path>,
-        dead_letter: Option<&Path>,
-        stream: &str,
-        options: FollowOptions,
-        console: &Console,
-    ) -> anyhow::Result<Self> {
-        let names = Sources::default();
-        if !options.follow && checkpoint.is_none() {
-            let sources = Source::open_all(files)?;
-            for source in &sources {
-                names.add(&source.name);
-            }
-            return Ok(Self { sources: names, reading: Reading::Once { sources, multiline: options.multiline } });
-        }
-        let option = if options.follow { "--follow" } else { "--checkpoint" };
-        let has_standard_input = files.is_empty() || files.contains(&PathBuf::from("-"));
-        anyhow::ensure!(!has_standard_input, "{option} needs files: standard input cannot be read again after a crash");
-        let opened = checkpoint.map(|path| CheckpointFile::open(path, stream)).transpose()?;
-        let (file, contents) = opened.unzip();
-        let contents = contents.flatten();
-        let put_again = contents.as_ref().map(|contents| contents.put_again).unwrap_or_default();
-        let offsets = Offsets::new(file.is_some());
-        let follow = options.follow;
-        let written: Vec<&Path> = checkpoint.into_iter().chain(dead_letter).collect();
-        let (follower, resumed) =
-            Follower::new(files, &written, options, contents, offsets.clone(), names.clone(), console.clone())?;
-        let checkpoint = file.map(|file| {
-            let PutAgain { lines, bytes } = resumed.put_again;
-            if !resumed.files.is_empty() {
-                console.print_message(&format!(
-                    "goes on from the checkpoint in {} files; at most {lines} lines ({bytes} bytes) are put twice",
-                    resumed.files.len()
-                ));
-            }
-            let put_again_total = PutAgain { lines: put_again.lines + lines, bytes: put_again.bytes + bytes };
-            Checkpoint { file, resumed, put_again_total }
-        });
-        let reading = Reading::Files { follower: Box::new(follower), follow, offsets, checkpoint };
-        Ok(Self { sources: names, reading })
-    }
-}
-
-/// Opens all files in another thread, because opening a FIFO blocks until another process opens it.
-async fn open_files(
-    files: Vec<PathBuf>,
-    dead_letter: Option<PathBuf>,
-    checkpoint: Option<PathBuf>,
-    stream: &str,
-    options: FollowOptions,
-    console: &Console,
-) -> anyhow::Result<(Inputs, Option<DeadLetters>)> {
-    let (stream, console) = (stream.to_owned(), console.clone());
-    let open = move || {
-        let inputs = Inputs::open(&files, checkpoint.as_deref(), dead_letter.as_deref(), &stream, options, &console)?;
-        let dead_letters = dead_letter.map(|path| DeadLetters::open(&path, &files)).transpose()?;
-        anyhow::Ok((inputs, dead_letters))
-    };
-    tokio::task::spawn_blocking(open).await.context("the thread that opens files panicked")?
 }
 
 /// Returns an error if every line would fail: the stream or the fixed key is invalid.

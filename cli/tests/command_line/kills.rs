@@ -153,13 +153,6 @@ fn survive(seed: u64, loses_replies: bool) {
     let (mut killed, mut ended, mut runs) = (0, 0, 0);
     while killed < kills {
         kinesis.emulator.set_faults(faults(&mut world.random, loses_replies));
-        if std::env::var("KPL_HISTORY").is_ok() {
-            let _ = fs::copy(&world.checkpoint, dir.path().join(format!("history.{runs}")));
-            let ls = std::process::Command::new("ls").args(["-li", "--full-time"]).arg(&logs).output().unwrap();
-            fs::write(dir.path().join(format!("ls.{runs}")), ls.stdout).unwrap();
-            let mut all = File::options().append(true).create(true).open(&messages).unwrap();
-            std::io::Write::write_all(&mut all, format!("RUN {runs}\n").as_bytes()).unwrap();
-        }
         let child = start(&args, &messages);
         runs += 1;
         // Some runs end before they have read anything, and some write a few checkpoints.

@@ -89,7 +89,8 @@ fn entry(tracked: &Tracked, is_last: bool) -> FileEntry {
     let limit = tracked.next_limit(is_last);
     // A file that ended counts as such when its last line is resolved: then it is not read again.
     let ended = tracked.ended && tracked.is_resolved();
-    let old = FileEntry { limit, ended, ..tracked.entry.clone() };
+    let verified_at_ms = to_ms(tracked.verified_at);
+    let old = FileEntry { limit, verified_at_ms, ended, ..tracked.entry.clone() };
     let Some(file) = tracked.file.as_ref().filter(|_| tracked.is_changed) else { return old };
     let position = tracked.resolved.up_to();
     let before = Fingerprint::before(file, position.offset);
@@ -108,7 +109,7 @@ fn entry(tracked: &Tracked, is_last: bool) -> FileEntry {
         before_offset,
         resolved: tracked.resolved.beyond().map(range).collect(),
         limit,
-        verified_at_ms: to_ms(tracked.verified_at),
+        verified_at_ms,
         ended,
     }
 }

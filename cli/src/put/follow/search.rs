@@ -76,12 +76,18 @@ impl Lost {
 }
 
 /// Searches the directory of `path` for a file that was there: renamed, or copied before it was truncated.
-pub(crate) fn find(path: &Path, lost: &Lost, mut is_excluded: impl FnMut(&Found) -> bool) -> Option<Found> {
-    let mut found: Vec<_> =
-        siblings(path, |_| true).into_iter().filter(|found| lost.is(found, path) && !is_excluded(found)).collect();
-    // Of several, the file itself rather than a copy, then the longest.
-    found.sort_by_key(|found| (found.id == lost.id, found.size));
-    found.pop()
+pub(crate) fn find(path: &Path, lost: &Lost, is_excluded: impl Fn(&Found) -> bool) -> Option<Found> {
+    let is_it = |found: &Found| lost.is(found, path) && !is_excluded(found);
+    // By its inode first: after a long outage there are many rotated files.
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let names = names(real.parent()?, |_| true);
+    let same_inode = names.iter().filter(|(sibling, inode)| **inode == lost.id.inode && **sibling != real);
+    let renamed = same_inode.filter_map(|(sibling, _)| Found::open(sibling).ok());
+    if let Some(renamed) = renamed.into_iter().find(|found| found.id.inode == lost.id.inode && is_it(found)) {
+        return Some(renamed);
+    }
+    // Of several copies, the longest.
+    siblings(path, |_| true).into_iter().filter(is_it).max_by_key(|found| found.size)
 }
 
 /// Searches for rotated files that were at `path` since `verified_at`, oldest first: they come after the file that was seen

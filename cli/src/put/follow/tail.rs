@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -73,7 +74,9 @@ impl Tail {
         let metadata = self.file.metadata()?;
         let seen = Some((metadata.len(), metadata.modified()?));
         if seen != self.seen {
-            (self.seen, self.grown_at) = (seen, Instant::now());
+            if mem::replace(&mut self.seen, seen).is_some() {
+                self.grown_at = Instant::now();
+            }
             return Ok(true);
         }
         Ok(!self.is_at_end)

@@ -1,0 +1,258 @@
+//! Finds the files at the paths of the command line, and those that were there before them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{self, File};
+use std::mem;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use anyhow::Context;
+
+use super::search::{self, Found};
+use super::tail::Tail;
+use super::{Follower, LastAt, Target};
+use crate::put::checkpoint::file::FileEntry;
+use crate::put::checkpoint::identity::{FileId, Fingerprint};
+use crate::put::checkpoint::{Tracked, to_ms};
+
+impl Follower {
+    pub(super) fn rediscover(&mut self) {
+        self.forget_deleted();
+        // Only the first time has errors: with `--follow`, and after it, files that cannot be opened are reported.
+        if let Err(error) = self.discover() {
+            self.messages.print_once(&format!("{error:#}"));
+        }
+    }
+
+    /// Finds new files at the paths of the command line.
+    pub(super) fn discover(&mut self) -> anyhow::Result<()> {
+        self.discovered_at = Instant::now();
+        let searched_before = self.searched_at.replace(SystemTime::now());
+        if let Some(watch) = &mut self.watch {
+            watch.forget_gone();
+            for directory in self.targets.iter().flat_map(Target::directories) {
+                watch.add(&directory).with_context(|| format!("cannot watch {directory:?} for --follow"))?;
+            }
+        }
+        let (mut found, mut ids) = (Vec::new(), HashSet::new());
+        for (target, path) in
+            self.targets.iter().flat_map(|target| target.paths().into_iter().map(move |path| (target, path)))
+        {
+            let name = target.name(&path);
+            match fs::metadata(&path) {
+                Ok(metadata) if metadata.is_file() => {
+                    let id = FileId::new(&metadata);
+                    // A file that has two names is read once.
+                    if ids.insert(id) {
+                        found.push((path, name, id, metadata));
+                    }
+                }
+                Ok(_) if self.options.follow && target.file().is_none() => {}
+                Ok(_) => anyhow::bail!("cannot read {name:?} with --follow or --checkpoint: it is not a regular file"),
+                Err(error) if self.options.follow => {
+                    self.messages.print_once(&format!("cannot open {name:?} yet: {error}"));
+                }
+                Err(error) => return Err(error).with_context(|| format!("cannot open {name:?}")),
+            }
+        }
+        let at: HashMap<FileId, usize> = self.tails.iter().enumerate().map(|(at, tail)| (tail.id, at)).collect();
+        let were_at_path: HashSet<u32> =
+            self.tails.iter_mut().filter_map(|tail| mem::take(&mut tail.is_at_path).then_some(tail.source)).collect();
+        let mut new = Vec::new();
+        for (path, name, id, metadata) in found {
+            let Some(at) = at.get(&id) else {
+                new.push((path, name));
+                continue;
+            };
+            let tail = &mut self.tails[*at];
+            tail.is_at_path = true;
+            let is_as_seen = tail.seen.is_some_and(|(size, time)| {
+                metadata.len() == size && metadata.modified().is_ok_and(|modified| modified == time)
+            });
+            if tail.is_at_end && is_as_seen && tail.path == path {
+                tail.verified_at = SystemTime::now();
+                self.offsets.set_verified_at(tail.source, tail.verified_at);
+            }
+        }
+        for tail in self.tails.iter_mut().filter(|tail| !tail.is_at_path && were_at_path.contains(&tail.source)) {
+            // Its writers may not have moved on yet.
+            tail.grown_at = Instant::now();
+        }
+        for (path, name) in new {
+            match Found::open(&path) {
+                Ok(found) if self.is_known(&found) => {}
+                Ok(found) => {
+                    self.add_after_rotation(found, path, &name, &ids, searched_before)?;
+                }
+                Err(error) if self.options.follow => {
+                    self.messages.print_once(&format!("cannot open {name:?}: {error}"));
+                }
+                Err(error) => return Err(error).with_context(|| format!("cannot open {name:?}")),
+            }
+        }
+        let is_empty = |tail: &&Tail| tail.is_at_path && tail.head.bytes == 0;
+        let empty: Vec<u32> = self.tails.iter().filter(is_empty).map(|tail| tail.source).collect();
+        for source in empty {
+            if let Some(index) = self.tails.iter().position(|tail| tail.source == source) {
+                self.has_missed_files(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a file at a path, after all that were there since the last one was seen.
+    fn add_after_rotation(
+        &mut self,
+        found: Found,
+        path: PathBuf,
+        name: &str,
+        at_paths: &HashSet<FileId>,
+        searched_before: Option<SystemTime>,
+    ) -> anyhow::Result<()> {
+        let last = self.last_at.get(&path);
+        let tail = last.and_then(|last| self.tails.iter().find(|tail| tail.source == last.source));
+        let verified_at = tail.map(|tail| tail.verified_at).or(last.map(|last| last.verified_at));
+        let mut after = tail.map(|tail| tail.source);
+        // At a path that had no file at the last search, there may have been several since. At the first search, rotated
+        // files are of no interest.
+        if let Some(since) = verified_at.or(searched_before) {
+            let missed = search::successors(&path, since, |sibling| {
+                at_paths.contains(&sibling.id) || sibling.id == found.id || self.is_known(sibling)
+            });
+            for missed in missed {
+                self.messages.print(&format!("{name} was rotated: {:?} is read before it", missed.path));
+                after = Some(self.add(missed, path.clone(), name, after, false)?);
+            }
+        }
+        self.add(found, path, name, after, true)?;
+        Ok(())
+    }
+
+    /// Returns whether files were at the path of an empty file since it was seen: nothing is known of its content, so that it
+    /// may have been filled, copied and truncated. Then it is added again, after them.
+    pub(super) fn has_missed_files(&mut self, index: usize) -> bool {
+        let Tail { path, verified_at, source, after, id, .. } = &self.tails[index];
+        let (path, source, id, mut before) = (path.clone(), *source, *id, *after);
+        let missed = search::successors(&path, *verified_at, |sibling| {
+            sibling.id == id
+                || self.is_known(sibling)
+                || self.targets.iter().any(|target| target.matches(&sibling.path))
+        });
+        if missed.is_empty() {
+            return false;
+        }
+        let name = self.sources.name(source);
+        for missed in missed {
+            self.messages.print(&format!("{name} was rotated: {:?} is read before it", missed.path));
+            match self.add(missed, path.clone(), &name, before, false) {
+                Ok(added) => before = Some(added),
+                Err(error) => self.messages.print(&format!("{error:#}")),
+            }
+        }
+        let Tail { file, is_at_path, .. } = &self.tails[index];
+        let (file, is_at_path) = (file.clone(), *is_at_path);
+        let again = Found::new(path.clone(), file)
+            .and_then(|found| self.add(found, path, &name, before, is_at_path).map_err(std::io::Error::other));
+        let again = match again {
+            Ok(again) => again,
+            Err(error) => {
+                self.messages.print(&format!("cannot read {name}: {error:#}"));
+                return true;
+            }
+        };
+        self.tails.iter_mut().filter(|tail| tail.after == Some(source)).for_each(|tail| tail.after = Some(again));
+        // It was not read, so that nothing needs its old source.
+        self.offsets.remove(source);
+        self.tails.remove(index);
+        true
+    }
+
+    /// Adds a file that is read from its beginning. Returns its source.
+    fn add(
+        &mut self,
+        found: Found,
+        path: PathBuf,
+        name: &str,
+        after: Option<u32>,
+        is_at_path: bool,
+    ) -> anyhow::Result<u32> {
+        let head = Fingerprint::of_head(&found.file).with_context(|| format!("cannot read {name:?}"))?;
+        let verified_at = SystemTime::now();
+        let entry = FileEntry {
+            path: path.clone(),
+            device: found.id.device,
+            inode: found.id.inode,
+            head,
+            offset: 0,
+            line: 0,
+            before_offset: Fingerprint::default(),
+            resolved: Vec::new(),
+            limit: 0,
+            verified_at_ms: to_ms(verified_at),
+            ended: false,
+        };
+        Ok(self.add_entry(entry, found.file, name, after, is_at_path))
+    }
+
+    /// Adds a file that is read from the offset of its entry. Returns its source.
+    pub(super) fn add_entry(
+        &mut self,
+        entry: FileEntry,
+        file: Arc<File>,
+        name: &str,
+        after: Option<u32>,
+        is_at_path: bool,
+    ) -> u32 {
+        // Without `--follow`, files are put one after the other.
+        let after = after.or_else(|| self.tails.last().filter(|_| !self.options.follow).map(|tail| tail.source));
+        let source = self.sources.add(name);
+        // A rotated file that did not grow for long has ended as soon as it is read.
+        let modified = file.metadata().and_then(|metadata| metadata.modified());
+        let age = modified.ok().and_then(|modified| modified.elapsed().ok()).unwrap_or_default();
+        let grown_at = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+        let tracked = Tracked::new(entry.clone(), Some(file.clone()));
+        self.tails.push(Tail {
+            source,
+            path: entry.path.clone(),
+            file,
+            id: entry.id(),
+            head: entry.head,
+            position: entry.position(),
+            before: entry.before_offset,
+            resolved: entry.ranges().collect(),
+            after,
+            is_at_path,
+            verified_at: tracked.verified_at,
+            seen: None,
+            grown_at,
+            is_at_end: false,
+            has_open_record: false,
+        });
+        self.last_at.insert(entry.path, LastAt { source, verified_at: tracked.verified_at });
+        self.offsets.add(source, tracked);
+        source
+    }
+
+    pub(super) fn is_known(&self, found: &Found) -> bool {
+        self.tails.iter().any(|tail| tail.id == found.id) || self.ended.iter().any(|ended| ended.is(found))
+    }
+
+    /// Forgets rotated files that were deleted or compressed.
+    fn forget_deleted(&mut self) {
+        let mut inodes: BTreeMap<PathBuf, HashSet<u64>> = BTreeMap::new();
+        for ended in &self.ended {
+            let path = ended.path.canonicalize().unwrap_or_else(|_| ended.path.clone());
+            let Some(directory) = path.parent().map(PathBuf::from) else { continue };
+            inodes.entry(directory).or_insert_with_key(|directory| search::inodes(directory));
+        }
+        let offsets = &self.offsets;
+        self.ended.retain(|ended| {
+            let exists = inodes.values().any(|inodes| inodes.contains(&ended.id.inode));
+            if !exists {
+                offsets.update(ended.source, |tracked| tracked.gone = true);
+            }
+            exists
+        });
+    }
+}
