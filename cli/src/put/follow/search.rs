@@ -123,12 +123,8 @@ fn siblings(path: &Path, is_searched: impl Fn(&Path) -> bool) -> Vec<Found> {
     let mut scans = 0;
     loop {
         let names = names(directory, &is_searched);
-        let found: Vec<_> = names
-            .iter()
-            .map(|(path, _)| path)
-            .filter(|sibling| **sibling != path)
-            .filter_map(|sibling| Found::open(sibling).ok())
-            .collect();
+        let found: Vec<_> =
+            names.keys().filter(|sibling| **sibling != path).filter_map(|sibling| Found::open(sibling).ok()).collect();
         scans += 1;
         let is_stable = found.iter().all(|found| names.get(&found.path) == Some(&found.id.inode));
         if (is_stable && self::names(directory, &is_searched) == names) || scans >= SCANS_MAX {
