@@ -235,8 +235,8 @@ impl Offsets {
         // Many small rotated files that wait for their turns must not wait for a checkpoint each.
         let mut room = AHEAD_MIN;
         for file in state.files.values_mut().filter(|file| file.wanted.is_none() && !file.ended) {
-            let size = file.file.as_ref().and_then(|file| file.metadata().ok()).map(|metadata| metadata.len());
-            let Some(left) = size.and_then(|size| room.checked_sub(size)) else { break };
+            let Some(metadata) = file.file.as_ref().and_then(|file| file.metadata().ok()) else { continue };
+            let Some(left) = room.checked_sub(metadata.len()) else { break };
             room = left;
             file.wanted = Some(file.passed.offset);
             file.is_changed = true;
