@@ -192,13 +192,18 @@ fn survive(seed: u64, loses_replies: bool) {
     kinesis.emulator.set_faults(Faults::default());
     let child = start(&args, &messages);
     let expected: u64 = world.logs.iter().map(|rotating| rotating.log.lines).sum();
-    let start_of_wait = Instant::now();
+    let mut progress = (u64::MAX, Instant::now());
     loop {
         let missing = missing(&kinesis, &world.logs);
         if missing.is_empty() {
             break;
         }
-        if start_of_wait.elapsed() > Duration::from_secs(60) {
+        let count = missing.iter().map(|(_, start, end)| end - start).sum();
+        if count < progress.0 {
+            progress = (count, Instant::now());
+        }
+        if progress.1.elapsed() > Duration::from_secs(30) {
+            kill(child);
             let messages = fs::read_to_string(&messages).unwrap();
             panic!(
                 "of {expected} lines, these are missing: {missing:?}, seed {seed}\n{messages}\nkept: {:?}",

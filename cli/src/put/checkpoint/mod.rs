@@ -232,6 +232,15 @@ impl Offsets {
         }
         (state.is_changed, state.is_urgent, state.is_writing) = (false, false, true);
         state.files.retain(|_, file| !(file.gone && file.is_resolved()));
+        // Many small rotated files that wait for their turns must not wait for a checkpoint each.
+        let mut room = AHEAD_MIN;
+        for file in state.files.values_mut().filter(|file| file.wanted.is_none() && !file.ended) {
+            let Some(metadata) = file.file.as_ref().and_then(|file| file.metadata().ok()) else { continue };
+            let Some(left) = room.checked_sub(metadata.len()) else { break };
+            room = left;
+            file.wanted = Some(file.passed.offset);
+            file.is_changed = true;
+        }
         let files = state.files.iter_mut().map(|(source, file)| {
             let snapshot = file.clone();
             file.is_changed = false;
