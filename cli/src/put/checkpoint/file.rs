@@ -22,8 +22,9 @@ pub(crate) struct Contents {
     version: u64,
     /// The stream, as on the command line.
     stream: String,
-    /// The time at which it was written, in milliseconds since 1970.
-    pub(crate) written_at_ms: u64,
+    /// The time of the last search for files, in milliseconds since 1970. Each file that it found is in `files`. Files that are
+    /// younger may not be. (The time at which the checkpoint was written may be later.)
+    pub(crate) searched_at_ms: Option<u64>,
     /// What may have been put twice by all runs so far.
     pub(crate) put_again: PutAgain,
     /// The files, each after those that are to be read before it.
@@ -117,9 +118,14 @@ impl CheckpointFile {
     }
 
     /// Replaces the checkpoint. After a crash at any time, there is either the old one or the new one.
-    pub(crate) fn write(&self, put_again: PutAgain, files: Vec<FileEntry>) -> io::Result<()> {
-        let written_at_ms = to_ms(SystemTime::now());
-        let contents = Contents { version: VERSION, stream: self.stream.clone(), written_at_ms, put_again, files };
+    pub(crate) fn write(
+        &self,
+        put_again: PutAgain,
+        searched_at: Option<SystemTime>,
+        files: Vec<FileEntry>,
+    ) -> io::Result<()> {
+        let (stream, searched_at_ms) = (self.stream.clone(), searched_at.map(to_ms));
+        let contents = Contents { version: VERSION, stream, searched_at_ms, put_again, files };
         let temporary = with_suffix(&self.path, ".new");
         let mut file = File::create(&temporary)?;
         file.write_all(&serde_json::to_vec(&contents)?)?;
@@ -173,6 +179,7 @@ fn parse(json: &[u8], stream: &str) -> anyhow::Result<Contents> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::UNIX_EPOCH;
 
     fn entry() -> FileEntry {
         FileEntry {
@@ -197,12 +204,12 @@ mod tests {
         let (file, contents) = CheckpointFile::open(&path, "s").unwrap();
         assert!(contents.is_none());
         let put_again = PutAgain { lines: 1, bytes: 2 };
-        file.write(put_again, vec![]).unwrap();
-        file.write(put_again, vec![entry()]).unwrap();
+        file.write(put_again, None, vec![]).unwrap();
+        file.write(put_again, Some(UNIX_EPOCH), vec![entry()]).unwrap();
         drop(file);
         let (_file, contents) = CheckpointFile::open(&path, "s").unwrap();
         let contents = contents.unwrap();
-        assert_eq!((contents.put_again, contents.files), (put_again, vec![entry()]));
+        assert_eq!((contents.put_again, contents.searched_at_ms, contents.files), (put_again, Some(0), vec![entry()]));
         assert_eq!(entry().ranges().count(), 1);
     }
 
@@ -219,7 +226,7 @@ mod tests {
     fn broken_foreign_and_newer_checkpoints_are_errors_that_say_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint");
-        CheckpointFile::open(&path, "s").unwrap().0.write(PutAgain::default(), vec![entry()]).unwrap();
+        CheckpointFile::open(&path, "s").unwrap().0.write(PutAgain::default(), None, vec![entry()]).unwrap();
         let good = fs::read_to_string(&path).unwrap();
         for (text, message) in [
             (String::new(), "it is no checkpoint: delete it"),

@@ -37,6 +37,8 @@ pub(crate) struct Offsets {
 struct State {
     /// Files by the indices of their sources.
     files: BTreeMap<u32, Tracked>,
+    /// The time at which the last complete search for files began. Each file that it found is in `files`.
+    searched_at: Option<SystemTime>,
     /// Whether a checkpoint is written. Otherwise, lines are passed on without a limit.
     is_written: bool,
     is_changed: bool,
@@ -46,6 +48,13 @@ struct State {
     is_writing: bool,
     /// Whether the next checkpoint is the last one.
     is_ending: bool,
+}
+
+/// What the next checkpoint says.
+struct Due {
+    files: Vec<(u32, Tracked)>,
+    searched_at: Option<SystemTime>,
+    is_last: bool,
 }
 
 /// What is known of one file.
@@ -125,8 +134,15 @@ impl Offsets {
     /// Returns the offsets of no files. With `is_written`, a [`writer`] is needed.
     pub(crate) fn new(is_written: bool) -> Arc<Self> {
         let files = BTreeMap::new();
-        let state =
-            State { files, is_written, is_changed: false, is_urgent: false, is_writing: false, is_ending: false };
+        let state = State {
+            files,
+            searched_at: None,
+            is_written,
+            is_changed: false,
+            is_urgent: false,
+            is_writing: false,
+            is_ending: false,
+        };
         Arc::new(Self { state: Mutex::new(state), changed: Condvar::new() })
     }
 
@@ -158,6 +174,11 @@ impl Offsets {
         file.is_changed = true;
         state.is_changed = true;
         self.changed.notify_all();
+    }
+
+    /// Sets the time of the last search for files, whose files were all added. This alone is no reason for a checkpoint.
+    pub(crate) fn set_searched_at(&self, searched_at: SystemTime) {
+        self.lock().searched_at = Some(searched_at);
     }
 
     /// Sets the last time at which a file was seen. This alone is no reason for a checkpoint.
@@ -212,8 +233,8 @@ impl Offsets {
         self.lock().files.iter().map(|(source, file)| (*source, file.clone())).collect()
     }
 
-    /// Waits until a checkpoint is due. Returns its files, and whether it is the last one.
-    fn wait_until_due(&self, written_at: Option<Instant>) -> (Vec<(u32, Tracked)>, bool) {
+    /// Waits until a checkpoint is due.
+    fn wait_until_due(&self, written_at: Option<Instant>) -> Due {
         let mut state = self.lock();
         loop {
             if state.is_ending {
@@ -246,7 +267,7 @@ impl Offsets {
             file.is_changed = false;
             (*source, snapshot)
         });
-        (files.collect(), state.is_ending)
+        Due { files: files.collect(), searched_at: state.searched_at, is_last: state.is_ending }
     }
 
     /// Takes over the entries of a written checkpoint.
@@ -317,7 +338,7 @@ mod tests {
 
     /// Writes a checkpoint. Returns the limit in it.
     fn write(offsets: &Offsets) -> u64 {
-        let (files, is_last) = offsets.wait_until_due(None);
+        let Due { files, is_last, .. } = offsets.wait_until_due(None);
         let [(source, file)] = &files[..] else { panic!("one file") };
         let limit = file.next_limit(is_last);
         offsets.set_written(vec![(*source, FileEntry { limit, ..file.entry.clone() }, file.passed)]);
@@ -378,7 +399,7 @@ mod tests {
         offsets.update(0, |file| file.gone = true);
         write(&offsets);
         offsets.resolve(0, at(0), at(100));
-        let (files, _) = offsets.wait_until_due(None);
+        let Due { files, .. } = offsets.wait_until_due(None);
         assert!(files.is_empty());
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::file::{CheckpointFile, FileEntry, PutAgain};
 use super::identity::Fingerprint;
-use super::{Offsets, Tracked, WRITE_INTERVAL, to_ms};
+use super::{Due, Offsets, Tracked, WRITE_INTERVAL, to_ms};
 use crate::put::console::Console;
 use crate::put::lines::Position;
 
@@ -55,10 +55,11 @@ fn run(
 ) -> Result<(), String> {
     let (mut written_at, mut is_failing) = (None, false);
     loop {
-        let (files, is_last) = offsets.wait_until_due(written_at);
+        let Due { files, searched_at, is_last } = offsets.wait_until_due(written_at);
         let entries: Vec<_> = files.iter().map(|(source, file)| (*source, entry(file, is_last), file.passed)).collect();
         let all = entries.iter().map(|(_, entry, _)| entry.clone()).collect();
-        let written = dead_letters.map_or(Ok(()), File::sync_data).and_then(|()| file.write(put_again, all));
+        let written =
+            dead_letters.map_or(Ok(()), File::sync_data).and_then(|()| file.write(put_again, searched_at, all));
         written_at = Some(Instant::now());
         match written {
             Ok(()) => {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
+use std::io;
 use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,7 +29,10 @@ impl Follower {
     /// Finds new files at the paths of the command line.
     pub(super) fn discover(&mut self) -> anyhow::Result<()> {
         self.discovered_at = Instant::now();
-        let searched_before = self.searched_at.replace(SystemTime::now());
+        let searched_at = SystemTime::now();
+        let searched_before = self.searched_at;
+        // A file that was rotated during the search is to be found by the next one, by its time.
+        let mut has_vanished = false;
         if let Some(watch) = &mut self.watch {
             watch.forget_gone();
             for directory in self.targets.iter().flat_map(Target::directories) {
@@ -51,6 +55,7 @@ impl Follower {
                 Ok(_) if self.options.follow && target.file().is_none() => {}
                 Ok(_) => anyhow::bail!("cannot read {name:?} with --follow or --checkpoint: it is not a regular file"),
                 Err(error) if self.options.follow => {
+                    has_vanished |= target.file().is_none() && error.kind() == io::ErrorKind::NotFound;
                     self.messages.print_once(&format!("cannot open {name:?} yet: {error}"));
                 }
                 Err(error) => return Err(error).with_context(|| format!("cannot open {name:?}")),
@@ -86,6 +91,7 @@ impl Follower {
                     self.add_after_rotation(found, path, &name, &ids, searched_before)?;
                 }
                 Err(error) if self.options.follow => {
+                    has_vanished |= error.kind() == io::ErrorKind::NotFound;
                     self.messages.print_once(&format!("cannot open {name:?}: {error}"));
                 }
                 Err(error) => return Err(error).with_context(|| format!("cannot open {name:?}")),
@@ -97,6 +103,10 @@ impl Follower {
             if let Some(index) = self.tails.iter().position(|tail| tail.source == source) {
                 self.has_missed_files(index);
             }
+        }
+        if !has_vanished {
+            self.searched_at = Some(searched_at);
+            self.offsets.set_searched_at(searched_at);
         }
         Ok(())
     }
@@ -153,7 +163,7 @@ impl Follower {
         let Tail { file, is_at_path, .. } = &self.tails[index];
         let (file, is_at_path) = (file.clone(), *is_at_path);
         let again = Found::new(path.clone(), file)
-            .and_then(|found| self.add(found, path, &name, before, is_at_path).map_err(std::io::Error::other));
+            .and_then(|found| self.add(found, path, &name, before, is_at_path).map_err(io::Error::other));
         let again = match again {
             Ok(again) => again,
             Err(error) => {

@@ -21,6 +21,7 @@ mod target;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -142,7 +143,7 @@ impl Follower {
         };
         let mut resumed = Resumed::default();
         if let Some(contents) = checkpoint {
-            follower.searched_at = Some(from_ms(contents.written_at_ms));
+            follower.searched_at = contents.searched_at_ms.map(from_ms);
             resumed = follower.resume(contents.files)?;
         }
         follower.discover()?;
@@ -170,7 +171,6 @@ impl Follower {
                 }
                 return Ok(());
             }
-            self.end_quiet(sender)?;
             let Some(watch) = &self.watch else { return Ok(()) };
             let change = watch.wait(self.next_timeout());
             if sender.is_closed() {
@@ -193,7 +193,10 @@ impl Follower {
                 }
                 index += 1;
             }
-            if std::mem::take(&mut self.needs_discovery) {
+            if self.options.follow {
+                self.end_quiet(sender)?;
+            }
+            if mem::take(&mut self.needs_discovery) {
                 self.rediscover();
                 has_read = true;
             }
