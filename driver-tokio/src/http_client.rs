@@ -16,18 +16,19 @@
 
 mod dangerous;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_http_client::{Connector, HttpClientError};
 use aws_smithy_runtime_api::client::http::{HttpClient, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use kpl_driver::fresh_pool_after_timeout;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use tracing::warn;
 
 use crate::Tokio;
 
@@ -37,7 +38,7 @@ pub use dangerous::dangerous_without_certificate_verification;
 
 /// Returns a client that trusts the machine's certificate authorities.
 pub fn new() -> SharedHttpClient {
-    Pooled::shared(TlsContext::default())
+    Pooled::shared(context(machine_authorities()).unwrap_or_default())
 }
 
 /// Returns a client that trusts the certificate authorities in `pem` in addition to the machine's. `pem` is one or more
@@ -57,9 +58,25 @@ pub fn with_ca_bundle(pem: &[u8]) -> Result<SharedHttpClient, CaBundleError> {
     for certificate in certificates {
         roots.add(certificate).map_err(|cause| error(cause.to_string()))?;
     }
-    let trusted = TrustStore::default().with_pem_certificate(pem);
-    let context = TlsContext::builder().with_trust_store(trusted).build().map_err(|cause| error(cause.to_string()))?;
+    let context = context(machine_authorities().with_pem_certificate(pem)).map_err(|cause| error(cause.to_string()))?;
     Ok(Pooled::shared(context))
+}
+
+/// Returns the machine's certificate authorities. A minimal image without the package `ca-certificates` has none, and the
+/// SDK's connector asserts that there is one.
+fn machine_authorities() -> TrustStore {
+    static HAS_ANY: LazyLock<bool> = LazyLock::new(|| {
+        let has_any = !rustls_native_certs::load_native_certs().certs.is_empty();
+        if !has_any {
+            warn!("this machine has no certificate authorities: no server is trusted without a CA bundle");
+        }
+        has_any
+    });
+    TrustStore::empty().with_native_roots(*HAS_ANY)
+}
+
+fn context(trusted: TrustStore) -> Result<TlsContext, HttpClientError> {
+    TlsContext::builder().with_trust_store(trusted).build()
 }
 
 /// The SDK's connector with proxies, which the SDK's builder of HTTP clients does not support.

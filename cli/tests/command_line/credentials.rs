@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 
-use crate::rig::{command, end};
+use crate::rig::{Kinesis, command, end};
 
 const WITHOUT_VERIFICATION: &str = "--dangerous-without-certificate-verification";
 
@@ -81,4 +81,16 @@ fn kinesis_can_be_used_without_certificate_verification() {
         assert_eq!(run.code(), 2, "{run:#?}");
         assert_eq!((proxy.received().is_empty(), kinesis.received().is_empty()), (!has_proxy, has_proxy), "{option}");
     }
+}
+
+#[test]
+fn a_machine_without_certificate_authorities_can_put_over_http() {
+    let kinesis = Kinesis::start(1);
+    let mut command = command(&format!("put {} --json", kinesis.args()));
+    // rustls reads the machine's authorities from there.
+    command.env("SSL_CERT_FILE", "/dev/null").env_remove("SSL_CERT_DIR");
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"line\n").unwrap();
+    let run = end(child);
+    assert_eq!((run.code(), kinesis.data()), (0, vec![b"line".to_vec()]), "{}", run.stderr);
 }
