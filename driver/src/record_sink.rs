@@ -26,8 +26,6 @@ pub struct RecordSink<R: Runtime> {
     waiting: Option<BoxFuture<Result<Outcome, PutError>>>,
     /// A flush that is not complete.
     flushing: Option<BoxFuture<()>>,
-    /// A close that is not complete.
-    closing: Option<BoxFuture<()>>,
     /// The outcomes whose results have not been taken.
     outcomes: VecDeque<Outcome>,
 }
@@ -50,7 +48,7 @@ impl<R: Runtime> Producer<R> {
     /// It is ready while the producer and the shard of the last record have room. A flush completes when each record of the
     /// sink is stored. The first record that was refused or has failed is the error of the next call, whichever that is; the
     /// following calls return the next errors. So a flush that returns `Ok` after no error means that all records are stored.
-    /// Closing the sink flushes it and closes the producer. Flush or close it before it is dropped: a record that still waits
+    /// Closing the sink flushes it; the producer stays open, since others may use it. Flush or close it before it is dropped: a record that still waits
     /// for room is dropped with it. Those that were accepted are sent anyway.
     ///
     /// ```
@@ -63,8 +61,8 @@ impl<R: Runtime> Producer<R> {
     /// # Ok(()) }
     /// ```
     pub fn sink(&self) -> RecordSink<R> {
-        let (waiting, flushing, closing, outcomes) = <_>::default();
-        RecordSink { producer: self.clone(), waiting, flushing, closing, outcomes }
+        let (waiting, flushing, outcomes) = <_>::default();
+        RecordSink { producer: self.clone(), waiting, flushing, outcomes }
     }
 }
 
@@ -129,7 +127,8 @@ impl<R: Runtime> Sink<UserRecord> for RecordSink<R> {
         let this = self.get_mut();
         match this.producer.try_put_record(record) {
             Ok(outcome) => this.outcomes.push_back(outcome),
-            Err(PutError::Full { record, .. }) => {
+            // Another record waits already only if the caller did not ask whether the sink is ready.
+            Err(PutError::Full { record, .. }) if this.waiting.is_none() => {
                 let put = |producer: Producer<R>| async move { producer.put_record(*record).await };
                 this.waiting = Some(future(&this.producer, put));
             }
@@ -143,13 +142,7 @@ impl<R: Runtime> Sink<UserRecord> for RecordSink<R> {
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
-        let this = self.get_mut();
-        ready!(this.poll_results(cx))?;
-        let producer = &this.producer;
-        let close = || future(producer, |producer| async move { producer.close().await });
-        ready!(this.closing.get_or_insert_with(close).as_mut().poll(cx));
-        this.closing = None;
-        Poll::Ready(Ok(()))
+        self.poll_flush(cx)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use kpl_core::metrics::{MetricsGranularity, MetricsLevel};
-use kpl_core::{Config, ConfigError, Consumers, Ordering};
+use kpl_core::{Config, ConfigError, Consumers, Ordering, RecordDistribution};
 use kpl_driver::AwsRuntime;
 use kpl_tokio::Tokio;
 use pyo3::exceptions::PyValueError;
@@ -37,6 +37,11 @@ pub(crate) struct Fields {
     request_timeout_ms: f64,
     ordering: String,
     consumers: String,
+    start_timeout_ms: f64,
+    max_shard_backlog_ms: Option<f64>,
+    max_record_size: Option<usize>,
+    record_distribution: String,
+    retry_if_denied: bool,
     profile: Option<String>,
 }
 
@@ -97,6 +102,21 @@ impl Fields {
                 &self.consumers,
                 &[("kcl", Consumers::Kcl), ("any-shard", Consumers::AnyShard)],
             )?)
+            .start_timeout(milliseconds("start_timeout_ms", self.start_timeout_ms)?)
+            .max_shard_backlog(
+                self.max_shard_backlog_ms.map(|value| milliseconds("max_shard_backlog_ms", value)).transpose()?,
+            )
+            .max_record_size(self.max_record_size)
+            .record_distribution(choice(
+                "record_distribution",
+                &self.record_distribution,
+                &[
+                    ("detect", RecordDistribution::Detect),
+                    ("by-key", RecordDistribution::ByKey),
+                    ("auto", RecordDistribution::Auto),
+                ],
+            )?)
+            .retry_if_denied(self.retry_if_denied)
             .metrics_level(level)
             // As in aiokpl, a summary has no shards.
             .metrics_granularity(match level {

@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::Mutex;
 
-use kpl_driver::metrics::{BoxFuture, FinestDatum, MetricsReport, MetricsSink, REPORTS_KEPT, SinkError, finest_data};
+use kpl_driver::metrics::{BoxFuture, FinestDatum, Metric, MetricsReport, MetricsSink, REPORTS_KEPT, SinkError, finest_data};
 
 use crate::lock;
 use crate::signal::{Signal, Watchers};
@@ -19,9 +19,18 @@ pub(crate) fn snapshots(report: &MetricsReport) -> Vec<Snapshot> {
         let dimensions = [("stream", datum.stream), ("shard", datum.shard), ("error_code", datum.error_code)];
         let dimensions = dimensions.into_iter().filter_map(|(name, value)| Some((name, value?.to_string())));
         let set = datum.statistics;
-        (datum.metric.name().to_owned(), set.count, set.sum, set.min, set.max, dimensions.collect(), start, end)
+        (name(datum.metric).to_owned(), set.count, set.sum, set.min, set.max, dimensions.collect(), start, end)
     };
     finest_data(report).into_iter().map(snapshot).collect()
+}
+
+/// Returns the name of a metric: aiokpl's, if it has another one than the KPL.
+fn name(metric: Metric) -> &'static str {
+    match metric {
+        Metric::BufferingTime => "BufferedTime",
+        Metric::UserRecordExpired => "ExpiredRecords",
+        metric => metric.name(),
+    }
 }
 
 /// Reports that are not exported yet.

@@ -306,6 +306,24 @@ def test_a_sink_gets_the_last_metrics(run: Any, config: Any, stream: str) -> Non
     assert sum(snapshot.count for snapshot in received) == 500
 
 
+def test_metrics_have_the_names_of_the_module(config: Any) -> None:
+    """Those of aiokpl, which sinks and dashboards look for."""
+    sink = kpl.InMemorySink()
+    settings = {"metrics_level": kpl.MetricsLevel.DETAILED, "metrics_sink": sink, "record_ttl_ms": 500.0}
+
+    async def main() -> None:
+        async with kpl.Producer(config(**settings)) as producer:
+            stored = await producer.put_record(stream="s39", partition_key="k", data=b"x")
+            assert (await stored.wait()).success
+        async with kpl.Producer(config(**settings, endpoint_url="http://127.0.0.1:1")) as producer:
+            expired = await producer.put_record(stream="s39", partition_key="k", data=b"x")
+            assert (await expired.wait()).error_code == "Expired"
+
+    asyncio.run(main())
+    names = {snapshot.name for snapshot in sink.all_snapshots}
+    assert {value for name, value in vars(kpl.metrics).items() if name.startswith("NAME_")} <= names
+
+
 def test_the_operator_s_events_are_logged(config: Any, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with kpl.Producer(config()) as producer:

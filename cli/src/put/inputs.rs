@@ -11,7 +11,7 @@ use super::checkpoint::file::{CheckpointFile, PutAgain};
 use super::console::Console;
 use super::dead_letter::DeadLetters;
 use super::follow::multiline::Multiline;
-use super::follow::{FollowOptions, Follower, Resumed};
+use super::follow::{FollowOptions, Follower, ResumedFile};
 use super::line_counts::FileProgress;
 use super::lines::Source;
 use super::sources::Sources;
@@ -33,8 +33,7 @@ pub(super) enum Reading {
 /// A checkpoint that is open.
 pub(super) struct Checkpoint {
     pub(super) file: CheckpointFile,
-    pub(super) resumed: Resumed,
-    pub(super) put_again_total: PutAgain,
+    pub(super) resumed: Vec<ResumedFile>,
 }
 
 impl Inputs {
@@ -73,21 +72,20 @@ impl Inputs {
         let (file, contents) = opened.unzip();
         let contents = contents.flatten();
         let put_again = contents.as_ref().map(|contents| contents.put_again).unwrap_or_default();
-        let offsets = Offsets::new(file.is_some());
+        let offsets = Offsets::new(file.is_some(), put_again);
         let follow = options.follow;
         let written: Vec<&Path> = checkpoint.into_iter().chain(dead_letter).collect();
         let (follower, resumed) =
             Follower::new(files, &written, options, contents, offsets.clone(), names.clone(), console.clone())?;
         let checkpoint = file.map(|file| {
-            let PutAgain { lines, bytes } = resumed.put_again;
-            if !resumed.files.is_empty() {
+            let (PutAgain { lines, bytes }, _) = offsets.put_again();
+            if !resumed.is_empty() {
                 console.print_message(&format!(
                     "goes on from the checkpoint in {} files; at most {lines} lines ({bytes} bytes) are put twice",
-                    resumed.files.len()
+                    resumed.len()
                 ));
             }
-            let put_again_total = PutAgain { lines: put_again.lines + lines, bytes: put_again.bytes + bytes };
-            Checkpoint { file, resumed, put_again_total }
+            Checkpoint { file, resumed }
         });
         let reading = Reading::Files { follower: Box::new(follower), follow, offsets, checkpoint };
         Ok(Self { sources: names, reading })

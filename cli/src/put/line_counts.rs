@@ -20,6 +20,8 @@ const MESSAGES_SHOWN: usize = 3;
 /// The counts of the lines that succeeded or failed, and their errors.
 pub(crate) struct LineCounts {
     pub(crate) failed: u64,
+    /// The number of lines that had no result when the run was stopped, and that the checkpoint leaves to the next run.
+    pub(crate) left: u64,
     /// The number of lines that were retried after an ambiguous attempt.
     pub(crate) resent_unanswered: u64,
     pub(crate) dead_letters: Option<DeadLetters>,
@@ -57,7 +59,7 @@ impl LineCounts {
         progress: Option<FileProgress>,
     ) -> Self {
         let errors = BTreeMap::new();
-        Self { failed: 0, resent_unanswered: 0, dead_letters, comparison, progress, errors, sources, console }
+        Self { failed: 0, left: 0, resent_unanswered: 0, dead_letters, comparison, progress, errors, sources, console }
     }
 
     /// Records the results of lines that the producer had accepted.
@@ -65,6 +67,7 @@ impl LineCounts {
         let SentLines { source, start, lines, fingerprints } = lines;
         // Resolved lines that follow on each other are reported together: nearly always all.
         let (mut from, mut to) = (start, start);
+        let end = lines.last().map_or(start, |line| line.end);
         for (index, (line, result)) in lines.into_iter().zip(results).enumerate() {
             let fingerprint = fingerprints.get(index).copied();
             if self.record_line(Place { source, number: line.number }, fingerprint, result) {
@@ -75,6 +78,9 @@ impl LineCounts {
             }
         }
         self.resolve(source, from, to);
+        if let Some(progress) = self.progress.as_ref().filter(|_| to < end) {
+            progress.offsets.put(source, end);
+        }
     }
 
     /// Returns whether the line needs no further put.
@@ -108,6 +114,12 @@ impl LineCounts {
     /// Records a line that was never put.
     pub(crate) fn record_refused(&mut self, line: &Refused) {
         let Reason { code, message, partition_key, data } = &line.reason;
+        if let Some(comparison) = &mut self.comparison {
+            comparison.refused();
+        }
+        if self.leaves(code) {
+            return;
+        }
         let letter = DeadLetter {
             source: &self.sources.name(line.place.source),
             line: line.place.number,
@@ -121,33 +133,34 @@ impl LineCounts {
                 Err(bytes) => Data::Length(*bytes),
             },
         };
-        // The reason is the line itself, unless the run was stopped before it.
-        let is_kept = *code == code::CLOSED && self.has_checkpoint();
-        if let Some(dead_letters) = self.dead_letters.as_mut().filter(|_| !is_kept) {
-            dead_letters.write(&letter);
-        }
+        // The reason is the line itself.
+        let is_resolved = self.dead_letters.as_mut().is_none_or(|dead_letters| dead_letters.write(&letter));
         self.count_failure(line.place, code, message);
-        if !is_kept {
+        if is_resolved {
             self.resolve(line.place.source, line.range.0, line.range.1);
-        }
-        if let Some(comparison) = &mut self.comparison {
-            comparison.refused();
+        } else {
+            self.stop_at(line.place, code);
         }
     }
 
-    fn has_checkpoint(&self) -> bool {
-        self.progress.as_ref().is_some_and(|progress| progress.stop.is_some())
+    /// Returns whether a line with this error is left to the next run: with a checkpoint, one that was not stored when the
+    /// run was stopped.
+    fn leaves(&mut self, code: &str) -> bool {
+        let has_checkpoint = self.progress.as_ref().is_some_and(|progress| progress.stop.is_some());
+        let is_left = has_checkpoint && code == code::CLOSED;
+        self.left += u64::from(is_left);
+        is_left
     }
 
     /// Records a failure. Returns whether the line needs no further put.
     fn fail(&mut self, place: Place, failure: &PutFailure) -> bool {
         let PutFailure { record, error, attempts, .. } = failure;
         let code = &*error.code;
-        // With a checkpoint, a line that was not sent when the run was stopped is put by the next run.
-        let is_kept = code == code::CLOSED && self.has_checkpoint();
-        let mut is_dead_letter = false;
-        if let Some(dead_letters) = self.dead_letters.as_mut().filter(|_| !is_kept) {
-            is_dead_letter = dead_letters.write(&DeadLetter {
+        if self.leaves(code) {
+            return false;
+        }
+        let is_dead_letter = self.dead_letters.as_mut().map(|dead_letters| {
+            dead_letters.write(&DeadLetter {
                 source: &self.sources.name(place.source),
                 line: place.number,
                 code,
@@ -156,11 +169,12 @@ impl LineCounts {
                 attempts: attempts.len(),
                 partition_key: Some(&record.partition_key),
                 data: Data::new(&record.data),
-            });
-        }
+            })
+        });
         self.count_failure(place, code, &error.message);
-        let is_resolved = is_dead_letter || code == code::RECORD_TOO_LARGE;
-        if !is_resolved && !is_kept {
+        // A line that is too large for the stream can never be stored.
+        let is_resolved = is_dead_letter.unwrap_or(code == code::RECORD_TOO_LARGE);
+        if !is_resolved {
             self.stop_at(place, code);
         }
         is_resolved

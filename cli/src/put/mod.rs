@@ -38,7 +38,7 @@ use self::console::Console;
 use self::dead_letter::DeadLetters;
 use self::events::Events;
 use self::follow::multiline::Multiline;
-use self::follow::{FollowOptions, Resumed, lag};
+use self::follow::{FollowOptions, lag};
 use self::inputs::{Checkpoint, Inputs, Reading, open_files};
 use self::keys::{KeySource, Pointer};
 use self::line_counts::LineCounts;
@@ -60,6 +60,10 @@ const EMULATOR_SHARDS: u32 = 4;
 
 /// The maximum size of a record with its key on a stream that was not configured otherwise.
 const RECORD_SIZE_DEFAULT: usize = 1 << 20;
+
+/// The time from a signal until lines without a result are left to the next run, with a checkpoint. `docker stop` kills after
+/// 10 s, Kubernetes after 30 s, systemd after 90 s.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The maximum size of a key: 256 characters.
 const KEY_SIZE_MAX: usize = 1 << 10;
@@ -83,7 +87,8 @@ With --follow, the first signal is the end of the input.
 
 With --checkpoint, the same command goes on where the last run ended, also after kill -9. No line is lost; those that were \
 in flight may be put twice, and the summary says how many. A line that the service refuses for good ends the run with \
-status 1 before it is lost, unless --dead-letter keeps it.
+status 1 before it is lost, unless --dead-letter keeps it. A signal waits for results for 8 s at most: the next run puts \
+the lines that have none.
 
 Put failed lines again (data that is not UTF-8 is in \"data_base64\" instead):
   jq -r .data failed.ndjson | kpl put --stream events --key-json /user/id")]
@@ -234,6 +239,7 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
         console.print_error(&incomplete);
     }
     let mut ok = run.counts.failed == 0 && run.is_at_end && !run.has_read_error && run.is_checkpoint_written;
+    ok &= run.counts.left == 0 || args.follow;
     let mut is_interrupted = !run.is_at_end || run.is_stopped;
     if let (Some(verifier), Some(comparison)) = (verifier, run.counts.comparison.take()) {
         // A signal that stopped the reading does not end the verification.
@@ -294,7 +300,7 @@ struct RunResult {
     is_at_end: bool,
     /// Whether a source ended with a read error.
     has_read_error: bool,
-    /// Whether a second signal stopped the run.
+    /// Whether a second signal, or the time after the first one, stopped the run.
     is_stopped: bool,
     /// Whether the last checkpoint was written, if there is one.
     is_checkpoint_written: bool,
@@ -327,12 +333,10 @@ async fn put(
     let (lines, follow) = match inputs.reading {
         Reading::Once { sources, multiline } => (lines::read(sources, multiline), false),
         Reading::Files { follower, follow, offsets, checkpoint: opened } => {
-            if let Some(Checkpoint { file, resumed, put_again_total }) = opened {
+            if let Some(Checkpoint { file, resumed }) = opened {
                 let path = file.path().to_owned();
-                let Resumed { files: resumed, put_again } = resumed;
-                let writer = Writer::start(offsets, file, put_again_total, dead_letters, console.clone());
-                let summary = CheckpointSummary { path, resumed, put_again, put_again_total, stopped_by: None };
-                checkpoint = Some((writer.context("cannot start a thread")?, summary));
+                let writer = Writer::start(offsets.clone(), file, dead_letters, console.clone());
+                checkpoint = Some((writer.context("cannot start a thread")?, path, resumed, offsets));
             }
             (follower.start(), follow)
         }
@@ -346,8 +350,9 @@ async fn put(
     let is_stopped = tokio::select! {
         () = put_all => false,
         _ = second_signal.wait_for(2) => true,
+        () = drain_timeout(interrupts.clone()), if checkpoint.is_some() => true,
     };
-    // Does not wait: after a flush, no record is outstanding; a second signal stops at once.
+    // Does not wait: after a flush, no record is outstanding; otherwise, there was time.
     producer.close_or_fail(Duration::ZERO).await;
     let FeedEnd { last, ended, errors } = feeder.finish().await;
     let counts = collector.await.context("the collector task panicked")?;
@@ -357,17 +362,21 @@ async fn put(
 
     let stopped_by = counts.progress.as_ref().and_then(|progress| progress.stopped_by.clone());
     // With `--follow`, a signal is the end of the input.
-    let ended = ended || (follow && !is_stopped && stopped_by.is_none());
+    let (has_signal, keeps_all) = (interrupts.first().is_some(), !is_stopped || checkpoint.is_some());
+    let has_reader_failed = !ended && !has_signal && stopped_by.is_none();
+    let ended = ended || (follow && has_signal && keeps_all && stopped_by.is_none());
     let mut is_checkpoint_written = true;
     let checkpoint = match checkpoint {
         None => None,
-        Some((writer, summary)) => {
+        Some((writer, path, resumed, offsets)) => {
             let end = tokio::task::spawn_blocking(|| writer.end()).await;
             if let Err(message) = end.context("the thread of the checkpoint panicked")? {
                 is_checkpoint_written = false;
                 console.print_error(&message);
             }
-            Some(CheckpointSummary { stopped_by: stopped_by.clone(), ..summary })
+            let (put_again, put_again_total) = offsets.put_again();
+            let (left, stopped_by) = (counts.left, stopped_by.clone());
+            Some(CheckpointSummary { path, resumed, put_again, put_again_total, left, stopped_by })
         }
     };
     if let Some(line) = &stopped_by {
@@ -375,6 +384,9 @@ async fn put(
             "stopped before {line}: no line is lost; the same command goes on there, and with --dead-letter it goes on \
              without such lines"
         ));
+    }
+    if has_reader_failed {
+        console.print_error("the thread that reads the input has ended early");
     }
     for error in &errors {
         let name = counts.name(Place { source: error.source, number: error.after_line });
@@ -402,6 +414,12 @@ async fn put(
     };
     let has_read_error = !errors.is_empty();
     Ok(RunResult { counts, summary, is_at_end: ended, has_read_error, is_stopped, is_checkpoint_written })
+}
+
+/// Waits until the time is over that a signal leaves for results.
+async fn drain_timeout(mut interrupts: Interrupts) {
+    interrupts.wait_for(1).await;
+    tokio::time::sleep(DRAIN_TIMEOUT).await;
 }
 
 impl KeyArgs {

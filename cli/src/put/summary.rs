@@ -53,6 +53,8 @@ pub(crate) struct CheckpointSummary {
     pub(crate) put_again: PutAgain,
     /// The same, of all runs since the checkpoint was created.
     pub(crate) put_again_total: PutAgain,
+    /// The lines that had no result when a signal stopped the run. The next one puts them, some perhaps again.
+    pub(crate) left: u64,
     /// The line at which the service refused to go on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stopped_by: Option<String>,
@@ -103,7 +105,7 @@ impl fmt::Display for Summary {
         if let Some(place) = &self.interrupted_after {
             writeln!(f, "{} {place}", styled(style::WARNING, "interrupted after"))?;
         }
-        if let Some(CheckpointSummary { path, resumed, put_again, put_again_total, stopped_by }) = &self.checkpoint {
+        if let Some(CheckpointSummary { path, resumed, put_again, put_again_total, left, stopped_by }) = &self.checkpoint {
             let (path, files) = (path.display(), resumed.len());
             let PutAgain { lines, bytes } = put_again;
             let total = put_again_total.lines;
@@ -111,6 +113,13 @@ impl fmt::Display for Summary {
                 f,
                 "checkpoint {path}: {files} files resumed; at most {lines} lines ({bytes} bytes) put twice, {total} in all runs"
             )?;
+            if *left > 0 {
+                writeln!(
+                    f,
+                    "{} {left} lines were not stored before the end: the same command puts them",
+                    styled(style::WARNING, "left to the next run:")
+                )?;
+            }
             if let Some(line) = stopped_by {
                 writeln!(f, "stopped before {line}: the same command goes on there")?;
             }

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kpl_emulator::Faults;
 use tempfile::TempDir;
@@ -316,6 +316,29 @@ fn an_outage_stops_reading_and_loses_nothing() {
     wait_until("all lines arrive", || setup.data().iter().any(|line| line == "last"));
     let run = terminate(child);
     assert_eq!(run.json()["succeeded"], 20_003, "{run:#?}");
+}
+
+#[test]
+fn a_signal_in_an_outage_leaves_lines_to_the_next_run() {
+    let setup = Setup::new();
+    setup.kinesis.emulator.set_faults(Faults { http_500_rate: 1.0, ..Faults::default() });
+    setup.append("app.log", "1\n2\n3\n");
+    for (options, code) in [("--follow", 0), ("", 143)] {
+        let before = setup.kinesis.requests("PutRecords");
+        let child = setup.start(options, "app.log");
+        wait_until("a request", || setup.kinesis.requests("PutRecords") > before);
+        let signaled_at = Instant::now();
+        signal(&child, "TERM");
+        let run = end(child);
+        let (summary, waited) = (run.json(), signaled_at.elapsed());
+        let (failed, left) = (&summary["failed"], &summary["checkpoint"]["left"]);
+        assert_eq!((run.code(), failed, left), (code, &0.into(), &3.into()), "{run:#?}");
+        assert!(waited >= Duration::from_secs(8), "the signal waits for results: {waited:?}");
+    }
+    setup.kinesis.emulator.set_faults(Faults::default());
+    let run = kpl(&setup.args("", "app.log"), b"");
+    assert_eq!((run.code(), &run.json()["checkpoint"]["left"]), (0, &0.into()), "{run:#?}");
+    assert_eq!(setup.data(), ["1", "2", "3"]);
 }
 
 #[test]

@@ -64,5 +64,21 @@ class Config:
     consumers: str = "kcl"
     """``"any-shard"``: all consumers read an aggregate on any shard; see docs/configuration.md."""
 
+    start_timeout_ms: float = 5_000.0
+    """The maximum time that a stream's first records wait for its shard list; at most half of ``record_ttl_ms``."""
+
+    max_shard_backlog_ms: float | None = None
+    """The maximum backlog of a shard, as the time to send it at half its rate. Above it, puts for this shard wait.
+    None: half of ``record_ttl_ms``, and 15 s if records never expire."""
+
+    max_record_size: int | None = None
+    """The maximum of data and key of a record, in bytes. None: the stream's limit, 1 MiB if its description is refused."""
+
+    record_distribution: str = "detect"
+    """``"auto"``: the stream ignores keys; ``"by-key"``: it does not; ``"detect"``: as its description says."""
+
+    retry_if_denied: bool = False
+    """Whether records are sent again while access is denied to a stream in which records were stored before."""
+
     profile: str | None = None
     """The AWS profile; None: that of ``AWS_PROFILE``, or ``default``."""

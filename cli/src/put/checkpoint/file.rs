@@ -22,7 +22,7 @@ pub(crate) struct Contents {
     version: u64,
     /// The stream, as on the command line.
     stream: String,
-    /// The time of the last search for files, in milliseconds since 1970. Each file that it found is in `files`. Files that are
+    /// The time of the last search for files, in milliseconds since 1970. Each file that could be opened then is in `files`. Files that are
     /// younger may not be. (The time at which the checkpoint was written may be later.)
     pub(crate) searched_at_ms: Option<u64>,
     /// What may have been put twice by all runs so far.
@@ -37,6 +37,12 @@ pub(crate) struct Contents {
 pub(crate) struct PutAgain {
     pub(crate) lines: u64,
     pub(crate) bytes: u64,
+}
+
+impl PutAgain {
+    pub(crate) fn add(&mut self, Self { lines, bytes }: Self) {
+        (self.lines, self.bytes) = (self.lines + lines, self.bytes + bytes);
+    }
 }
 
 /// One file: what it is, and what of it is resolved.
@@ -104,13 +110,11 @@ impl CheckpointFile {
             }
         }
         let contents = match fs::read(path) {
-            Ok(json) => parse(&json, stream).with_context(|| format!("--checkpoint {path:?}"))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok((Self { path: path.to_owned(), stream: stream.into(), _lock: lock }, None));
-            }
+            Ok(json) => Some(parse(&json, stream).with_context(|| format!("--checkpoint {path:?}"))?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error).with_context(|| format!("cannot read --checkpoint {path:?}")),
         };
-        Ok((Self { path: path.to_owned(), stream: stream.into(), _lock: lock }, Some(contents)))
+        Ok((Self { path: path.to_owned(), stream: stream.into(), _lock: lock }, contents))
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use self::file::FileEntry;
+use self::file::{FileEntry, PutAgain};
 use self::identity::{FileId, Fingerprint};
 pub(crate) use self::ranges::ResolvedRanges;
 use super::lines::Position;
@@ -37,8 +37,11 @@ pub(crate) struct Offsets {
 struct State {
     /// Files by the indices of their sources.
     files: BTreeMap<u32, Tracked>,
-    /// The time at which the last complete search for files began. Each file that it found is in `files`.
+    /// The time of the last search for files ([`Contents::searched_at_ms`](file::Contents)).
     searched_at: Option<SystemTime>,
+    /// What may have been put twice: by this run, and by all runs.
+    put_again: PutAgain,
+    put_again_total: PutAgain,
     /// Whether a checkpoint is written. Otherwise, lines are passed on without a limit.
     is_written: bool,
     is_changed: bool,
@@ -54,6 +57,7 @@ struct State {
 struct Due {
     files: Vec<(u32, Tracked)>,
     searched_at: Option<SystemTime>,
+    put_again_total: PutAgain,
     is_last: bool,
 }
 
@@ -71,6 +75,8 @@ pub(crate) struct Tracked {
     pub(crate) resolved: ResolvedRanges,
     /// The position after the last line that was passed on.
     pub(crate) passed: Position,
+    /// The position after the last line that was put. Others that were passed on may still wait for their put.
+    put: Position,
     /// The end of the lines that the reader wants to pass on; `None` before its first lines.
     wanted: Option<u64>,
     /// The limit of the checkpoint from which this run goes on. Lines that end at or before it may have been put.
@@ -88,6 +94,15 @@ pub(crate) struct Tracked {
     passed_before: u64,
 }
 
+/// A file that needs more reading, or results.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    pub(crate) source: u32,
+    pub(crate) file: Arc<File>,
+    /// The offset up to which all is resolved.
+    pub(crate) resolved: u64,
+}
+
 impl Tracked {
     /// Returns a file of which all up to an entry's offset is resolved, and its ranges.
     pub(crate) fn new(entry: FileEntry, file: Option<Arc<File>>) -> Self {
@@ -101,6 +116,7 @@ impl Tracked {
             verified_at: from_ms(entry.verified_at_ms),
             resolved,
             passed: entry.position(),
+            put: entry.position(),
             wanted: None,
             resume_limit: entry.limit,
             ended: entry.ended,
@@ -121,8 +137,11 @@ impl Tracked {
     /// Returns the limit of the next checkpoint.
     fn next_limit(&self, is_last: bool) -> u64 {
         let passed = self.passed.offset;
+        if is_last {
+            return self.resume_limit.max(self.put.offset);
+        }
         // A file that is not read yet gets no limit beyond its start: else all its lines would count as in flight.
-        let Some(wanted) = self.wanted.filter(|_| !is_last && !self.ended) else {
+        let Some(wanted) = self.wanted.filter(|_| !self.ended) else {
             return self.resume_limit.max(passed);
         };
         let ahead = AHEAD_MIN.max(2 * passed.saturating_sub(self.passed_before));
@@ -130,13 +149,26 @@ impl Tracked {
     }
 }
 
+impl State {
+    /// Forgets a file of which nothing is to be read or to be resolved. With a checkpoint, this is done when it is written.
+    fn forget_if_complete(&mut self, source: u32) {
+        let is_complete = |file: &Tracked| (file.ended || file.gone) && file.is_resolved();
+        if !self.is_written && self.files.get(&source).is_some_and(is_complete) {
+            self.files.remove(&source);
+        }
+    }
+}
+
 impl Offsets {
-    /// Returns the offsets of no files. With `is_written`, a [`writer`] is needed.
-    pub(crate) fn new(is_written: bool) -> Arc<Self> {
+    /// Returns the offsets of no files. With `is_written`, a [`writer`] is needed. `put_again` is what the runs before may have put
+    /// twice.
+    pub(crate) fn new(is_written: bool, put_again: PutAgain) -> Arc<Self> {
         let files = BTreeMap::new();
         let state = State {
             files,
             searched_at: None,
+            put_again: PutAgain::default(),
+            put_again_total: put_again,
             is_written,
             is_changed: false,
             is_urgent: false,
@@ -158,6 +190,29 @@ impl Offsets {
         self.changed.notify_all();
     }
 
+    /// Adds a file again that was rotated, read to its end, and is back. Some of its lines may not be resolved yet.
+    pub(crate) fn go_on(&self, source: u32, again: Tracked) {
+        let mut state = self.lock();
+        let file = state.files.entry(source).or_insert_with(|| again.clone());
+        (file.path, file.file, file.ended, file.gone) = (again.path, again.file, false, false);
+        file.is_changed = true;
+        state.is_changed = true;
+        self.changed.notify_all();
+    }
+
+    /// Adds lines that may be put twice.
+    pub(crate) fn add_put_again(&self, again: PutAgain) {
+        let mut state = self.lock();
+        state.put_again.add(again);
+        state.put_again_total.add(again);
+    }
+
+    /// Returns the lines that may be put twice: by this run, and by all runs.
+    pub(crate) fn put_again(&self) -> (PutAgain, PutAgain) {
+        let state = self.lock();
+        (state.put_again, state.put_again_total)
+    }
+
     /// Removes a file of which no line was passed on.
     pub(crate) fn remove(&self, source: u32) {
         let mut state = self.lock();
@@ -173,6 +228,7 @@ impl Offsets {
         change(file);
         file.is_changed = true;
         state.is_changed = true;
+        state.forget_if_complete(source);
         self.changed.notify_all();
     }
 
@@ -221,16 +277,30 @@ impl Offsets {
         let mut state = self.lock();
         let Some(file) = state.files.get_mut(&source) else { return };
         file.resolved.insert(start, end);
+        file.put = file.put.max(end);
         file.is_changed = true;
         if !state.is_changed {
             state.is_changed = true;
             self.changed.notify_all();
         }
+        state.forget_if_complete(source);
     }
 
-    /// Returns all files.
-    pub(crate) fn files(&self) -> Vec<(u32, Tracked)> {
-        self.lock().files.iter().map(|(source, file)| (*source, file.clone())).collect()
+    /// Reports that the lines up to `end` were put. They may need a further put.
+    pub(crate) fn put(&self, source: u32, end: Position) {
+        if let Some(file) = self.lock().files.get_mut(&source) {
+            file.put = file.put.max(end);
+        }
+    }
+
+    /// Returns the files that need more reading, or results.
+    pub(crate) fn open_files(&self) -> Vec<OpenFile> {
+        let state = self.lock();
+        let open = state.files.iter().filter(|(_, tracked)| !tracked.gone).filter_map(|(source, tracked)| {
+            let Tracked { file, resolved, .. } = tracked;
+            Some(OpenFile { source: *source, file: file.clone()?, resolved: resolved.up_to().offset })
+        });
+        open.collect()
     }
 
     /// Waits until a checkpoint is due.
@@ -262,12 +332,15 @@ impl Offsets {
             file.wanted = Some(file.passed.offset);
             file.is_changed = true;
         }
+        let State { searched_at, put_again_total, is_ending: is_last, .. } = *state;
         let files = state.files.iter_mut().map(|(source, file)| {
             let snapshot = file.clone();
             file.is_changed = false;
+            // While it is written, it may or may not be the one that counts after a crash.
+            file.limit = file.limit.min(file.next_limit(is_last));
             (*source, snapshot)
         });
-        Due { files: files.collect(), searched_at: state.searched_at, is_last: state.is_ending }
+        Due { files: files.collect(), searched_at, put_again_total, is_last }
     }
 
     /// Takes over the entries of a written checkpoint.
@@ -318,7 +391,7 @@ mod tests {
 
     /// Returns offsets with one file, of which a run before has put up to `resume_limit`.
     fn offsets(resume_limit: u64) -> Arc<Offsets> {
-        let offsets = Offsets::new(true);
+        let offsets = Offsets::new(true, PutAgain::default());
         let entry = FileEntry {
             path: "/log".into(),
             device: 1,
@@ -349,7 +422,7 @@ mod tests {
     fn no_line_is_passed_beyond_the_limit_of_a_written_checkpoint() {
         let offsets = offsets(0);
         assert_eq!(write(&offsets), 0, "nothing was wanted yet");
-        let passed = || offsets.files()[0].1.passed.offset;
+        let passed = || offsets.lock().files[&0].passed.offset;
         thread::scope(|scope| {
             let reader = scope.spawn(|| offsets.pass(0, at(100)));
             while !offsets.lock().is_urgent {
@@ -382,8 +455,9 @@ mod tests {
             }
             write(&offsets);
         });
+        offsets.put(0, at(90));
         offsets.end();
-        assert_eq!(write(&offsets), 100, "at the end, what was passed on");
+        assert_eq!(write(&offsets), 90, "at the end, what was put: the lines after it were not");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use super::file::{CheckpointFile, FileEntry, PutAgain};
+use super::file::{CheckpointFile, FileEntry};
 use super::identity::Fingerprint;
 use super::{Due, Offsets, Tracked, WRITE_INTERVAL, to_ms};
 use crate::put::console::Console;
@@ -24,14 +24,13 @@ impl Writer {
     pub(crate) fn start(
         offsets: Arc<Offsets>,
         file: CheckpointFile,
-        put_again: PutAgain,
         dead_letters: Option<File>,
         console: Console,
     ) -> io::Result<Self> {
         let shared = offsets.clone();
         let thread = thread::Builder::new()
             .name("kpl-checkpoint".into())
-            .spawn(move || run(&shared, &file, put_again, dead_letters.as_ref(), &console))?;
+            .spawn(move || run(&shared, &file, dead_letters.as_ref(), &console))?;
         Ok(Self { offsets, thread })
     }
 
@@ -49,25 +48,28 @@ impl Writer {
 fn run(
     offsets: &Offsets,
     file: &CheckpointFile,
-    put_again: PutAgain,
     dead_letters: Option<&File>,
     console: &Console,
 ) -> Result<(), String> {
     let (mut written_at, mut is_failing) = (None, false);
     loop {
-        let Due { files, searched_at, is_last } = offsets.wait_until_due(written_at);
+        let Due { files, searched_at, put_again_total, is_last } = offsets.wait_until_due(written_at);
         let entries: Vec<_> = files.iter().map(|(source, file)| (*source, entry(file, is_last), file.passed)).collect();
         let all = entries.iter().map(|(_, entry, _)| entry.clone()).collect();
-        let written =
-            dead_letters.map_or(Ok(()), File::sync_data).and_then(|()| file.write(put_again, searched_at, all));
+        // A dead letter must be on the disk before a checkpoint that passes its line.
+        let synced = dead_letters.map_or(Ok(()), File::sync_data);
+        let synced = synced.map_err(|error| format!("cannot write the file of --dead-letter: {error}"));
+        let written = synced.and_then(|()| {
+            let written = file.write(put_again_total, searched_at, all);
+            written.map_err(|error| format!("cannot write --checkpoint {:?}: {error}", file.path()))
+        });
         written_at = Some(Instant::now());
         match written {
             Ok(()) => {
                 offsets.set_written(entries);
                 is_failing = false;
             }
-            Err(error) => {
-                let message = format!("cannot write --checkpoint {:?}: {error}", file.path());
+            Err(message) => {
                 if is_last {
                     return Err(message);
                 }

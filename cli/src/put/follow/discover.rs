@@ -11,54 +11,84 @@ use std::time::{Instant, SystemTime};
 use anyhow::Context;
 
 use super::search::{self, Found};
-use super::tail::Tail;
-use super::{Follower, LastAt, Target};
+use super::tail::{After, Tail};
+use super::{Ended, Follower, LastAt, SEARCH_PAUSE};
 use crate::put::checkpoint::file::FileEntry;
 use crate::put::checkpoint::identity::{FileId, Fingerprint};
-use crate::put::checkpoint::{Tracked, to_ms};
+use crate::put::checkpoint::{Tracked, from_ms, to_ms};
 
 impl Follower {
     pub(super) fn rediscover(&mut self) {
+        (self.needs_discovery, self.have_names_changed) = (false, false);
         self.forget_deleted();
-        // Only the first time has errors: with `--follow`, and after it, files that cannot be opened are reported.
-        if let Err(error) = self.discover() {
+        if let Err(error) = self.discover(false) {
             self.messages.print_once(&format!("{error:#}"));
         }
     }
 
     /// Finds new files at the paths of the command line.
-    pub(super) fn discover(&mut self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// With `--follow`, only the first time, if a path of the command line can never be a log. Other problems are reported, and
+    /// concern only their files.
+    pub(super) fn discover(&mut self, is_first: bool) -> anyhow::Result<()> {
+        let (started_at, searched_at) = (Instant::now(), SystemTime::now());
+        let result = self.search_all(is_first, searched_at);
         self.discovered_at = Instant::now();
-        let searched_at = SystemTime::now();
-        let searched_before = self.searched_at;
-        // A file that was rotated during the search is to be found by the next one, by its time.
-        let mut has_vanished = false;
-        if let Some(watch) = &mut self.watch {
-            watch.forget_gone();
-            for directory in self.targets.iter().flat_map(Target::directories) {
-                watch.add(&directory).with_context(|| format!("cannot watch {directory:?} for --follow"))?;
-            }
+        self.next_discovery_at = self.discovered_at + SEARCH_PAUSE * started_at.elapsed();
+        // Files that this search could not open are found by the next one, by the time of the one before.
+        if result? || self.searched_at.is_none() {
+            self.searched_at = Some(searched_at);
+            self.offsets.set_searched_at(searched_at);
         }
-        let (mut found, mut ids) = (Vec::new(), HashSet::new());
-        for (target, path) in
-            self.targets.iter().flat_map(|target| target.paths().into_iter().map(move |path| (target, path)))
-        {
-            let name = target.name(&path);
-            match fs::metadata(&path) {
-                Ok(metadata) if metadata.is_file() => {
-                    let id = FileId::new(&metadata);
-                    // A file that has two names is read once.
-                    if ids.insert(id) {
-                        found.push((path, name, id, metadata));
+        Ok(())
+    }
+
+    /// Searches for files. Returns whether none was missed.
+    fn search_all(&mut self, is_first: bool, searched_at: SystemTime) -> anyhow::Result<bool> {
+        let searched_before = self.searched_at;
+        self.resume_available();
+        let (mut found, mut ids, mut is_complete) = (Vec::new(), HashSet::new(), true);
+        for target in &self.targets {
+            let (paths, has_all) = target.paths();
+            is_complete &= has_all;
+            for directory in target.directories(&paths) {
+                let watched = self.watch.as_mut().map_or(Ok(()), |watch| watch.add(&directory));
+                if let Err(error) = watched {
+                    // Its files are searched for now and then.
+                    self.messages.print_once(&format!("cannot watch {directory:?} for --follow: {error}"));
+                }
+            }
+            for path in paths {
+                let name = target.name(&path);
+                if target.file().is_none() && search::is_compressed(&path) {
+                    self.messages.print_once(&format!("{name} is not read, because it is compressed"));
+                    continue;
+                }
+                match fs::metadata(&path) {
+                    Ok(metadata) if metadata.is_file() => {
+                        let id = FileId::new(&metadata);
+                        // A file that has two names is read once.
+                        if ids.insert(id) {
+                            found.push((path, name, id, metadata));
+                        }
                     }
+                    Ok(_) if self.options.follow && target.file().is_none() => {}
+                    Ok(_) => {
+                        let message = "with --follow or --checkpoint: it is not a regular file";
+                        anyhow::ensure!(self.options.follow && !is_first, "cannot read {name:?} {message}");
+                        self.messages.print_once(&format!("cannot read {name:?} {message}"));
+                    }
+                    Err(error) if self.options.follow => {
+                        // What was listed and is not there was rotated since, unless it is a link to nothing.
+                        let is_link = || fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink());
+                        is_complete &=
+                            error.kind() == io::ErrorKind::NotFound && (target.file().is_some() || is_link());
+                        self.messages.print_once(&format!("cannot open {name:?} yet: {error}"));
+                    }
+                    Err(error) => return Err(error).with_context(|| format!("cannot open {name:?}")),
                 }
-                Ok(_) if self.options.follow && target.file().is_none() => {}
-                Ok(_) => anyhow::bail!("cannot read {name:?} with --follow or --checkpoint: it is not a regular file"),
-                Err(error) if self.options.follow => {
-                    has_vanished |= target.file().is_none() && error.kind() == io::ErrorKind::NotFound;
-                    self.messages.print_once(&format!("cannot open {name:?} yet: {error}"));
-                }
-                Err(error) => return Err(error).with_context(|| format!("cannot open {name:?}")),
             }
         }
         let at: HashMap<FileId, usize> = self.tails.iter().enumerate().map(|(at, tail)| (tail.id, at)).collect();
@@ -76,7 +106,7 @@ impl Follower {
                 metadata.len() == size && metadata.modified().is_ok_and(|modified| modified == time)
             });
             if tail.is_at_end && is_as_seen && tail.path == path {
-                tail.verified_at = SystemTime::now();
+                tail.verified_at = searched_at;
                 self.offsets.set_verified_at(tail.source, tail.verified_at);
             }
         }
@@ -85,16 +115,20 @@ impl Follower {
             tail.grown_at = Instant::now();
         }
         for (path, name) in new {
-            match Found::open(&path) {
-                Ok(found) if self.is_known(&found) => {}
-                Ok(found) => {
+            let added = Found::open(&path).map_err(anyhow::Error::from).and_then(|found| {
+                if let Some(index) = self.ended.iter().position(|ended| ended.is(&found)) {
+                    self.go_on_after_end(index, found, path);
+                } else if !self.is_known(&found) {
                     self.add_after_rotation(found, path, &name, &ids, searched_before)?;
                 }
+                Ok(())
+            });
+            match added.with_context(|| format!("cannot open {name:?}")) {
                 Err(error) if self.options.follow => {
-                    has_vanished |= error.kind() == io::ErrorKind::NotFound;
-                    self.messages.print_once(&format!("cannot open {name:?}: {error}"));
+                    is_complete = false;
+                    self.messages.print_once(&format!("{error:#}"));
                 }
-                Err(error) => return Err(error).with_context(|| format!("cannot open {name:?}")),
+                added => added?,
             }
         }
         let is_empty = |tail: &&Tail| tail.is_at_path && tail.head.bytes == 0;
@@ -104,11 +138,7 @@ impl Follower {
                 self.has_missed_files(index);
             }
         }
-        if !has_vanished {
-            self.searched_at = Some(searched_at);
-            self.offsets.set_searched_at(searched_at);
-        }
-        Ok(())
+        Ok(is_complete)
     }
 
     /// Adds a file at a path, after all that were there since the last one was seen.
@@ -143,7 +173,7 @@ impl Follower {
     /// may have been filled, copied and truncated. Then it is added again, after them.
     pub(super) fn has_missed_files(&mut self, index: usize) -> bool {
         let Tail { path, verified_at, source, after, id, .. } = &self.tails[index];
-        let (path, source, id, mut before) = (path.clone(), *source, *id, *after);
+        let (path, source, id, mut before) = (path.clone(), *source, *id, after.map(|after| after.source));
         let missed = search::successors(&path, *verified_at, |sibling| {
             sibling.id == id
                 || self.is_known(sibling)
@@ -171,7 +201,9 @@ impl Follower {
                 return true;
             }
         };
-        self.tails.iter_mut().filter(|tail| tail.after == Some(source)).for_each(|tail| tail.after = Some(again));
+        for tail in self.tails.iter_mut().filter(|tail| tail.is_after(source)) {
+            tail.after = Some(After::new(again));
+        }
         // It was not read, so that nothing needs its old source.
         self.offsets.remove(source);
         self.tails.remove(index);
@@ -217,11 +249,27 @@ impl Follower {
         // Without `--follow`, files are put one after the other.
         let after = after.or_else(|| self.tails.last().filter(|_| !self.options.follow).map(|tail| tail.source));
         let source = self.sources.add(name);
+        let tracked = Tracked::new(entry.clone(), Some(file.clone()));
+        self.offsets.add(source, tracked);
+        self.push(source, entry, file, after, is_at_path);
+        source
+    }
+
+    /// Goes on with a file that is at a path of the command line again after it was rotated and read to its end.
+    fn go_on_after_end(&mut self, index: usize, found: Found, path: PathBuf) {
+        let Ended { source, entry } = self.ended.remove(index);
+        let entry = FileEntry { path, ended: false, ..entry };
+        self.offsets.go_on(source, Tracked::new(entry.clone(), Some(found.file.clone())));
+        self.push(source, entry, found.file, None, true);
+    }
+
+    /// Reads a file from the offset of its entry.
+    fn push(&mut self, source: u32, entry: FileEntry, file: Arc<File>, after: Option<u32>, is_at_path: bool) {
         // A rotated file that did not grow for long has ended as soon as it is read.
         let modified = file.metadata().and_then(|metadata| metadata.modified());
         let age = modified.ok().and_then(|modified| modified.elapsed().ok()).unwrap_or_default();
         let grown_at = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-        let tracked = Tracked::new(entry.clone(), Some(file.clone()));
+        let verified_at = from_ms(entry.verified_at_ms);
         self.tails.push(Tail {
             source,
             path: entry.path.clone(),
@@ -231,17 +279,16 @@ impl Follower {
             position: entry.position(),
             before: entry.before_offset,
             resolved: entry.ranges().collect(),
-            after,
+            after: after.map(After::new),
             is_at_path,
-            verified_at: tracked.verified_at,
+            verified_at,
             seen: None,
             grown_at,
             is_at_end: false,
             has_open_record: false,
+            has_failed: false,
         });
-        self.last_at.insert(entry.path, LastAt { source, verified_at: tracked.verified_at });
-        self.offsets.add(source, tracked);
-        source
+        self.last_at.insert(entry.path, LastAt { source, verified_at });
     }
 
     pub(super) fn is_known(&self, found: &Found) -> bool {
@@ -250,15 +297,19 @@ impl Follower {
 
     /// Forgets rotated files that were deleted or compressed.
     fn forget_deleted(&mut self) {
-        let mut inodes: BTreeMap<PathBuf, HashSet<u64>> = BTreeMap::new();
+        // `None` if nothing can be said of a directory's files.
+        let mut inodes: BTreeMap<PathBuf, Option<HashSet<u64>>> = BTreeMap::new();
         for ended in &self.ended {
-            let path = ended.path.canonicalize().unwrap_or_else(|_| ended.path.clone());
+            let path = ended.entry.path.canonicalize().unwrap_or_else(|_| ended.entry.path.clone());
             let Some(directory) = path.parent().map(PathBuf::from) else { continue };
             inodes.entry(directory).or_insert_with_key(|directory| search::inodes(directory));
         }
         let offsets = &self.offsets;
         self.ended.retain(|ended| {
-            let exists = inodes.values().any(|inodes| inodes.contains(&ended.id.inode));
+            let is_in = |inodes: &Option<HashSet<u64>>| {
+                inodes.as_ref().is_none_or(|inodes| inodes.contains(&ended.entry.inode))
+            };
+            let exists = inodes.values().any(is_in);
             if !exists {
                 offsets.update(ended.source, |tracked| tracked.gone = true);
             }

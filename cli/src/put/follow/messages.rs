@@ -4,6 +4,9 @@ use std::collections::HashSet;
 
 use crate::put::console::Console;
 
+/// The maximum number of messages that are remembered.
+const PRINTED_MAX: usize = 10_000;
+
 /// Prints messages. What does not change is said once, not at every search for files.
 pub(crate) struct Messages {
     console: Console,
@@ -20,6 +23,9 @@ impl Messages {
     }
 
     pub(crate) fn print_once(&mut self, message: &str) {
+        if self.printed.len() >= PRINTED_MAX {
+            self.printed.clear();
+        }
         if self.printed.insert(message.to_owned()) {
             self.print(message);
         }

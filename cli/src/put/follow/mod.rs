@@ -18,6 +18,8 @@ mod resume;
 mod search;
 mod tail;
 mod target;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -32,13 +34,12 @@ use tokio::sync::mpsc;
 
 use self::messages::Messages;
 use self::multiline::Multiline;
-pub(crate) use self::resume::{Resumed, ResumedFile};
-use self::search::Found;
-use self::tail::{AtEnd, Tail};
+pub(crate) use self::resume::ResumedFile;
+use self::search::{Found, Lost};
+use self::tail::{After, AtEnd, Tail};
 use self::target::Target;
 use self::watch::{Change, Watch};
-use super::checkpoint::file::Contents;
-use super::checkpoint::identity::{FileId, Fingerprint};
+use super::checkpoint::file::{Contents, FileEntry};
 use super::checkpoint::{Offsets, from_ms};
 use super::console::Console;
 use super::lines::{BATCHES_AHEAD, Input, READ_SIZE, ReadError};
@@ -47,11 +48,9 @@ use super::sources::Sources;
 /// The time between two searches for files without any event: for lost events, and for network file systems.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The time without growth after which a rotated file has ended. Its writers move to the new one only after a signal.
-const ROTATED_QUIET: Duration = Duration::from_secs(30);
-
-/// The time without growth after which a record of several lines is complete.
-const RECORD_QUIET: Duration = Duration::from_secs(1);
+/// How many times as long as a search for files the time until the next one is at least. So searches in a directory with many
+/// files take a tenth of a core at most.
+const SEARCH_PAUSE: u32 = 9;
 
 /// How files are read.
 #[derive(Clone, Debug)]
@@ -69,33 +68,50 @@ pub(crate) struct Follower {
     tails: Vec<Tail>,
     /// Rotated files that were read to their ends and still exist.
     ended: Vec<Ended>,
+    /// Files of the checkpoint that cannot be looked for yet.
+    unavailable: Vec<Unavailable>,
     /// The last file at each path.
     last_at: BTreeMap<PathBuf, LastAt>,
     offsets: Arc<Offsets>,
     sources: Sources,
     messages: Messages,
     watch: Option<Watch>,
-    discovered_at: Instant,
-    /// The time of the last search for files, by this run or by the one before.
+    /// The time of the last search for files, by this run or by the one before. Files that could be opened then are known.
     searched_at: Option<SystemTime>,
+    /// When the last search for files ended, and the earliest time of one because names have changed.
+    discovered_at: Instant,
+    next_discovery_at: Instant,
+    /// Whether names have changed since the last search.
+    have_names_changed: bool,
+    /// Whether a search must not wait.
     needs_discovery: bool,
+    /// Whether the turns since the last look have read something, or have found that there is something to do.
+    has_progress: bool,
 }
 
 /// A rotated file that was read to its end.
 #[derive(Debug)]
 struct Ended {
     source: u32,
-    path: PathBuf,
-    id: FileId,
-    head: Fingerprint,
+    /// What was read of it: all.
+    entry: FileEntry,
 }
 
 impl Ended {
     /// Returns whether a file is this one: a deleted file's inode is reused.
     fn is(&self, found: &Found) -> bool {
-        let is_same = |head: Option<Fingerprint>| head.is_some_and(|head| self.head.bytes > 0 || head.bytes == 0);
-        found.id == self.id && self.head.extended_by(&found.file).is_ok_and(is_same)
+        found.id.inode == self.entry.inode
+            && Lost::from(&self.entry).has_content_of(found)
+            // An empty one has no content by which it is known.
+            && (self.entry.offset > 0 || found.size == 0)
     }
+}
+
+/// A file of the checkpoint whose directory is missing, empty or unreadable: its file system may be mounted later.
+#[derive(Debug)]
+struct Unavailable {
+    source: u32,
+    entry: FileEntry,
 }
 
 /// The last file at a path.
@@ -109,7 +125,8 @@ struct LastAt {
 struct Closed;
 
 impl Follower {
-    /// Returns a reader of files. Goes on where a checkpoint says. `written` are the files that this run writes.
+    /// Returns a reader of files, and where they go on according to a checkpoint. `written` are the files that this run
+    /// writes.
     pub(crate) fn new(
         arguments: &[PathBuf],
         written: &[&Path],
@@ -118,35 +135,39 @@ impl Follower {
         offsets: Arc<Offsets>,
         sources: Sources,
         console: Console,
-    ) -> anyhow::Result<(Self, Resumed)> {
+    ) -> anyhow::Result<(Self, Vec<ResumedFile>)> {
         let targets = arguments.iter().map(|argument| Target::new(argument, options.follow));
         let targets = targets.collect::<anyhow::Result<Vec<_>>>()?;
         for path in written {
-            let path = std::path::absolute(path).with_context(|| format!("cannot find {path:?}"))?;
-            let is_read = targets.iter().any(|target| target.matches(&path));
+            let is_read = is_read(&targets, path)?;
             anyhow::ensure!(!is_read, "{path:?} is also an input file: what is written to it would be put");
         }
+        raise_file_limit();
         let watch = if options.follow { Some(Watch::new()?) } else { None };
         let mut follower = Self {
             options,
             targets,
             tails: Vec::new(),
             ended: Vec::new(),
+            unavailable: Vec::new(),
             last_at: BTreeMap::new(),
             offsets,
             sources,
             messages: Messages::new(console),
             watch,
-            discovered_at: Instant::now(),
             searched_at: None,
+            discovered_at: Instant::now(),
+            next_discovery_at: Instant::now(),
+            have_names_changed: false,
             needs_discovery: false,
+            has_progress: false,
         };
-        let mut resumed = Resumed::default();
+        let mut resumed = Vec::new();
         if let Some(contents) = checkpoint {
             follower.searched_at = contents.searched_at_ms.map(from_ms);
-            resumed = follower.resume(contents.files)?;
+            resumed = follower.resume(contents.files);
         }
-        follower.discover()?;
+        follower.discover(true)?;
         Ok((follower, resumed))
     }
 
@@ -166,41 +187,58 @@ impl Follower {
         loop {
             self.read_all(sender)?;
             if !self.options.follow {
-                while let Some(index) = self.tails.iter().position(|tail| !tail.is_at_path) {
+                // A file that could not be read has not ended.
+                while let Some(index) = self.tails.iter().position(|tail| !tail.is_at_path && !tail.has_failed) {
                     self.end(index);
                 }
                 return Ok(());
             }
             let Some(watch) = &self.watch else { return Ok(()) };
             let change = watch.wait(self.next_timeout());
+            self.have_names_changed |= change == Some(Change::Names);
             if sender.is_closed() {
                 return Err(Closed);
             }
-            if change == Change::Names || self.discovered_at.elapsed() >= RESCAN_INTERVAL {
+            if self.is_discovery_due() {
                 self.rediscover();
             }
         }
     }
 
+    fn is_discovery_due(&mut self) -> bool {
+        let change = self.watch.as_ref().and_then(Watch::take);
+        self.have_names_changed |= change == Some(Change::Names);
+        self.options.follow && Instant::now() >= self.discovery_due_at()
+    }
+
+    /// Returns when the next search for files is due.
+    fn discovery_due_at(&self) -> Instant {
+        if self.needs_discovery {
+            return self.discovered_at;
+        }
+        let rescan_at = self.discovered_at + RESCAN_INTERVAL;
+        if self.have_names_changed { rescan_at.min(self.next_discovery_at) } else { rescan_at }
+    }
+
     /// Reads all files in turns until none has more.
     fn read_all(&mut self, sender: &mpsc::Sender<Input>) -> Result<(), Closed> {
         loop {
-            let mut has_read = false;
             let mut index = 0;
             while index < self.tails.len() {
                 if self.is_next(index, sender)? {
-                    has_read |= self.turn(index, AtEnd::Wait, sender)?;
+                    self.turn(index, AtEnd::Wait, sender)?;
                 }
                 index += 1;
             }
             if self.options.follow {
                 self.end_quiet(sender)?;
             }
-            if mem::take(&mut self.needs_discovery) {
+            // Also while files have more: others may be rotated, and deleted, before all is read.
+            if self.is_discovery_due() || self.needs_discovery {
                 self.rediscover();
-                has_read = true;
+                self.has_progress = true;
             }
-            if !has_read {
+            if !mem::take(&mut self.has_progress) {
                 return Ok(());
             }
         }
@@ -208,26 +246,44 @@ impl Follower {
 
     /// Returns whether a file may be read now: the one before it was read to its end.
     fn is_next(&mut self, index: usize, sender: &mpsc::Sender<Input>) -> Result<bool, Closed> {
-        let Some(after) = self.tails[index].after else { return Ok(true) };
-        if let Some(before) = self.tails.iter().position(|tail| tail.source == after) {
-            // The writer moves on to the new file at some time after the rotation. Once it has, the old one has all its
+        let Some(After { source, until }) = self.tails[index].after else { return Ok(true) };
+        let Some(before) = self.tails.iter().position(|tail| tail.source == source) else {
+            self.tails[index].after = None;
+            return Ok(true);
+        };
+        if self.tails[before].after.is_some() {
+            return Ok(false);
+        }
+        if !self.options.follow {
+            if self.tails[before].is_at_end {
+                self.tails[index].after = None;
+            }
+            return Ok(self.tails[before].is_at_end);
+        }
+        let size = |tail: &Tail| tail.file.metadata().map_or(0, |metadata| metadata.len());
+        let until = if let Some(until) = until {
+            until
+        } else {
+            // The writers move on to the new file at some time after the rotation. Once they have, the old one has all its
             // lines. The order of these two steps matters.
-            let tail = &self.tails[index];
-            let is_unused = tail.is_at_path && !tail.file.metadata().is_ok_and(|metadata| metadata.len() > 0);
-            if self.options.follow && is_unused {
+            if self.tails[index].is_at_path && size(&self.tails[index]) == 0 {
                 return Ok(false);
             }
-            if self.tails[before].after.is_some() {
-                return Ok(false);
-            }
-            if self.options.follow {
-                while self.turn(before, AtEnd::Wait, sender)? {
-                    // The file before it may have been truncated, or have others before it.
-                    if self.tails.get(before).is_none_or(|tail| tail.source != after || tail.after.is_some()) {
-                        return Ok(false);
-                    }
-                }
-            } else if !self.tails[before].is_at_end {
+            let until = size(&self.tails[before]);
+            self.tails[index].after = Some(After { source, until: Some(until) });
+            until
+        };
+        self.turn(before, AtEnd::Wait, sender)?;
+        // The turn may have found that it was truncated, or that others come before it. Then it is not where it was.
+        let Some(tail) = self.tails.get(before).filter(|tail| tail.source == source && tail.after.is_none()) else {
+            return Ok(false);
+        };
+        if tail.position.offset < until && !tail.is_at_end && !tail.has_failed {
+            return Ok(false);
+        }
+        if tail.has_open_record {
+            self.turn(before, AtEnd::EndRecord, sender)?;
+            if self.tails.get(before).is_none_or(|tail| tail.source != source || tail.has_open_record) {
                 return Ok(false);
             }
         }
@@ -235,23 +291,24 @@ impl Follower {
         Ok(true)
     }
 
-    /// Reads and passes on some lines of a file. Returns whether there may be more to do.
-    fn turn(&mut self, index: usize, at_end: AtEnd, sender: &mpsc::Sender<Input>) -> Result<bool, Closed> {
+    /// Reads and passes on some lines of a file.
+    fn turn(&mut self, index: usize, at_end: AtEnd, sender: &mpsc::Sender<Input>) -> Result<(), Closed> {
         let at = SystemTime::now();
         let follow = self.options.follow;
         let tail = &mut self.tails[index];
         if !follow && tail.is_at_end {
-            return Ok(false);
+            return Ok(());
         }
         let at_end = if follow { at_end } else { AtEnd::EndLine };
         let (source, after_line) = (tail.source, tail.position.line);
         let changed = tail.has_changed();
         if at_end == AtEnd::Wait && matches!(changed, Ok(false)) {
-            return Ok(false);
+            return Ok(());
         }
         let is_filled = tail.seen.is_some_and(|(size, _)| size > 0);
         if tail.is_at_path && tail.head.bytes == 0 && is_filled && self.has_missed_files(index) {
-            return Ok(true);
+            self.has_progress = true;
+            return Ok(());
         }
         let tail = &mut self.tails[index];
         let head = tail.head;
@@ -265,29 +322,29 @@ impl Follower {
                     self.offsets.update(source, |tracked| tracked.head = head);
                 }
                 self.offsets.set_verified_at(source, verified_at);
-                let has_read = !turn.batches.is_empty();
+                self.has_progress |= !turn.batches.is_empty();
                 for batch in turn.batches {
                     self.offsets.pass(source, batch.end());
                     sender.blocking_send(Input::Batch(batch)).map_err(|_| Closed)?;
                 }
-                Ok(has_read)
             }
             Ok((false, _)) => {
+                self.has_progress = true;
                 self.go_on_in_copy(index);
-                Ok(true)
             }
             Err(error) => {
-                // In a later turn, the file may be readable.
-                self.tails[index].is_at_end = true;
+                let tail = &mut self.tails[index];
+                (tail.has_failed, tail.seen) = (true, None);
                 if follow {
                     self.messages.print_once(&format!("cannot read {}: {error}", self.sources.name(source)));
                 } else {
+                    tail.is_at_end = true;
                     let error = Input::Error(ReadError { source, after_line, error });
                     sender.blocking_send(error).map_err(|_| Closed)?;
                 }
-                Ok(false)
             }
         }
+        Ok(())
     }
 
     /// Goes on in the copy of a file that was truncated. The file itself is found again as a new one.
@@ -315,18 +372,16 @@ impl Follower {
     fn end_quiet(&mut self, sender: &mpsc::Sender<Input>) -> Result<(), Closed> {
         let mut index = 0;
         while index < self.tails.len() {
-            let tail = &self.tails[index];
-            let quiet = tail.grown_at.elapsed();
-            let source = tail.source;
-            if tail.after.is_none() && tail.is_at_end {
-                if !tail.is_at_path && quiet >= ROTATED_QUIET {
-                    self.turn(index, AtEnd::EndLine, sender)?;
-                    if self.tails.get(index).is_some_and(|tail| tail.source == source && !tail.is_at_path) {
-                        self.end(index);
-                        continue;
-                    }
-                } else if tail.has_open_record && quiet >= RECORD_QUIET {
-                    self.turn(index, AtEnd::EndRecord, sender)?;
+            let source = self.tails[index].source;
+            // The turns of other files may have taken long since it was seen to be quiet.
+            if self.quiet(index, source).is_some() {
+                self.turn(index, AtEnd::Wait, sender)?;
+            }
+            if let Some(ends) = self.quiet(index, source) {
+                self.turn(index, ends, sender)?;
+                if self.quiet(index, source) == Some(AtEnd::EndLine) {
+                    self.end(index);
+                    continue;
                 }
             }
             index += 1;
@@ -334,10 +389,17 @@ impl Follower {
         Ok(())
     }
 
+    /// Returns what of a file is complete, since it did not grow for long. `None` if there is another file at the index.
+    fn quiet(&self, index: usize, source: u32) -> Option<AtEnd> {
+        let (ends, rest) = self.tails.get(index).filter(|tail| tail.source == source)?.quiet()?;
+        rest.is_zero().then_some(ends)
+    }
+
     fn end(&mut self, index: usize) {
-        let Tail { source, path, id, head, .. } = &self.tails[index];
-        self.offsets.update(*source, |tracked| tracked.ended = true);
-        self.ended.push(Ended { source: *source, path: path.clone(), id: *id, head: *head });
+        let tail = &self.tails[index];
+        let entry = tail.entry_at_end();
+        self.offsets.update(tail.source, |tracked| tracked.ended = true);
+        self.ended.push(Ended { source: tail.source, entry });
         self.remove(index);
     }
 
@@ -346,22 +408,43 @@ impl Follower {
         if let Some(last) = self.last_at.get_mut(&path).filter(|last| last.source == source) {
             last.verified_at = verified_at;
         }
-        for tail in self.tails.iter_mut().filter(|tail| tail.after == Some(source)) {
+        for tail in self.tails.iter_mut().filter(|tail| tail.is_after(source)) {
             tail.after = after;
         }
     }
 
     /// Returns the time until something is due without an event.
     fn next_timeout(&self) -> Duration {
-        let due = self.tails.iter().filter_map(|tail| {
-            let quiet = match tail {
-                Tail { is_at_path: false, .. } => ROTATED_QUIET,
-                Tail { has_open_record: true, .. } => RECORD_QUIET,
-                _ => return None,
-            };
-            Some(quiet.saturating_sub(tail.grown_at.elapsed()))
-        });
-        let rescan = RESCAN_INTERVAL.saturating_sub(self.discovered_at.elapsed());
-        due.chain([rescan]).min().unwrap_or(RESCAN_INTERVAL).max(Duration::from_millis(10))
+        let quiet = self.tails.iter().filter_map(|tail| Some(tail.quiet()?.1));
+        let discovery = self.discovery_due_at().saturating_duration_since(Instant::now());
+        quiet.chain([discovery]).min().unwrap_or(RESCAN_INTERVAL).max(Duration::from_millis(10))
+    }
+}
+
+/// Returns whether a file that is written would also be read.
+fn is_read(targets: &[Target], written: &Path) -> anyhow::Result<bool> {
+    let path = std::path::absolute(written).with_context(|| format!("cannot find {written:?}"))?;
+    // Links may lead to it by another path.
+    let real = |directory: &Path| directory.canonicalize().ok();
+    let (Some(directory), Some(name)) = (path.parent().and_then(real), path.file_name()) else {
+        return Ok(targets.iter().any(|target| target.matches(&path)));
+    };
+    Ok(targets.iter().any(|target| {
+        let (paths, _) = target.paths();
+        let is_same = |read: &PathBuf| path.canonicalize().is_ok_and(|path| read.canonicalize().ok() == Some(path));
+        let is_in = |read: &PathBuf| real(read).as_ref() == Some(&directory) && target.matches(&read.join(name));
+        target.matches(&path) || paths.iter().any(is_same) || target.directories(&paths).iter().any(is_in)
+    }))
+}
+
+/// Lets the process open as many files as the system allows: each file that is followed stays open. The usual limit of 1,024
+/// is for programs that use `select`.
+fn raise_file_limit() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        // Without it, files that cannot be opened are reported.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     }
 }

@@ -1,24 +1,19 @@
 //! Goes on where a checkpoint says.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::mem;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::search::{self, Found, Lost};
-use super::{Ended, Follower, LastAt};
+use super::{Ended, Follower, LastAt, Unavailable};
 use crate::put::checkpoint::Tracked;
 use crate::put::checkpoint::file::{FileEntry, PutAgain};
 use crate::put::checkpoint::from_ms;
 use crate::put::checkpoint::identity::FINGERPRINT_BYTES_MAX;
-
-/// Where a run goes on.
-#[derive(Debug, Default)]
-pub(crate) struct Resumed {
-    pub(crate) files: Vec<ResumedFile>,
-    /// The lines that the runs before may have put although no checkpoint says so.
-    pub(crate) put_again: PutAgain,
-}
 
 /// Where a file goes on.
 #[derive(Debug, Serialize)]
@@ -29,9 +24,10 @@ pub(crate) struct ResumedFile {
 }
 
 impl Follower {
-    /// Adds the files of a checkpoint.
-    pub(super) fn resume(&mut self, entries: Vec<FileEntry>) -> anyhow::Result<Resumed> {
-        let mut resumed = Resumed::default();
+    /// Adds the files of a checkpoint. Returns those that are read.
+    pub(super) fn resume(&mut self, entries: Vec<FileEntry>) -> Vec<ResumedFile> {
+        let mut resumed = Vec::new();
+        let mut inodes: HashMap<PathBuf, Option<HashSet<u64>>> = HashMap::new();
         for mut entry in entries {
             let target = self.targets.iter().find(|target| target.matches(&entry.path));
             let Some(name) = target.map(|target| target.name(&entry.path)) else {
@@ -42,65 +38,97 @@ impl Follower {
                 }
                 continue;
             };
-            if entry.ended {
-                self.resume_ended(entry, &name);
-                continue;
-            }
-            let path = entry.path.clone();
-            let Some((found, is_at_path)) = self.locate(&entry) else {
-                self.messages.print(&format!(
-                    "{name} is not the file of the checkpoint, which is not in its directory under another name either: \
-                     its lines after offset {} are lost, if it had any",
-                    entry.offset
-                ));
-                let verified_at = from_ms(entry.verified_at_ms);
-                self.last_at.insert(path, LastAt { source: u32::MAX, verified_at });
+            let directory = entry.path.parent().map(Path::to_owned).unwrap_or_default();
+            let inodes = inodes.entry(directory).or_insert_with_key(|directory| search::inodes(directory));
+            let Some(inodes) = inodes else {
+                self.wait_until_available(entry, &name);
                 continue;
             };
-            // What was written since was not put.
-            entry.limit = entry.limit.min(found.size);
-            (entry.device, entry.inode) = (found.id.device, found.id.inode);
-            let again = count_again(&found.file, &entry)?;
-            resumed.put_again.lines += again.lines;
-            resumed.put_again.bytes += again.bytes;
+            let at_path = self.find_at_path(&entry);
+            if entry.ended && !matches!(at_path, Ok(Some(_))) {
+                if inodes.contains(&entry.inode) {
+                    let source = self.sources.add(&name);
+                    self.ended.push(Ended { source, entry: entry.clone() });
+                    self.offsets.add(source, Tracked::new(entry, None));
+                }
+                continue;
+            }
+            let found = at_path.and_then(|at_path| {
+                let renamed = || search::find(&entry.path, &Lost::from(&entry), |found| self.is_known(found));
+                let is_at_path = at_path.is_some();
+                let Some(found) = at_path.or_else(renamed) else { return Ok(None) };
+                // What was written since was not put.
+                entry.limit = entry.limit.min(found.size);
+                let again = count_again(&found.file, &entry)?;
+                Ok(Some((found, is_at_path, again)))
+            });
+            let (found, is_at_path, again) = match found {
+                Ok(Some(found)) => found,
+                Ok(None) => {
+                    self.messages.print(&format!(
+                        "{name} is not the file of the checkpoint, which is not in its directory under another name \
+                         either: its lines after offset {} are lost, if it had any",
+                        entry.offset
+                    ));
+                    let verified_at = from_ms(entry.verified_at_ms);
+                    self.last_at.insert(entry.path, LastAt { source: u32::MAX, verified_at });
+                    continue;
+                }
+                Err(error) => {
+                    self.messages.print_once(&format!("cannot read {name} yet: {error}"));
+                    self.wait_until_available(entry, &name);
+                    continue;
+                }
+            };
+            (entry.device, entry.inode, entry.ended) = (found.id.device, found.id.inode, false);
+            self.offsets.add_put_again(again);
             if !is_at_path {
                 self.messages.print(&format!("{name} was rotated: its rest is read from {:?}", found.path));
             }
-            resumed.files.push(ResumedFile { file: name.clone(), offset: entry.offset, line: entry.line });
-            let after = self.tails.iter().rev().find(|tail| tail.path == path).map(|tail| tail.source);
+            let after = self.tails.iter().rev().find(|tail| tail.path == entry.path).map(|tail| tail.source);
+            resumed.push(ResumedFile { file: name.clone(), offset: entry.offset, line: entry.line });
             self.add_entry(entry, found.file, &name, after, is_at_path);
         }
-        Ok(resumed)
+        resumed
     }
 
-    /// Keeps a rotated file that was read to its end, if it still exists.
-    fn resume_ended(&mut self, entry: FileEntry, name: &str) {
-        let Some(directory) = entry.path.parent() else { return };
-        if !search::inodes(directory).contains(&entry.inode) {
+    /// Keeps a file of the checkpoint that cannot be looked for.
+    fn wait_until_available(&mut self, entry: FileEntry, name: &str) {
+        let source = self.sources.add(name);
+        self.offsets.add(source, Tracked::new(entry.clone(), None));
+        self.unavailable.push(Unavailable { source, entry });
+    }
+
+    /// Adds the files of the checkpoint that could not be looked for, and now can be.
+    pub(super) fn resume_available(&mut self) {
+        if self.unavailable.is_empty() {
             return;
         }
-        let source = self.sources.add(name);
-        self.ended.push(Ended { source, path: entry.path.clone(), id: entry.id(), head: entry.head });
-        self.offsets.add(source, Tracked::new(entry, None));
+        for Unavailable { source, .. } in &self.unavailable {
+            self.offsets.remove(*source);
+        }
+        let entries = mem::take(&mut self.unavailable).into_iter().map(|unavailable| unavailable.entry).collect();
+        for ResumedFile { file, offset, .. } in self.resume(entries) {
+            self.messages.print(&format!("goes on in {file} at offset {offset}"));
+        }
     }
 
-    /// Finds the file of an entry: at its path, or renamed, or copied.
-    fn locate(&self, entry: &FileEntry) -> Option<(Found, bool)> {
-        let lost = Lost {
-            id: entry.id(),
-            head: entry.head,
-            offset: entry.offset,
-            before_offset: entry.before_offset,
-            verified_at: from_ms(entry.verified_at_ms),
-        };
-        if let Ok(found) = Found::open(&entry.path) {
-            // A few equal bytes prove little, without the same inode.
-            let is_plausible = found.id.inode == entry.inode || entry.head.bytes == FINGERPRINT_BYTES_MAX;
-            if is_plausible && lost.has_content_of(&found) && !self.is_known(&found) {
-                return Some((found, true));
+    /// Returns the file of an entry, if it is at its path.
+    ///
+    /// # Errors
+    ///
+    /// There is a file that cannot be opened, so that nothing can be said of it.
+    fn find_at_path(&self, entry: &FileEntry) -> io::Result<Option<Found>> {
+        match Found::open(&entry.path) {
+            Ok(found) => {
+                // A few equal bytes prove little, without the same inode.
+                let is_plausible = found.id.inode == entry.inode || entry.head.bytes == FINGERPRINT_BYTES_MAX;
+                let is_it = is_plausible && Lost::from(entry).has_content_of(&found) && !self.is_known(&found);
+                Ok(is_it.then_some(found))
             }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+            Err(_) => Ok(None),
         }
-        search::find(&entry.path, &lost, |found| self.is_known(found)).map(|found| (found, false))
     }
 }
 

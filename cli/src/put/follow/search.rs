@@ -4,11 +4,14 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use crate::put::checkpoint::file::FileEntry;
+use crate::put::checkpoint::from_ms;
 use crate::put::checkpoint::identity::{FINGERPRINT_BYTES_MAX, FileId, Fingerprint};
 
 /// File times come from a clock that is some milliseconds behind.
@@ -26,20 +29,28 @@ pub(crate) struct Found {
 
 impl Found {
     /// Opens a regular file.
-    pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        // Opening a FIFO would block.
+        if !fs::metadata(path)?.is_file() {
+            return Err(not_regular());
+        }
         Self::new(path.to_owned(), Arc::new(File::open(path)?))
     }
 
     /// Returns a regular file that is open.
-    pub(crate) fn new(path: PathBuf, file: Arc<File>) -> std::io::Result<Self> {
+    pub(crate) fn new(path: PathBuf, file: Arc<File>) -> io::Result<Self> {
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(std::io::Error::other("it is not a regular file"));
+            return Err(not_regular());
         }
         let modified = metadata.modified()?;
         let (id, size) = (FileId::new(&metadata), metadata.len());
         Ok(Self { path, file, id, size, modified })
     }
+}
+
+fn not_regular() -> io::Error {
+    io::Error::other("it is not a regular file")
 }
 
 /// What is known of a file that is not at its path any more.
@@ -51,6 +62,18 @@ pub(crate) struct Lost {
     pub(crate) before_offset: Fingerprint,
     /// The last time at which it was at its path.
     pub(crate) verified_at: SystemTime,
+}
+
+impl From<&FileEntry> for Lost {
+    fn from(entry: &FileEntry) -> Self {
+        Self {
+            id: entry.id(),
+            head: entry.head,
+            offset: entry.offset,
+            before_offset: entry.before_offset,
+            verified_at: from_ms(entry.verified_at_ms),
+        }
+    }
 }
 
 impl Lost {
@@ -65,8 +88,8 @@ impl Lost {
     ///
     /// A few equal bytes prove little: without the same inode, the head must be complete, or the name and time those of a
     /// rotated file.
-    fn is(&self, found: &Found, path: &Path) -> bool {
-        let is_rotated = is_rotated_name(path, &found.path);
+    fn is(&self, found: &Found, real: &Path) -> bool {
+        let is_rotated = is_rotated_name(real, &found.path);
         // The device's number may be another one after a reboot.
         let is_plausible = (found.id.inode == self.id.inode && (self.head.bytes > 0 || is_rotated))
             || self.head.bytes == FINGERPRINT_BYTES_MAX
@@ -77,17 +100,22 @@ impl Lost {
 
 /// Searches the directory of `path` for a file that was there: renamed, or copied before it was truncated.
 pub(crate) fn find(path: &Path, lost: &Lost, is_excluded: impl Fn(&Found) -> bool) -> Option<Found> {
-    let is_it = |found: &Found| lost.is(found, path) && !is_excluded(found);
+    let real = real(path);
+    let is_it = |found: &Found| lost.is(found, &real) && !is_excluded(found);
     // By its inode first: after a long outage there are many rotated files.
-    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let names = names(real.parent()?, |_| true);
     let same_inode = names.iter().filter(|(sibling, inode)| **inode == lost.id.inode && **sibling != real);
-    let renamed = same_inode.filter_map(|(sibling, _)| Found::open(sibling).ok());
-    if let Some(renamed) = renamed.into_iter().find(|found| found.id.inode == lost.id.inode && is_it(found)) {
+    let mut renamed = same_inode.filter_map(|(sibling, _)| Found::open(sibling).ok());
+    if let Some(renamed) = renamed.find(|found| found.id.inode == lost.id.inode && is_it(found)) {
         return Some(renamed);
     }
     // Of several copies, the longest.
-    siblings(path, |_| true).into_iter().filter(is_it).max_by_key(|found| found.size)
+    siblings(&real, |_| true, is_it).into_iter().max_by_key(|found| found.size)
+}
+
+/// Returns the path of the file itself: a link's rotated files are where it points, under names like that of its target.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 /// Searches for rotated files that were at `path` since `verified_at`, oldest first: they come after the file that was seen
@@ -95,12 +123,11 @@ pub(crate) fn find(path: &Path, lost: &Lost, is_excluded: impl Fn(&Found) -> boo
 pub(crate) fn successors(
     path: &Path,
     verified_at: SystemTime,
-    mut is_excluded: impl FnMut(&Found) -> bool,
+    is_excluded: impl Fn(&Found) -> bool,
 ) -> Vec<Found> {
-    let mut found: Vec<_> = siblings(path, |sibling| is_rotated_name(path, sibling))
-        .into_iter()
-        .filter(|found| is_newer(found, verified_at) && !is_excluded(found))
-        .collect();
+    let real = real(path);
+    let is_searched = |sibling: &Path| is_rotated_name(&real, sibling);
+    let mut found = siblings(&real, is_searched, |found| is_newer(found, verified_at) && !is_excluded(found));
     // Files that were rotated in the same tick of the clock: a higher number is older.
     found.sort_by_key(|found| (found.modified, Reverse(rotation_number(&found.path))));
     found
@@ -114,19 +141,23 @@ fn rotation_number(path: &Path) -> Option<u64> {
 /// The maximum number of scans of a directory in which files are being renamed.
 const SCANS_MAX: u32 = 50;
 
-/// Opens other files in the directory of a path. A scan during a rotation may miss a file, so it is repeated until the
-/// directory did not change.
-fn siblings(path: &Path, is_searched: impl Fn(&Path) -> bool) -> Vec<Found> {
-    // A link's rotated files are where the link points.
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let Some(directory) = path.parent() else { return Vec::new() };
+/// Returns other files in the directory of a path, by their names and then by what they are. A scan during a rotation may
+/// miss a file, so it is repeated until the directory did not change.
+fn siblings(real: &Path, is_searched: impl Fn(&Path) -> bool, is_it: impl Fn(&Found) -> bool) -> Vec<Found> {
+    let Some(directory) = real.parent() else { return Vec::new() };
     let mut scans = 0;
     loop {
         let names = names(directory, &is_searched);
-        let found: Vec<_> =
-            names.keys().filter(|sibling| **sibling != path).filter_map(|sibling| Found::open(sibling).ok()).collect();
+        let (mut found, mut is_stable) = (Vec::new(), true);
+        for (sibling, inode) in names.iter().filter(|(sibling, _)| **sibling != real) {
+            let Ok(sibling) = Found::open(sibling) else { continue };
+            is_stable &= sibling.id.inode == *inode;
+            // Only these stay open: a directory may have more files than a process may open.
+            if is_it(&sibling) {
+                found.push(sibling);
+            }
+        }
         scans += 1;
-        let is_stable = found.iter().all(|found| names.get(&found.path) == Some(&found.id.inode));
         if (is_stable && self::names(directory, &is_searched) == names) || scans >= SCANS_MAX {
             return found;
         }
@@ -144,9 +175,21 @@ fn names(directory: &Path, is_searched: impl Fn(&Path) -> bool) -> BTreeMap<Path
     regular.collect()
 }
 
-/// Returns the inodes of the files in a directory.
-pub(crate) fn inodes(directory: &Path) -> HashSet<u64> {
-    names(directory, |_| true).into_values().collect()
+/// Returns whether nothing can be said of the files of a directory: it is missing, or cannot be read, or is empty, as it is
+/// before its file system is mounted.
+pub(crate) fn is_unavailable(directory: &Path) -> bool {
+    fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none())
+}
+
+/// Returns whether a name is that of a compressed file.
+pub(crate) fn is_compressed(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    ["gz", "bz2", "xz", "zst", "lz4", "zip", "Z"].contains(&extension)
+}
+
+/// Returns the inodes of the files in a directory; `None` if it [is unavailable](is_unavailable).
+pub(crate) fn inodes(directory: &Path) -> Option<HashSet<u64>> {
+    (!is_unavailable(directory)).then(|| names(directory, |_| true).into_values().collect())
 }
 
 fn is_newer(found: &Found, time: SystemTime) -> bool {
@@ -233,6 +276,29 @@ mod tests {
         fs::remove_file(dir.path().join("app.log.1")).unwrap();
         fs::rename(&path, dir.path().join("anything")).unwrap();
         assert_eq!(find(&path, &lost, |_| false).unwrap().path, dir.path().join("anything"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn rotated_files_of_a_link_have_the_name_of_its_target() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["0.log", "0.log.20261130-101500", "pod.log.1"] {
+            fs::write(dir.path().join(name), "1\n").unwrap();
+        }
+        let link = dir.path().join("pod.log");
+        std::os::unix::fs::symlink(dir.path().join("0.log"), &link).unwrap();
+        let found = successors(&link, SystemTime::UNIX_EPOCH, |_| false);
+        let names: Vec<_> = found.iter().map(|found| found.path.file_name().unwrap().to_owned()).collect();
+        assert_eq!(names, ["0.log.20261130-101500"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_fifo_does_not_block() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        assert!(Found::open(&fifo).unwrap_err().to_string().contains("not a regular file"));
     }
 
     #[test]

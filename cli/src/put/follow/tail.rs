@@ -6,11 +6,13 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::multiline::{Joiner, Multiline};
 use super::search::Lost;
+use crate::put::checkpoint::file::FileEntry;
 use crate::put::checkpoint::identity::{FileId, Fingerprint};
+use crate::put::checkpoint::to_ms;
 use crate::put::lines::{Batch, Position, READ_SIZE, Splitter};
 
 /// The number of bytes that are read from a file before the next one has its turn.
@@ -30,8 +32,8 @@ pub(crate) struct Tail {
     pub(crate) before: Fingerprint,
     /// Ranges beyond the position that an earlier run has put.
     pub(crate) resolved: VecDeque<(Position, Position)>,
-    /// The source that is to be read to its end first.
-    pub(crate) after: Option<u32>,
+    /// The file that is to be read to its end first.
+    pub(crate) after: Option<After>,
     /// Whether a path of the command line is that of this file.
     pub(crate) is_at_path: bool,
     /// The last time at which the file was at its path and had the content that was read.
@@ -44,7 +46,29 @@ pub(crate) struct Tail {
     pub(crate) is_at_end: bool,
     /// Whether the last record waits for further lines.
     pub(crate) has_open_record: bool,
+    /// Whether the last turn failed. The next one tries again.
+    pub(crate) has_failed: bool,
 }
+
+/// The file that was at the path before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct After {
+    pub(crate) source: u32,
+    /// Its size when this file was first used: then its writers had moved on. `None` before that.
+    pub(crate) until: Option<u64>,
+}
+
+impl After {
+    pub(crate) fn new(source: u32) -> Self {
+        Self { source, until: None }
+    }
+}
+
+/// The time without growth after which a rotated file has ended. Its writers move to the new one only after a signal.
+const ROTATED_QUIET: Duration = Duration::from_secs(30);
+
+/// The time without growth after which a record of several lines is complete.
+const RECORD_QUIET: Duration = Duration::from_secs(1);
 
 /// What the end of a file means for a line or a record that may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +93,17 @@ pub(crate) struct Turn {
 }
 
 impl Tail {
+    /// Returns what ends when the file does not grow for a time, and the rest of this time.
+    pub(crate) fn quiet(&self) -> Option<(AtEnd, Duration)> {
+        let (ends, time) = match self {
+            Self { has_failed: true, .. } | Self { is_at_end: false, .. } | Self { after: Some(_), .. } => return None,
+            Self { is_at_path: false, .. } => (AtEnd::EndLine, ROTATED_QUIET),
+            Self { has_open_record: true, .. } => (AtEnd::EndRecord, RECORD_QUIET),
+            _ => return None,
+        };
+        Some((ends, time.saturating_sub(self.grown_at.elapsed())))
+    }
+
     /// Returns whether the file may have more than at the last turn.
     pub(crate) fn has_changed(&mut self) -> io::Result<bool> {
         let metadata = self.file.metadata()?;
@@ -100,12 +135,21 @@ impl Tail {
             file.seek(SeekFrom::Start(turn.position.offset))?;
             let part = file.take(stop.unwrap_or(u64::MAX) - turn.position.offset);
             let mut splitter = Splitter::new(BufReader::with_capacity(READ_SIZE, part), self.source, turn.position);
-            if at_end != AtEnd::EndLine {
+            // A line before a range that an earlier run has put gets no newline any more.
+            if at_end != AtEnd::EndLine && stop.is_none() {
                 splitter = splitter.waiting_for_newline();
             }
             let mut joiner = rule.map(Joiner::new);
             loop {
-                let batch = splitter.next_batch()?;
+                let batch = match splitter.next_batch() {
+                    Ok(batch) => batch,
+                    Err(error) if turn.batches.is_empty() => return Err(error),
+                    // The next turn has the error.
+                    Err(_) => {
+                        turn.is_at_end = false;
+                        return Ok(turn);
+                    }
+                };
                 if batch.lines.is_empty() {
                     break;
                 }
@@ -154,10 +198,33 @@ impl Tail {
         (self.head, self.before, self.position) = (head, before, turn.position);
         self.resolved.drain(..turn.skipped);
         (self.is_at_end, self.has_open_record) = (turn.is_at_end, turn.has_open_record);
+        self.has_failed = false;
         if self.is_at_path && fs::metadata(&self.path).is_ok_and(|found| FileId::new(&found) == self.id) {
             self.verified_at = at;
         }
         Ok(true)
+    }
+
+    /// Returns whether a file is to be read before this one.
+    pub(crate) fn is_after(&self, source: u32) -> bool {
+        self.after.is_some_and(|after| after.source == source)
+    }
+
+    /// Returns an entry of which all is read.
+    pub(crate) fn entry_at_end(&self) -> FileEntry {
+        FileEntry {
+            path: self.path.clone(),
+            device: self.id.device,
+            inode: self.id.inode,
+            head: self.head,
+            offset: self.position.offset,
+            line: self.position.line,
+            before_offset: self.before,
+            resolved: Vec::new(),
+            limit: self.position.offset,
+            verified_at_ms: to_ms(self.verified_at),
+            ended: true,
+        }
     }
 
     /// Returns what identifies the file when it is searched for.

@@ -1,8 +1,9 @@
 //! Waits until files may have changed.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -10,13 +11,15 @@ use anyhow::Context;
 use notify::event::{EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
+use crate::put::checkpoint::identity::FileId;
+
 /// The time in which further events join the first one.
 const COALESCE: Duration = Duration::from_millis(10);
 
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What happened. The later one includes the earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Change {
-    /// Files grew, or a timeout has passed.
+    /// Files grew.
     Content,
     /// Files appeared, vanished, or have other names.
     Names,
@@ -25,59 +28,107 @@ pub(crate) enum Change {
 /// Watches directories: a file that is not there yet cannot be watched, and a watched file can be renamed.
 pub(crate) struct Watch {
     watcher: RecommendedWatcher,
-    watched: HashSet<PathBuf>,
-    changes: Receiver<Change>,
+    /// The directories, with what they were when they were added.
+    watched: HashMap<PathBuf, FileId>,
+    changes: Arc<Changes>,
+}
+
+/// What happened since the last look. Its size does not depend on the number of events: nobody looks while reading waits.
+#[derive(Debug, Default)]
+struct Changes {
+    change: Mutex<Option<Change>>,
+    added: Condvar,
+}
+
+impl Changes {
+    fn lock(&self) -> MutexGuard<'_, Option<Change>> {
+        self.change.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, change: Change) {
+        let mut known = self.lock();
+        *known = (*known).max(Some(change));
+        self.added.notify_all();
+    }
 }
 
 impl Watch {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let (sender, changes) = channel();
+        let changes = Arc::new(Changes::default());
+        let shared = changes.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let change = match event.map(|event| event.kind) {
+            match event.map(|event| event.kind) {
                 // Reading is no change.
-                Ok(EventKind::Access(_)) => return,
-                Ok(EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_))) => Change::Content,
+                Ok(EventKind::Access(_)) => {}
+                Ok(EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_))) => shared.add(Change::Content),
                 // An error says that events were lost.
-                Ok(_) | Err(_) => Change::Names,
-            };
-            // The receiver is dropped at the end.
-            let _ = sender.send(change);
+                Ok(_) | Err(_) => shared.add(Change::Names),
+            }
         });
         let watcher = watcher.context("cannot watch files for --follow")?;
-        Ok(Self { watcher, watched: HashSet::new(), changes })
+        Ok(Self { watcher, watched: HashMap::new(), changes })
     }
 
     /// Watches a directory from now on. Does nothing if it is watched, or not there.
     pub(crate) fn add(&mut self, directory: &Path) -> notify::Result<()> {
-        if self.watched.contains(directory) || !directory.is_dir() {
+        let Ok(metadata) = fs::metadata(directory) else { return Ok(()) };
+        let id = FileId::new(&metadata);
+        if !metadata.is_dir() || self.watched.get(directory) == Some(&id) {
             return Ok(());
         }
+        // Another directory may be there now, such as a file system that was mounted.
+        if self.watched.remove(directory).is_some() {
+            let _ = self.watcher.unwatch(directory);
+        }
         self.watcher.watch(directory, RecursiveMode::NonRecursive)?;
-        self.watched.insert(directory.to_owned());
+        self.watched.insert(directory.to_owned(), id);
         Ok(())
     }
 
-    /// Forgets directories that are gone, so that they are watched when they are back.
-    pub(crate) fn forget_gone(&mut self) {
-        self.watched.retain(|directory| directory.is_dir());
+    /// Returns what happened since the last call, without waiting.
+    pub(crate) fn take(&self) -> Option<Change> {
+        self.changes.lock().take()
     }
 
     /// Waits for a change, and a little for those that come with it.
-    pub(crate) fn wait(&self, timeout: Duration) -> Change {
-        let mut change = match self.changes.recv_timeout(timeout) {
-            Ok(change) => change,
-            Err(RecvTimeoutError::Timeout) => return Change::Content,
-            Err(RecvTimeoutError::Disconnected) => {
-                thread::sleep(timeout);
-                return Change::Content;
-            }
-        };
-        thread::sleep(COALESCE);
-        for more in self.changes.try_iter() {
-            if more == Change::Names {
-                change = more;
-            }
+    pub(crate) fn wait(&self, timeout: Duration) -> Option<Change> {
+        let changes = self.changes.lock();
+        let waited = self.changes.added.wait_timeout_while(changes, timeout, |change| change.is_none());
+        let is_changed = waited.unwrap_or_else(PoisonError::into_inner).0.is_some();
+        if is_changed {
+            thread::sleep(COALESCE);
         }
-        change
+        self.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_that_nobody_looks_at_take_no_memory_and_names_count_more_than_content() {
+        let changes = Changes::default();
+        for change in [Change::Content, Change::Names, Change::Content] {
+            changes.add(change);
+        }
+        assert_eq!(changes.lock().take(), Some(Change::Names));
+        assert_eq!(changes.lock().take(), None);
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_another_is_watched_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = dir.path().join("logs");
+        fs::create_dir(&logs).unwrap();
+        let mut watch = Watch::new().unwrap();
+        watch.add(&logs).unwrap();
+        // Not removed: its inode would be used again.
+        fs::rename(&logs, dir.path().join("old")).unwrap();
+        fs::create_dir(&logs).unwrap();
+        watch.add(&logs).unwrap();
+        while watch.wait(Duration::from_millis(100)).is_some() {}
+        fs::write(logs.join("new.log"), "1\n").unwrap();
+        assert_eq!(watch.wait(Duration::from_secs(10)), Some(Change::Names));
     }
 }

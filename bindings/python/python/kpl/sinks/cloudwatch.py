@@ -18,7 +18,7 @@ _DIMENSIONS = {"stream": "StreamName", "shard": "ShardId", "error_code": "ErrorC
 
 
 class CloudWatchSink:
-    """Sends metrics to CloudWatch, with a client of aiobotocore: ``pip install 'kpl[cloudwatch]'``.
+    """Sends metrics to CloudWatch, with a client of aiobotocore: ``pip install 'kpl-kinesis[cloudwatch]'``.
 
     ``client_factory`` returns another client, as an async context manager.
     """
@@ -83,7 +83,7 @@ class CloudWatchSink:
         try:
             from aiobotocore.session import get_session
         except ImportError as error:
-            raise ImportError("CloudWatchSink needs aiobotocore: pip install 'kpl[cloudwatch]'") from error
+            raise ImportError("CloudWatchSink needs aiobotocore: pip install 'kpl-kinesis[cloudwatch]'") from error
         client: AbstractAsyncContextManager[Any] = get_session().create_client("cloudwatch", **self._settings)
         return client
 

@@ -1,4 +1,4 @@
-"""A sink for Datadog: ``pip install 'kpl[datadog]'``."""
+"""A sink for Datadog: ``pip install 'kpl-kinesis[datadog]'``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ try:
     from datadog_api_client.v1.model.point import Point
     from datadog_api_client.v1.model.series import Series
 except ImportError as error:
-    raise ImportError("DatadogSink needs datadog-api-client: pip install 'kpl[datadog]'") from error
+    raise ImportError("DatadogSink needs datadog-api-client: pip install 'kpl-kinesis[datadog]'") from error
 
 from kpl.sinks._types import MetricSnapshot
 

@@ -1,4 +1,4 @@
-"""A sink for OpenTelemetry: ``pip install 'kpl[otel]'``."""
+"""A sink for OpenTelemetry: ``pip install 'kpl-kinesis[otel]'``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 try:
     from opentelemetry import metrics as _metrics
 except ImportError as error:
-    raise ImportError("OpenTelemetrySink needs opentelemetry-api: pip install 'kpl[otel]'") from error
+    raise ImportError("OpenTelemetrySink needs opentelemetry-api: pip install 'kpl-kinesis[otel]'") from error
 
 from kpl.sinks._types import MetricSnapshot
 
