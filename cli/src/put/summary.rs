@@ -105,7 +105,9 @@ impl fmt::Display for Summary {
         if let Some(place) = &self.interrupted_after {
             writeln!(f, "{} {place}", styled(style::WARNING, "interrupted after"))?;
         }
-        if let Some(CheckpointSummary { path, resumed, put_again, put_again_total, left, stopped_by }) = &self.checkpoint {
+        if let Some(CheckpointSummary { path, resumed, put_again, put_again_total, left, stopped_by }) =
+            &self.checkpoint
+        {
             let (path, files) = (path.display(), resumed.len());
             let PutAgain { lines, bytes } = put_again;
             let total = put_again_total.lines;

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use kpl_emulator::Faults;
 use tempfile::TempDir;
 
-use crate::rig::{Kinesis, Run, command, end, kpl, signal, wait_until};
+use crate::rig::{KPL, Kinesis, Run, command, end, kpl, program, signal, wait_until};
+use crate::signals::has_signal;
 
 /// A directory with log files, and a stream.
 struct Setup {
@@ -341,6 +342,124 @@ fn a_signal_in_an_outage_leaves_lines_to_the_next_run() {
     assert_eq!(setup.data(), ["1", "2", "3"]);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_that_is_not_utf_8_does_not_stop_the_run() {
+    use std::os::unix::ffi::OsStrExt;
+    let setup = Setup::new();
+    setup.append("app.log", "1\n");
+    let child = setup.start("--follow", "*.log");
+    setup.wait_for(&["1"]);
+    fs::write(setup.dir.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9.log")), "x\n").unwrap();
+    setup.append("b.log", "2\n");
+    setup.wait_for(&["1", "2"]);
+    setup.append("app.log", "3\n");
+    setup.wait_for(&["1", "2", "3"]);
+    terminate(child);
+}
+
+#[test]
+fn a_rotated_file_that_is_back_at_its_path_goes_on() {
+    let setup = Setup::new();
+    let run = |count: u64| {
+        let run = kpl(&setup.args("", "app.log"), b"");
+        assert_eq!((run.code(), &run.json()["put"]), (0, &count.into()), "{run:#?}");
+    };
+    setup.append("app.log", "1\n");
+    run(1);
+    setup.append("app.log", "2\n");
+    fs::rename(setup.path("app.log"), setup.path("app.log.1")).unwrap();
+    setup.append("app.log", "3\n");
+    run(2);
+    fs::rename(setup.path("app.log.1"), setup.path("app.log")).unwrap();
+    setup.append("app.log", "4\n");
+    run(1);
+    assert_eq!(setup.data(), ["1", "2", "3", "4"]);
+}
+
+#[test]
+fn files_of_a_directory_that_is_missing_for_a_while_go_on() {
+    let setup = Setup::new();
+    let (logs, away) = (setup.path("logs"), setup.path("away"));
+    fs::create_dir(&logs).unwrap();
+    setup.append("logs/app.log", "1\n2\n");
+    let run = kpl(&setup.args("", "logs/app.log"), b"");
+    assert_eq!((run.code(), &run.json()["put"]), (0, &2.into()), "{run:#?}");
+    // As before a file system is mounted: no directory, or an empty one.
+    fs::rename(&logs, &away).unwrap();
+    let follow = || {
+        let child = setup.start("--follow", "logs/*.log");
+        wait_until("it handles SIGTERM", || has_signal(&child.id().to_string(), "SigCgt", 15) != Some(false));
+        // The files are looked for after that.
+        sleep(Duration::from_millis(300));
+        child
+    };
+    terminate(follow());
+    fs::create_dir(&logs).unwrap();
+    let child = follow();
+    fs::remove_dir(&logs).unwrap();
+    fs::rename(&away, &logs).unwrap();
+    setup.append("logs/app.log", "3\n");
+    wait_until("the line arrives", || setup.data().len() >= 3);
+    let run = terminate(child);
+    assert_eq!(setup.data(), ["1", "2", "3"], "{run:#?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn more_files_are_followed_than_a_process_may_open_at_first() {
+    let setup = Setup::new();
+    for number in 0..150 {
+        setup.append(&format!("{number}.log"), "1\n");
+    }
+    let script = format!("ulimit -Sn 64; exec {KPL} {}", setup.args("--follow", "*.log"));
+    let child = program("sh").args(["-c", &script]).stdin(Stdio::null()).spawn().unwrap();
+    wait_until("all lines arrive", || setup.data().len() >= 150);
+    let run = terminate(child);
+    assert!(!run.stderr.contains("Too many open files"), "{run:#?}");
+}
+
+#[test]
+fn lines_that_wait_for_their_put_at_a_signal_are_not_counted_as_put() {
+    let setup = Setup::new();
+    let lines: String = (0..200_000).map(|number| format!("{number}\n")).collect();
+    setup.append("app.log", &lines);
+    let child = setup.start("--follow --max-outstanding-records 1000", "app.log");
+    wait_until("the first lines arrive", || setup.data().len() >= 1_000);
+    let run = terminate(child);
+    let stored = setup.data().len();
+    assert!(stored < 200_000, "the signal came too late");
+    assert_eq!(run.json()["checkpoint"]["left"], 0, "{run:#?}");
+    let run = kpl(&setup.args("", "app.log"), b"");
+    assert_eq!(run.json()["checkpoint"]["put_again"]["lines"], 0, "{run:#?}");
+    assert_eq!(setup.data().len(), 200_000);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_line_whose_dead_letter_cannot_be_written_stops_the_run() {
+    let setup = Setup::new();
+    setup.append("app.log", "{\"id\":1}\nno JSON\n");
+    let args = setup.args("--dead-letter /dev/full", "app.log").replace("--key k", "--key-json /id");
+    for _ in 0..2 {
+        let run = kpl(&args, b"");
+        assert_eq!(run.code(), 1, "{run:#?}");
+        assert!(run.stderr.contains("stopped before line 2 of") && run.stderr.contains("is incomplete"), "{run:#?}");
+    }
+}
+
+#[test]
+fn a_directory_with_brackets_is_no_pattern() {
+    let setup = Setup::new();
+    let directory = setup.path("[a]");
+    fs::create_dir(&directory).unwrap();
+    setup.append("[a]/app.log", "1\n");
+    let mut command = command(&format!("put {} --json --key k --follow *.log", setup.kinesis.args()));
+    let child = command.current_dir(&directory).stdin(Stdio::null()).spawn().unwrap();
+    setup.wait_for(&["1"]);
+    terminate(child);
+}
+
 #[test]
 fn lines_of_a_stack_trace_are_one_record() {
     let setup = Setup::new();
@@ -388,6 +507,8 @@ fn wrong_uses_are_errors() {
     setup.append("app.log", "1\n");
     let dir = setup.dir.path().display();
     let checkpoint = format!("--checkpoint {dir}/checkpoint");
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(setup.dir.path(), setup.path("link")).unwrap();
     for (args, message) in [
         ("--follow".to_owned(), "--follow needs files"),
         (format!("{checkpoint} -"), "--checkpoint needs files"),
@@ -396,6 +517,10 @@ fn wrong_uses_are_errors() {
         (format!("--follow --verify {dir}/app.log"), "cannot be used with"),
         (format!("--follow {checkpoint} {dir}/*"), "is also an input file"),
         (format!("--follow --dead-letter {dir}/dead.log {dir}/*.log"), "is also an input file"),
+        #[cfg(unix)]
+        (format!("--follow --dead-letter {dir}/dead.log {dir}/link/*.log"), "is also an input file"),
+        #[cfg(unix)]
+        (format!("--follow --dead-letter {dir}/link/app.log {dir}/app.log"), "is also an input file"),
         ("--multiline-start ( x".into(), "--multiline-start"),
         (format!("--checkpoint {dir}/none/there {dir}/app.log"), "beside --checkpoint"),
     ] {

@@ -18,7 +18,7 @@ fn no_reply(operation: &'static str) -> Faults {
 }
 
 /// Returns whether a mask of signals of a process contains a signal. Only Linux has these masks.
-fn has_signal(process: &str, mask: &str, number: u32) -> Option<bool> {
+pub(crate) fn has_signal(process: &str, mask: &str, number: u32) -> Option<bool> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let digits = status.lines().find_map(|line| line.strip_prefix(mask)?.strip_prefix(':'))?;
     let mask = u128::from_str_radix(digits.trim(), 16).ok()?;

@@ -461,6 +461,36 @@ mod tests {
     }
 
     #[test]
+    fn a_smaller_limit_counts_before_it_is_written() {
+        let offsets = offsets(0);
+        thread::scope(|scope| {
+            scope.spawn(|| offsets.pass(0, at(100 * AHEAD_MIN)));
+            while !offsets.lock().is_urgent {
+                thread::yield_now();
+            }
+            write(&offsets);
+        });
+        // The next limit is less far ahead. It is on the disk at some time before `set_written`.
+        offsets.lock().files.get_mut(&0).unwrap().passed_before = 100 * AHEAD_MIN;
+        offsets.lock().files.get_mut(&0).unwrap().limit = 1_000 * AHEAD_MIN;
+        let Due { files, is_last, .. } = offsets.wait_until_due(None);
+        let limit = files[0].1.next_limit(is_last);
+        assert_eq!((limit, offsets.lock().files[&0].limit), (101 * AHEAD_MIN, 101 * AHEAD_MIN));
+    }
+
+    #[test]
+    fn without_a_checkpoint_a_file_that_ended_is_closed_when_its_lines_are_resolved() {
+        let offsets = Offsets::new(false, PutAgain::default());
+        let entry = self::offsets(0).lock().files[&0].entry.clone();
+        offsets.add(0, Tracked::new(entry, Some(Arc::new(tempfile::tempfile().unwrap()))));
+        offsets.pass(0, at(100));
+        offsets.update(0, |file| file.ended = true);
+        assert_eq!(offsets.open_files().len(), 1);
+        offsets.resolve(0, at(0), at(100));
+        assert!(offsets.lock().files.is_empty());
+    }
+
+    #[test]
     fn a_deleted_file_is_forgotten_when_its_lines_are_resolved() {
         let offsets = offsets(0);
         thread::scope(|scope| {

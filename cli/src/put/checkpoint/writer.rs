@@ -45,12 +45,7 @@ impl Writer {
     }
 }
 
-fn run(
-    offsets: &Offsets,
-    file: &CheckpointFile,
-    dead_letters: Option<&File>,
-    console: &Console,
-) -> Result<(), String> {
+fn run(offsets: &Offsets, file: &CheckpointFile, dead_letters: Option<&File>, console: &Console) -> Result<(), String> {
     let (mut written_at, mut is_failing) = (None, false);
     loop {
         let Due { files, searched_at, put_again_total, is_last } = offsets.wait_until_due(written_at);

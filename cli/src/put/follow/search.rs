@@ -120,11 +120,7 @@ fn real(path: &Path) -> PathBuf {
 
 /// Searches for rotated files that were at `path` since `verified_at`, oldest first: they come after the file that was seen
 /// there then.
-pub(crate) fn successors(
-    path: &Path,
-    verified_at: SystemTime,
-    is_excluded: impl Fn(&Found) -> bool,
-) -> Vec<Found> {
+pub(crate) fn successors(path: &Path, verified_at: SystemTime, is_excluded: impl Fn(&Found) -> bool) -> Vec<Found> {
     let real = real(path);
     let is_searched = |sibling: &Path| is_rotated_name(&real, sibling);
     let mut found = siblings(&real, is_searched, |found| is_newer(found, verified_at) && !is_excluded(found));
