@@ -281,9 +281,10 @@ impl Follower {
         if tail.position.offset < until && !tail.is_at_end && !tail.has_failed {
             return Ok(false);
         }
-        if tail.has_open_record {
+        if tail.has_open_record && !tail.has_failed {
             self.turn(before, AtEnd::EndRecord, sender)?;
-            if self.tails.get(before).is_none_or(|tail| tail.source != source || tail.has_open_record) {
+            let is_open = |tail: &Tail| tail.has_open_record && !tail.has_failed;
+            if self.tails.get(before).is_none_or(|tail| tail.source != source || is_open(tail)) {
                 return Ok(false);
             }
         }

@@ -101,15 +101,20 @@ impl Follower {
 
     /// Adds the files of the checkpoint that could not be looked for, and now can be.
     pub(super) fn resume_available(&mut self) {
-        if self.unavailable.is_empty() {
-            return;
-        }
-        for Unavailable { source, .. } in &self.unavailable {
-            self.offsets.remove(*source);
-        }
-        let entries = mem::take(&mut self.unavailable).into_iter().map(|unavailable| unavailable.entry).collect();
+        let is_available = |Unavailable { entry, .. }: &Unavailable| {
+            let is_denied = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+            !entry.path.parent().is_none_or(search::is_unavailable) && !Found::open(&entry.path).is_err_and(is_denied)
+        };
+        let (available, unavailable) = mem::take(&mut self.unavailable).into_iter().partition(is_available);
+        self.unavailable = unavailable;
+        let (sources, entries): (Vec<_>, Vec<_>) =
+            Vec::into_iter(available).map(|Unavailable { source, entry }| (source, entry)).unzip();
         for ResumedFile { file, offset, .. } in self.resume(entries) {
             self.messages.print(&format!("goes on in {file} at offset {offset}"));
+        }
+        // After the new entries, so that a checkpoint at any time has the files.
+        for source in sources {
+            self.offsets.remove(source);
         }
     }
 
