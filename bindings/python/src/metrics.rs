@@ -3,7 +3,9 @@
 use std::mem;
 use std::sync::Mutex;
 
-use kpl_driver::metrics::{BoxFuture, FinestDatum, Metric, MetricsReport, MetricsSink, REPORTS_KEPT, SinkError, finest_data};
+use kpl_driver::metrics::{
+    BoxFuture, FinestDatum, Metric, MetricsReport, MetricsSink, REPORTS_KEPT, SinkError, finest_data,
+};
 
 use crate::lock;
 use crate::signal::{Signal, Watchers};
