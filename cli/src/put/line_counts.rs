@@ -67,9 +67,10 @@ impl LineCounts {
         let SentLines { source, start, lines, fingerprints } = lines;
         // Resolved lines that follow on each other are reported together: nearly always all.
         let (mut from, mut to) = (start, start);
-        let end = lines.last().map_or(start, |line| line.end);
+        let mut end = start;
         for (index, (line, result)) in lines.into_iter().zip(results).enumerate() {
             let fingerprint = fingerprints.get(index).copied();
+            end = line.end;
             if self.record_line(Place { source, number: line.number }, fingerprint, result) {
                 to = line.end;
             } else {
@@ -78,7 +79,7 @@ impl LineCounts {
             }
         }
         self.resolve(source, from, to);
-        if let Some(progress) = self.progress.as_ref().filter(|_| to < end) {
+        if let Some(progress) = &self.progress {
             progress.offsets.put(source, end);
         }
     }
@@ -136,18 +137,19 @@ impl LineCounts {
         // The reason is the line itself.
         let is_resolved = self.dead_letters.as_mut().is_none_or(|dead_letters| dead_letters.write(&letter));
         self.count_failure(line.place, code, message);
-        if is_resolved {
+        if self.passes(line.place, code, is_resolved) {
             self.resolve(line.place.source, line.range.0, line.range.1);
-        } else {
-            self.stop_at(line.place, code);
         }
+    }
+
+    fn has_checkpoint(&self) -> bool {
+        self.progress.as_ref().is_some_and(|progress| progress.stop.is_some())
     }
 
     /// Returns whether a line with this error is left to the next run: with a checkpoint, one that was not stored when the
     /// run was stopped.
     fn leaves(&mut self, code: &str) -> bool {
-        let has_checkpoint = self.progress.as_ref().is_some_and(|progress| progress.stop.is_some());
-        let is_left = has_checkpoint && code == code::CLOSED;
+        let is_left = self.has_checkpoint() && code == code::CLOSED;
         self.left += u64::from(is_left);
         is_left
     }
@@ -174,20 +176,18 @@ impl LineCounts {
         self.count_failure(place, code, &error.message);
         // A line that is too large for the stream can never be stored.
         let is_resolved = is_dead_letter.unwrap_or(code == code::RECORD_TOO_LARGE);
-        if !is_resolved {
-            self.stop_at(place, code);
-        }
-        is_resolved
+        self.passes(place, code, is_resolved)
     }
 
-    /// With a checkpoint, ends the run before a line is lost.
-    fn stop_at(&mut self, place: Place, code: &str) {
+    /// Returns whether a failed line needs no further put. With a checkpoint, ends the run before a line is lost.
+    fn passes(&mut self, place: Place, code: &str, is_resolved: bool) -> bool {
         let name = self.name(place);
-        let Some(FileProgress { stop: Some(stop), stopped_by, .. }) = &mut self.progress else { return };
-        if stopped_by.is_none() {
+        let Some(FileProgress { stop: Some(stop), stopped_by, .. }) = &mut self.progress else { return true };
+        if !is_resolved && stopped_by.is_none() {
             *stopped_by = Some(format!("{name} ({code})"));
             stop.notify_one();
         }
+        is_resolved
     }
 
     /// Counts a failure. Shows it if its message is new.

@@ -82,7 +82,7 @@ Examples:
   kpl put --stream events --follow --checkpoint events.checkpoint 'logs/*.ndjson'
 
 Ctrl-C (or SIGTERM or SIGHUP) stops reading: the lines that have been read are still put, and verified with --verify. \
-A second signal stops at once: lines without a result fail. A signal after the end of the input ends the verification. \
+A second signal stops at once: lines without a result fail, or with --checkpoint are left to the next run. A signal after the end of the input ends the verification. \
 With --follow, the first signal is the end of the input.
 
 With --checkpoint, the same command goes on where the last run ended, also after kill -9. No line is lost; those that were \
@@ -352,7 +352,7 @@ async fn put(
         _ = second_signal.wait_for(2) => true,
         () = drain_timeout(interrupts.clone()), if checkpoint.is_some() => true,
     };
-    // Does not wait: after a flush, no record is outstanding; otherwise, there was time.
+    // Does not wait: after a flush, no record is outstanding; otherwise, the run is to stop now.
     producer.close_or_fail(Duration::ZERO).await;
     let FeedEnd { last, ended, errors } = feeder.finish().await;
     let counts = collector.await.context("the collector task panicked")?;

@@ -338,7 +338,10 @@ fn a_signal_in_an_outage_leaves_lines_to_the_next_run() {
     }
     setup.kinesis.emulator.set_faults(Faults::default());
     let run = kpl(&setup.args("", "app.log"), b"");
-    assert_eq!((run.code(), &run.json()["checkpoint"]["left"]), (0, &0.into()), "{run:#?}");
+    let checkpoint = &run.json()["checkpoint"];
+    // They were sent, and may be stored.
+    assert_eq!((run.code(), &checkpoint["left"]), (0, &0.into()), "{run:#?}");
+    assert_eq!(checkpoint["put_again"]["lines"], 3, "{run:#?}");
     assert_eq!(setup.data(), ["1", "2", "3"]);
 }
 
@@ -405,6 +408,24 @@ fn files_of_a_directory_that_is_missing_for_a_while_go_on() {
     assert_eq!(setup.data(), ["1", "2", "3"], "{run:#?}");
 }
 
+#[test]
+fn a_copy_that_was_missed_comes_before_the_file_and_before_others() {
+    let setup = Setup::new();
+    setup.append("app.log", "");
+    setup.append("b.log", "b\n");
+    let args = format!("{} {}", setup.args("", "app.log"), setup.path("b.log").display());
+    assert_eq!(kpl(&args, b"").json()["put"], 1);
+    setup.append("app.log", "1\n");
+    copy_and_truncate(&setup.path("app.log"), &setup.path("app.log.1"));
+    setup.append("app.log", "2\n");
+    setup.append("b.log", "c\n");
+    let run = kpl(&args, b"");
+    assert_eq!((run.code(), &run.json()["put"]), (0, &3.into()), "{run:#?}");
+    let data = setup.data();
+    let place = |line: &str| data.iter().position(|stored| stored == line).unwrap();
+    assert!(place("1") < place("2"), "{data:?}");
+}
+
 #[cfg(unix)]
 #[test]
 fn more_files_are_followed_than_a_process_may_open_at_first() {
@@ -412,8 +433,10 @@ fn more_files_are_followed_than_a_process_may_open_at_first() {
     for number in 0..150 {
         setup.append(&format!("{number}.log"), "1\n");
     }
-    let script = format!("ulimit -Sn 64; exec {KPL} {}", setup.args("--follow", "*.log"));
-    let child = program("sh").args(["-c", &script]).stdin(Stdio::null()).spawn().unwrap();
+    let args = setup.args("--follow", "*.log");
+    let mut shell = program("sh");
+    shell.args(["-c", "ulimit -Sn 64; exec \"$0\" \"$@\"", KPL]).args(args.split_whitespace());
+    let child = shell.stdin(Stdio::null()).spawn().unwrap();
     wait_until("all lines arrive", || setup.data().len() >= 150);
     let run = terminate(child);
     assert!(!run.stderr.contains("Too many open files"), "{run:#?}");
@@ -422,6 +445,7 @@ fn more_files_are_followed_than_a_process_may_open_at_first() {
 #[test]
 fn lines_that_wait_for_their_put_at_a_signal_are_not_counted_as_put() {
     let setup = Setup::new();
+    setup.kinesis.emulator.set_faults(Faults { latency: Duration::from_millis(50), ..Faults::default() });
     let lines: String = (0..200_000).map(|number| format!("{number}\n")).collect();
     setup.append("app.log", &lines);
     let child = setup.start("--follow --max-outstanding-records 1000", "app.log");

@@ -66,7 +66,7 @@ struct Due {
 pub(crate) struct Tracked {
     /// The path by which the file was found.
     pub(crate) path: PathBuf,
-    /// The open file; `None` if it needs no more reading.
+    /// The open file; `None` if it is not read: it has ended, or cannot be looked for.
     pub(crate) file: Option<Arc<File>>,
     pub(crate) id: FileId,
     pub(crate) head: Fingerprint,
@@ -194,7 +194,7 @@ impl Offsets {
     pub(crate) fn go_on(&self, source: u32, again: Tracked) {
         let mut state = self.lock();
         let file = state.files.entry(source).or_insert_with(|| again.clone());
-        (file.path, file.file, file.ended, file.gone) = (again.path, again.file, false, false);
+        (file.path, file.file, file.id, file.ended, file.gone) = (again.path, again.file, again.id, false, false);
         file.is_changed = true;
         state.is_changed = true;
         self.changed.notify_all();
@@ -213,7 +213,7 @@ impl Offsets {
         (state.put_again, state.put_again_total)
     }
 
-    /// Removes a file of which no line was passed on.
+    /// Removes a file that is in another entry, or of which no line was passed on.
     pub(crate) fn remove(&self, source: u32) {
         let mut state = self.lock();
         state.files.remove(&source);

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::mem;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use anyhow::Context;
 
+use super::resume::is_long_ago;
 use super::search::{self, Found};
 use super::tail::{After, Tail};
 use super::{Ended, Follower, LastAt, SEARCH_PAUSE};
@@ -50,6 +51,9 @@ impl Follower {
         let searched_before = self.searched_at;
         self.resume_available();
         let (mut found, mut ids, mut is_complete) = (Vec::new(), HashSet::new(), true);
+        if let Some(watch) = &mut self.watch {
+            watch.forget_deleted();
+        }
         for target in &self.targets {
             let (paths, has_all) = target.paths();
             is_complete &= has_all;
@@ -115,6 +119,11 @@ impl Follower {
             tail.grown_at = Instant::now();
         }
         for (path, name) in new {
+            // It may be the file of the checkpoint, which could not be read, or was not there a moment ago.
+            if self.unavailable.iter().any(|unavailable| unavailable.entry.path == path) {
+                is_complete = false;
+                continue;
+            }
             let added = Found::open(&path).map_err(anyhow::Error::from).and_then(|found| {
                 if let Some(index) = self.ended.iter().position(|ended| ended.is(&found)) {
                     self.go_on_after_end(index, found, path);
@@ -153,7 +162,7 @@ impl Follower {
         let last = self.last_at.get(&path);
         let tail = last.and_then(|last| self.tails.iter().find(|tail| tail.source == last.source));
         let verified_at = tail.map(|tail| tail.verified_at).or(last.map(|last| last.verified_at));
-        let mut after = tail.map(|tail| tail.source);
+        let mut after = tail.map(|tail| tail.source).or_else(|| self.last_argument());
         // At a path that had no file at the last search, there may have been several since. At the first search, rotated
         // files are of no interest.
         if let Some(since) = verified_at.or(searched_before) {
@@ -246,8 +255,6 @@ impl Follower {
         after: Option<u32>,
         is_at_path: bool,
     ) -> u32 {
-        // Without `--follow`, files are put one after the other.
-        let after = after.or_else(|| self.tails.last().filter(|_| !self.options.follow).map(|tail| tail.source));
         let source = self.sources.add(name);
         let tracked = Tracked::new(entry.clone(), Some(file.clone()));
         self.offsets.add(source, tracked);
@@ -255,10 +262,17 @@ impl Follower {
         source
     }
 
+    /// Returns the last file so far: without `--follow`, the files of the command line are put one after the other.
+    pub(super) fn last_argument(&self) -> Option<u32> {
+        self.tails.last().filter(|_| !self.options.follow).map(|tail| tail.source)
+    }
+
     /// Goes on with a file that is at a path of the command line again after it was rotated and read to its end.
     fn go_on_after_end(&mut self, index: usize, found: Found, path: PathBuf) {
         let Ended { source, entry } = self.ended.remove(index);
-        let entry = FileEntry { path, ended: false, ..entry };
+        // The device's number may be another one after a reboot.
+        let FileId { device, inode } = found.id;
+        let entry = FileEntry { path, device, inode, ended: false, ..entry };
         self.offsets.go_on(source, Tracked::new(entry.clone(), Some(found.file.clone())));
         self.push(source, entry, found.file, None, true);
     }
@@ -297,19 +311,23 @@ impl Follower {
 
     /// Forgets rotated files that were deleted or compressed.
     fn forget_deleted(&mut self) {
+        let directory = |ended: &Ended| {
+            let path = &ended.entry.path;
+            let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+            real.parent().map(Path::to_owned).unwrap_or_default()
+        };
         // `None` if nothing can be said of a directory's files.
         let mut inodes: BTreeMap<PathBuf, Option<HashSet<u64>>> = BTreeMap::new();
         for ended in &self.ended {
-            let path = ended.entry.path.canonicalize().unwrap_or_else(|_| ended.entry.path.clone());
-            let Some(directory) = path.parent().map(PathBuf::from) else { continue };
-            inodes.entry(directory).or_insert_with_key(|directory| search::inodes(directory));
+            inodes.entry(directory(ended)).or_insert_with_key(|directory| search::inodes(directory));
         }
         let offsets = &self.offsets;
         self.ended.retain(|ended| {
-            let is_in = |inodes: &Option<HashSet<u64>>| {
-                inodes.as_ref().is_none_or(|inodes| inodes.contains(&ended.entry.inode))
+            let exists = match inodes.get(&directory(ended)) {
+                // A link may lead to another directory now.
+                Some(Some(_)) => inodes.values().flatten().any(|inodes| inodes.contains(&ended.entry.inode)),
+                _ => !is_long_ago(&ended.entry),
             };
-            let exists = inodes.values().any(is_in);
             if !exists {
                 offsets.update(ended.source, |tracked| tracked.gone = true);
             }

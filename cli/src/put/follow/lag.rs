@@ -51,6 +51,9 @@ struct Behind(VecDeque<(Instant, u64)>);
 impl Behind {
     /// Returns the time since the oldest byte that is not resolved was seen.
     fn measure(&mut self, now: Instant, size: u64, resolved: u64) -> Duration {
+        if size <= resolved {
+            self.0.clear(); // also sizes of before a truncation
+        }
         while self.0.front().is_some_and(|(_, size)| *size <= resolved) {
             self.0.pop_front();
         }
@@ -87,6 +90,7 @@ mod tests {
         assert_eq!(lag(10, 400, 400), 0);
         // After a truncation.
         assert_eq!(lag(11, 50, 0), 0);
+        assert_eq!((lag(12, 900, 50), lag(13, 60, 60), lag(20, 70, 60)), (0, 0, 0));
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod resume;
 mod search;
 mod tail;
 mod target;
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;
 mod watch;
 
@@ -101,13 +101,14 @@ impl Ended {
     /// Returns whether a file is this one: a deleted file's inode is reused.
     fn is(&self, found: &Found) -> bool {
         found.id.inode == self.entry.inode
-            && Lost::from(&self.entry).has_content_of(found)
+            && Lost::from(&self.entry).has_content_of(found).unwrap_or(false)
             // An empty one has no content by which it is known.
             && (self.entry.offset > 0 || found.size == 0)
     }
 }
 
-/// A file of the checkpoint whose directory is missing, empty or unreadable: its file system may be mounted later.
+/// A file of the checkpoint that cannot be looked for: it cannot be read, or its directory is missing, empty or unreadable, as
+/// before its file system is mounted.
 #[derive(Debug)]
 struct Unavailable {
     source: u32,
@@ -188,7 +189,8 @@ impl Follower {
             self.read_all(sender)?;
             if !self.options.follow {
                 // A file that could not be read has not ended.
-                while let Some(index) = self.tails.iter().position(|tail| !tail.is_at_path && !tail.has_failed) {
+                let has_ended = |tail: &Tail| !tail.is_at_path && tail.is_at_end && !tail.has_failed;
+                while let Some(index) = self.tails.iter().position(has_ended) {
                     self.end(index);
                 }
                 return Ok(());
@@ -206,16 +208,12 @@ impl Follower {
     }
 
     fn is_discovery_due(&mut self) -> bool {
-        let change = self.watch.as_ref().and_then(Watch::take);
-        self.have_names_changed |= change == Some(Change::Names);
-        self.options.follow && Instant::now() >= self.discovery_due_at()
+        self.have_names_changed |= self.watch.as_ref().is_some_and(Watch::take_names);
+        self.needs_discovery || (self.options.follow && Instant::now() >= self.discovery_due_at())
     }
 
     /// Returns when the next search for files is due.
     fn discovery_due_at(&self) -> Instant {
-        if self.needs_discovery {
-            return self.discovered_at;
-        }
         let rescan_at = self.discovered_at + RESCAN_INTERVAL;
         if self.have_names_changed { rescan_at.min(self.next_discovery_at) } else { rescan_at }
     }
@@ -234,7 +232,7 @@ impl Follower {
                 self.end_quiet(sender)?;
             }
             // Also while files have more: others may be rotated, and deleted, before all is read.
-            if self.is_discovery_due() || self.needs_discovery {
+            if self.is_discovery_due() {
                 self.rediscover();
                 self.has_progress = true;
             }
@@ -445,7 +443,13 @@ fn raise_file_limit() {
     {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-        // Without it, files that cannot be opened are reported.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+        // macOS accepts no more than this, whatever the maximum is.
+        let accepted = maximum.map_or(10_240, |maximum| maximum.min(10_240));
+        for current in [maximum, Some(accepted)] {
+            // Without it, files that cannot be opened are reported.
+            if setrlimit(Resource::Nofile, Rlimit { current, maximum }).is_ok() {
+                break;
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -14,6 +15,9 @@ use crate::put::checkpoint::Tracked;
 use crate::put::checkpoint::file::{FileEntry, PutAgain};
 use crate::put::checkpoint::from_ms;
 use crate::put::checkpoint::identity::FINGERPRINT_BYTES_MAX;
+
+/// The time for which a file of the checkpoint is kept that cannot be looked for.
+const UNAVAILABLE_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Where a file goes on.
 #[derive(Debug, Serialize)]
@@ -40,11 +44,15 @@ impl Follower {
             };
             let directory = entry.path.parent().map(Path::to_owned).unwrap_or_default();
             let inodes = inodes.entry(directory).or_insert_with_key(|directory| search::inodes(directory));
-            let Some(inodes) = inodes else {
-                self.wait_until_available(entry, &name);
-                continue;
-            };
             let at_path = self.find_at_path(&entry);
+            let inodes = match (&at_path, inodes) {
+                (Ok(Some(_)), inodes) => inodes.clone().unwrap_or_default(),
+                (_, Some(inodes)) => inodes.clone(),
+                (_, None) => {
+                    self.wait_until_available(entry, &name);
+                    continue;
+                }
+            };
             if entry.ended && !matches!(at_path, Ok(Some(_))) {
                 if inodes.contains(&entry.inode) {
                     let source = self.sources.add(&name);
@@ -85,15 +93,21 @@ impl Follower {
             if !is_at_path {
                 self.messages.print(&format!("{name} was rotated: its rest is read from {:?}", found.path));
             }
-            let after = self.tails.iter().rev().find(|tail| tail.path == entry.path).map(|tail| tail.source);
+            let before = self.tails.iter().rev().find(|tail| tail.path == entry.path).map(|tail| tail.source);
+            let after = before.or_else(|| self.last_argument());
             resumed.push(ResumedFile { file: name.clone(), offset: entry.offset, line: entry.line });
             self.add_entry(entry, found.file, &name, after, is_at_path);
         }
         resumed
     }
 
-    /// Keeps a file of the checkpoint that cannot be looked for.
-    fn wait_until_available(&mut self, entry: FileEntry, name: &str) {
+    /// Keeps a file of the checkpoint that cannot be looked for, but not for ever: directories may come and go.
+    pub(super) fn wait_until_available(&mut self, entry: FileEntry, name: &str) {
+        if is_long_ago(&entry) {
+            self.messages
+                .print(&format!("{name} was not there for days: if it comes back, it is read from its beginning"));
+            return;
+        }
         let source = self.sources.add(name);
         self.offsets.add(source, Tracked::new(entry.clone(), None));
         self.unavailable.push(Unavailable { source, entry });
@@ -101,11 +115,13 @@ impl Follower {
 
     /// Adds the files of the checkpoint that could not be looked for, and now can be.
     pub(super) fn resume_available(&mut self) {
-        let is_available = |Unavailable { entry, .. }: &Unavailable| {
-            let is_denied = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
-            !entry.path.parent().is_none_or(search::is_unavailable) && !Found::open(&entry.path).is_err_and(is_denied)
+        let known = mem::take(&mut self.unavailable);
+        let is_available = |Unavailable { entry, .. }: &Unavailable| match self.find_at_path(entry) {
+            Ok(Some(_)) => true,
+            Ok(None) => !entry.path.parent().is_none_or(search::is_unavailable),
+            Err(_) => false,
         };
-        let (available, unavailable) = mem::take(&mut self.unavailable).into_iter().partition(is_available);
+        let (available, unavailable) = known.into_iter().partition(is_available);
         self.unavailable = unavailable;
         let (sources, entries): (Vec<_>, Vec<_>) =
             Vec::into_iter(available).map(|Unavailable { source, entry }| (source, entry)).unzip();
@@ -128,13 +144,21 @@ impl Follower {
             Ok(found) => {
                 // A few equal bytes prove little, without the same inode.
                 let is_plausible = found.id.inode == entry.inode || entry.head.bytes == FINGERPRINT_BYTES_MAX;
-                let is_it = is_plausible && Lost::from(entry).has_content_of(&found) && !self.is_known(&found);
+                let is_it = is_plausible && Lost::from(entry).has_content_of(&found)? && !self.is_known(&found);
                 Ok(is_it.then_some(found))
             }
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
-            Err(_) => Ok(None),
+            Err(error) => {
+                let is_absent = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+                // What is not a regular file has no code of the system.
+                if is_absent || error.raw_os_error().is_none() { Ok(None) } else { Err(error) }
+            }
         }
     }
+}
+
+/// Returns whether a file was last seen so long ago that it will not come back.
+pub(super) fn is_long_ago(entry: &FileEntry) -> bool {
+    from_ms(entry.verified_at_ms).elapsed().is_ok_and(|age| age > UNAVAILABLE_KEPT)
 }
 
 /// Counts the lines that are neither resolved nor beyond the limit of a checkpoint.

@@ -78,10 +78,14 @@ impl From<&FileEntry> for Lost {
 
 impl Lost {
     /// Returns whether a file begins as this one did, up to the offset.
-    pub(crate) fn has_content_of(&self, found: &Found) -> bool {
-        found.size >= self.offset
-            && self.head.extended_by(&found.file).is_ok_and(|head| head.is_some())
-            && self.before_offset.is_before(&found.file, self.offset).unwrap_or(false)
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, so that nothing can be said of it.
+    pub(crate) fn has_content_of(&self, found: &Found) -> io::Result<bool> {
+        Ok(found.size >= self.offset
+            && self.head.extended_by(&found.file)?.is_some()
+            && self.before_offset.is_before(&found.file, self.offset)?)
     }
 
     /// Returns whether a file is this one under another name, or a copy of it that was made since.
@@ -94,7 +98,7 @@ impl Lost {
         let is_plausible = (found.id.inode == self.id.inode && (self.head.bytes > 0 || is_rotated))
             || self.head.bytes == FINGERPRINT_BYTES_MAX
             || (self.head.bytes > 0 && is_rotated && is_newer(found, self.verified_at));
-        is_plausible && self.has_content_of(found)
+        is_plausible && self.has_content_of(found).unwrap_or(false)
     }
 }
 

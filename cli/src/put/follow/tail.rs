@@ -198,7 +198,10 @@ impl Tail {
         (self.head, self.before, self.position) = (head, before, turn.position);
         self.resolved.drain(..turn.skipped);
         (self.is_at_end, self.has_open_record) = (turn.is_at_end, turn.has_open_record);
-        self.has_failed = false;
+        if mem::take(&mut self.has_failed) {
+            // It may have grown meanwhile.
+            self.grown_at = Instant::now();
+        }
         if self.is_at_path && fs::metadata(&self.path).is_ok_and(|found| FileId::new(&found) == self.id) {
             self.verified_at = at;
         }

@@ -51,7 +51,8 @@ impl Target {
         let Some(pattern) = &self.pattern else { return (vec![self.path.clone()], true) };
         let mut is_complete = true;
         let paths = glob::glob_with(pattern.as_str(), OPTIONS).into_iter().flatten().filter_map(|found| match found {
-            Ok(path) => Some(path).filter(|path| !self.is_hidden(path)),
+            // `**` finds directories whose names are not UTF-8, too.
+            Ok(path) => Some(path).filter(|path| path.to_str().is_some() && !self.is_hidden(path)),
             Err(error) => {
                 is_complete &= error.error().kind() == io::ErrorKind::NotFound;
                 None

@@ -1,7 +1,7 @@
 //! Waits until files may have changed.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -16,7 +16,7 @@ use crate::put::checkpoint::identity::FileId;
 /// The time in which further events join the first one.
 const COALESCE: Duration = Duration::from_millis(10);
 
-/// What happened. The later one includes the earlier one.
+/// What happened. `Names` includes `Content`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Change {
     /// Files grew.
@@ -71,23 +71,42 @@ impl Watch {
 
     /// Watches a directory from now on. Does nothing if it is watched, or not there.
     pub(crate) fn add(&mut self, directory: &Path) -> notify::Result<()> {
-        let Ok(metadata) = fs::metadata(directory) else { return Ok(()) };
-        let id = FileId::new(&metadata);
-        if !metadata.is_dir() || self.watched.get(directory) == Some(&id) {
+        let id = fs::metadata(directory).ok().filter(Metadata::is_dir).map(|metadata| FileId::new(&metadata));
+        if id.is_some() && self.watched.get(directory) == id.as_ref() {
             return Ok(());
         }
-        // Another directory may be there now, such as a file system that was mounted.
+        // Another directory may be there now, such as a file system that was mounted, or it is deleted. A new one may have the
+        // inode of a deleted one.
         if self.watched.remove(directory).is_some() {
             let _ = self.watcher.unwatch(directory);
         }
-        self.watcher.watch(directory, RecursiveMode::NonRecursive)?;
-        self.watched.insert(directory.to_owned(), id);
+        if let Some(id) = id {
+            self.watcher.watch(directory, RecursiveMode::NonRecursive)?;
+            self.watched.insert(directory.to_owned(), id);
+        }
         Ok(())
     }
 
-    /// Returns what happened since the last call, without waiting.
-    pub(crate) fn take(&self) -> Option<Change> {
-        self.changes.lock().take()
+    /// Stops watching directories that are not there any more.
+    pub(crate) fn forget_deleted(&mut self) {
+        let Self { watcher, watched, .. } = self;
+        watched.retain(|directory, _| {
+            let exists = directory.is_dir();
+            if !exists {
+                let _ = watcher.unwatch(directory);
+            }
+            exists
+        });
+    }
+
+    /// Returns whether names have changed since the last call. Does not wait, and leaves the rest to [`wait`](Self::wait).
+    pub(crate) fn take_names(&self) -> bool {
+        let mut change = self.changes.lock();
+        let have_changed = *change == Some(Change::Names);
+        if have_changed {
+            *change = Some(Change::Content);
+        }
+        have_changed
     }
 
     /// Waits for a change, and a little for those that come with it.
@@ -98,7 +117,7 @@ impl Watch {
         if is_changed {
             thread::sleep(COALESCE);
         }
-        self.take()
+        self.changes.lock().take()
     }
 }
 
@@ -117,6 +136,16 @@ mod tests {
     }
 
     #[test]
+    fn a_look_for_names_leaves_the_content() {
+        let watch = Watch::new().unwrap();
+        watch.changes.add(Change::Content);
+        assert!(!watch.take_names());
+        watch.changes.add(Change::Names);
+        assert!(watch.take_names() && !watch.take_names());
+        assert_eq!(watch.wait(Duration::ZERO), Some(Change::Content));
+    }
+
+    #[test]
     fn a_directory_in_the_place_of_another_is_watched_again() {
         let dir = tempfile::tempdir().unwrap();
         let logs = dir.path().join("logs");
@@ -127,8 +156,17 @@ mod tests {
         fs::rename(&logs, dir.path().join("old")).unwrap();
         fs::create_dir(&logs).unwrap();
         watch.add(&logs).unwrap();
-        while watch.wait(Duration::from_millis(100)).is_some() {}
-        fs::write(logs.join("new.log"), "1\n").unwrap();
-        assert_eq!(watch.wait(Duration::from_secs(10)), Some(Change::Names));
+        let is_watched = |watch: &Watch| {
+            while watch.wait(Duration::from_millis(100)).is_some() {}
+            fs::write(logs.join("new.log"), "1\n").unwrap();
+            watch.wait(Duration::from_secs(10)) == Some(Change::Names)
+        };
+        assert!(is_watched(&watch));
+        // Deleted, and created again: on some file systems, with the same inode.
+        fs::remove_dir_all(&logs).unwrap();
+        watch.forget_deleted();
+        fs::create_dir(&logs).unwrap();
+        watch.add(&logs).unwrap();
+        assert!(is_watched(&watch));
     }
 }
