@@ -32,7 +32,7 @@ impl Follower {
     pub(super) fn resume(&mut self, entries: Vec<FileEntry>) -> Vec<ResumedFile> {
         let mut resumed = Vec::new();
         let mut inodes: HashMap<PathBuf, Option<HashSet<u64>>> = HashMap::new();
-        for mut entry in entries {
+        for entry in entries {
             let target = self.targets.iter().find(|target| target.matches(&entry.path));
             let Some(name) = target.map(|target| target.name(&entry.path)) else {
                 // The file is not on the command line. It may be again, the next time.
@@ -44,61 +44,65 @@ impl Follower {
             };
             let directory = entry.path.parent().map(Path::to_owned).unwrap_or_default();
             let inodes = inodes.entry(directory).or_insert_with_key(|directory| search::inodes(directory));
-            let at_path = self.find_at_path(&entry);
-            let inodes = match (&at_path, inodes) {
-                (Ok(Some(_)), inodes) => inodes.clone().unwrap_or_default(),
-                (_, Some(inodes)) => inodes.clone(),
-                (_, None) => {
-                    self.wait_until_available(entry, &name);
-                    continue;
-                }
-            };
-            if entry.ended && !matches!(at_path, Ok(Some(_))) {
-                if inodes.contains(&entry.inode) {
-                    let source = self.sources.add(&name);
-                    self.ended.push(Ended { source, entry: entry.clone() });
-                    self.offsets.add(source, Tracked::new(entry, None));
-                }
-                continue;
-            }
-            let found = at_path.and_then(|at_path| {
-                let renamed = || search::find(&entry.path, &Lost::from(&entry), |found| self.is_known(found));
-                let is_at_path = at_path.is_some();
-                let Some(found) = at_path.or_else(renamed) else { return Ok(None) };
-                // What was written since was not put.
-                entry.limit = entry.limit.min(found.size);
-                let again = count_again(&found.file, &entry)?;
-                Ok(Some((found, is_at_path, again)))
-            });
-            let (found, is_at_path, again) = match found {
-                Ok(Some(found)) => found,
-                Ok(None) => {
-                    self.messages.print(&format!(
-                        "{name} is not the file of the checkpoint, which is not in its directory under another name \
-                         either: its lines after offset {} are lost, if it had any",
-                        entry.offset
-                    ));
-                    let verified_at = from_ms(entry.verified_at_ms);
-                    self.last_at.insert(entry.path, LastAt { source: u32::MAX, verified_at });
-                    continue;
-                }
-                Err(error) => {
-                    self.messages.print_once(&format!("cannot read {name} yet: {error}"));
-                    self.wait_until_available(entry, &name);
-                    continue;
-                }
-            };
-            (entry.device, entry.inode, entry.ended) = (found.id.device, found.id.inode, false);
-            self.offsets.add_put_again(again);
-            if !is_at_path {
-                self.messages.print(&format!("{name} was rotated: its rest is read from {:?}", found.path));
-            }
-            let before = self.tails.iter().rev().find(|tail| tail.path == entry.path).map(|tail| tail.source);
-            let after = before.or_else(|| self.last_argument());
-            resumed.push(ResumedFile { file: name.clone(), offset: entry.offset, line: entry.line });
-            self.add_entry(entry, found.file, &name, after, is_at_path);
+            let is_listed = inodes.as_ref().map(|inodes| inodes.contains(&entry.inode));
+            resumed.extend(self.resume_file(entry, &name, is_listed));
         }
         resumed
+    }
+
+    /// Adds a file of a checkpoint. `is_listed` is whether its directory has a file with its inode; `None` if nothing can be said
+    /// of the directory's files. Returns the file if it is read.
+    fn resume_file(&mut self, mut entry: FileEntry, name: &str, is_listed: Option<bool>) -> Option<ResumedFile> {
+        let at_path = self.find_at_path(&entry);
+        let is_at_path = matches!(at_path, Ok(Some(_)));
+        if is_listed.is_none() && !is_at_path {
+            self.wait_until_available(entry, name);
+            return None;
+        }
+        if entry.ended && !is_at_path {
+            if is_listed == Some(true) {
+                let source = self.sources.add(name);
+                self.ended.push(Ended { source, entry: entry.clone() });
+                self.offsets.add(source, Tracked::new(entry, None));
+            }
+            return None;
+        }
+        let found = at_path.and_then(|at_path| {
+            let renamed = || search::find(&entry.path, &Lost::from(&entry), |found| self.is_known(found));
+            let Some(found) = at_path.or_else(renamed) else { return Ok(None) };
+            // What was written since was not put.
+            entry.limit = entry.limit.min(found.size);
+            let again = count_again(&found.file, &entry)?;
+            Ok(Some((found, again)))
+        });
+        let (found, again) = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => {
+                self.messages.print(&format!(
+                    "{name} is not the file of the checkpoint, which is not in its directory under another name either: \
+                     its lines after offset {} are lost, if it had any",
+                    entry.offset
+                ));
+                let verified_at = from_ms(entry.verified_at_ms);
+                self.last_at.insert(entry.path, LastAt { source: u32::MAX, verified_at });
+                return None;
+            }
+            Err(error) => {
+                self.messages.print_once(&format!("cannot read {name} yet: {error}"));
+                self.wait_until_available(entry, name);
+                return None;
+            }
+        };
+        (entry.device, entry.inode, entry.ended) = (found.id.device, found.id.inode, false);
+        self.offsets.add_put_again(again);
+        if !is_at_path {
+            self.messages.print(&format!("{name} was rotated: its rest is read from {:?}", found.path));
+        }
+        let before = self.tails.iter().rev().find(|tail| tail.path == entry.path).map(|tail| tail.source);
+        let after = before.or_else(|| self.last_argument());
+        let resumed = ResumedFile { file: name.to_owned(), offset: entry.offset, line: entry.line };
+        self.add_entry(entry, found.file, name, after, is_at_path);
+        Some(resumed)
     }
 
     /// Keeps a file of the checkpoint that cannot be looked for, but not for ever: directories may come and go.
