@@ -1,6 +1,6 @@
 //! The producer's metrics for the progress, the summary, and Prometheus.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -21,16 +21,25 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
+/// Parses the address at which metrics are served: a port on loopback, or an IP address with a port.
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse::<u16>().map(|port| (Ipv4Addr::LOCALHOST, port).into());
+    let address = address.or_else(|_| text.parse::<SocketAddr>());
+    let address = address.ok().filter(|address| address.port() > 0);
+    address.ok_or_else(|| {
+        "it is neither a port from 1 to 65535, nor an IP address with a port such as 0.0.0.0:9400".into()
+    })
+}
+
 /// Returns the config with all metrics enabled: per shard if they are served, otherwise global.
-pub(super) fn enable(config: &Config, port: Option<u16>) -> anyhow::Result<Config> {
-    let granularity = if port.is_some() { MetricsGranularity::Shard } else { MetricsGranularity::Global };
+pub(super) fn enable(config: &Config, are_served: bool) -> anyhow::Result<Config> {
+    let granularity = if are_served { MetricsGranularity::Shard } else { MetricsGranularity::Global };
     let builder = config.to_builder().metrics_level(MetricsLevel::Detailed).metrics_granularity(granularity);
     Ok(builder.metrics_upload_interval(EXPORT_INTERVAL).build()?)
 }
 
-/// Serves Prometheus text on loopback until the process ends.
-pub(super) fn serve(producer: &Producer, port: u16) -> anyhow::Result<()> {
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
+/// Serves Prometheus text until the process ends.
+pub(super) fn serve(producer: &Producer, address: SocketAddr) -> anyhow::Result<()> {
     PrometheusBuilder::new()
         .with_http_listener(address)
         // Gauges of files that are gone are not set any more. Those of the producer are, with each export.
@@ -65,6 +74,26 @@ impl Counts {
             requests: metrics.global(Metric::RequestTime).count,
             retries: sum(Metric::RetriesPerRecord),
             throttled: metrics.errors("ProvisionedThroughputExceededException").count,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_metrics() {
+        for (text, address) in [
+            ("9400", "127.0.0.1:9400"),
+            ("0.0.0.0:9400", "0.0.0.0:9400"),
+            ("[::1]:1", "[::1]:1"),
+            ("65535", "127.0.0.1:65535"),
+        ] {
+            assert_eq!(parse_address(text), Ok(address.parse().unwrap()));
+        }
+        for text in ["", "0", "65536", "-1", "0.0.0.0", "0.0.0.0:0", "localhost:9400", ":9400", "::1"] {
+            assert!(parse_address(text).is_err(), "{text}");
         }
     }
 }

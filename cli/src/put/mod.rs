@@ -22,6 +22,7 @@ mod sources;
 mod stall_report;
 mod summary;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -126,9 +127,10 @@ pub(crate) struct PutArgs {
     /// read as fast as possible, so the aggregates are those of a busy producer; a live input, as it arrives
     #[arg(long, group = "without_aws", conflicts_with_all = ["verify", "dead_letter", "metrics_port", "follow", "checkpoint"])]
     dry_run: bool,
-    /// Serve metrics as Prometheus text at http://127.0.0.1:PORT/metrics during the run
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    metrics_port: Option<u16>,
+    /// Serve metrics as Prometheus text at http://127.0.0.1:PORT/metrics during the run; with an address such as
+    /// 0.0.0.0:9400, to other machines, too
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = metrics::parse_address)]
+    metrics_port: Option<SocketAddr>,
     // Groups with headings come last, because a heading applies to all options after it.
     #[command(flatten)]
     key: KeyArgs,
@@ -190,7 +192,7 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
     check(&args.stream, &keys)?;
     let settings = args.settings.until_all_are_put();
     let settings = if args.emulator.is_unlimited() { settings.without_shard_limits() } else { settings };
-    let config = metrics::enable(&settings.config()?, args.metrics_port)?;
+    let config = metrics::enable(&settings.config()?, args.metrics_port.is_some())?;
     // Dropping this variable stops the emulator.
     let in_process = args.emulator.start(&args.stream, args.verify)?;
     let to_emulator = in_process.as_ref().map(|server| Connection::to_emulator(server.url()));
@@ -225,8 +227,8 @@ pub(crate) async fn run(args: PutArgs) -> anyhow::Result<ExitCode> {
     let counts = LineCounts::new(inputs.sources.clone(), console.clone(), dead_letters, comparison, progress);
     let is_ordered = config.ordering() != Ordering::None;
     let producer = Producer::new(client, config);
-    if let Some(port) = args.metrics_port {
-        metrics::serve(&producer, port)?;
+    if let Some(address) = args.metrics_port {
+        metrics::serve(&producer, address)?;
         if let Reading::Files { offsets, .. } = &inputs.reading {
             let (offsets, sources) = (offsets.clone(), inputs.sources.clone());
             tokio::spawn(async move { lag::export(&offsets, &sources).await });

@@ -27,6 +27,7 @@ fn wrong_usage_exits_with_status_2_and_names_the_error() {
         ("put --stream s --dry-run --verify", "cannot be used with"),
         ("put --stream s --dry-run --dead-letter x", "cannot be used with"),
         ("put --stream s --dry-run --metrics-port 1", "cannot be used with"),
+        ("put --stream s --metrics-port 0", "neither a port from 1 to 65535"),
         ("put --stream s --dry-run --emulator", "cannot be used with"),
         ("put --stream s --dry-run --shards 1 --region r", "cannot be used with"),
         ("put --stream s --shards 2", "<--dry-run|--emulator>"),

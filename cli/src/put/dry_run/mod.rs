@@ -29,7 +29,7 @@ pub(super) async fn run(args: PutArgs, mut interrupts: Interrupts) -> anyhow::Re
     check(&args.stream, &keys)?;
     // Nothing is sent, so nothing waits for the shards' limits.
     let config = args.settings.until_all_are_put().without_shard_limits().config()?;
-    let config = metrics::enable(&config, None)?;
+    let config = metrics::enable(&config, false)?;
     let options = FollowOptions { follow: false, multiline: multiline(args.multiline_start, &config) };
     let console = Console::new();
     let setup = async {
