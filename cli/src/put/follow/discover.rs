@@ -1,7 +1,7 @@
 //! Finds the files at the paths of the command line, and those that were there before them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::mem;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,14 @@ use super::{Ended, Follower, LastAt, SEARCH_PAUSE};
 use crate::put::checkpoint::file::FileEntry;
 use crate::put::checkpoint::identity::{FileId, Fingerprint};
 use crate::put::checkpoint::{Tracked, from_ms, to_ms};
+
+/// A file at a path of the command line.
+struct Listed {
+    path: PathBuf,
+    /// Its name in messages.
+    name: String,
+    metadata: Metadata,
+}
 
 impl Follower {
     pub(super) fn rediscover(&mut self) {
@@ -50,7 +58,31 @@ impl Follower {
     fn search_all(&mut self, is_first: bool, searched_at: SystemTime) -> anyhow::Result<bool> {
         let searched_before = self.searched_at;
         self.resume_available();
-        let (mut found, mut ids, mut is_complete) = (Vec::new(), HashSet::new(), true);
+        let (listed, mut is_complete) = self.list(is_first)?;
+        let ids = listed.iter().map(|listed| FileId::new(&listed.metadata)).collect();
+        for Listed { path, name, .. } in self.update_known(listed, searched_at) {
+            let added = self.add_listed(path, &name, &ids, searched_before);
+            match added.with_context(|| format!("cannot open {name:?}")) {
+                Err(error) if self.options.follow => {
+                    is_complete = false;
+                    self.messages.print_once(&format!("{error:#}"));
+                }
+                added => added?,
+            }
+        }
+        let is_empty = |tail: &&Tail| tail.is_at_path && tail.head.bytes == 0;
+        let empty: Vec<u32> = self.tails.iter().filter(is_empty).map(|tail| tail.source).collect();
+        for source in empty {
+            if let Some(index) = self.tails.iter().position(|tail| tail.source == source) {
+                self.has_missed_files(index);
+            }
+        }
+        Ok(is_complete)
+    }
+
+    /// Returns the files at the paths of the command line, each once, and whether none was missed. Watches their directories.
+    fn list(&mut self, is_first: bool) -> anyhow::Result<(Vec<Listed>, bool)> {
+        let (mut listed, mut ids, mut is_complete) = (Vec::new(), HashSet::new(), true);
         if let Some(watch) = &mut self.watch {
             watch.forget_deleted();
         }
@@ -72,10 +104,9 @@ impl Follower {
                 }
                 match fs::metadata(&path) {
                     Ok(metadata) if metadata.is_file() => {
-                        let id = FileId::new(&metadata);
-                        // A file that has two names is read once.
-                        if ids.insert(id) {
-                            found.push((path, name, id, metadata));
+                        // A file may have two names.
+                        if ids.insert(FileId::new(&metadata)) {
+                            listed.push(Listed { path, name, metadata });
                         }
                     }
                     Ok(_) if self.options.follow && target.file().is_none() => {}
@@ -95,13 +126,19 @@ impl Follower {
                 }
             }
         }
+        Ok((listed, is_complete))
+    }
+
+    /// Takes over which of the files that are read are at paths of the command line. Returns the others at these paths.
+    fn update_known(&mut self, listed: Vec<Listed>, searched_at: SystemTime) -> Vec<Listed> {
         let at: HashMap<FileId, usize> = self.tails.iter().enumerate().map(|(at, tail)| (tail.id, at)).collect();
         let were_at_path: HashSet<u32> =
             self.tails.iter_mut().filter_map(|tail| mem::take(&mut tail.is_at_path).then_some(tail.source)).collect();
         let mut new = Vec::new();
-        for (path, name, id, metadata) in found {
-            let Some(at) = at.get(&id) else {
-                new.push((path, name));
+        for listed in listed {
+            let Listed { path, metadata, .. } = &listed;
+            let Some(at) = at.get(&FileId::new(metadata)) else {
+                new.push(listed);
                 continue;
             };
             let tail = &mut self.tails[*at];
@@ -109,7 +146,7 @@ impl Follower {
             let is_as_seen = tail.seen.is_some_and(|(size, time)| {
                 metadata.len() == size && metadata.modified().is_ok_and(|modified| modified == time)
             });
-            if tail.is_at_end && is_as_seen && tail.path == path {
+            if tail.is_at_end && is_as_seen && tail.path == *path {
                 tail.verified_at = searched_at;
                 self.offsets.set_verified_at(tail.source, tail.verified_at);
             }
@@ -118,36 +155,27 @@ impl Follower {
             // Its writers may not have moved on yet.
             tail.grown_at = Instant::now();
         }
-        for (path, name) in new {
-            // It may be the file of the checkpoint, which could not be read, or was not there a moment ago.
-            if self.unavailable.iter().any(|unavailable| unavailable.entry.path == path) {
-                is_complete = false;
-                continue;
-            }
-            let added = Found::open(&path).map_err(anyhow::Error::from).and_then(|found| {
-                if let Some(index) = self.ended.iter().position(|ended| ended.is(&found)) {
-                    self.go_on_after_end(index, found, path);
-                } else if !self.is_known(&found) {
-                    self.add_after_rotation(found, path, &name, &ids, searched_before)?;
-                }
-                Ok(())
-            });
-            match added.with_context(|| format!("cannot open {name:?}")) {
-                Err(error) if self.options.follow => {
-                    is_complete = false;
-                    self.messages.print_once(&format!("{error:#}"));
-                }
-                added => added?,
-            }
+        new
+    }
+
+    /// Adds a file that is not read yet, unless it has ended.
+    fn add_listed(
+        &mut self,
+        path: PathBuf,
+        name: &str,
+        at_paths: &HashSet<FileId>,
+        searched_before: Option<SystemTime>,
+    ) -> anyhow::Result<()> {
+        // It may be the file of the checkpoint, which could not be read, or was not there a moment ago.
+        let is_unavailable = self.unavailable.iter().any(|unavailable| unavailable.entry.path == path);
+        anyhow::ensure!(!is_unavailable, "it is in the checkpoint, and cannot be compared with it yet");
+        let found = Found::open(&path)?;
+        if let Some(index) = self.ended.iter().position(|ended| ended.is(&found)) {
+            self.go_on_after_end(index, found, path);
+        } else if !self.is_known(&found) {
+            self.add_after_rotation(found, path, name, at_paths, searched_before)?;
         }
-        let is_empty = |tail: &&Tail| tail.is_at_path && tail.head.bytes == 0;
-        let empty: Vec<u32> = self.tails.iter().filter(is_empty).map(|tail| tail.source).collect();
-        for source in empty {
-            if let Some(index) = self.tails.iter().position(|tail| tail.source == source) {
-                self.has_missed_files(index);
-            }
-        }
-        Ok(is_complete)
+        Ok(())
     }
 
     /// Adds a file at a path, after all that were there since the last one was seen.
