@@ -74,7 +74,7 @@ impl<T> HashKeyAggregator<T> {
     /// Returns the amount of records in open aggregates.
     pub(crate) fn backlog(&self) -> Backlog {
         let Self { slots, user_records, bytes, .. } = self;
-        Backlog { kinesis_records: slots.len(), user_records: *user_records, bytes: *bytes, time: Duration::ZERO }
+        Backlog { kinesis_records: slots.len(), user_records: *user_records, bytes: *bytes, ..Backlog::default() }
     }
 
     /// Returns the earliest time at which an aggregate may be due.

@@ -64,6 +64,8 @@ pub(crate) struct Backlog {
     pub(crate) kinesis_records: usize,
     pub(crate) user_records: usize,
     pub(crate) bytes: usize,
+    /// The number of Kinesis records of the longest sequence. One shard takes them all, also if the shards are not known yet.
+    pub(crate) longest: usize,
     /// The time that they take at least, whatever the rate limit.
     pub(crate) time: Duration,
 }
@@ -76,6 +78,7 @@ impl Add for Backlog {
             kinesis_records: self.kinesis_records + other.kinesis_records,
             user_records: self.user_records + other.user_records,
             bytes: self.bytes + other.bytes,
+            longest: self.longest.max(other.longest),
             time: self.time.max(other.time),
         }
     }
@@ -113,17 +116,22 @@ impl<T> ShardLimiter<T> {
         record
     }
 
-    /// Returns how long the backlog takes at half the current rate: other producers may use the other half.
-    fn backlog(&self, now: Instant, limit: RateLimit) -> Duration {
-        let Backlog { kinesis_records, bytes, time, .. } = self.amount();
-        self.rate.time_for(now, kinesis_records, bytes, limit).saturating_mul(2).max(time)
+    /// Returns how long the backlog takes at half the current rate: other producers may use the other half. `limit` is that of
+    /// the slot, and `shard_limit` that of one shard.
+    fn backlog(&self, now: Instant, limit: RateLimit, shard_limit: RateLimit) -> Duration {
+        let Backlog { kinesis_records, bytes, longest, time, .. } = self.amount();
+        let all = self.rate.time_for(now, kinesis_records, bytes, limit);
+        // Of about the same size as the others.
+        let longest_bytes = (bytes as u128 * longest as u128 / kinesis_records.max(1) as u128) as usize;
+        let longest = self.rate.time_for(now, longest, longest_bytes, shard_limit);
+        all.max(longest).saturating_mul(2).max(time)
     }
 
     /// Returns the amount of records that wait, including those in the stages before.
     fn amount(&self) -> Backlog {
         let Self { waiting, user_records, bytes, upstream, .. } = self;
-        let time = Duration::ZERO;
-        *upstream + Backlog { kinesis_records: waiting.len(), user_records: *user_records, bytes: *bytes, time }
+        let (user_records, bytes) = (*user_records, *bytes);
+        *upstream + Backlog { kinesis_records: waiting.len(), user_records, bytes, ..Backlog::default() }
     }
 
     /// Whether more user records or bytes wait than there is room for.
@@ -259,16 +267,16 @@ impl<T> Limiter<T> {
     ) -> Option<Duration> {
         let (rate_limit, backlog_limit) = (self.rate_limit(slot), self.backlog_limit);
         let shard = self.shard(slot).filter(|shard| shard.has_long_backlog)?;
-        let backlog = shard.backlog(now, rate_limit);
+        let backlog = shard.backlog(now, rate_limit, self.shard_limit);
         let is_full = backlog > backlog_limit || shard.exceeds(room);
         is_full.then(|| self.note_refused(now, slot, shard_id))
     }
 
     /// Records that a put for the shard was refused. Returns how long the shard's backlog takes.
     pub(crate) fn note_refused(&mut self, now: Instant, slot: u32, shard_id: Option<&Arc<str>>) -> Duration {
-        let rate_limit = self.rate_limit(slot);
+        let (rate_limit, shard_limit) = (self.rate_limit(slot), self.shard_limit);
         let shard = self.shard_mut(slot);
-        let backlog = shard.backlog(now, rate_limit);
+        let backlog = shard.backlog(now, rate_limit, shard_limit);
         if shard.refused.is_none() {
             shard.refused = Some(Refused { shard_id: shard_id.cloned() });
             self.refused.push(slot);
@@ -283,7 +291,7 @@ impl<T> Limiter<T> {
             let rate_limit = self.rate_limit(*slot);
             self.shard(*slot).is_none_or(|shard| {
                 !shard.has_long_backlog
-                    || shard.backlog(now, rate_limit) <= self.backlog_limit / 8 * 7
+                    || shard.backlog(now, rate_limit, self.shard_limit) <= self.backlog_limit / 8 * 7
                         && !shard.exceeds(Room { records: room.records / 8 * 7, bytes: room.bytes / 8 * 7 })
             })
         })?;
@@ -341,10 +349,10 @@ impl<T> Limiter<T> {
     /// Updates whether puts for the shard are checked. They are from a quarter of the limit on: below that, the puts in
     /// the put buffers cannot make the backlog exceed the limit.
     fn update_backlog(&mut self, now: Instant, slot: u32) {
-        let (rate_limit, backlog_limit) = (self.rate_limit(slot), self.backlog_limit);
+        let (rate_limit, shard_limit, backlog_limit) = (self.rate_limit(slot), self.shard_limit, self.backlog_limit);
         let shard = self.shard_mut(slot);
         let is_empty = shard.amount().kinesis_records == 0;
-        let is_long = !is_empty && shard.backlog(now, rate_limit) > backlog_limit / 4;
+        let is_long = !is_empty && shard.backlog(now, rate_limit, shard_limit) > backlog_limit / 4;
         let was_long = mem::replace(&mut shard.has_long_backlog, is_long);
         self.long_backlogs = self.long_backlogs + usize::from(is_long) - usize::from(was_long);
     }

@@ -180,7 +180,7 @@ impl<T> Sequencer<T> {
         let longest = self.sequences_of_length.range((slot, 0)..=(slot, u32::MAX)).next_back();
         let length = longest.map_or(0, |((_, length), _)| *length);
         let time = self.times_in_doubt.get(&slot).copied().unwrap_or(ASSUMED_TIME_IN_DOUBT);
-        Backlog { time: time_of(time, length), ..*backlog }
+        Backlog { longest: length as usize, time: time_of(time, length), ..*backlog }
     }
 
     /// Changes the number of waiting records of a sequence by one.

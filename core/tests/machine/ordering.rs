@@ -314,6 +314,31 @@ fn without_a_shard_list_each_hash_key_is_a_sequence() {
     assert_eq!(rig.results.len(), 3);
 }
 
+/// Found by the simulator: before the first list, a key's backlog counted as if all shards took it, and each record as long as
+/// the last replies took. When the list came, one shard had it all, and records expired.
+#[test]
+fn before_the_shard_list_a_key_has_no_more_records_than_one_shard_takes() {
+    let config = in_order().aggregation_enabled(false).start_timeout(Duration::ZERO).rate_limit_records_per_shard(50);
+    let mut rig = Rig::new(config);
+    rig.put(1, *b"a");
+    let summary = StreamSummary { open_shards: Some(5), ..StreamSummary::default() };
+    let describe = rig.describes.remove(0);
+    rig.producer.handle_stream_summary(rig.now, &describe, Ok(summary));
+    rig.drain();
+    let mut ticket = 10;
+    for _ in 0..200 {
+        while try_put(&mut rig, 1, ticket) {
+            ticket += 1;
+        }
+        rig.run_for(2 * MS);
+        while !rig.batches.is_empty() {
+            rig.answer_stored(&equal_shards(5));
+        }
+    }
+    let waiting = rig.producer.outstanding_records();
+    assert!((300..=380).contains(&waiting), "{waiting}: 15 s at half of a shard's 50 records a second");
+}
+
 #[test]
 fn a_stream_that_ignores_keys_is_refused_with_its_records() {
     let mut rig = Rig::new(in_order());

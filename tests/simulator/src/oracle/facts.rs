@@ -182,18 +182,20 @@ impl Facts {
     pub(super) fn has_long_backlog(&self, stream: usize) -> bool {
         let (settings, about) = (&self.options.config, &self.streams[stream]);
         let (records, bytes) = about.outstanding;
-        // With an order per key, each record may wait for all before it, and for as long as a request takes.
+        // The aggregate's encoding adds up to 64 bytes per record.
+        let seconds = (records as f64 / settings.records_per_second as f64)
+            .max((bytes + 64 * records) as f64 / settings.bytes_per_second as f64);
+        // With an order per key, each record may wait for all before it, and for as long as a request takes. Without
+        // aggregation, it also waits for the shard's rate, with the records of other keys.
         let network = &self.options.network;
         let trip = 2 * (network.latency + network.jitter) + settings.buffered + Duration::from_millis(250);
-        let in_turn = 2.0 * records as f64 * trip.as_secs_f64();
+        let queued = if settings.aggregation { 0.0 } else { seconds };
+        let in_turn = 2.0 * records as f64 * (trip.as_secs_f64() + queued);
         let is_slow = !self.is_calm() || about.throttled || settings.in_flight_max < 24;
         if settings.ordering && records > 0 && (is_slow || in_turn > self.backlog_limit().as_secs_f64() / 4.0) {
             return true;
         }
         let slowdown = if about.throttled { 64.0 } else { 1.0 };
-        // The aggregate's encoding adds up to 64 bytes per record.
-        let seconds = (records as f64 / settings.records_per_second as f64)
-            .max((bytes + 64 * records) as f64 / settings.bytes_per_second as f64);
         // Records may wait for the description after the list has come.
         let has_started = about.shards_known_at < Instant::NEVER
             && (settings.description_given || about.described_at < Instant::NEVER);
