@@ -11,8 +11,11 @@ pub(super) fn failed(facts: &Facts, was_capped: bool, put: &Put, ticket: u64, fa
     let settings = &facts.options.config;
     let never_sent = &*failure.error.code == "Expired" && failure.attempts.is_empty();
     let is_calm = facts.is_calm() && !facts.streams[put.stream].throttled && !was_capped;
-    // With a shorter time-to-live, a single record may need all of its shard's rate.
-    let has_time = settings.ttl >= Duration::from_secs(2) && facts.backlog_limit() <= settings.ttl / 2;
+    // With a shorter time-to-live, a single record may need all of its shard's rate. The records before it may also wait for
+    // others to share an aggregate with.
+    let has_time = settings.ttl >= Duration::from_secs(2)
+        && facts.backlog_limit() <= settings.ttl / 2
+        && facts.backlog_limit() + settings.buffered <= settings.ttl / 4 * 3;
     let is_small = put.size as u64 * 8 < settings.bytes_per_second;
     if never_sent && is_calm && has_time && is_small {
         return broken!("record {ticket}, put at {:?}, expired and was never sent", put.at);
