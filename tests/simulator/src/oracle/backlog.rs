@@ -17,7 +17,10 @@ pub(super) fn failed(facts: &Facts, was_capped: bool, put: &Put, ticket: u64, fa
         && facts.backlog_limit() <= settings.ttl / 2
         && facts.backlog_limit() + settings.buffered <= settings.ttl / 4 * 3;
     let is_small = put.size as u64 * 8 < settings.bytes_per_second;
-    if never_sent && is_calm && has_time && is_small {
+    // Before the first list, the stream counts as a whole, since it is not known which keys share a shard. With an order, those of
+    // one key are known.
+    let has_shard = settings.ordering || put.at >= facts.streams[put.stream].shards_known_at;
+    if never_sent && is_calm && has_time && is_small && has_shard {
         return broken!("record {ticket}, put at {:?}, expired and was never sent", put.at);
     }
     Ok(())
