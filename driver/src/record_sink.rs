@@ -48,8 +48,8 @@ impl<R: Runtime> Producer<R> {
     /// It is ready while the producer and the shard of the last record have room. A flush completes when each record of the
     /// sink is stored. The first record that was refused or has failed is the error of the next call, whichever that is; the
     /// following calls return the next errors. So a flush that returns `Ok` after no error means that all records are stored.
-    /// Closing the sink flushes it; the producer stays open, since others may use it. Flush or close it before it is dropped: a record that still waits
-    /// for room is dropped with it. Those that were accepted are sent anyway.
+    /// Closing the sink flushes it; the producer stays open, since others may use it. Flush or close it before it is dropped:
+    /// a record that still waits for room is dropped with it. Those that were accepted are sent anyway.
     ///
     /// ```
     /// # use kpl_driver::{Producer, Runtime, SinkError, core::UserRecord};

@@ -22,8 +22,8 @@ pub(crate) struct Contents {
     version: u64,
     /// The stream, as on the command line.
     stream: String,
-    /// The time of the last search for files, in milliseconds since 1970. Each file that could be opened then is in `files`. Files that are
-    /// younger may not be. (The time at which the checkpoint was written may be later.)
+    /// The time of the last search for files, in milliseconds since 1970. Each file that could be opened then is in `files`.
+    /// Files that are younger may not be. (The time at which the checkpoint was written may be later.)
     pub(crate) searched_at_ms: Option<u64>,
     /// What may have been put twice by all runs so far.
     pub(crate) put_again: PutAgain,

@@ -277,7 +277,6 @@ fn a_file_of_the_checkpoint_that_cannot_be_looked_for_is_not_read_as_a_new_one()
         verified_at_ms: to_ms(SystemTime::now()),
         ended: false,
     };
-    // As if the search for unavailable files came a moment too early.
     steps.follower.unavailable.push(Unavailable { source: 7, entry: entry.clone() });
     steps.append("app.log", "2\n");
     steps.search();
